@@ -1,0 +1,13 @@
+"""l-DAE: the deconstruction of diffusion models for self-supervised learning, one row at a time.
+
+Five parts, each with one question, composed by one `Denoiser`:
+
+    tokenizers   how does an image become tokens?
+    noise        how strongly are they corrupted at each time step?
+    network      what maps noisy tokens to a prediction?
+    objective    what is predicted, and how are errors weighed?
+    denoiser     the composition: images in, loss out
+
+Stages turn files into files (`prepare`, `fit_tokenizer`, `pretrain`, `probe`); readers turn result files into
+tables and figures. `spec` is the vocabulary, `variants` turns a study's rows into specs.
+"""

@@ -1,0 +1,107 @@
+"""Prepared images: read fast, augmented in batches. Images are NCHW; uint8 on disk, floats in [-1, 1] in use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training or validation images of a prepared data set, as memory maps."""
+
+    images: NDArray[np.uint8]  # (N, 3, S, S)
+    labels: Tensor  # (N,)
+    groups: NDArray[np.int64]  # (N,) images of one group are not independent of each other
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Split:
+        """Opens `train` or `val` of a prepared folder without reading its images."""
+        images = np.load(folder / f"{name}.npy", mmap_mode="r")
+        labels = torch.from_numpy(np.load(folder / f"{name}_labels.npy"))
+        return cls(images, labels, np.load(folder / f"{name}_groups.npy"))
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The images (n, 3, S, S), still uint8, and labels (n,) at `indices`, on `device`."""
+        images = torch.from_numpy(np.take(self.images, indices, axis=0))
+        labels = self.labels[torch.from_numpy(indices)]
+        if device.type == "cuda":
+            images, labels = images.pin_memory(), labels.pin_memory()
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images as floats in [-1, 1]."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirrors each image (N, 3, S, S) of any type with probability one half."""
+    chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def random_resized_crop(images: Tensor, generator: torch.Generator, smallest: float = 0.08) -> Tensor:
+    """A random window of each image, enlarged to full size with bicubic interpolation, mirrored half of the time.
+
+    The window's share of the area is uniform in `smallest`..1 and the logarithm of its aspect ratio uniform in
+    3/4..4/3, as in torchvision's `RandomResizedCrop`. All images of the batch are cropped in one call. A window is
+    never larger than the image, so there is nothing to antialias.
+
+    Args:
+        images: (N, 3, S, S).
+        generator: on the images' device.
+        smallest: the smallest share of the area.
+    """
+    n, device = len(images), images.device
+    uniform = torch.rand(5, n, generator=generator, device=device)
+    area = smallest + (1 - smallest) * uniform[0]
+    aspect = torch.exp((2 * uniform[1] - 1) * math.log(4 / 3))
+    width = (area * aspect).sqrt().clamp_max(1)  # as shares of the image's side
+    height = (area / aspect).sqrt().clamp_max(1)
+    theta = torch.zeros(n, 2, 3, device=device)
+    theta[:, 0, 0] = torch.where(uniform[4] < 0.5, -width, width)
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = (2 * uniform[2] - 1) * (1 - width)
+    theta[:, 1, 2] = (2 * uniform[3] - 1) * (1 - height)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    # `border` takes half as long as `reflection`, and differs in the outermost pixel alone
+    crops = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return crops.clamp_(-1, 1)
+
+
+def stream(*key: int) -> int:
+    """A seed for one use of randomness, from what names it: statistically independent of every other key's."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Order:
+    """An endless shuffled order of a training set, as a pure function of the position in it."""
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        self.num_images = num_images
+        self.seed = seed
+        self._epochs: dict[int, NDArray[np.int64]] = {}  # the permutations in use
+
+    def slice(self, start: int, size: int) -> NDArray[np.int64]:
+        """The indices at positions start..start + size; each epoch visits every image once."""
+        epochs = range(start // self.num_images, (start + size - 1) // self.num_images + 1)
+        self._epochs = {epoch: self._permutation(epoch) for epoch in epochs}
+        joined = np.concatenate(list(self._epochs.values()))
+        offset = start - epochs.start * self.num_images
+        return joined[offset : offset + size]
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        known = self._epochs.get(epoch)
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_images) if known is None else known

@@ -1,0 +1,120 @@
+"""The method on one screen: tokenizer + noise + network + objective; images in, loss out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ldae import tokenizers
+from ldae.network import Transformer
+from ldae.noise import Level, NoiseSchedule
+from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
+from ldae.spec import PATCH, PATCH_DIM, PretrainStage
+from ldae.tokenizers.patches import patchify
+
+LABEL_DROPOUT = 0.1  # of the labels become the null label (DiT)
+
+
+class Draws(NamedTuple):
+    """All that is random in a step, drawn for the whole batch before anything is computed."""
+
+    time: Tensor  # (N,)
+    noise: Tensor  # (N, T, d)
+    keep_label: Tensor  # (N,) bool
+
+
+class Denoiser(nn.Module):
+    """A row of the study, composed of its parts."""
+
+    def __init__(self, stage: PretrainStage, fitted: dict[str, Tensor], *, image_size: int, classes: int) -> None:
+        """Args:
+
+        fitted: the tensors of the tokenizer's fit.
+        image_size: side of the images in pixels.
+        classes: of the data set; used only by rows that are given labels.
+        """
+        super().__init__()
+        self.tokenizer = tokenizers.build(stage.tokenizer, fitted)
+        self.noise = NoiseSchedule(stage.noise)
+        self.prediction = PREDICTIONS[stage.objective.predict]
+        self.weight = WEIGHTS[stage.objective.weight]
+        self.tail = stage.objective.tail
+        self.image_input = stage.network.input == "image"
+        self.image_output = stage.network.output == "image"
+        self.dim = stage.tokenizer.dim
+        self.grid = image_size // PATCH
+        size = stage.size
+        self.network = Transformer(
+            in_dim=PATCH_DIM if self.image_input else self.dim,
+            out_dim=PATCH_DIM if self.image_output else self.dim,
+            grid=self.grid,
+            width=size.width,
+            heads=size.heads,
+            encoder_blocks=size.encoder_blocks,
+            decoder_blocks=size.decoder_blocks,
+            conditioning=max(1, round(size.width * size.conditioning)),
+            classes=classes if stage.network.labels else 0,
+        )
+        if self.image_output:
+            whitened = stage.objective.units == "whitened"
+            deviation = self.tokenizer.spread if whitened else torch.ones_like(self.tokenizer.spread)
+            self.register_buffer("deviation", deviation, persistent=False)
+
+    def draw(self, num: int, generator: torch.Generator) -> Draws:
+        """The randomness of one step on `num` images, on the generator's device."""
+        device = generator.device
+        return Draws(
+            time=self.noise.draw(num, generator),
+            noise=torch.randn(num, self.grid**2, self.dim, generator=generator, device=device),
+            keep_label=torch.rand(num, generator=generator, device=device) >= LABEL_DROPOUT,
+        )
+
+    def view(self, latents: Tensor) -> Tensor:
+        """What the network is shown of latents (N, T, d): themselves, or their image's patches by inverse PCA."""
+        return self.tokenizer.decode_patches(latents) if self.image_input else latents
+
+    def forward(self, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """The loss of each image (N,) of a batch in [-1, 1] (N, 3, S, S) with labels (N,)."""
+        with torch.no_grad():
+            clean = self.tokenizer.encode(images)  # (N, T, d)
+            level = self.noise.level(draws.time)  # (N, 1, 1)
+            noisy = level.signal * clean + level.noise * draws.noise
+            tokens = self.view(noisy)
+            labels = torch.where(draws.keep_label, labels, self.network.classes)
+        with mixed_precision(images.device):
+            output = self.network(tokens, draws.time, labels)  # (N, T, d) or (N, T, D)
+        error = self.error(output.float(), images, clean, draws.noise, level)  # (N, T)
+        return self.weight(level)[:, 0, 0] * error.mean(1)
+
+    def error(self, output: Tensor, images: Tensor, clean: Tensor, noise: Tensor, level: Level) -> Tensor:
+        """The squared error of each token (N, T), averaged over its dimensions."""
+        if not self.image_output:
+            return (self.prediction.target(clean, noise, level) - output).square().mean(-1)
+        residual = patchify(images, PATCH) - output
+        return projected_error(residual, self.tokenizer.basis, self.deviation, self.tail)
+
+    def predict_clean(self, noisy: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The clean latents (N, T, d) that the network sees in noisy ones at integer `time` (N,)."""
+        with mixed_precision(noisy.device):
+            output = self.network(self.view(noisy), time, labels).float()
+        if self.image_output:
+            output = self.tokenizer.encode_patches(output)
+        return self.prediction.clean(output, noisy, self.noise.level(time))
+
+    def features(self, images: Tensor, *, time: int, block: int | None = None) -> Tensor:
+        """The activations (N, T, h) on clean images (N, 3, S, S); no label is ever given.
+
+        Image-space networks are shown the projection V^T V x, the only images they have been trained on: the patch
+        embedding's directions outside of it have had no gradient.
+        """
+        tokens = self.view(self.tokenizer.encode(images))
+        times = torch.full((len(images),), self.noise.nearest(time), device=images.device)
+        with mixed_precision(images.device):
+            return self.network.features(tokens, times, block).float()
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bf16 for the network on CUDA; fp32 on the CPU, where bf16 gains little and would cost reproducibility."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

@@ -1,0 +1,46 @@
+"""The Snakemake process that drives a graph: which ones live, and what a dead one has left locked."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+from ldae.files import write_text
+from ldae.process import started_seconds
+
+
+def clear_stale_locks(folder: Path) -> None:
+    """Registers this process as a driver, and removes Snakemake's locks when no other registered driver lives.
+
+    Every driver registers before it can take a lock, so a lock without a living driver is a dead one's. A driver on
+    another machine cannot be asked and counts as alive.
+
+    Args:
+        folder: Snakemake's own folder, `.snakemake`.
+    """
+    drivers = folder / "drivers"
+    drivers.mkdir(parents=True, exist_ok=True)
+    others_live = False
+    for file in drivers.glob("*.json"):
+        if _lives(file):
+            others_live = True
+        else:
+            file.unlink(missing_ok=True)
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_seconds()}
+    write_text(drivers / f"{own['host']}-{own['pid']}.json", json.dumps(own))
+    if not others_live:
+        for lock in (folder / "locks").glob("*.lock"):
+            lock.unlink(missing_ok=True)
+
+
+def _lives(file: Path) -> bool:
+    """Whether the process that a driver's file names still runs: one of its number and its starting time."""
+    try:
+        record = json.loads(file.read_text())
+        if record["host"] != socket.gethostname():
+            return True
+        return record["pid"] != os.getpid() and started_seconds(record["pid"]) == record["started"]
+    except (OSError, ValueError, KeyError):  # gone, or not a driver's file
+        return False

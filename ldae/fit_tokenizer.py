@@ -1,0 +1,64 @@
+"""Stage: fits a tokenizer to patches sampled at random from the training images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldae.dataset import Split, to_float
+from ldae.files import read_json, whole, write_json
+from ldae.progress import progress
+from ldae.record import lineage, provenance
+from ldae.spec import PATCH, TokenizerStage
+from ldae.tokenizers import FITS
+from ldae.tokenizers.patches import patchify
+from ldae.tokenizers.pixel import resize
+
+IMAGES = 1024  # a batch
+
+
+def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) -> Iterator[Tensor]:
+    """Batches (n, 3 * patch^2) of patches, the same number from every image, at random places of the token grid."""
+    rng = np.random.default_rng(seed)
+    tokens = (train.images.shape[-1] // PATCH) ** 2
+    num_images = min(len(train), -(-num_patches // tokens))
+    per_image = min(tokens, -(-num_patches // num_images))
+    chosen = np.sort(rng.permutation(len(train))[:num_images])
+    with progress("patches", num_images, "images") as bar:
+        for start in range(0, num_images, IMAGES):
+            images, _ = train.batch(chosen[start : start + IMAGES], torch.device("cpu"))
+            patches = patchify(resize(to_float(images), patch), patch)  # (n, T, d)
+            if per_image < tokens:
+                places = rng.permuted(np.tile(np.arange(tokens), (len(images), 1)), axis=1)[:, :per_image]
+                patches = torch.take_along_dim(patches, torch.from_numpy(places)[:, :, None], dim=1)
+            yield patches.flatten(0, 1)
+            bar.advance(len(images))
+
+
+def fit_tokenizer(
+    stage: TokenizerStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0
+) -> None:
+    """Writes `tokenizer.safetensors` and `tokenizer.json` (spectrum, collapsed dimensions, lineage) into `out`."""
+    train = Split.open(dataset, "train")
+    manifest = read_json(dataset / "manifest.json")
+    fitting = stage.fitting
+    patches = sampled_patches(train, patch=stage.patch, num_patches=fitting.patches, seed=fitting.seed)
+    fitted = FITS[stage.kind](patches)
+    with whole(out / "tokenizer.safetensors") as partial:
+        save_file({name: tensor.contiguous() for name, tensor in fitted.items()}, partial)
+    variance = fitted["variance"]
+    write_json(
+        out / "tokenizer.json",
+        {
+            "lineage": lineage("tokenizer", stage, revision, manifest["lineage"]),
+            "dims": len(variance),
+            "collapsed_dims": int((variance <= 1e-8 * variance.max()).sum()),
+            "explained": [round(float(share), 6) for share in variance.cumsum(0) / variance.sum().clamp_min(1e-30)],
+            "provenance": provenance("CPU", import_seconds),
+        },
+    )

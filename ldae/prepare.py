@@ -1,0 +1,184 @@
+"""Stage: turns photographs or a user's images into arrays that training reads without decoding anything.
+
+The arrays are filled in place on disk by a pool of processes, so that memory stays small whatever the data set. Each
+image is a function of the configuration and of its position, so that the bytes do not depend on the pool.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from ldae.files import sha256, whole, write_json
+from ldae.process import die_with_parent
+from ldae.progress import Progress
+from ldae.sources import Broken, Images, Source, folder, photos
+from ldae.spec import DatasetStage, Folder, Photos
+
+CHUNK = 128  # images a task
+LOG_SECONDS = 5.0
+MOST_BROKEN = 0.01  # of a split's images
+
+Log = Callable[[str], None]
+Run = Callable[[Callable[["Chunk"], list[int | Broken]], Iterator["Chunk"]], Iterator[list[int | Broken]]]
+
+
+class Chunk(NamedTuple):
+    """A task of the pool: images, and where in the array at `target` they go."""
+
+    target: Path
+    start: int
+    images: Images
+
+
+class Split(NamedTuple):
+    """What a split's images came with; broken ones are in neither array."""
+
+    labels: NDArray[np.int64]  # (N,)
+    groups: NDArray[np.int64]  # (N,) 0..G-1
+    broken: list[Broken]
+
+
+def prepare(stage: DatasetStage, out: Path, *, workers: int, log: Log) -> None:
+    """Writes the arrays of both splits and, last, their manifest into the folder `out`.
+
+    Raises:
+        ValueError: in one line, when the data set cannot be used as it is; nothing is written then.
+    """
+    source, size = _open(stage.dataset), stage.dataset.size
+    out.mkdir(parents=True, exist_ok=True)
+    _check_space(source, size, out)
+    splits = {}
+    with ExitStack() as stack:
+        run = stack.enter_context(_pool(workers))
+        for name, images in source.splits.items():
+            target = stack.enter_context(whole(out / f"{name}.npy"))
+            splits[name] = _draw(name, images, size, target, run, log)
+        (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
+    for name, split in splits.items():
+        _save(out / f"{name}_labels.npy", split.labels)
+        _save(out / f"{name}_groups.npy", split.groups)
+    write_json(out / "manifest.json", _manifest(stage.dataset, source.classes, splits, out))
+
+
+def _open(dataset: Photos | Folder) -> Source:
+    return photos.load(dataset) if isinstance(dataset, Photos) else folder.load(dataset)
+
+
+def _check_space(source: Source, size: int, out: Path) -> None:
+    """Refuses what the disk cannot hold: a mapped file that outgrows it kills its writer without a word."""
+    need = sum(len(images.labels) for images in source.splits.values()) * 3 * size**2
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise ValueError(f"{out}: the prepared images take {need / 1e9:.1f} GB; the disk has {free / 1e9:.1f} GB left")
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Run]:
+    """A `map` over this many processes that keeps order; over this process alone for one."""
+    if workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+        yield pool.map
+
+
+def _start_worker() -> None:
+    """Binds a worker's life to its parent's, which may have ended while the worker was importing."""
+    die_with_parent()
+    parent = parent_process()
+    if parent is None or not parent.is_alive():
+        os._exit(1)
+
+
+def _draw(name: str, images: Images, size: int, target: Path, run: Run, log: Log) -> Split:
+    """Fills the array at `target` with a split's images."""
+    total = len(images.labels)
+    open_memmap(target, mode="w+", dtype=np.uint8, shape=(total, 3, size, size))
+    chunks = (Chunk(target, start, images.part(start, start + CHUNK)) for start in range(0, total, CHUNK))
+    outcomes = _watched(run(_fill, chunks), Progress(f"preparing {name}", total, "images"), log)
+    broken = [outcome for outcome in outcomes if isinstance(outcome, Broken)]
+    if len(broken) > MOST_BROKEN * total:
+        raise ValueError(
+            f"{name}: {len(broken)} of {total} images are broken, more than {MOST_BROKEN:.0%}; "
+            f"the first: {broken[0].path}: {broken[0].reason}"
+        )
+    kept = np.array([i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Broken)])
+    if broken:
+        _compact(target, kept)
+    groups = np.array([outcome for outcome in outcomes if not isinstance(outcome, Broken)])
+    return Split(images.labels[kept], np.unique(groups, return_inverse=True)[1], broken)
+
+
+def _fill(chunk: Chunk) -> list[int | Broken]:
+    """Draws images into their places; for each, its group or what is wrong with it."""
+    array = np.load(chunk.target, mmap_mode="r+")
+    outcomes: list[int | Broken] = []
+    for position, image in enumerate(chunk.images, chunk.start):
+        if isinstance(image, Broken):
+            outcomes.append(image)
+        else:
+            array[position] = image.pixels
+            outcomes.append(image.group)
+    return outcomes
+
+
+def _watched(results: Iterator[list[int | Broken]], progress: Progress, log: Log) -> list[int | Broken]:
+    """Joins the chunks' outcomes as they arrive, with a line of progress now and then."""
+    outcomes: list[int | Broken] = []
+    last = time.monotonic()
+    for result in results:
+        outcomes += result
+        progress.done = len(outcomes)
+        if time.monotonic() - last >= LOG_SECONDS:
+            last = time.monotonic()
+            log(progress.line())
+    log(progress.line())
+    return outcomes
+
+
+def _compact(path: Path, kept: NDArray[np.int64]) -> None:
+    """Leaves only the `kept` images of an array on disk."""
+    images = np.load(path, mmap_mode="r")
+    with whole(path) as partial:
+        compacted = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(kept), *images.shape[1:]))
+        for start in range(0, len(kept), CHUNK):
+            compacted[start : start + CHUNK] = images[kept[start : start + CHUNK]]
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with whole(path) as partial, partial.open("wb") as file:
+        np.save(file, array)
+
+
+def _manifest(
+    dataset: Photos | Folder, classes: tuple[str, ...], splits: dict[str, Split], out: Path
+) -> dict[str, Any]:
+    """What the arrays hold, in words that are the same for every run."""
+    files = [f"{name}{part}.npy" for name in splits for part in ("", "_labels", "_groups")]
+    return {
+        "source": dataset.source,
+        "size": dataset.size,
+        "classes": classes,
+        "counts": {name: _counts(split, classes) for name, split in splits.items()},
+        "groups": {name: len(np.unique(split.groups)) for name, split in splits.items()},
+        "sha256": {file: sha256(out / file) for file in files},
+        "broken": [broken._asdict() for split in splits.values() for broken in split.broken],
+    }
+
+
+def _counts(split: Split, classes: tuple[str, ...]) -> dict[str, int]:
+    found = Counter(split.labels.tolist())
+    return {name: found[label] for label, name in enumerate(classes)}

@@ -1,0 +1,234 @@
+"""Stage: how good a row's representation is: a linear probe and k-NN, beside the same on its untrained network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldae.dataset import Split, random_resized_crop, stream, to_float
+from ldae.denoiser import Denoiser
+from ldae.files import read_json, whole, write_json
+from ldae.heads import Heads, head_rate, nearest_neighbours
+from ldae.model import build, open_run
+from ldae.progress import progress
+from ldae.record import lineage, provenance
+from ldae.spec import PATCH, ProbeStage, Probing
+from ldae.spec import Features as FeaturesSpec
+from ldae.statistics import grouped_mean
+from ldae.tokenizers.patches import patchify
+from ldae.training import device_name, pick_device
+
+AUGMENT, SHUFFLE, HEADS, HOLD = 3, 4, 5, 6  # streams of randomness
+Encoders = dict[str, Callable[[Tensor], Tensor]]  # by name: images (n, 3, S, S) to pooled features (n, F)
+Features = dict[str, Tensor]  # of each encoder, (N, F)
+
+
+class Data(NamedTuple):
+    """Both splits, where they are computed on, and which training images only choose the learning rate."""
+
+    train: Split
+    val: Split
+    classes: int
+    held: Tensor  # (N,) bool
+    device: torch.device
+
+
+class Result(NamedTuple):
+    """One encoder's probe."""
+
+    summary: dict[str, float]
+    correct: NDArray[np.uint8]  # (num_val,) by the linear probe
+
+
+def hold_out(groups: NDArray[np.int64], share: float, seed: int) -> Tensor:
+    """Marks (N,) the images of a random `share` of the groups, at least one and never all of them."""
+    num = int(groups.max()) + 1
+    if num < 2:
+        raise ValueError("probing.held_out: the training images form a single group, so none can be held out")
+    chosen = np.random.default_rng(seed).permutation(num)[: min(max(1, round(share * num)), num - 1)]
+    return torch.from_numpy(np.isin(groups, chosen))
+
+
+def extract(
+    encoders: Encoders, split: Split, device: torch.device, probing: Probing, view: int | None, seed: int
+) -> Features:
+    """Each encoder's features (N, F) of all images of a split, in order.
+
+    Args:
+        view: None for the centre crops, else the number of an augmentation.
+        seed: of the augmentation.
+    """
+    generator = torch.Generator(device)
+    features: dict[str, list[Tensor]] = {name: [] for name in encoders}
+    for start in range(0, len(split), probing.extract_batch):
+        indices = np.arange(start, min(start + probing.extract_batch, len(split)))
+        images = to_float(split.batch(indices, device)[0])
+        if view is not None:
+            generator.manual_seed(stream(seed, AUGMENT, view, start))
+            images = random_resized_crop(images, generator)
+        for name, encoder in encoders.items():
+            features[name].append(encoder(images))
+    return {name: torch.cat(parts) for name, parts in features.items()}
+
+
+def augmented(encoders: Encoders, data: Data, probing: Probing, seed: int) -> Iterator[Features]:
+    """The training features of each epoch: of a new augmentation every time, or of a few of them in turn."""
+    if probing.mode == "exact":
+        for epoch in range(probing.epochs):
+            yield extract(encoders, data.train, data.device, probing, epoch, seed)
+        return
+    views = [extract(encoders, data.train, data.device, probing, view, seed) for view in range(probing.views)]
+    for epoch in range(probing.epochs):
+        yield views[epoch % probing.views]
+
+
+class Probe:
+    """One encoder's linear probe: heads trained without the held-out images, to choose a rate, and heads trained on all.
+
+    Both take every step together, on the same features.
+    """
+
+    def __init__(self, features: int, data: Data, rates: Tensor, seed: int) -> None:
+        """Args:
+
+        rates: learning rates (H,) to choose from.
+        """
+        self.choosing, self.final = (
+            Heads(features, data.classes, rates, _generator(data.device, seed, HEADS)) for _ in range(2)
+        )
+
+    def step(self, features: Tensor, labels: Tensor, held: Tensor, share: float) -> None:
+        """Trains on a batch (n, F) with labels (n,), of which `held` (n,) are kept from the choosing heads."""
+        self.final.step(features, labels, share)
+        self.choosing.step(features[~held], labels[~held], share)
+
+
+def train_probes(encoders: Encoders, data: Data, probing: Probing, *, seed: int, title: str) -> dict[str, Probe]:
+    """Each encoder's trained probe."""
+    num = len(data.train)
+    batch = min(probing.batch, num)
+    labels, held = data.train.labels.to(data.device), data.held.to(data.device)
+    rates = torch.tensor(probing.rates, device=data.device) * batch / 256
+    probes: dict[str, Probe] = {}
+    with progress(title, probing.epochs, "epochs") as bar:
+        for epoch, features in enumerate(augmented(encoders, data, probing, seed)):
+            for name, values in features.items() if not probes else ():
+                probes[name] = Probe(values.shape[1], data, rates, seed)
+            order = torch.randperm(num, generator=_generator(data.device, seed, SHUFFLE, epoch), device=data.device)
+            for start in range(0, num - batch + 1, batch):
+                chosen = order[start : start + batch]
+                share = head_rate(epoch + start / num, epochs=probing.epochs, warmup=probing.warmup)
+                for name, probe in probes.items():
+                    probe.step(features[name][chosen], labels[chosen], held[chosen], share)
+            bar.advance(1)
+    return probes
+
+
+def evaluate(encoders: Encoders, data: Data, probing: Probing, *, seed: int, title: str) -> dict[str, Result]:
+    """Each encoder's accuracy; its rate is the best on held-out training images, and validation is only reported."""
+    with torch.inference_mode():
+        probes = train_probes(encoders, data, probing, seed=seed, title=title)
+        train = extract(encoders, data.train, data.device, probing, None, seed)
+        val = extract(encoders, data.val, data.device, probing, None, seed)
+        return {name: _score(probes[name], train[name], val[name], data, probing) for name in encoders}
+
+
+def _score(probe: Probe, train: Tensor, val: Tensor, data: Data, probing: Probing) -> Result:
+    labels, val_labels = data.train.labels.to(data.device), data.val.labels.to(data.device)
+    held = data.held.to(data.device)
+    held_accuracy = (probe.choosing.predict(train[held]) == labels[held, None]).float().mean(0)  # (H,)
+    best = int(held_accuracy.argmax())
+    correct = (probe.final.predict(val)[:, best] == val_labels).cpu().numpy()
+    voted = nearest_neighbours(train, labels, val, neighbours=probing.neighbours, classes=data.classes)
+    interval = grouped_mean(correct.astype(np.float64), data.val.groups)
+    summary = {
+        "top1": interval.value,
+        "top1_low": interval.low,
+        "top1_high": interval.high,
+        "knn": (voted == val_labels).float().mean().item(),
+        "held_out": held_accuracy[best].item(),
+        "rate": probing.rates[best],
+        "rate_at_edge": len(probing.rates) > 1 and best in (0, len(probing.rates) - 1),
+    }
+    return Result(summary, correct.astype(np.uint8))
+
+
+def open_data(dataset: Path, probing: Probing, classes: int) -> Data:
+    """The splits, and the held-out groups, which are the same for every row and seed."""
+    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
+    held = hold_out(train.groups, probing.held_out, stream(HOLD))
+    return Data(train, val, classes, held, pick_device())
+
+
+def probe(
+    stage: ProbeStage,
+    *,
+    revision: int,
+    dataset: Path,
+    tokenizer: Path,
+    model: Path,
+    out: Path,
+    import_seconds: float = 0.0,
+) -> None:
+    """Probes a trained row and the same network with random weights and open gates.
+
+    Args:
+        stage: what probing reads of the row and the scale.
+        revision: of the code that probes.
+        dataset, tokenizer, model: folders of earlier stages.
+        out: gets `probe.json` and `correct.npz`: for each validation image, whether the probe was right.
+        import_seconds: from the start of the process until now.
+    """
+    trained = open_run(model)
+    manifest = read_json(dataset / "manifest.json")
+    data = open_data(dataset, stage.probing, len(manifest["classes"]))
+    row, seed, features = trained.run["row"], trained.seed, stage.features
+    encoders: Encoders = {}
+    for name in ("trained", "random"):
+        denoiser = build(trained.stage, seed=seed, tokenizer=tokenizer, manifest=manifest)
+        if name == "trained":
+            denoiser.network.load_state_dict(trained.weights)
+        else:
+            denoiser.network.open_gates()
+        encoders[name] = _pooled(denoiser.to(data.device), features)
+    depth = len(denoiser.network.blocks)
+    if features.block is not None and features.block > depth:
+        raise ValueError(f"features.block: {features.block} of row {row}, which has {depth} blocks")
+    results = evaluate(encoders, data, stage.probing, seed=seed, title=row)
+    made = lineage("probe", stage, revision, trained.run["lineage"])
+    _write(out, {"row": row, "seed": seed, "lineage": made}, results, data, import_seconds)
+
+
+def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0) -> None:
+    """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
+    manifest = read_json(dataset / "manifest.json")
+    data = open_data(dataset, stage.probing, len(manifest["classes"]))
+    encoders: Encoders = {"trained": lambda images: patchify(images, PATCH).mean(1)}
+    results = evaluate(encoders, data, stage.probing, seed=0, title="raw pixels")
+    made = lineage("probe", stage, revision, manifest["lineage"])
+    _write(out, {"row": "raw pixels", "seed": 0, "lineage": made}, results, data, import_seconds)
+
+
+def _pooled(denoiser: Denoiser, features: FeaturesSpec) -> Callable[[Tensor], Tensor]:
+    """The mean over the tokens after the probed block."""
+    return lambda images: denoiser.features(images, time=features.time, block=features.block).mean(1)
+
+
+def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: Data, import_seconds: float) -> None:
+    with whole(out / "correct.npz") as partial, partial.open("wb") as file:
+        np.savez(file, **{name: result.correct for name, result in results.items()})
+    summaries = {name: result.summary for name, result in results.items()}
+    write_json(
+        out / "probe.json",
+        about | summaries | {"provenance": provenance(device_name(data.device), import_seconds)},
+    )
+
+
+def _generator(device: torch.device, *key: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(stream(*key))

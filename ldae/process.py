@@ -1,0 +1,112 @@
+"""The life of a job: it dies with its parent, and it holds its run alone."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HEARTBEAT_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when its parent ends, so that no worker outlives a killed stage."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died between the two calls
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_driver() -> None:
+    """The same for a stage that a Snakemake process has started, which names itself in the environment.
+
+    A stage that a person starts lives as long as they wish.
+    """
+    driver = os.environ.get("LDAE_DRIVER")
+    if driver is None:
+        return
+    die_with_parent()
+    if not is_running(int(driver)):  # it died before this process could ask
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this number lives on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def started_seconds(pid: int | str = "self") -> float:
+    """When a process on this machine started, in seconds since the machine did; `OSError` where there is none."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def process_seconds() -> float:
+    """Seconds since this process was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_seconds()
+
+
+@contextmanager
+def sole_holder(folder: Path, log: Any) -> Iterator[None]:
+    """Waits until no other process works in `folder`, then holds it until the block ends.
+
+    On one machine the kernel's own lock decides, which ends with its process. Between machines, where a network file
+    system may not carry that lock, it is the age of the holder's heartbeat: the file's modification time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    told = False
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        holder = _try_lock(descriptor)
+        if holder is None:
+            break
+        os.close(descriptor)
+        if not told:
+            log(f"waiting: {folder} is held by process {holder.get('pid')} on {holder.get('host')}")
+            told = True
+        time.sleep(1.0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+        yield
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> dict[str, Any] | None:
+    """Takes the lock and returns None, or returns who holds it."""
+    content = os.pread(descriptor, 4096, 0)
+    holder: dict[str, Any] = json.loads(content) if content.strip() else {}
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return holder
+    elsewhere = holder and holder["host"] != socket.gethostname()
+    if elsewhere and time.time() - os.fstat(descriptor).st_mtime < 6 * HEARTBEAT_SECONDS:
+        return holder
+    return None
+
+
+def beat(folder: Path) -> None:
+    """Renews the heartbeat of a folder that this process holds."""
+    os.utime(folder / "lock")

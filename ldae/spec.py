@@ -1,0 +1,311 @@
+"""The vocabulary of the study: what a row can change, what a scale fixes, and what each stage reads of both.
+
+Everything is frozen, validated and comparable. A default here means "as before" for every result that exists
+already, so a default is never edited: to change the baseline, edit its row in the study.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PATCH = 16  # side of a token's patch at every scale, in pixels of the full image (paper, Sec. 4.2)
+PATCH_DIM = 3 * PATCH * PATCH  # D = 768
+NUM_TIMES = 1000  # time steps of the diffusion process (DiT)
+PIXEL_PATCHES = {768: 16, 192: 8, 48: 4, 12: 2}  # dims of a pixel token -> its patch on the resized image (Fig. 5)
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """A piece of configuration: immutable, hashable, and closed to words it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> str:
+        """The canonical text of this part: only what differs from the defaults, keys sorted."""
+        return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A row: five parts of the method, and which of its activations are probed.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Tokenizer(Part):
+    """How an image becomes tokens (paper, Sec. 4.2)."""
+
+    kind: Literal["pca", "pixel"] = "pca"
+    dim: Annotated[int, Field(ge=1, le=PATCH_DIM)] = 32
+    # The paper leaves the scaling of its latents open. `dimension` gives every latent dimension unit variance, which
+    # for PCA is whitening; `global` divides all of them by one number, as latent diffusion does.
+    scale: Literal["dimension", "global"] = "dimension"
+
+    @model_validator(mode="after")
+    def _pixel_dims(self) -> Self:
+        if self.kind == "pixel" and self.dim not in PIXEL_PATCHES:
+            raise ValueError(f"tokenizer.dim: {self.dim} is no pixel token; allowed: {sorted(PIXEL_PATCHES)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the fit that this tokenizer needs: one PCA serves every `dim`, and a fit every `scale`."""
+        return "pca" if self.kind == "pca" else f"pixel-{self.dim}"
+
+
+class Noise(Part):
+    """How strongly the latents are corrupted at each time step (paper, Sec. 4.1, 4.3 and 4.4)."""
+
+    schedule: Literal["ddpm", "gamma2", "unscaled", "single"] = "gamma2"
+    sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of `single`
+
+
+class Network(Part):
+    """What the Diffusion Transformer is given and what it returns (paper, Sec. 4.1 and 4.3)."""
+
+    labels: bool = False
+    input: Literal["latent", "image"] = "latent"
+    output: Literal["latent", "image"] = "latent"
+
+
+class Objective(Part):
+    """What is predicted, and how its errors are weighed (paper, Sec. 4.3)."""
+
+    predict: Literal["noise", "clean"] = "noise"
+    weight: Literal["uniform", "signal"] = "uniform"
+    # Eq. 4's weight of the components that the tokenizer drops (i > d). At 0 the image to predict is the projection
+    # V^T V x; above 0 it is the original image, whose dropped part counts this much. The paper's value is 0.1.
+    tail: Fraction = 0.0
+    # The units in which an image residual's components are weighed: `pixel`, or `whitened`, where component i is
+    # divided by its standard deviation (and the dropped ones by the d-th's), as it is for latents.
+    units: Literal["whitened", "pixel"] = "whitened"
+
+
+class Features(Part):
+    """Which activations are the representation (paper, App. A)."""
+
+    block: Annotated[int, Field(ge=1)] | None = None  # counted from 1; None: the encoder's last
+    time: Annotated[int, Field(ge=0, lt=NUM_TIMES)] = 10  # the time step that the conditioning is fixed to
+
+
+class Spec(Part):
+    """One row of the study."""
+
+    tokenizer: Tokenizer = Tokenizer()
+    noise: Noise = Noise()
+    network: Network = Network()
+    objective: Objective = Objective()
+    features: Features = Features()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        images = "image" in (self.network.input, self.network.output)
+        if images and self.tokenizer.kind != "pca":
+            raise ValueError(
+                f"tokenizer.kind: {self.tokenizer.kind!r} has no inverse on the image; "
+                "network.input and network.output 'image' need 'pca'"
+            )
+        if self.network.output == "image" and self.objective.predict != "clean":
+            raise ValueError(
+                f"objective.predict: {self.objective.predict!r} is no image; network.output 'image' needs 'clean'"
+            )
+        if self.objective.tail and self.network.output != "image":
+            raise ValueError(
+                f"objective.tail: {self.objective.tail} weighs pixels outside the latent; it needs "
+                f"network.output 'image', found {self.network.output!r}"
+            )
+        if self.noise.schedule == "single" and self.objective.predict == "noise" and images:
+            raise ValueError("noise.schedule: 'single' on images needs objective.predict 'clean'")
+        return self
+
+    def changed(self, changes: dict[str, Any]) -> Spec:
+        """This row with dotted keys replaced, e.g. `{"objective.predict": "clean"}`; validated."""
+        fields = self.model_dump()
+        for key, value in changes.items():
+            part, _, field = key.partition(".")
+            if part not in fields or field not in fields[part]:
+                known = [f"{p}.{f}" for p, fs in fields.items() for f in fs]
+                raise KeyError(key, known)
+            fields[part][field] = value
+        return Spec.model_validate(fields)
+
+    def changed_parts(self, parent: Spec) -> list[str]:
+        """The names of the parts in which this row differs from `parent`."""
+        return [part for part in Spec.model_fields if getattr(self, part) != getattr(parent, part)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A scale: how big the study is. No row changes these.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Photos(Part):
+    """The embedded data set: crops of the photographs that ship inside scikit-image, scikit-learn and matplotlib."""
+
+    source: Literal["photos"]
+    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
+    train: Positive
+    val: Positive
+    seed: int = 0
+
+
+class Folder(Part):
+    """A tree of class folders: with `train/` and `val/`, or one tree that is split by `val_fraction` and `seed`."""
+
+    source: Literal["folder"]
+    path: str
+    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    seed: int = 0
+
+
+Dataset = Annotated[Photos | Folder, Field(discriminator="source")]
+
+
+class Size(Part):
+    """The size of the Diffusion Transformer: half of its blocks are the encoder, half the decoder."""
+
+    width: Annotated[int, Field(ge=8, multiple_of=4)]
+    heads: Positive
+    encoder_blocks: Positive
+    decoder_blocks: Positive
+    conditioning: Annotated[float, Field(gt=0, le=1)] = 0.25  # width of the time embedding / width (paper, App. A)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+
+class Fitting(Part):
+    """How a tokenizer is fitted to data."""
+
+    patches: Positive = 1_000_000  # sampled at random from the training images
+    seed: int = 0
+
+
+class Training(Part):
+    """The recipe of pretraining. `rate` is per 256 images: the rate used is rate * batch / 256 (MAE's rule)."""
+
+    steps: Positive | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    batch: Positive
+    rate: Annotated[float, Field(gt=0)]
+    warmup: Fraction  # of the steps
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    log_every: Positive = 50  # steps
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"steps: {self.steps} and epochs: {self.epochs}; give exactly one of the two")
+        return self
+
+    def total_steps(self, num_images: int) -> int:
+        """Optimizer steps over a training set of `num_images`."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, math.ceil(self.epochs * num_images / self.batch))
+
+
+class Probing(Part):
+    """The linear probe's protocol (paper, App. A, which follows MAE)."""
+
+    mode: Literal["cached", "exact"]  # features of `views` augmentations computed once, or of a new one each epoch
+    views: Positive = 1  # of `cached`
+    epochs: Positive = 90
+    warmup: Annotated[int, Field(ge=0)] = 10  # epochs
+    batch: Positive = 16384
+    rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]  # per 256 images, LARS
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the training groups, on which the rate is chosen
+    neighbours: Positive = 20  # of the k-NN classifier
+    extract_batch: Positive = 256  # images a forward pass
+
+
+class Resources(Part):
+    """What one job asks of the machine. None of this changes a result, so none of it makes anything run again."""
+
+    threads: Positive = 1
+    gpu: Annotated[int, Field(ge=0)] = 0
+    mem_mb: Positive = 3000
+    minutes: Positive = 60
+    micro_batch: Positive | None = None  # images a forward pass in training; None for the whole batch
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+
+class Scale(Part):
+    """One file of `scales/`."""
+
+    dataset: Dataset
+    size: Size
+    fitting: Fitting = Fitting()
+    training: Training
+    probing: Probing
+    resources: Resources = Resources()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A stage: the part of the row and of the scale that it reads, and so what makes it run again.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class DatasetStage(Part):
+    """What preparing the images depends on."""
+
+    dataset: Dataset
+
+
+class TokenizerStage(Part):
+    """What fitting a tokenizer depends on."""
+
+    kind: Literal["pca", "pixel"] = "pca"
+    patch: int = PATCH  # side of a token's patch on the (resized) image
+    fitting: Fitting = Fitting()
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> TokenizerStage:
+        """The fit that a row's tokenizer needs."""
+        tokenizer = row.tokenizer
+        patch = PATCH if tokenizer.kind == "pca" else PIXEL_PATCHES[tokenizer.dim]
+        return cls(kind=tokenizer.kind, patch=patch, fitting=scale.fitting)
+
+
+class PretrainStage(Part):
+    """What pretraining depends on."""
+
+    tokenizer: Tokenizer = Tokenizer()
+    noise: Noise = Noise()
+    network: Network = Network()
+    objective: Objective = Objective()
+    size: Size
+    training: Training
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> PretrainStage:
+        """The pretraining of one row."""
+        return cls(
+            tokenizer=row.tokenizer,
+            noise=row.noise,
+            network=row.network,
+            objective=row.objective,
+            size=scale.size,
+            training=scale.training,
+        )
+
+
+class ProbeStage(Part):
+    """What probing depends on, beside the network that it probes."""
+
+    features: Features = Features()
+    probing: Probing
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> ProbeStage:
+        """The probe of one row."""
+        return cls(features=row.features, probing=scale.probing)

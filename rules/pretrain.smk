@@ -1,0 +1,39 @@
+# One network for each row and seed. Checkpoints are no declared output: Snakemake deletes those when a job fails.
+
+
+rule pretrain:
+    input:
+        dataset="<results>/dataset/manifest.json",
+        tokenizer=tokenizer_of,
+    output:
+        model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
+        ema="<results>/pretrain/{variant}/seed{seed}/ema.safetensors",
+        history="<results>/pretrain/{variant}/seed{seed}/history.csv",
+        run="<results>/pretrain/{variant}/seed{seed}/run.json",
+    log:
+        "<logs>/pretrain/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    priority: priority_of
+    resources:
+        gpu=study.scale.resources.gpu,
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+        micro_batch=study.scale.resources.micro_batch or study.scale.training.batch,
+        checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
+    params:
+        spec=pretrain_spec,
+        revision=revision_of("pretrain"),
+        resume="<results>/resume/{variant}/seed{seed}",
+    message:
+        "training {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "exec ldae pretrain --row {wildcards.variant} --seed {wildcards.seed}"
+        " --spec {params.spec:q} --revision {params.revision}"
+        " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
+        " --resume {params.resume} --out $(dirname {output.model})"
+        " --threads {threads} --micro-batch {resources.micro_batch}"
+        " --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
