@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ldae.noise import Level, NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
 from ldae.spec import PATCH, PATCH_DIM, PretrainStage
 from ldae.tokenizers.patches import patchify
+from ldae.tokenizers.pca import PCATokenizer
 
 LABEL_DROPOUT = 0.1  # of the labels become the null label (DiT)
 
@@ -28,12 +29,16 @@ class Draws(NamedTuple):
 class Denoiser(nn.Module):
     """A row of the study, composed of its parts."""
 
-    def __init__(self, stage: PretrainStage, fitted: dict[str, Tensor], *, image_size: int, classes: int) -> None:
-        """Args:
+    deviation: Tensor  # (d,) what an image's residual is divided by, component by component
 
-        fitted: the tensors of the tokenizer's fit.
-        image_size: side of the images in pixels.
-        classes: of the data set; used only by rows that are given labels.
+    def __init__(self, stage: PretrainStage, fitted: dict[str, Tensor], *, image_size: int, classes: int) -> None:
+        """Composes a row's parts.
+
+        Args:
+            stage: what pretraining reads of the row and the scale.
+            fitted: the tensors of the tokenizer's fit.
+            image_size: side of the images in pixels.
+            classes: of the data set; used only by rows that are given labels.
         """
         super().__init__()
         self.tokenizer = tokenizers.build(stage.tokenizer, fitted)
@@ -59,8 +64,13 @@ class Denoiser(nn.Module):
         )
         if self.image_output:
             whitened = stage.objective.units == "whitened"
-            deviation = self.tokenizer.spread if whitened else torch.ones_like(self.tokenizer.spread)
+            deviation = self.projection.spread if whitened else torch.ones_like(self.projection.spread)
             self.register_buffer("deviation", deviation, persistent=False)
+
+    @property
+    def projection(self) -> PCATokenizer:
+        """The tokenizer of a row on images: the configuration lets no other than PCA stand there."""
+        return cast(PCATokenizer, self.tokenizer)
 
     def draw(self, num: int, generator: torch.Generator) -> Draws:
         """The randomness of one step on `num` images, on the generator's device."""
@@ -73,7 +83,7 @@ class Denoiser(nn.Module):
 
     def view(self, latents: Tensor) -> Tensor:
         """What the network is shown of latents (N, T, d): themselves, or their image's patches by inverse PCA."""
-        return self.tokenizer.decode_patches(latents) if self.image_input else latents
+        return self.projection.decode_patches(latents) if self.image_input else latents
 
     def forward(self, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """The loss of each image (N,) of a batch in [-1, 1] (N, 3, S, S) with labels (N,)."""
@@ -93,14 +103,14 @@ class Denoiser(nn.Module):
         if not self.image_output:
             return (self.prediction.target(clean, noise, level) - output).square().mean(-1)
         residual = patchify(images, PATCH) - output
-        return projected_error(residual, self.tokenizer.basis, self.deviation, self.tail)
+        return projected_error(residual, self.projection.basis, self.deviation, self.tail)
 
     def predict_clean(self, noisy: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """The clean latents (N, T, d) that the network sees in noisy ones at integer `time` (N,)."""
         with mixed_precision(noisy.device):
             output = self.network(self.view(noisy), time, labels).float()
         if self.image_output:
-            output = self.tokenizer.encode_patches(output)
+            output = self.projection.encode_patches(output)
         return self.prediction.clean(output, noisy, self.noise.level(time))
 
     def features(self, images: Tensor, *, time: int, block: int | None = None) -> Tensor:

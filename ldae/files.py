@@ -13,9 +13,12 @@ from typing import Any
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name once the block has ended without an error."""
+    """A temporary path beside `path` that takes its name once the block has ended without an error.
+
+    Every file of the graph has one writer at a time, so what a killed one left is written over by the next.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
         with partial.open("rb") as file:

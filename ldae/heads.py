@@ -1,4 +1,4 @@
-"""Linear classifiers trained on features as MAE's probe does: BatchNorm without affine, LARS, many rates in one pass."""
+"""Linear classifiers on features, trained as MAE's probe: BatchNorm without affine, LARS, many rates in one pass."""
 
 from __future__ import annotations
 
@@ -36,9 +36,13 @@ class Heads:
     """H linear classifiers on one normalised input, differing in their learning rates; they do not interact."""
 
     def __init__(self, features: int, classes: int, rates: Tensor, generator: torch.Generator) -> None:
-        """Args:
+        """Starts all heads from the same weights.
 
-        rates: the peak learning rates (H,), on the device to work on.
+        Args:
+            features: their number F.
+            classes: their number C.
+            rates: the peak learning rates (H,), on the device to work on.
+            generator: of the initial weights, on the same device.
         """
         device = rates.device
         self.rates = rates

@@ -6,6 +6,7 @@ Shapes: N images, T tokens, h width, c width of the conditioning. `time` is an i
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (N, T, h) and the activated conditioning (N, c) to (N, T, h)."""
+        """X (N, T, h) and the activated conditioning (N, c) to (N, T, h)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=1)  # (N, h) each
         x = torch.addcmul(x, gate1[:, None], self.attention(modulate(x, shift1, scale1)))
         hidden = F.gelu(self.fc1(modulate(x, shift2, scale2)), approximate="tanh")  # (N, T, 4h)
@@ -79,12 +80,15 @@ class Transformer(nn.Module):
         conditioning: int,
         classes: int = 0,
     ) -> None:
-        """Args:
+        """Builds and initialises it.
 
-        in_dim, out_dim: dimensions of a token on either side.
-        grid: tokens along a side of the image; T = grid^2.
-        conditioning: width of the time embedding, a quarter of `width` in the paper (App. A), all of it in DiT.
-        classes: 0 for a network without labels; else label `classes` is the null label.
+        Args:
+            in_dim, out_dim: dimensions of a token on either side.
+            grid: tokens along a side of the image; T = grid^2.
+            width, heads: of every block.
+            encoder_blocks, decoder_blocks: how many of them.
+            conditioning: width of the time embedding, a quarter of `width` in the paper (App. A), all of it in DiT.
+            classes: 0 for a network without labels; else label `classes` is the null label.
         """
         super().__init__()
         self.encoder_blocks = encoder_blocks
@@ -107,15 +111,22 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for embedding in (self.time[0], self.time[2], self.label):
-            if embedding is not None:
-                nn.init.normal_(embedding.weight, std=0.02)
-        for zero in (*(block.modulation for block in self.blocks), self.head_modulation, self.head):
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for name, parameter in self.time.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
+        for zero in (*(block.modulation for block in self.layers), self.head_modulation, self.head):
             nn.init.zeros_(zero.weight)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, encoder first."""
+        return cast("list[Block]", list(self.blocks))
 
     def open_gates(self) -> None:
         """Sets every residual gate to one: an untrained adaLN-zero network is the identity and would prove nothing."""
-        for block in self.blocks:
+        for block in self.layers:
             gates = block.modulation.bias.data.view(6, -1)
             gates[[2, 5]] = 1.0
 
@@ -131,7 +142,7 @@ class Transformer(nn.Module):
         """The activations (N, T, h) after a block counted from 1, by default the encoder's last; no label is given."""
         condition = self.condition(time, None)
         x = self.embed(tokens) + self.positions
-        for layer in self.blocks[: self.encoder_blocks if block is None else block]:
+        for layer in self.layers[: self.encoder_blocks if block is None else block]:
             x = layer(x, condition)
         return x
 
@@ -139,7 +150,7 @@ class Transformer(nn.Module):
         """Tokens (N, T, in_dim) to tokens (N, T, out_dim)."""
         condition = self.condition(time, labels)
         x = self.embed(tokens) + self.positions  # (N, T, h)
-        for block in self.blocks:
+        for block in self.layers:
             x = block(x, condition)
         shift, scale = self.head_modulation(condition).chunk(2, dim=1)
         return self.head(modulate(x, shift, scale))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ldae.files import sha256, whole, write_json
 from ldae.process import die_with_parent
 from ldae.progress import Progress
+from ldae.record import lineage
 from ldae.sources import Broken, Images, Source, folder, photos
 from ldae.spec import DatasetStage, Folder, Photos
 
@@ -51,7 +52,7 @@ class Split(NamedTuple):
     broken: list[Broken]
 
 
-def prepare(stage: DatasetStage, out: Path, *, workers: int, log: Log) -> None:
+def prepare(stage: DatasetStage, out: Path, *, revision: int, workers: int, log: Log) -> None:
     """Writes the arrays of both splits and, last, their manifest into the folder `out`.
 
     Raises:
@@ -70,7 +71,8 @@ def prepare(stage: DatasetStage, out: Path, *, workers: int, log: Log) -> None:
     for name, split in splits.items():
         _save(out / f"{name}_labels.npy", split.labels)
         _save(out / f"{name}_groups.npy", split.groups)
-    write_json(out / "manifest.json", _manifest(stage.dataset, source.classes, splits, out))
+    manifest = _manifest(stage.dataset, source.classes, splits, out)
+    write_json(out / "manifest.json", manifest | {"lineage": lineage("dataset", stage, revision)})
 
 
 def _open(dataset: Photos | Folder) -> Source:

@@ -45,10 +45,7 @@ class Run:
     """A training run: everything that changes from step to step."""
 
     def __init__(self, denoiser: Denoiser, stage: PretrainStage, *, seed: int, total: int, identity: str) -> None:
-        """Args:
-
-        identity: what the run was started from; a checkpoint of another identity is not resumed.
-        """
+        """Starts at step 0 of `total`; only a checkpoint of the same `identity` (what it was made from) is resumed."""
         self.denoiser, self.seed, self.total, self.identity = denoiser, seed, total, identity
         self.training = stage.training
         self.network = denoiser.network
@@ -224,7 +221,7 @@ def pretrain(
             run = Run(denoiser, stage, seed=seed, total=stage.training.total_steps(len(images)), identity=identity)
             run.restore(resume)
             if device.type == "cuda":
-                for block in run.network.blocks:
+                for block in run.network.layers:
                     block.compile()
             batch = micro_batch or stage.training.batch
             train(run, images, row=row, resume=resume, micro_batch=batch, checkpoint_seconds=checkpoint_seconds)

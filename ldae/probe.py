@@ -89,16 +89,13 @@ def augmented(encoders: Encoders, data: Data, probing: Probing, seed: int) -> It
 
 
 class Probe:
-    """One encoder's linear probe: heads trained without the held-out images, to choose a rate, and heads trained on all.
+    """One encoder's linear probe: heads trained without the held-out images, to choose a rate, and on all images.
 
     Both take every step together, on the same features.
     """
 
     def __init__(self, features: int, data: Data, rates: Tensor, seed: int) -> None:
-        """Args:
-
-        rates: learning rates (H,) to choose from.
-        """
+        """Starts from random heads; `rates` (H,) are those to choose from."""
         self.choosing, self.final = (
             Heads(features, data.classes, rates, _generator(data.device, seed, HEADS)) for _ in range(2)
         )
@@ -197,7 +194,7 @@ def probe(
         else:
             denoiser.network.open_gates()
         encoders[name] = _pooled(denoiser.to(data.device), features)
-    depth = len(denoiser.network.blocks)
+    depth = len(denoiser.network.layers)
     if features.block is not None and features.block > depth:
         raise ValueError(f"features.block: {features.block} of row {row}, which has {depth} blocks")
     results = evaluate(encoders, data, stage.probing, seed=seed, title=row)
@@ -222,7 +219,7 @@ def _pooled(denoiser: Denoiser, features: FeaturesSpec) -> Callable[[Tensor], Te
 
 def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: Data, import_seconds: float) -> None:
     with whole(out / "correct.npz") as partial, partial.open("wb") as file:
-        np.savez(file, **{name: result.correct for name, result in results.items()})
+        np.savez(file, allow_pickle=False, **{name: result.correct for name, result in results.items()})
     summaries = {name: result.summary for name, result in results.items()}
     write_json(
         out / "probe.json",

@@ -57,8 +57,8 @@ def collect(definition: dict[str, Any], *, dataset: Path, probes: list[Path], pi
         about = read_json(folder / "probe.json")
         found[about["row"], about["seed"]] = about, folder
     rows = {}
-    for row, wanted in definition["rows"].items():
-        results = []
+    for wanted in definition["rows"]:
+        row, results = wanted["name"], []
         for seed in definition["seeds"]:
             if (row, seed) not in found:
                 raise ValueError(f"row {row}, seed {seed}: no result among the {len(probes)} given; run its probe")

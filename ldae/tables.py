@@ -11,7 +11,7 @@ from ldae.files import read_json, write_text
 from ldae.results import Results
 from ldae.statistics import Estimate
 
-LATEX = {"γ": r"$\gamma$", "σ": r"$\sigma$", "√": r"$\surd$", "−": "$-$", "±": r"$\pm$"}
+LATEX = str.maketrans({"γ": r"$\gamma$", "σ": r"$\sigma$", "√": r"$\surd$", "−": "$-$", "±": r"$\pm$"})
 
 
 def write_table(definition: dict[str, Any], results: Results, *, out: Path) -> None:
@@ -57,7 +57,7 @@ def write_table(definition: dict[str, Any], results: Results, *, out: Path) -> N
     write_text(out.with_suffix(".md"), text + "\n")
     write_text(out.with_suffix(".csv"), pd.DataFrame(exact).to_csv(index=False, float_format="%.6f"))
     latex = frame.to_latex(index=False, escape=True, caption=definition["title"])
-    write_text(out.with_suffix(".tex"), latex.translate(str.maketrans(LATEX)))
+    write_text(out.with_suffix(".tex"), latex.translate(LATEX))
 
 
 def write_cost(results: list[Path], *, out: Path) -> None:
@@ -83,7 +83,8 @@ def write_cost(results: list[Path], *, out: Path) -> None:
     total["jobs"] = frame.groupby("stage").size()
     total["imports, %"] = 100 * total["imports"] / total["seconds"]
     text = (
-        f"## Cost\n\n{total.to_markdown(floatfmt='.1f')}\n\nAll jobs together: {frame['seconds'].sum() / 3600:.2f} hours.\n\n"
+        f"## Cost\n\n{total.to_markdown(floatfmt='.1f')}\n\n"
+        f"All jobs together: {frame['seconds'].sum() / 3600:.2f} hours.\n\n"
         f"{frame.to_markdown(index=False, floatfmt='.1f')}\n"
     )
     write_text(out.with_suffix(".md"), text)

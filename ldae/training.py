@@ -42,8 +42,8 @@ class Averaged:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self._ours = list(self.network.parameters())
-        self._theirs = list(network.parameters())
+        self._ours: list[Tensor] = list(self.network.parameters())
+        self._theirs: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -109,6 +109,15 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A row as a sweep sees it: it may have another name elsewhere."""
+
+    variant: str
+    label: str
+    paper: Paper
+
+
+@dataclass(frozen=True)
 class Study:
     """A study at a scale, resolved."""
 
@@ -116,7 +125,7 @@ class Study:
     scale_name: str
     scale: Scale
     variants: dict[str, Variant]
-    sweeps: dict[str, list[str]]  # sweep -> the names of its points' variants
+    sweeps: dict[str, list[Point]]
 
     @classmethod
     def load(cls, root: Path, overrides: Mapping[str, Any]) -> Study:
@@ -158,8 +167,14 @@ class Study:
 
     def rows(self, names: Iterable[str]) -> list[str]:
         """The variants behind the names of rows and sweeps, in order, each once."""
-        expanded = [row for name in names for row in self.sweeps.get(name, [name])]
-        return list(dict.fromkeys(expanded))
+        return list(dict.fromkeys(point.variant for name in names for point in self._points(name)))
+
+    def _points(self, name: str) -> list[Point]:
+        """The points of a sweep, or the one row of this name."""
+        if name in self.sweeps:
+            return self.sweeps[name]
+        variant = self.variants[name]
+        return [Point(name, variant.label, variant.paper)]
 
     def dataset_stage(self) -> DatasetStage:
         """What preparing the images depends on."""
@@ -199,28 +214,29 @@ class Study:
     def definition(self, kind: Literal["tables", "figures"], view: str) -> dict[str, Any]:
         """All that a table or figure needs to know of the study, for its command line."""
         definition = getattr(self.file, kind)[view]
-        rows = self.rows(definition.rows)
         described = definition.model_dump(exclude={"rows", "default"}) | {
-            "rows": {
-                row: {
-                    "label": self.variants[row].label,
-                    "paper": self.variants[row].paper.model_dump(exclude_none=True),
-                    "lineage": digest(self.lineage(row)),
+            "rows": [
+                {
+                    "name": point.variant,
+                    "label": point.label,
+                    "paper": point.paper.model_dump(exclude_none=True),
+                    "lineage": digest(self.lineage(point.variant)),
                 }
-                for row in rows
-            },
+                for name in definition.rows
+                for point in self._points(name)
+            ],
             "seeds": self.file.seeds,
             "pixels": digest(self.pixels_lineage()),
         }
         if isinstance(definition, DimensionFigure):
             described["series"] = {
-                label: {row: self.variants[row].spec.tokenizer.dim for row in self.sweeps[sweep]}
+                label: {point.variant: self.variants[point.variant].spec.tokenizer.dim for point in self._points(sweep)}
                 for label, sweep in definition.series.items()
             }
         return described
 
 
-def resolve(file: StudyFile, where: str) -> tuple[dict[str, Variant], dict[str, list[str]]]:
+def resolve(file: StudyFile, where: str) -> tuple[dict[str, Variant], dict[str, list[Point]]]:
     """Every run by name, and every sweep's runs: a point that equals a named row is that row and trains once.
 
     Args:
@@ -237,7 +253,7 @@ def resolve(file: StudyFile, where: str) -> tuple[dict[str, Variant], dict[str, 
             raise StudyError(f"{place}: equals row {names[spec]!r}; a row must change something")
         names[spec] = name
         variants[name] = Variant(name, row.label, row.parent, spec, row.paper)
-    sweeps: dict[str, list[str]] = {}
+    sweeps: dict[str, list[Point]] = {}
     for name, sweep in file.sweeps.items():
         place = f"{where}: sweeps.{name}"
         if name in variants:
@@ -254,9 +270,10 @@ def resolve(file: StudyFile, where: str) -> tuple[dict[str, Variant], dict[str, 
         for index, value in enumerate(values):
             spec = _changed(parent.spec, sweep.set | {key: value}, place)
             paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
+            label = sweep.label.format(value=value)
             point = names.setdefault(spec, f"{name}{value}")
-            variants.setdefault(point, Variant(point, sweep.label.format(value=value), sweep.parent, spec, paper))
-            sweeps[name].append(point)
+            variants.setdefault(point, Variant(point, label, sweep.parent, spec, paper))
+            sweeps[name].append(Point(point, label, paper))
     return variants, sweeps
 
 

@@ -17,6 +17,8 @@ try:
 except StudyError as error:
     sys.exit(str(error))  # raised, it would be three lines
 
+RESULTS = f"results/{study.scale_name}"
+
 if workflow.is_main_process:
     driver.clear_stale_locks(Path(".snakemake"))
 

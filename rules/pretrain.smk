@@ -27,7 +27,7 @@ rule pretrain:
     params:
         spec=pretrain_spec,
         revision=revision_of("pretrain"),
-        resume="<results>/resume/{variant}/seed{seed}",
+        resume=f"{RESULTS}/resume/{{variant}}/seed{{seed}}",
     message:
         "training {wildcards.variant}, seed {wildcards.seed}"
     shell:

@@ -36,7 +36,7 @@ ARRAYS = [f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_
 
 def run(dataset: Dataset, out: Path, workers: int = 1) -> dict[str, Any]:
     """Prepares a data set and returns its manifest."""
-    prepare(DatasetStage(dataset=dataset), out, workers=workers, log=lambda line: None)
+    prepare(DatasetStage(dataset=dataset), out, revision=1, workers=workers, log=lambda line: None)
     manifest: dict[str, Any] = read_json(out / "manifest.json")
     return manifest
 
@@ -118,7 +118,7 @@ def test_the_manifest_is_true(tmp_path: Path) -> None:
 def test_progress_is_told_in_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldae.prepare.LOG_SECONDS", 0.0)
     lines: list[str] = []
-    prepare(DatasetStage(dataset=some_photos(train=300)), tmp_path, workers=1, log=lines.append)
+    prepare(DatasetStage(dataset=some_photos(train=300)), tmp_path, revision=1, workers=1, log=lines.append)
     assert lines[0].startswith("preparing train: 128 of 300 images")
     assert "images/s" in lines[0] and lines[0].endswith("left")
     assert lines[-1].startswith("preparing val: 25 of 25 images (100 %)")
@@ -132,7 +132,7 @@ from pathlib import Path
 from ldae.prepare import prepare
 from ldae.spec import DatasetStage, Photos
 dataset = Photos(source="photos", size=16, train=1_000_000, val=20)
-prepare(DatasetStage(dataset=dataset), Path({str(tmp_path)!r}), workers=2, log=print)
+prepare(DatasetStage(dataset=dataset), Path({str(tmp_path)!r}), revision=1, workers=2, log=print)
 """
     root = str(Path(__file__).parents[1])
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root})

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldae import spec
 from ldae.tokenizers import pca, pixel
 
 
-class TokenizerModule(Protocol):
-    """What the Denoiser asks of a tokenizer."""
+class Tokenizer(Protocol):
+    """What a row asks of its tokenizer; rows on images ask for all that a `PCATokenizer` has."""
 
     dim: int
 
@@ -28,9 +28,9 @@ class TokenizerModule(Protocol):
 
 
 FITS: dict[str, Callable[[Iterable[Tensor]], dict[str, Tensor]]] = {"pca": pca.fit, "pixel": pixel.fit}
-TOKENIZERS: dict[str, Callable[..., nn.Module]] = {"pca": pca.PCATokenizer, "pixel": pixel.PixelTokenizer}
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"pca": pca.PCATokenizer, "pixel": pixel.PixelTokenizer}
 
 
-def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> nn.Module:
+def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> Tokenizer:
     """The tokenizer of a row from its fitted tensors."""
     return TOKENIZERS[tokenizer.kind](fitted, dim=tokenizer.dim, scale=tokenizer.scale)

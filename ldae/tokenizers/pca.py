@@ -25,16 +25,16 @@ def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
         `mean` (D,), `basis` (D, D) with orthonormal rows by falling variance, each with its largest entry positive, and
         `variance` (D,), zero where the data have no extent.
     """
-    count, shift, total, outer = 0, None, None, None
+    count, shift = 0, torch.empty(0)
+    total = outer = torch.zeros((), dtype=torch.float64)
     for batch in patches:
         batch = batch.double()
-        if shift is None:
+        if not count:
             shift = batch.mean(0)
-            total, outer = torch.zeros_like(shift), torch.zeros(len(shift), len(shift), dtype=torch.float64)
         batch = batch - shift
         count += len(batch)
-        total += batch.sum(0)
-        outer.addmm_(batch.T, batch)
+        total = total + batch.sum(0)
+        outer = outer + batch.T @ batch
     if count < 2:
         raise ValueError(f"PCA needs at least 2 patches, found {count}")
     offset = total / count
@@ -50,6 +50,10 @@ class PCATokenizer(nn.Module):
 
     basis: Tensor  # (d, D) orthonormal rows V_d
     spread: Tensor  # (d,) standard deviations of the components
+    encode_weight: Tensor
+    encode_bias: Tensor
+    decode_weight: Tensor
+    decode_bias: Tensor
 
     def __init__(self, fitted: dict[str, Tensor], *, dim: int, scale: str) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def resize(images: Tensor, patch: int) -> Tensor:
-    """Images (N, 3, S, S) so reduced that a patch of `patch` pixels covers 16 of the original: the mean of each cell."""
+    """Images (N, 3, S, S), reduced by averaging until a patch of `patch` pixels covers 16 of the original's."""
     factor = PATCH // patch
     return F.avg_pool2d(images, factor) if factor > 1 else images
 
