@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 from ldae.files import write_text
@@ -33,6 +34,17 @@ def clear_stale_locks(folder: Path) -> None:
     if not others_live:
         for lock in (folder / "locks").glob("*.lock"):
             lock.unlink(missing_ok=True)
+
+
+def equip_jobs(root: Path) -> None:
+    """Sets the environment of all jobs: they find the `ldae` of this interpreter, and end when this process does.
+
+    Args:
+        root: the folder that holds the package.
+    """
+    for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
+        os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
+    os.environ["LDAE_DRIVER"] = str(os.getpid())
 
 
 def _lives(file: Path) -> bool:

@@ -15,6 +15,7 @@ from ldae.results import Results
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patheffects import withStroke  # noqa: E402
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -33,6 +34,7 @@ STYLE: dict[Any, Any] = {
 }
 COLORS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc")  # told apart by colour-blind readers too
 MARKERS = ("o", "s", "^", "D")
+HALO = [withStroke(linewidth=2, foreground="white")]  # numbers stay legible on lines
 
 
 def draw(definition: dict[str, Any], results: Results, *, out: Path) -> None:
@@ -48,10 +50,11 @@ def draw(definition: dict[str, Any], results: Results, *, out: Path) -> None:
 
 def dimension(definition: dict[str, Any], results: Results) -> tuple[Figure, pd.DataFrame]:
     """Accuracy against the latent dimension: ours with random weights dashed below, and the paper's."""
-    figure, (ours, paper) = plt.subplots(1, 2, figsize=(7.2, 3.1), sharex=True, layout="constrained")
+    figure, (ours, paper) = plt.subplots(1, 2, figsize=(7.2, 3.4), sharex=True, layout="constrained")
     records = []
-    for (label, points), color, marker in zip(definition["series"].items(), COLORS, MARKERS, strict=False):
-        ordered = sorted((dim, results.rows[row]) for row, dim in points.items())
+    for series, color, marker in zip(definition["series"], COLORS, MARKERS, strict=False):
+        label = series["label"]
+        ordered = sorted(((dim, results.rows[row]) for row, dim in series["dims"].items()), key=lambda point: point[0])
         dims = [dim for dim, _ in ordered]
         accuracy = [100 * row.accuracy.value for _, row in ordered]
         below = [100 * (row.accuracy.value - row.accuracy.low) for _, row in ordered]
@@ -82,7 +85,7 @@ def dimension(definition: dict[str, Any], results: Results) -> tuple[Figure, pd.
         axes.set_xlabel("latent dimension per token")
         axes.set_title(title)
     ours.set_ylabel("linear probe accuracy (%)")
-    ours.legend(fontsize=8)
+    figure.legend(*ours.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure, pd.DataFrame(records)
 
 
@@ -112,14 +115,12 @@ def trajectory(definition: dict[str, Any], results: Results) -> tuple[Figure, pd
     known = [(row.paper["probe"], place) for row, place in zip(rows, places, strict=True) if "probe" in row.paper]
     if known:
         paper.plot(*zip(*known, strict=True), color=COLORS[2], marker="o", ms=5, lw=1.4)
-    for value, place in zip(accuracy, places, strict=True):
-        ours.annotate(
-            f"{value:.1f}", (value, place), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7
-        )
-    for value, place in known:
-        paper.annotate(
-            f"{value:.1f}", (value, place), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7
-        )
+    for axes, points in ((ours, zip(accuracy, places, strict=True)), (paper, known)):
+        for value, place in points:
+            axes.annotate(
+                f"{value:.1f}", (value, place), (6, 5), textcoords="offset points", fontsize=7, path_effects=HALO
+            )
+        axes.margins(x=0.12)
     ours.set_yticks(places, [row.label for row in rows])
     ours.set_ylim(len(rows) - 0.5, -0.7)
     ours.set_title("Ours")

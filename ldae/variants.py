@@ -229,10 +229,13 @@ class Study:
             "pixels": digest(self.pixels_lineage()),
         }
         if isinstance(definition, DimensionFigure):
-            described["series"] = {
-                label: {point.variant: self.variants[point.variant].spec.tokenizer.dim for point in self._points(sweep)}
+            described["series"] = [
+                {
+                    "label": label,
+                    "dims": {p.variant: self.variants[p.variant].spec.tokenizer.dim for p in self._points(sweep)},
+                }
                 for label, sweep in definition.series.items()
-            }
+            ]
         return described
 
 

@@ -2,7 +2,6 @@
 # and from wildcards to what each stage depends on.
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -21,11 +20,7 @@ RESULTS = f"results/{study.scale_name}"
 
 if workflow.is_main_process:
     driver.clear_stale_locks(Path(".snakemake"))
-
-# Jobs find the `ldae` that belongs to this interpreter, and end with this process.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-os.environ["LDAE_DRIVER"] = str(os.getpid())
+driver.equip_jobs(ROOT)
 
 
 wildcard_constraints:
@@ -72,7 +67,9 @@ def probes_of(kind):
     def probes(wildcards):
         view = getattr(study.file, kind)[getattr(wildcards, kind.removesuffix("s"))]
         return expand(
-            "<results>/probe/{variant}/seed{seed}/probe.json", variant=study.rows(view.rows), seed=study.file.seeds
+            "<results>/probe/{variant}/seed{seed}/probe.json",
+            variant=study.rows(view.rows),
+            seed=study.file.seeds,
         )
 
     return probes
@@ -97,7 +94,10 @@ def default_rows():
 def results_of_default_rows():
     """The result files of the default rows, whose cost is added up."""
     return expand(
-        ["<results>/pretrain/{variant}/seed{seed}/run.json", "<results>/probe/{variant}/seed{seed}/probe.json"],
+        [
+            "<results>/pretrain/{variant}/seed{seed}/run.json",
+            "<results>/probe/{variant}/seed{seed}/probe.json",
+        ],
         variant=default_rows(),
         seed=study.file.seeds,
     )
@@ -105,9 +105,17 @@ def results_of_default_rows():
 
 def tables_of(default):
     """The files of the tables, of the default ones or of all."""
-    return [f"<results>/tables/{name}.md" for name, table in study.file.tables.items() if table.default >= default]
+    return [
+        f"<results>/tables/{name}.md"
+        for name, table in study.file.tables.items()
+        if table.default >= default
+    ]
 
 
 def figures_of(default):
     """The files of the figures, of the default ones or of all."""
-    return [f"<results>/figures/{name}.png" for name, figure in study.file.figures.items() if figure.default >= default]
+    return [
+        f"<results>/figures/{name}.png"
+        for name, figure in study.file.figures.items()
+        if figure.default >= default
+    ]

@@ -3,16 +3,12 @@
 
 rule dataset:
     output:
-        multiext(
-            "<results>/dataset/",
-            "manifest.json",
-            "train.npy",
-            "train_labels.npy",
-            "train_groups.npy",
-            "val.npy",
-            "val_labels.npy",
-            "val_groups.npy",
+        expand(
+            "<results>/dataset/{split}{part}.npy",
+            split=["train", "val"],
+            part=["", "_labels", "_groups"],
         ),
+        manifest="<results>/dataset/manifest.json",
     log:
         "<logs>/dataset.log",
     benchmark:
@@ -30,4 +26,4 @@ rule dataset:
         "preparing the images"
     shell:
         "exec ldae prepare --spec {params.spec:q} --revision {params.revision}"
-        " --out $(dirname {output[0]}) --threads {threads} > {log} 2>&1"
+        " --out $(dirname {output.manifest}) --threads {threads} > {log} 2>&1"

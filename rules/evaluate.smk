@@ -13,10 +13,10 @@ rule probe:
         "<logs>/probe/{variant}/seed{seed}.log",
     benchmark:
         "<benchmarks>/probe/{variant}/seed{seed}.tsv"
+    priority: priority_of
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
-    priority: priority_of
     resources:
         gpu=study.scale.resources.gpu,
         mem_mb=study.scale.resources.mem_mb,

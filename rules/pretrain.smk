@@ -14,10 +14,10 @@ rule pretrain:
         "<logs>/pretrain/{variant}/seed{seed}.log",
     benchmark:
         "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
+    priority: priority_of
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
-    priority: priority_of
     resources:
         gpu=study.scale.resources.gpu,
         mem_mb=study.scale.resources.mem_mb,

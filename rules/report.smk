@@ -21,16 +21,20 @@ rule table:
         probes=probes_of("tables"),
         code=[READERS / name for name in ("tables.py", "results.py", "statistics.py")],
     output:
-        report("<results>/tables/{table}.md", caption="../workflow/report/table.rst", category="Tables"),
-        "<results>/tables/{table}.csv",
-        "<results>/tables/{table}.tex",
+        markdown=report(
+            "<results>/tables/{table}.md",
+            caption="../workflow/report/table.rst",
+            category="Tables",
+        ),
+        csv="<results>/tables/{table}.csv",
+        latex="<results>/tables/{table}.tex",
     log:
         "<logs>/tables/{table}.log",
     benchmark:
         "<benchmarks>/tables/{table}.tsv"
+    localrule: True
     conda:
         "../environment.yml"
-    localrule: True
     params:
         definition=definition_of("tables"),
     message:
@@ -38,7 +42,7 @@ rule table:
     shell:
         "exec ldae table --definition {params.definition:q} --dataset $(dirname {input.dataset})"
         " --pixels $(dirname {input.pixels}) --probes $(dirname {input.probes})"
-        " --out $(dirname {output[0]})/{wildcards.table} > {log} 2>&1"
+        " --out $(dirname {output.csv})/{wildcards.table} > {log} 2>&1"
 
 
 rule figure:
@@ -48,16 +52,20 @@ rule figure:
         probes=probes_of("figures"),
         code=[READERS / name for name in ("figures.py", "results.py", "statistics.py")],
     output:
-        report("<results>/figures/{figure}.png", caption="../workflow/report/figure.rst", category="Figures"),
-        "<results>/figures/{figure}.svg",
-        "<results>/figures/{figure}.csv",
+        png=report(
+            "<results>/figures/{figure}.png",
+            caption="../workflow/report/figure.rst",
+            category="Figures",
+        ),
+        svg="<results>/figures/{figure}.svg",
+        csv="<results>/figures/{figure}.csv",
     log:
         "<logs>/figures/{figure}.log",
     benchmark:
         "<benchmarks>/figures/{figure}.tsv"
+    localrule: True
     conda:
         "../environment.yml"
-    localrule: True
     params:
         definition=definition_of("figures"),
     message:
@@ -65,7 +73,7 @@ rule figure:
     shell:
         "exec ldae figure --definition {params.definition:q} --dataset $(dirname {input.dataset})"
         " --pixels $(dirname {input.pixels}) --probes $(dirname {input.probes})"
-        " --out $(dirname {output[0]})/{wildcards.figure} > {log} 2>&1"
+        " --out $(dirname {output.csv})/{wildcards.figure} > {log} 2>&1"
 
 
 rule cost:
@@ -73,16 +81,16 @@ rule cost:
         results=results_of_default_rows(),
         code=READERS / "tables.py",
     output:
-        "<results>/tables/cost.md",
-        "<results>/tables/cost.csv",
+        markdown="<results>/tables/cost.md",
+        csv="<results>/tables/cost.csv",
     log:
         "<logs>/tables/cost.log",
     benchmark:
         "<benchmarks>/tables/cost.tsv"
+    localrule: True
     conda:
         "../environment.yml"
-    localrule: True
     message:
         "adding up the cost"
     shell:
-        "exec ldae cost --results {input.results} --out $(dirname {output[0]})/cost > {log} 2>&1"
+        "exec ldae cost --results {input.results} --out $(dirname {output.csv})/cost > {log} 2>&1"

@@ -1,0 +1,41 @@
+# `make` sets up and runs the default study; `make test` proves that all of it works.
+
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: study setup test test-fast check format clean
+
+study: setup
+	snakemake --cores $(CORES) --show-failed-logs --quiet rules reason host
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# All tests: the parts first, then the whole graph at smoke scale, kills included.
+test: setup
+	pytest
+
+test-fast: setup
+	pytest -m 'not graph'
+
+check: setup
+	ruff format --check .
+	ruff check .
+	mypy
+	snakefmt --check workflow rules
+	snakemake --lint
+	snakemake -n --cores 1 --quiet all
+	snakemake -n --cores 1 --quiet all --config scale=imagenet
+
+format: setup
+	ruff format .
+	ruff check --fix .
+	snakefmt workflow rules
+
+clean:
+	rm -rf .venv
