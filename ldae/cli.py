@@ -24,15 +24,24 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """Room for the names of all stages in the left column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     root = OneLineParser(
         prog="ldae",
         description="The deconstruction of diffusion models for self-supervised learning. Each command is one stage of "
-        "the graph: it reads the folders of earlier stages and writes its own. Snakemake chains them; its log shows "
-        "every command, ready to be pasted into a terminal.",
+        "the graph: it reads the folders of earlier stages and writes its own. Snakemake chains them; `snakemake -p` "
+        "prints every command, ready to be pasted into a terminal.",
+        epilog="Examples and the whole study: see README.md. Options of a stage: ldae <stage> --help.",
+        formatter_class=_Help,
     )
-    commands = root.add_subparsers(metavar="<stage>", required=True)
+    commands = root.add_subparsers(title="stages", metavar="<stage>", required=True)
 
     prepare = _stage(commands, "prepare", _prepare, "prepare the images of a data set", seeded=False)
     prepare.add_argument("--threads", type=int, default=1, metavar="N", help="worker processes (default 1)")
@@ -81,7 +90,9 @@ def _stage(
     commands: Any, name: str, action: Callable[[argparse.Namespace], None], text: str, seeded: bool = True
 ) -> argparse.ArgumentParser:
     """A command with what all stages share."""
-    stage: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    stage: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=_Help
+    )
     stage.set_defaults(action=action)
     stage.add_argument("--spec", required=True, metavar="JSON", help="what the stage reads of the row and of the scale")
     stage.add_argument("--revision", type=int, default=1, metavar="N", help="of the stage's code (default 1)")
