@@ -20,10 +20,15 @@ class Graph:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def fresh(cls, folder: Path) -> Graph:
+        """A copy in which nothing has run yet."""
         for name in ("workflow", "rules", "scales", "ldae"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "environment.yml", folder)
         shutil.copy(ROOT / "tests/study.yaml", folder / "config.yaml")
+        return cls(folder)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Starts snakemake with arguments, in a process group of its own, as a terminal would; it speaks into `said`."""

@@ -21,7 +21,7 @@ ROWS = 3
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    graph = Graph(tmp_path_factory.mktemp("finished"))
+    graph = Graph.fresh(tmp_path_factory.mktemp("finished"))
     graph.run()
     return graph
 
@@ -112,9 +112,7 @@ def test_raising_a_revision_reruns_its_stage_and_what_follows(edited: Graph) -> 
 
 
 def test_a_table_refuses_results_of_another_specification(finished: Graph, tmp_path: Path) -> None:
-    shutil.copytree(finished.folder, tmp_path / "copy")
-    graph = Graph.__new__(Graph)
-    graph.folder = tmp_path / "copy"
+    graph = Graph(shutil.copytree(finished.folder, tmp_path / "copy"))
     graph.edit("config.yaml", "objective.weight: signal", "objective.weight: uniform")
     process = graph.start("dae", "--rerun-triggers", "mtime", "--forcerun", "table", "--show-failed-logs")
     assert process.wait(timeout=120) != 0
@@ -135,7 +133,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_bytes(
     victim: str, finished: Graph, tmp_path: Path
 ) -> None:
     """SIGKILL hits five times at random, each followed by a plain start; no lock is ever removed by hand."""
-    graph = Graph(tmp_path)
+    graph = Graph.fresh(tmp_path)
     moments = random.Random(victim)
     kills = 0
     while kills < KILLS:
