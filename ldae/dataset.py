@@ -43,7 +43,7 @@ class Split:
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 images as floats in [-1, 1]."""
-    return images.float().div_(127.5).sub_(1)
+    return torch.add(torch.tensor(-1.0, device=images.device), images, alpha=1 / 127.5)  # one pass over memory
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:

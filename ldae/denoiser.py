@@ -6,10 +6,11 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ldae import tokenizers
 from ldae.network import Transformer
-from ldae.noise import Level, NoiseSchedule
+from ldae.noise import NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
 from ldae.spec import PATCH, PATCH_DIM, PretrainStage
 from ldae.tokenizers.patches import patchify
@@ -88,22 +89,22 @@ class Denoiser(nn.Module):
     def forward(self, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """The loss of each image (N,) of a batch in [-1, 1] (N, 3, S, S) with labels (N,)."""
         with torch.no_grad():
-            clean = self.tokenizer.encode(images)  # (N, T, d)
+            patches = patchify(images, PATCH) if self.image_output else None  # (N, T, D)
+            clean = self.tokenizer.encode(images) if patches is None else self.projection.encode_patches(patches)
             level = self.noise.level(draws.time)  # (N, 1, 1)
-            noisy = level.signal * clean + level.noise * draws.noise
+            noisy = torch.addcmul(level.signal * clean, level.noise, draws.noise)  # (N, T, d)
             tokens = self.view(noisy)
             labels = torch.where(draws.keep_label, labels, self.network.classes)
         with mixed_precision(images.device):
             output = self.network(tokens, draws.time, labels)  # (N, T, d) or (N, T, D)
-        error = self.error(output.float(), images, clean, draws.noise, level)  # (N, T)
-        return self.weight(level)[:, 0, 0] * error.mean(1)
-
-    def error(self, output: Tensor, images: Tensor, clean: Tensor, noise: Tensor, level: Level) -> Tensor:
-        """The squared error of each token (N, T), averaged over its dimensions."""
-        if not self.image_output:
-            return (self.prediction.target(clean, noise, level) - output).square().mean(-1)
-        residual = patchify(images, PATCH) - output
-        return projected_error(residual, self.projection.basis, self.deviation, self.tail)
+        output = output.float()
+        if patches is None:
+            target = self.prediction.target(clean, draws.noise, level)
+            error = F.mse_loss(output, target, reduction="none").mean((1, 2))
+        else:
+            basis, deviation = self.projection.basis, self.deviation
+            error = projected_error(output, patches, basis=basis, deviation=deviation, tail=self.tail).mean(1)
+        return self.weight(level)[:, 0, 0] * error
 
     def predict_clean(self, noisy: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """The clean latents (N, T, d) that the network sees in noisy ones at integer `time` (N,)."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ldae.noise import Level
 
@@ -61,14 +62,15 @@ def signal(level: Level) -> Tensor:
 WEIGHTS: dict[str, Callable[[Level], Tensor]] = {f.__name__: f for f in (uniform, signal)}
 
 
-def projected_error(residual: Tensor, basis: Tensor, deviation: Tensor, tail: float) -> Tensor:
-    """The weighted squared error of an image, sum_i w_i r_i^2 with r = V residual (eq. 4), per token.
+def projected_error(output: Tensor, target: Tensor, *, basis: Tensor, deviation: Tensor, tail: float) -> Tensor:
+    """The weighted squared error of an image, sum_i w_i r_i^2 with r = V (target - output) (eq. 4), per token.
 
-    The full basis is orthonormal, so sum_{i>d} r_i^2 = |residual|^2 - sum_{i<=d} r_i^2, and the D x D product that the
-    equation asks for is never made.
+    The full basis is orthonormal, so sum_{i>d} r_i^2 = |target - output|^2 - sum_{i<=d} r_i^2, and the D x D product
+    that the equation asks for is never made.
 
     Args:
-        residual: pixels of the target less those of the prediction (N, T, D).
+        output: predicted pixels (N, T, D).
+        target: the image's pixels (N, T, D).
         basis: the first d principal components V_d (d, D), orthonormal rows.
         deviation: what each component's residual is divided by (d,): ones for pixel units, the components' standard
             deviations for whitened units; the dropped components are divided by the last of them.
@@ -77,10 +79,9 @@ def projected_error(residual: Tensor, basis: Tensor, deviation: Tensor, tail: fl
     Returns:
         The errors (N, T), divided by d so that the kept components weigh as they do in a loss on latents.
     """
-    dim = len(basis)
-    kept = residual @ basis.T  # (N, T, d)
+    kept = F.linear(output, basis) - F.linear(target, basis)  # (N, T, d)
     error = (kept / deviation).square().sum(-1)
     if tail:
-        dropped = residual.square().sum(-1) - kept.square().sum(-1)
+        dropped = F.mse_loss(output, target, reduction="none").sum(-1) - kept.square().sum(-1)
         error = error + tail * dropped / deviation[-1] ** 2
-    return error / dim
+    return error / len(basis)

@@ -56,6 +56,8 @@ def is_running(pid: int) -> bool:
 def started_seconds(pid: int | str = "self") -> float:
     """When a process on this machine started, in seconds since the machine did; `OSError` where there is none."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] in "ZX":  # dead, and only waiting for its parent to take notice
+        raise ProcessLookupError(f"process {pid} has ended")
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 

@@ -145,7 +145,7 @@ class Study:
                 )
         path = Path(overrides["study"]) if "study" in overrides else root / "config.yaml"
         values = read_yaml(path)
-        given = {key: _from_text(value) for key, value in overrides.items() if key != "study"}
+        given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
         for key, value in given.items():
             _checked(StudyFile, values | {key: value}, "--config", only=key)
         file = _checked(StudyFile, values | given, path.name)
@@ -362,8 +362,9 @@ def _checked(model: type[AnyPart], values: dict[str, Any], where: str, only: str
 
 
 def _first_mistake(model: type[BaseModel], error: ValidationError, only: str | None = None) -> str:
-    """The first of pydantic's complaints, in one line."""
-    mistake = next(m for m in error.errors() if only is None or m["loc"][0] == only)
+    """The most telling of pydantic's complaints, in one line: an unknown key often explains one that is missing."""
+    mistakes = [m for m in error.errors() if only is None or m["loc"][0] == only]
+    mistake = min(mistakes, key=lambda m: m["type"] != "extra_forbidden")
     loc, kind, message = mistake["loc"], mistake["type"], mistake["msg"]
     if kind == "value_error":  # the text of our own validators, which names its key
         prefix = ".".join(map(str, loc))
@@ -375,6 +376,12 @@ def _first_mistake(model: type[BaseModel], error: ValidationError, only: str | N
         return f"unknown key {key!r}{_nearest(str(loc[-1]), known)}; allowed: {_list(known)}"
     if kind == "missing":
         return f"{key}: is missing"
+    if kind.startswith("union_tag"):
+        context = mistake["ctx"]
+        word = context["discriminator"].strip("'")
+        return (
+            f"{key}.{word}: found {context.get('tag')!r}, should be one of {context.get('expected_tags', 'the kinds')}"
+        )
     message = message[0].lower() + message[1:]
     return f"{key}: found {mistake['input']!r}, {message.replace('input should', 'should')}"
 
@@ -401,9 +408,14 @@ def _tags(model: type[BaseModel]) -> set[Any]:
     return {word for a in annotations if typing.get_origin(a) is Literal for word in typing.get_args(a)}
 
 
-def _from_text(value: Any) -> Any:
+def _from_text(key: str, value: Any) -> Any:
     """A value of the command line, where lists arrive as text."""
-    return yaml.safe_load(value) if isinstance(value, str) else value
+    if key == "scale" or not isinstance(value, str):
+        return str(value) if key == "scale" else value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise StudyError(f'--config: {key}: found {value!r}, which is no YAML; write e.g. "seeds=[0,1]"') from None
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
