@@ -7,7 +7,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: study setup test test-fast check format clean
 
 study: setup
-	snakemake --cores $(CORES) --show-failed-logs --quiet rules reason host
+	snakemake --cores $(CORES) --show-failed-logs --quiet reason host
+	@cat $$(ls -t results/*/tables/dae.md | head -n 1)
 
 setup: .venv/installed
 

@@ -31,7 +31,7 @@ class Graph:
         return cls(folder)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Starts snakemake with arguments, in a process group of its own, as a terminal would; it speaks into `said`."""
+        """Starts snakemake in a process group of its own, as a terminal would; it speaks into `said`."""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         with self.said.open("w") as said:
             return subprocess.Popen(
@@ -60,7 +60,9 @@ class Graph:
         output = self.run("--dry-run", *arguments)
         stats = output.partition("Job stats:")[2].partition("\n\n")[0]
         counts = {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", stats, re.MULTILINE)}
-        return {rule: n for rule, n in counts.items() if rule not in ("total", "all", "all_tables", "all_figures", "count")}
+        return {
+            rule: n for rule, n in counts.items() if rule not in ("total", "all", "all_tables", "all_figures", "count")
+        }
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replaces a text that stands in a file."""

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from graph import RESULTS, Graph, kill_group
 
 pytestmark = pytest.mark.graph

@@ -1,0 +1,81 @@
+"""The cached linear probe against the exact one, on finished rows: accuracies, their paired difference, and the time.
+
+    python benchmarks/probe_agreement.py results/laptop pca ldae
+
+`exact` computes the features of a new augmentation in each of its 90 epochs, `cached` takes a few augmentations in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldae.files import read_json, write_json
+from ldae.probe import probe
+from ldae.spec import ProbeStage
+from ldae.statistics import grouped_mean
+from ldae.training import device_name, pick_device
+
+RESULTS = Path(__file__).parent / "results"
+SETTINGS = ({"mode": "cached", "views": 1}, {"mode": "cached", "views": 2}, {"mode": "exact"})
+
+
+def compare(results: Path, row: str) -> dict[str, Any]:
+    """One row, seed 0, probed in every mode."""
+    model = results / "pretrain" / row / "seed0"
+    probed = results / "probe" / row / "seed0" / "probe.json"
+    lineage = read_json(probed)["lineage"]
+    tokenizer = read_json(model / "run.json")["lineage"]["tokenizer"]["spec"].get("kind", "pca")
+    groups = np.load(results / "dataset" / "val_groups.npy")
+    correct, rows = {}, {}
+    for setting in SETTINGS:
+        spec = lineage["probe"]["spec"]
+        stage = ProbeStage.model_validate(spec | {"probing": spec["probing"] | {"views": 1} | setting})
+        name = " ".join(map(str, setting.values()))
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            probe(
+                stage,
+                revision=1,
+                dataset=results / "dataset",
+                tokenizer=results / "tokenizers" / tokenizer,
+                model=model,
+                out=Path(folder),
+            )
+            seconds = time.perf_counter() - start
+            about = read_json(Path(folder) / "probe.json")
+            correct[name] = {kind: array.astype(float) for kind, array in np.load(Path(folder) / "correct.npz").items()}
+        rows[name] = {"seconds": round(seconds, 1)} | {kind: about[kind]["top1"] for kind in ("trained", "random")}
+    for name in rows:
+        if name != "exact":
+            for kind in ("trained", "random"):
+                difference = grouped_mean(correct[name][kind] - correct["exact"][kind], groups)
+                rows[name][f"{kind} less exact [95 %]"] = [round(float(part), 4) for part in difference]
+    return rows
+
+
+def main() -> None:
+    """Compares the rows named on the command line."""
+    torch.set_num_threads(1)
+    results, *names = sys.argv[1:]
+    device = pick_device()
+    report = {
+        "what": "top-1 of the linear probe, cached features against exact augmentation",
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "rows": {name: compare(Path(results), name) for name in names},
+    }
+    write_json(RESULTS / f"probe_agreement-{device.type}.json", report)
+    for name, modes in report["rows"].items():
+        for mode, numbers in modes.items():
+            print(name, mode, numbers)
+
+
+if __name__ == "__main__":
+    main()

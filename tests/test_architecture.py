@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ldae"
+PARTS = {"dataset", "noise", "network", "objective", "tokenizers"}
+STAGES = {"prepare", "fit_tokenizer", "pretrain", "probe"}
+TORCHLESS = {
+    "spec",
+    "variants",
+    "record",
+    "process",
+    "driver",
+    "files",
+    "progress",
+    "cost",
+    "statistics",
+    "results",
+} | {
+    "tables",
+    "figures",
+    "prepare",
+    "sources",
+    "cli",
+}
+
+
+def name_of(path: Path) -> str:
+    """The module or sub-package directly below `ldae`."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """What a file imports, `ldae.x.y` as `x`."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "ldae":
+            found |= {f"ldae.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name.split(".")[1] if name.startswith("ldae.") else name.split(".")[0] for name in found}
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_the_vocabulary_imports_nothing_of_the_project() -> None:
+    names = {name_of(path) for path in FILES}
+    assert imports(PACKAGE / "spec.py").isdisjoint(names)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if name_of(p) in PARTS], ids=str)
+def test_a_part_imports_no_other_part(path: Path) -> None:
+    allowed = {name_of(path)} | ({"noise"} if name_of(path) == "objective" else set())
+    assert imports(path) & PARTS <= allowed
+    assert not imports(path) & STAGES
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_a_stage_imports_no_stage(stage: str) -> None:
+    assert not imports(PACKAGE / f"{stage}.py") & (STAGES - {stage})
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_the_package_knows_neither_snakemake_nor_the_study(path: Path) -> None:
+    assert "snakemake" not in imports(path)
+    if name_of(path) != "variants":  # which is given the folder that the study lies in
+        strings = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
+        assert "config.yaml" not in strings
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_timm_is_imported_only_where_it_is_used(path: Path) -> None:
+    assert "timm" not in imports(path, top_level=True)
+
+
+@pytest.mark.parametrize("name", sorted(TORCHLESS))
+def test_planning_and_reading_never_load_torch(name: str) -> None:
+    code = f"import sys, ldae.{name}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

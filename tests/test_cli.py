@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ldae.driver import clear_stale_locks
+from ldae.files import read_json, whole, write_json
+
+STAGES = ("prepare", "fit-tokenizer", "pretrain", "probe", "probe-pixels", "table", "figure", "cost")
+
+
+def ldae(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ldae.cli", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_stage() -> None:
+    said = ldae("--help")
+    assert said.returncode == 0
+    assert all(stage in said.stdout for stage in STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_explains_its_options(stage: str) -> None:
+    said = ldae(stage, "--help")
+    assert said.returncode == 0
+    assert "--out" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrian"], ["invalid choice", "pretrian", "pretrain"]),
+        (["prepare", "--out", "x"], ["--spec"]),
+        (["prepare", "--out", "x", "--spec", '{"dataset":{"source":"photos"}}'], ["--spec", "size"]),
+        (["prepare", "--out", "x", "--spec", "{"], ["--spec"]),
+        (["fit-tokenizer", "--out", "x", "--spec", "{}", "--dataset", "nowhere"], ["nowhere", "No such file"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_traceback(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    said = ldae(*arguments)
+    assert said.returncode != 0
+    assert len(said.stderr.strip().splitlines()) == 1, said.stderr
+    assert all(word in said.stderr for word in words), said.stderr
+
+
+def test_a_stage_ends_with_the_driver_that_started_it() -> None:
+    """A stage whose driver is killed goes too; its own children are asked by the same call."""
+    code = (
+        "import os, subprocess, sys\n"
+        "os.environ['LDAE_DRIVER'] = str(os.getpid())\n"
+        "child = 'from ldae.process import die_with_driver as d; d(); print(flush=True); import time; time.sleep(60)'\n"
+        "job = subprocess.Popen([sys.executable, '-c', child], stdout=subprocess.PIPE)\n"
+        "job.stdout.readline(); print(job.pid, flush=True); job.wait()"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    job = int(driver.stdout.readline())
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{job}").exists() and "State:\tZ" not in Path(f"/proc/{job}/status").read_text():
+        assert time.monotonic() < deadline, "the stage outlived its driver"
+        time.sleep(0.02)
+
+
+def test_a_stage_whose_driver_is_gone_already_does_not_start() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    environment = os.environ | {"LDAE_DRIVER": str(gone.pid)}
+    command = [sys.executable, "-m", "ldae.cli", "--help"]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+
+
+def test_the_locks_of_a_dead_driver_are_removed_and_those_of_a_living_one_kept(tmp_path: Path) -> None:
+    lock = tmp_path / "locks/0.input.lock"
+    lock.parent.mkdir()
+    code = f"import time, pathlib, ldae.driver; ldae.driver.clear_stale_locks(pathlib.Path({str(tmp_path)!r}));"
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{code} print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    lock.touch()
+    clear_stale_locks(tmp_path)
+    assert lock.exists()
+    other.kill()
+    clear_stale_locks(tmp_path)  # it is dead now, though nobody has waited for it
+    assert not lock.exists()
+    other.wait()
+    other.stdout.close()
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_broken_json_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": 1})
+    (tmp_path / "a.json").write_text('{"a"')
+    with pytest.raises(ValueError, match=r"a\.json: is no JSON"):
+        read_json(tmp_path / "a.json")

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ldae.dataset import Order, Split, flip, random_resized_crop, stream, to_float
+
+
+@settings(max_examples=50, deadline=None)
+@given(num=st.integers(1, 40), batch=st.integers(1, 90), start=st.integers(0, 100))
+def test_the_order_depends_on_the_position_alone(num: int, batch: int, start: int) -> None:
+    whole = Order(num, seed=1).slice(0, start + batch)
+    assert Order(num, seed=1).slice(start, batch).tolist() == whole[start:].tolist()
+
+
+def test_each_epoch_visits_every_image_once_in_a_new_order() -> None:
+    order = Order(50, seed=2)
+    first, second = order.slice(0, 50), order.slice(50, 50)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first.tolist() != second.tolist()
+    assert Order(50, seed=3).slice(0, 50).tolist() != first.tolist()
+
+
+def test_streams_of_randomness_differ() -> None:
+    keys = [(seed, use, step) for seed in range(3) for use in range(3) for step in range(50)]
+    assert len({stream(*key) for key in keys}) == len(keys)
+
+
+def test_images_are_mapped_and_become_floats(prepared: Path) -> None:
+    split = Split.open(prepared / "dataset", "train")
+    assert isinstance(split.images, np.memmap)
+    images, labels = split.batch(np.array([5, 3]), torch.device("cpu"))
+    assert images.dtype == torch.uint8
+    assert labels.tolist() == [2, 0]
+    np.testing.assert_array_equal(images[0], split.images[5])
+    values = to_float(torch.tensor([0, 255], dtype=torch.uint8))
+    torch.testing.assert_close(values, torch.tensor([-1.0, 1.0]))
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    images = torch.arange(400 * 12, dtype=torch.int32).view(400, 1, 3, 4)
+    flipped = flip(images, torch.Generator().manual_seed(0))
+    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
+    assert ((flipped == images).flatten(1).all(1) ^ mirrored).all()
+    assert 160 < int(mirrored.sum()) < 240
+
+
+def test_a_crop_is_a_window_of_its_image() -> None:
+    axis = torch.linspace(-1, 1, 32)
+    ramp = torch.stack([axis.expand(32, 32), axis[:, None].expand(32, 32), torch.zeros(32, 32)])
+    crops = random_resized_crop(ramp.expand(300, -1, -1, -1), torch.Generator().manual_seed(0))
+    assert crops.abs().max() <= 1
+    inner = crops[:, :, 4:-4, 4:-4]
+    slopes_x, slopes_y = inner[:, 0].diff(dim=2), inner[:, 1].diff(dim=1)
+    for slopes in (slopes_x, slopes_y):  # enlarging a ramp by bicubic interpolation leaves a gentler ramp
+        assert (slopes - slopes.mean((1, 2), keepdim=True)).abs().max() < 0.01
+    width, height = (slopes.mean((1, 2)).abs() / (2 / 31) for slopes in (slopes_x, slopes_y))
+    area = width * height
+    assert 0.07 < area.min() < 0.2
+    assert 0.9 < area.max() < 1.02
+    assert 0.70 < (width / height).min() and (width / height).max() < 1.40
+    assert 110 < int((slopes_x.mean((1, 2)) < 0).sum()) < 190
+    assert (slopes_y.mean((1, 2)) > 0).all()
+
+
+def test_a_crop_follows_from_its_generator() -> None:
+    images = torch.rand(4, 3, 16, 16)
+    first, second = (random_resized_crop(images, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, second)
+    other = random_resized_crop(images, torch.Generator().manual_seed(8))
+    assert not torch.equal(first, other)
+
+
+def test_windows_have_at_least_the_share_that_is_asked_for() -> None:
+    images = torch.rand(5, 3, 16, 16) * 2 - 1
+    crops = random_resized_crop(images, torch.Generator().manual_seed(7), smallest=1.0)
+    assert crops.shape == images.shape
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(crops, random_resized_crop(images, torch.Generator().manual_seed(7), smallest=0.1))

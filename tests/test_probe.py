@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldae.files import read_json
+from ldae.pretrain import pretrain
+from ldae.probe import Data, evaluate, hold_out, open_data, probe, probe_pixels
+from ldae.spec import Features, PretrainStage, ProbeStage, Probing, Size, Tokenizer, Training
+
+PROBING = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=20)
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    stage = PretrainStage(
+        tokenizer=Tokenizer(dim=8),
+        size=Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1),
+        training=Training(steps=10, batch=16, rate=0.02, warmup=0.1),
+    )
+    pretrain(
+        stage,
+        row="tiny",
+        seed=0,
+        revision=1,
+        dataset=prepared / "dataset",
+        tokenizer=prepared / "pca",
+        resume=folder / "resume",
+        out=folder / "out",
+    )
+    return folder / "out"
+
+
+def probed(prepared: Path, trained: Path, out: Path, probing: Probing = PROBING, **features: int) -> dict[str, object]:
+    probe(
+        ProbeStage(features=Features(**features), probing=probing),
+        revision=3,
+        dataset=prepared / "dataset",
+        tokenizer=prepared / "pca",
+        model=trained,
+        out=out,
+    )
+    return read_json(out / "probe.json") | dict(np.load(out / "correct.npz"))
+
+
+def test_whole_groups_are_held_out() -> None:
+    groups = np.arange(100) // 5
+    held = hold_out(groups, 0.1, seed=0).numpy()
+    assert held.sum() == 10
+    assert all(len(set(held[groups == group])) == 1 for group in range(20))
+    assert hold_out(np.arange(2), 0.01, seed=0).sum() == 1
+    assert hold_out(np.arange(2), 0.99, seed=0).sum() == 1
+
+
+def test_a_single_group_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="held_out"):
+        hold_out(np.zeros(5, dtype=np.int64), 0.1, seed=0)
+
+
+def test_a_result_tells_what_it_was_made_from_and_what_it_cost(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    result = probed(prepared, trained, tmp_path)
+    assert result["row"] == "tiny"
+    assert list(result["lineage"]) == ["dataset", "tokenizer", "pretrain", "probe"]  # type: ignore[call-overload]
+    assert result["lineage"]["probe"]["revision"] == 3  # type: ignore[index]
+    assert {"seconds", "import_seconds", "peak_memory_mb", "commit", "device"} <= set(result["provenance"])  # type: ignore[call-overload]
+    assert result["trained"].shape == result["random"].shape == (24,)  # type: ignore[attr-defined]
+
+
+def test_the_same_probe_gives_the_same_answer(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    first, second = (probed(prepared, trained, tmp_path / name) for name in "ab")
+    np.testing.assert_array_equal(first["trained"], second["trained"])
+
+
+def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
+    prepared: Path, trained: Path, tmp_path: Path
+) -> None:
+    cached = probed(prepared, trained, tmp_path / "cached", PROBING.model_copy(update={"views": 6}))
+    exact = probed(prepared, trained, tmp_path / "exact", PROBING.model_copy(update={"mode": "exact"}))
+    np.testing.assert_array_equal(cached["trained"], exact["trained"])
+    np.testing.assert_array_equal(cached["random"], exact["random"])
+
+
+def test_a_block_that_is_not_there_is_refused_by_name(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"features.block: 3 of row tiny, which has 2 blocks"):
+        probed(prepared, trained, tmp_path, block=3)
+    assert probed(prepared, trained, tmp_path, block=2)["trained"] is not None
+
+
+def test_validation_never_chooses_the_rate(prepared: Path) -> None:
+    """Features that tell the class on training images and mislead on validation images: the rate must not change."""
+    data = open_data(prepared / "dataset", PROBING, classes=3)
+    chosen = []
+    for shift in (0, 1):
+
+        class Shifted(type(data.val)):  # type: ignore[misc]
+            pass
+
+        val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups)
+        shifted = Data(data.train, val, 3, data.held, data.device)
+        result = evaluate({"raw": lambda images: images.mean((2, 3))}, shifted, PROBING, seed=0, title="raw")["raw"]
+        chosen.append((result.summary["rate"], result.summary["held_out"]))
+    assert chosen[0] == chosen[1]
+
+
+def test_classes_that_features_tell_apart_are_told_apart(prepared: Path) -> None:
+    data = open_data(prepared / "dataset", PROBING, classes=3)
+    probing = PROBING.model_copy(update={"epochs": 40, "rates": (1.0, 10.0, 100.0)})
+
+    def rows(images: torch.Tensor) -> torch.Tensor:
+        return images.mean(1).flatten(1)
+
+    result = evaluate({"rows": rows}, data, probing, seed=0, title="rows")["rows"]
+    assert result.summary["top1"] > 0.6
+    assert result.summary["knn"] > 0.9
+
+
+def test_raw_pixels_have_a_probe_of_their_own(prepared: Path, tmp_path: Path) -> None:
+    probe_pixels(ProbeStage(probing=PROBING), revision=1, dataset=prepared / "dataset", out=tmp_path)
+    about = read_json(tmp_path / "probe.json")
+    assert list(about["lineage"]) == ["dataset", "probe"]
+    assert 0 <= about["trained"]["top1_low"] <= about["trained"]["top1"] <= about["trained"]["top1_high"] <= 1

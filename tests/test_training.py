@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rows import images, run
+
+from ldae import pretrain as stage_module
+from ldae.dataset import to_float
+from ldae.pretrain import Run, pretrain
+from ldae.process import sole_holder
+from ldae.spec import PretrainStage, Size, Tokenizer, Training
+from ldae.training import Averaged, learning_rate
+
+STEPS = 14
+STAGE = PretrainStage(
+    tokenizer=Tokenizer(dim=8),
+    size=Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1),
+    training=Training(steps=STEPS, batch=20, rate=0.01, warmup=0.2, log_every=2),
+)
+OUTPUTS = ("model.safetensors", "ema.safetensors", "history.csv")
+
+
+def train(prepared: Path, folder: Path, stage: PretrainStage = STAGE, revision: int = 1, seed: int = 0) -> list[bytes]:
+    """Trains, with a checkpoint at every chance, and returns the bytes of what it left."""
+    pretrain(
+        stage,
+        row="tiny",
+        seed=seed,
+        revision=revision,
+        dataset=prepared / "dataset",
+        tokenizer=prepared / "pca",
+        resume=folder / "resume",
+        out=folder / "out",
+        checkpoint_seconds=0,
+    )
+    return [(folder / "out" / name).read_bytes() for name in OUTPUTS]
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets this many more steps happen, then ends the process's patience."""
+    update, left = Run.update, iter(range(steps))
+
+    def stopping(self: Run, *arguments: object) -> object:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return update(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "update", stopping)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return train(prepared, tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.mark.parametrize("steps", [0, 1, *random.Random(0).sample(range(2, STEPS), 4)])
+def test_a_run_stopped_anywhere_ends_in_the_same_bytes(
+    steps: int, prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(steps, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(prepared, tmp_path)
+    assert train(prepared, tmp_path) == uninterrupted
+
+
+def test_a_finished_run_hands_over_its_outputs_without_a_step(
+    prepared: Path, tmp_path: Path, uninterrupted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(prepared, tmp_path)
+    for name in OUTPUTS:
+        (tmp_path / "out" / name).unlink()
+    stop_after(0, monkeypatch)
+    assert train(prepared, tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("change", ["spec", "revision", "seed"])
+def test_a_checkpoint_of_another_run_is_passed_over(
+    change: str, prepared: Path, tmp_path: Path, uninterrupted: list[bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = {
+        "spec": {"stage": STAGE.model_copy(update={"training": STAGE.training.model_copy(update={"rate": 0.02})})},
+        "revision": {"revision": 2},
+        "seed": {"seed": 1},
+    }[change]
+    assert train(prepared, tmp_path, **other) != uninterrupted or change == "revision"  # type: ignore[arg-type]
+    assert train(prepared, tmp_path) == uninterrupted
+    assert "another specification" in capfd.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+    prepared: Path, tmp_path: Path, uninterrupted: list[bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(9, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(prepared, tmp_path)
+    damaged = tmp_path / "resume/checkpoint.pt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    assert train(prepared, tmp_path) == uninterrupted
+    said = capfd.readouterr().err
+    assert "checkpoint.pt: cannot be read" in said
+    assert "resuming at step 6" in said
+
+
+def test_a_loss_that_is_no_number_ends_the_run_by_name(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = torch.tensor(float("nan"))
+    monkeypatch.setattr(
+        stage_module.Denoiser, "forward", lambda self, *_: nan * self.network.head.bias.sum().expand(20)
+    )
+    with pytest.raises(ValueError, match=r"tiny: loss nan.*steps 0 and 2.*training.rate \(now 0.01\)"):
+        train(prepared, tmp_path)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "resume/checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("row", ["pca", "ldae"])
+def test_micro_batches_equal_the_whole_batch(row: str) -> None:
+    whole, parts = run(row), run(row)
+    for _ in range(4):
+        first = whole.update(images(), torch.arange(8) % 3, 8)
+        second = parts.update(images(), torch.arange(8) % 3, 3)
+        torch.testing.assert_close(first[0], second[0], rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_depends_on_its_number_and_seed_alone() -> None:
+    first, second = run("pca"), run("pca")
+    torch.rand(100)  # the global state plays no part
+    assert first.update(images(), torch.arange(8) % 3, 8)[0] == second.update(images(), torch.arange(8) % 3, 8)[0]
+
+
+def test_the_rate_warms_up_and_falls_like_half_a_cosine() -> None:
+    rates = [learning_rate(step, total=1000, peak=2.0, warmup=0.1) for step in range(1000)]
+    assert rates[0] == pytest.approx(2 / 101)
+    assert max(rates) == pytest.approx(2.0)
+    assert rates.index(max(rates)) == 100
+    assert rates[550] == pytest.approx(1.0, abs=0.01)
+    assert rates[-1] < 1e-4
+    assert rates[700] == pytest.approx(1 + math.cos(math.pi * 600 / 900))
+
+
+def test_without_warm_up_the_first_rate_is_the_peak() -> None:
+    assert learning_rate(0, total=10, peak=1.0, warmup=0.0) == 1.0
+
+
+def test_averaged_weights_warm_up_their_decay() -> None:
+    weight = torch.nn.Linear(1, 1, bias=False)
+    weight.weight.data.fill_(0.0)
+    average = Averaged(weight, 0.9)
+    expected = 0.0
+    for step in range(200):
+        weight.weight.data.fill_(float(step))
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.network.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from ldae.process import sole_holder\n"
+        "with sole_holder(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    waiter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert waiter.stdout is not None
+    assert waiter.stdout.readline().startswith(f"waiting: {tmp_path} is held by process {holder.pid}")
+    holder.kill()  # a lock ends with its process, however that ended
+    assert waiter.stdout.readline() == "held\n"
+    waiter.kill()
+    for process in (holder, waiter):
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_a_lock_left_on_another_machine_holds_while_its_heart_beats(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text('{"host": "elsewhere", "pid": 1}')
+    said: list[str] = []
+
+    def give_up(line: str) -> None:
+        said.append(line)
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError), sole_holder(tmp_path, give_up):
+        pass
+    assert "elsewhere" in said[0]
+    import os
+
+    os.utime(tmp_path / "lock", (time.time() - 3600,) * 2)
+    with sole_holder(tmp_path, give_up):
+        pass
+
+
+def test_images_are_in_range() -> None:
+    values = to_float(images())
+    assert values.min() >= -1 and values.max() <= 1 + 1e-6

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rows import ROOT, VARIANTS
+
+from ldae.spec import PATCH_DIM, Features, PretrainStage, Spec
+from ldae.variants import Study, StudyError
+
+SCALES = sorted(path.stem for path in (ROOT / "scales").glob("*.yaml"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with a study of three rows and its scale, to be edited."""
+    shutil.copytree(ROOT / "scales", tmp_path / "scales")
+    shutil.copy(ROOT / "tests/study.yaml", tmp_path / "config.yaml")
+    return tmp_path
+
+
+def edit(root: Path, file: str, old: str, new: str) -> None:
+    text = (root / file).read_text()
+    assert old in text
+    (root / file).write_text(text.replace(old, new, 1))
+
+
+def mistake(root: Path, **overrides: Any) -> str:
+    """The one line that loading ends with."""
+    with pytest.raises(StudyError) as caught:
+        Study.load(root, overrides)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.parent])
+def test_a_row_is_its_parent_with_one_part_changed(name: str) -> None:
+    row = VARIANTS[name]
+    assert len(row.spec.changed_parts(VARIANTS[str(row.parent)].spec)) == 1
+
+
+def test_no_two_rows_are_equal() -> None:
+    assert len({row.spec for row in VARIANTS.values()}) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_is_complete_and_keeps_the_papers_tokens(scale: str) -> None:
+    study = Study.load(ROOT, {"scale": scale})
+    size = study.scale.dataset.size
+    assert size % 16 == 0
+    assert PATCH_DIM == 768
+    for row in study.variants:
+        assert PretrainStage.model_validate_json(study.pretrain_stage(row).to_json()) == study.pretrain_stage(row)
+
+
+def test_the_imagenet_scale_is_the_papers_protocol() -> None:
+    study = Study.load(ROOT, {"scale": "imagenet"})
+    training, size, probing = study.scale.training, study.scale.size, study.scale.probing
+    assert training.total_steps(1_281_167) == pytest.approx(250_228, abs=1)
+    assert training.rate * training.batch / 256 == pytest.approx(8e-4)
+    assert training.warmup * 400 == 100
+    assert (size.width, size.heads, size.encoder_blocks, size.decoder_blocks) == (1024, 16, 12, 12)
+    assert (probing.mode, probing.epochs, probing.batch) == ("exact", 90, 16384)
+    assert 0.1 in probing.rates
+    assert study.scale.dataset.size == 256
+
+
+def test_a_sweep_point_that_equals_a_row_is_that_row() -> None:
+    study = Study.load(ROOT, {})
+    points = {point.label: point.variant for point in study.sweeps["pca_d"]}
+    assert points["patch-wise PCA, d = 32"] == "pca"
+    assert "pca_d32" not in study.variants
+    assert study.definition("tables", "pixel")["rows"][6]["label"] == "patch-wise PCA, d = 32"
+
+
+def test_a_command_line_holds_only_what_differs_from_the_baseline() -> None:
+    assert Spec().to_json() == "{}"
+    assert Spec().changed({"tokenizer.dim": 16, "objective.predict": "clean"}).to_json() == (
+        '{"objective":{"predict":"clean"},"tokenizer":{"dim":16}}'
+    )
+    assert Features().to_json() == "{}"
+
+
+@pytest.mark.parametrize("row", VARIANTS)
+def test_a_spec_survives_its_text(row: str) -> None:
+    assert Spec.model_validate_json(VARIANTS[row].spec.to_json()) == VARIANTS[row].spec
+
+
+def test_the_order_of_keys_means_nothing(root: Path) -> None:
+    before = Study.load(root, {}).pretrain_stage("predict_clean").to_json()
+    edit(
+        root,
+        "config.yaml",
+        "{objective.predict: clean, objective.weight: signal}",
+        "{objective.weight: signal, objective.predict: clean}",
+    )
+    assert Study.load(root, {}).pretrain_stage("predict_clean").to_json() == before
+
+
+def test_seeds_may_come_from_a_command_line(root: Path) -> None:
+    for given in ("[0,1]", ["0", "1"], [0, 1]):
+        assert Study.load(root, {"seeds": given}).file.seeds == [0, 1]
+
+
+def test_another_study_can_be_named(root: Path) -> None:
+    assert len(Study.load(ROOT, {"study": str(root / "config.yaml")}).variants) == 3
+
+
+def test_a_scale_of_ones_own_starts_from_another(root: Path) -> None:
+    (root / "scales/mine.yaml").write_text(
+        "from: smoke\ndataset: {source: folder, path: ~/pictures, size: 64, val_fraction: 0.2}\n"
+    )
+    mine, smoke = Study.load(root, {"scale": "mine"}), Study.load(root, {"scale": "smoke"})
+    assert mine.scale.dataset.source == "folder"
+    assert mine.scale.training == smoke.scale.training
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "objective.predict:",
+            "objectiv.predict:",
+            ["predict_clean", "objectiv.predict", "did you mean", "noise.sigma"],
+        ),
+        ("predict: clean", "predict: cleen", ["predict_clean", "objective.predict", "'cleen'", "'noise' or 'clean'"]),
+        ("from: pca", "from: pcaa", ["predict_clean.from", "'pcaa'", "did you mean 'pca'"]),
+        ("{noise.schedule: single}", "{noise.sigma: -1}", ["single_level", "noise.sigma", "-1", "greater than 0"]),
+        ("{noise.schedule: single}", "{tokenizer.dim: 769}", ["single_level", "tokenizer.dim", "769", "768"]),
+        ("{noise.schedule: single}", "{tokenizer.kind: pixel}", ["single_level", "tokenizer.dim", "32", "768"]),
+        ("{noise.schedule: single}", "{objective.tail: 0.1}", ["single_level", "objective.tail", "'image'"]),
+        ("{objective.predict: clean, objective.weight: signal}", "{network.output: image}", ["predict", "'clean'"]),
+        ("{noise.schedule: single}", "{objective.weight: signal}", ["single_level", "equals row 'predict_clean'"]),
+        ("label: patch", "labl: patch", ["variants.pca.labl", "did you mean 'label'", "from, label, set, paper"]),
+        ("probe: 65.1", "prob: 65.1", ["variants.pca.paper.prob", "probe, fid"]),
+        ("rows: [pca,", "rows: [pcaa,", ["tables.dae", "'pcaa'", "did you mean 'pca'"]),
+        ("kind: trajectory", "kind: trajektorie", ["figures.figure6.kind", "'trajektorie'", "'trajectory'"]),
+        ("seeds: [0]", "seeds: [0, 0]", ["seeds", "twice"]),
+        ("seeds: [0]", "seeds: [0\n", ["line"]),
+        ("seeds: [0]", "seeds: [0]\nseeds: [1]", ["line 5", "'seeds'", "twice"]),
+        ("pretrain: 1", "pretrain: 0", ["revisions.pretrain", "0", "1"]),
+        ("scale: smoke", "scale: smok", ["'smok'", "did you mean 'smoke'", "gpu, imagenet, laptop, smoke"]),
+        ("tables:", "tabels:", ["'tabels'", "did you mean 'tables'"]),
+    ],
+)
+def test_a_mistake_in_the_study_is_told_by_name(root: Path, old: str, new: str, words: list[str]) -> None:
+    edit(root, "config.yaml", old, new)
+    text = mistake(root)
+    assert all(word in text for word in words), text
+    assert "config.yaml" in text or "scale:" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps: 40", "steps: 40, epochs: 3", ["training", "steps: 40", "epochs: 3", "exactly one"]),
+        ("heads: 2", "heads: 3", ["heads: 3", "width 32"]),
+        ("source: photos", "source: fotos", ["dataset.source", "'fotos'", "'photos', 'folder'"]),
+        ("width: 32", "widht: 32", ["size.widht", "did you mean 'width'"]),
+        ("size: 64", "size: 65", ["size", "65", "multiple of 16"]),
+        ("train: 400", "train: many", ["train", "'many'"]),
+        ("rates: [0.3, 3]", "rates: []", ["probing.rates", "[]"]),
+        ("mode: cached", "mode: cashed", ["probing.mode", "'cashed'", "'cached' or 'exact'"]),
+    ],
+)
+def test_a_mistake_in_a_scale_is_told_by_name(root: Path, old: str, new: str, words: list[str]) -> None:
+    edit(root, "scales/smoke.yaml", old, new)
+    text = mistake(root)
+    assert all(word in text for word in ["scales/smoke.yaml", *words]), text
+
+
+def test_a_sweep_wants_one_number_of_the_paper_for_each_value(root: Path) -> None:
+    sweep = "  d:\n    from: pca\n    label: d\n    over: {tokenizer.dim: [8, 16]}\n    paper: {probe: [1]}\n"
+    edit(root, "config.yaml", "tables:", f"sweeps:\n{sweep}\ntables:")
+    text = mistake(root)
+    assert all(word in text for word in ("sweeps.d.paper.probe", "1 numbers for 2 values", "null"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"sedes": 1}, ["--config", "'sedes'", "did you mean 'seeds'", "scale, seeds, study"]),
+        ({"seeds": "[0,x]"}, ["--config", "seeds.1", "'x'"]),
+        ({"seeds": "[0,"}, ["--config", "seeds", "'[0,'"]),
+        ({"scale": "lap"}, ["'lap'", "laptop"]),
+        ({"study": "nowhere.yaml"}, ["nowhere.yaml", "no such file"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_by_name(root: Path, overrides: dict[str, Any], words: list[str]) -> None:
+    text = mistake(root, **overrides)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "just words\n", "\xff"])
+def test_a_file_that_is_no_study_is_refused(root: Path, content: str) -> None:
+    (root / "config.yaml").write_text(content, encoding="latin-1")
+    assert "config.yaml" in mistake(root)
