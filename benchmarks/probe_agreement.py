@@ -2,7 +2,7 @@
 
     python benchmarks/probe_agreement.py results/laptop pca ldae
 
-`exact` computes the features of a new augmentation in each of its 90 epochs, `cached` takes a few augmentations in turn.
+`exact` computes the features of a new augmentation in each epoch, `cached` takes a few augmentations in turn.
 """
 
 from __future__ import annotations

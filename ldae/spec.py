@@ -41,9 +41,12 @@ class Tokenizer(Part):
 
     kind: Literal["pca", "pixel"] = "pca"
     dim: Annotated[int, Field(ge=1, le=PATCH_DIM)] = 32
-    # The paper leaves the scaling of its latents open. `dimension` gives every latent dimension unit variance, which
-    # for PCA is whitening; `global` divides all of them by one number, as latent diffusion does.
-    scale: Literal["dimension", "global"] = "dimension"
+    # The paper leaves the scaling of its latents open. `global` divides all dimensions by one number, as latent
+    # diffusion does; `dimension` gives each of them unit variance, which for PCA is whitening. Of the two pairs that
+    # weigh a component alike in latents and in images, `global` with `pixel` units gave l-DAE (laptop scale, d = 32) a
+    # held-out accuracy of 41.2, 42.2 and 38.5 with seeds 0 to 2, `dimension` with `whitened` units 37.3, 35.5 and 34.4.
+    # (`global` with `whitened` units, which changes space and units at once: 44.9, 46.0, 44.2.)
+    scale: Literal["global", "dimension"] = "global"
 
     @model_validator(mode="after")
     def _pixel_dims(self) -> Self:
@@ -81,8 +84,8 @@ class Objective(Part):
     # V^T V x; above 0 it is the original image, whose dropped part counts this much. The paper's value is 0.1.
     tail: Fraction = 0.0
     # The units in which an image residual's components are weighed: `pixel`, or `whitened`, where component i is
-    # divided by its standard deviation (and the dropped ones by the d-th's), as it is for latents.
-    units: Literal["whitened", "pixel"] = "whitened"
+    # divided by its standard deviation (and the dropped ones by the d-th's). See Tokenizer.scale for the choice.
+    units: Literal["pixel", "whitened"] = "pixel"
 
 
 class Features(Part):

@@ -74,7 +74,7 @@ def test_decoding_a_pca_code_is_the_projection(fitted: dict[str, Tensor], dim: i
 
 
 def test_whitening_gives_each_dimension_unit_variance(fitted: dict[str, Tensor]) -> None:
-    latents = tokenizers.build(Tokenizer(dim=32), fitted).encode(pictures(num=500)).flatten(0, 1)
+    latents = tokenizers.build(Tokenizer(dim=32, scale="dimension"), fitted).encode(pictures(num=500)).flatten(0, 1)
     torch.testing.assert_close(latents.std(0), torch.ones(32), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(latents.mean(0), torch.zeros(32), rtol=0, atol=1e-3)
 
@@ -90,7 +90,7 @@ def test_data_without_full_rank_gives_silent_dimensions() -> None:
     grey = pictures(200)[:, :1].expand(-1, 3, -1, -1)
     fitted = pca.fit([patches_of(grey)])
     assert int((fitted["variance"] > 1e-8 * fitted["variance"][0]).sum()) <= 256
-    tokenizer = tokenizers.build(Tokenizer(dim=400), fitted)
+    tokenizer = tokenizers.build(Tokenizer(dim=400, scale="dimension"), fitted)
     latents = tokenizer.encode(grey)
     assert latents.isfinite().all()
     assert latents[..., 300:].abs().max() < 0.05
@@ -100,9 +100,8 @@ def test_data_without_full_rank_gives_silent_dimensions() -> None:
 @pytest.mark.parametrize("dim", PIXEL_PATCHES)
 def test_pixel_tokens_keep_their_number_and_are_standardised(dim: int) -> None:
     images = pictures(num=400, size=64)
-    tokenizer = tokenizers.build(
-        Tokenizer(kind="pixel", dim=dim), pixel.fit(patches_of(images, PIXEL_PATCHES[dim]).split(999))
-    )
+    fitted = pixel.fit(patches_of(images, PIXEL_PATCHES[dim]).split(999))
+    tokenizer = tokenizers.build(Tokenizer(kind="pixel", dim=dim, scale="dimension"), fitted)
     latents = tokenizer.encode(images)
     assert latents.shape == (400, 16, dim)
     torch.testing.assert_close(latents.flatten(0, 1).std(0), torch.ones(dim), rtol=1e-3, atol=1e-3)
