@@ -59,10 +59,12 @@ class Heads:
         The gradient of the cross-entropy is written out: softmax - one-hot.
         """
         n = len(features)
-        variance, mean = torch.var_mean(features, dim=0, correction=0)
+        mean = features.mean(0)
+        centred = features - mean
+        variance = centred.square().mean(0)
         self.mean.lerp_(mean, BATCH_NORM_MOMENTUM)
         self.variance.lerp_(variance * (n / max(n - 1, 1)), BATCH_NORM_MOMENTUM)
-        x = (features - mean) * (variance + BATCH_NORM_EPS).rsqrt()
+        x = centred * (variance + BATCH_NORM_EPS).rsqrt()
         error = self._logits(x).softmax(-1)
         error[torch.arange(n, device=labels.device), :, labels] -= 1
         error /= n

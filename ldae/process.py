@@ -6,9 +6,11 @@ import ctypes
 import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,27 +32,25 @@ def die_with_parent() -> None:
 
 
 def die_with_driver() -> None:
-    """The same for a stage that a Snakemake process has started, which names itself in the environment.
+    """The same for a stage and the Snakemake process that drives it, which names itself in the environment.
 
-    A stage that a person starts lives as long as they wish.
+    A shell stands between the two and would outlive the driver, so the stage watches the driver itself. A stage that a
+    person has started lives as long as they wish.
     """
     driver = os.environ.get("LDAE_DRIVER")
-    if driver is None:
+    if driver is None or not hasattr(os, "pidfd_open"):
         return
-    die_with_parent()
-    if not is_running(int(driver)):  # it died before this process could ask
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process of this number lives on this machine."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        descriptor = os.pidfd_open(int(driver))
+    except ProcessLookupError:  # it died before this process could ask
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
+
+
+def _end_with(descriptor: int) -> None:
+    """Kills this process when the one behind a descriptor ends."""
+    select.select([descriptor], [], [])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def started_seconds(pid: int | str = "self") -> float:

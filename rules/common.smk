@@ -61,6 +61,12 @@ def priority_of(wildcards):
     return len(study.variants) - list(study.variants).index(wildcards.variant)
 
 
+def tokenizer_priority_of(wildcards):
+    """A tokenizer is as urgent as the first row that needs it."""
+    names = [variant.spec.tokenizer.name for variant in study.variants.values()]
+    return len(study.variants) - names.index(wildcards.tokenizer)
+
+
 def probes_of(kind):
     """For a table or figure: the probes of its rows, for every seed."""
 

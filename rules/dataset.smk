@@ -25,5 +25,5 @@ rule dataset:
     message:
         "preparing the images"
     shell:
-        "exec ldae prepare --spec {params.spec:q} --revision {params.revision}"
+        "ldae prepare --spec {params.spec:q} --revision {params.revision}"
         " --out $(dirname {output.manifest}) --threads {threads} > {log} 2>&1"

@@ -27,7 +27,7 @@ rule probe:
     message:
         "probing {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "exec ldae probe --spec {params.spec:q} --revision {params.revision}"
+        "ldae probe --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --model $(dirname {input.model}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"
 
@@ -55,5 +55,5 @@ rule probe_pixels:
     message:
         "probing raw pixels"
     shell:
-        "exec ldae probe-pixels --spec {params.spec:q} --revision {params.revision}"
+        "ldae probe-pixels --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"

@@ -31,7 +31,7 @@ rule pretrain:
     message:
         "training {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "exec ldae pretrain --row {wildcards.variant} --seed {wildcards.seed}"
+        "ldae pretrain --row {wildcards.variant} --seed {wildcards.seed}"
         " --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --resume {params.resume} --out $(dirname {output.model})"

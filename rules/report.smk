@@ -40,7 +40,7 @@ rule table:
     message:
         "writing table {wildcards.table}"
     shell:
-        "exec ldae table --definition {params.definition:q} --dataset $(dirname {input.dataset})"
+        "ldae table --definition {params.definition:q} --dataset $(dirname {input.dataset})"
         " --pixels $(dirname {input.pixels}) --probes $(dirname {input.probes})"
         " --out $(dirname {output.csv})/{wildcards.table} > {log} 2>&1"
 
@@ -71,7 +71,7 @@ rule figure:
     message:
         "drawing {wildcards.figure}"
     shell:
-        "exec ldae figure --definition {params.definition:q} --dataset $(dirname {input.dataset})"
+        "ldae figure --definition {params.definition:q} --dataset $(dirname {input.dataset})"
         " --pixels $(dirname {input.pixels}) --probes $(dirname {input.probes})"
         " --out $(dirname {output.csv})/{wildcards.figure} > {log} 2>&1"
 
@@ -93,4 +93,4 @@ rule cost:
     message:
         "adding up the cost"
     shell:
-        "exec ldae cost --results {input.results} --out $(dirname {output.csv})/cost > {log} 2>&1"
+        "ldae cost --results {input.results} --out $(dirname {output.csv})/cost > {log} 2>&1"

@@ -14,6 +14,7 @@ rule tokenizer:
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
+    priority: tokenizer_priority_of
     resources:
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
@@ -23,5 +24,5 @@ rule tokenizer:
     message:
         "fitting tokenizer {wildcards.tokenizer}"
     shell:
-        "exec ldae fit-tokenizer --spec {params.spec:q} --revision {params.revision}"
+        "ldae fit-tokenizer --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input}) --out $(dirname {output.fit}) --threads {threads} > {log} 2>&1"
