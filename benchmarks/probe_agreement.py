@@ -50,7 +50,8 @@ def compare(results: Path, row: str) -> dict[str, Any]:
             )
             seconds = time.perf_counter() - start
             about = read_json(Path(folder) / "probe.json")
-            correct[name] = {kind: array.astype(float) for kind, array in np.load(Path(folder) / "correct.npz").items()}
+            with np.load(Path(folder) / "correct.npz") as arrays:
+                correct[name] = {kind: arrays[kind].astype(float) for kind in arrays}
         rows[name] = {"seconds": round(seconds, 1)} | {kind: about[kind]["top1"] for kind in ("trained", "random")}
     for name in rows:
         if name != "exact":

@@ -64,13 +64,19 @@ def collect(definition: dict[str, Any], *, dataset: Path, probes: list[Path], pi
                 raise ValueError(f"row {row}, seed {seed}: no result among the {len(probes)} given; run its probe")
             about, folder = found[row, seed]
             _check(about, wanted["lineage"], folder)
-            results.append((about, np.load(folder / "correct.npz")))
+            results.append((about, _correct(folder)))
         rows[row] = _over_seeds(wanted, results, groups)
     about = read_json(pixels / "probe.json")
     _check(about, definition["pixels"], pixels)
-    reference = grouped_mean(np.load(pixels / "correct.npz")["trained"].astype(float), groups)
+    reference = grouped_mean(_correct(pixels)["trained"], groups)
     classes = len(read_json(dataset / "manifest.json")["classes"])
     return Results(rows, reference, len(groups), int(groups.max()) + 1, classes)
+
+
+def _correct(folder: Path) -> dict[str, NDArray[np.float64]]:
+    """Whether each validation image was classified rightly, 1 or 0 (N,), by each encoder of a probe."""
+    with np.load(folder / "correct.npz") as arrays:
+        return {name: arrays[name].astype(np.float64) for name in arrays}
 
 
 def _check(about: dict[str, Any], expected: str, folder: Path) -> None:
@@ -81,8 +87,8 @@ def _check(about: dict[str, Any], expected: str, folder: Path) -> None:
 
 
 def _over_seeds(wanted: dict[str, Any], results: list[Any], groups: NDArray[np.int64]) -> RowResult:
-    trained = np.stack([correct["trained"] for _, correct in results]).astype(float)  # (seeds, N)
-    random = np.stack([correct["random"] for _, correct in results]).astype(float)
+    trained = np.stack([correct["trained"] for _, correct in results])  # (seeds, N)
+    random = np.stack([correct["random"] for _, correct in results])
     return RowResult(
         label=wanted["label"],
         paper=wanted["paper"],

@@ -91,7 +91,8 @@ def test_the_locks_of_a_dead_driver_are_removed_and_those_of_a_living_one_kept(t
     clear_stale_locks(tmp_path)
     assert lock.exists()
     other.kill()
-    clear_stale_locks(tmp_path)  # it is dead now, though nobody has waited for it
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    clear_stale_locks(tmp_path)  # it is dead now, though nobody has taken notice
     assert not lock.exists()
     other.wait()
     other.stdout.close()

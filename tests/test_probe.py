@@ -44,7 +44,8 @@ def probed(prepared: Path, trained: Path, out: Path, probing: Probing = PROBING,
         model=trained,
         out=out,
     )
-    return read_json(out / "probe.json") | dict(np.load(out / "correct.npz"))
+    with np.load(out / "correct.npz") as correct:
+        return read_json(out / "probe.json") | dict(correct)
 
 
 def test_whole_groups_are_held_out() -> None:
