@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from pydantic import ValidationError
 
 from ldae import spec
 from ldae.process import die_with_driver, process_seconds
+
+MODULES = {"probe_pixels": "probe"}  # of stages that share a module with another
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -43,32 +45,31 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(title="stages", metavar="<stage>", required=True)
 
-    prepare = _stage(commands, "prepare", _prepare, "prepare the images of a data set", seeded=False)
-    prepare.add_argument("--threads", type=int, default=1, metavar="N", help="worker processes (default 1)")
-
-    tokenizer = _stage(commands, "fit-tokenizer", _fit_tokenizer, "fit a tokenizer to training patches")
-    tokenizer.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="the prepared images")
-
-    pretrain = _stage(commands, "pretrain", _pretrain, "train one row, or go on where its last attempt stopped")
+    dataset = {"dataset": "the prepared images"}
+    tokenizer = dataset | {"tokenizer": "the fitted tokenizer"}
+    _stage(commands, "prepare", "prepare the images of a data set", spec.DatasetStage, {}, threads="worker processes")
+    _stage(commands, "fit-tokenizer", "fit a tokenizer to training patches", spec.TokenizerStage, dataset)
+    pretrain = _stage(
+        commands,
+        "pretrain",
+        "train one row, or go on where its last attempt stopped",
+        spec.PretrainStage,
+        tokenizer | {"resume": "where checkpoints outlive a failed attempt"},
+    )
     pretrain.add_argument("--row", required=True, metavar="NAME", help="the row's name, for messages")
     pretrain.add_argument("--seed", type=int, default=0, metavar="K", help="of weights, order and noise (default 0)")
-    pretrain.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="the prepared images")
-    pretrain.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="the fitted tokenizer")
-    pretrain.add_argument(
-        "--resume", type=Path, required=True, metavar="DIR", help="where checkpoints outlive a failed attempt"
-    )
     pretrain.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass, at most (default: all)")
     pretrain.add_argument(
         "--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints (default 300)"
     )
-
-    probe = _stage(commands, "probe", _probe, "linear probe and k-NN of a trained row and of its random features")
-    probe.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="the prepared images")
-    probe.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="the fitted tokenizer")
-    probe.add_argument("--model", type=Path, required=True, metavar="DIR", help="the trained row")
-
-    pixels = _stage(commands, "probe-pixels", _probe_pixels, "the same probe on raw pixels, without a network")
-    pixels.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="the prepared images")
+    _stage(
+        commands,
+        "probe",
+        "linear probe and k-NN of a trained row and of its random features",
+        spec.ProbeStage,
+        tokenizer | {"model": "the trained row"},
+    )
+    _stage(commands, "probe-pixels", "the same probe on raw pixels, without a network", spec.ProbeStage, dataset)
 
     for name, action in (("table", _table), ("figure", _figure)):
         view = commands.add_parser(name, help=f"write a {name} from probe results", description=f"Writes a {name}.")
@@ -87,93 +88,42 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _stage(
-    commands: Any, name: str, action: Callable[[argparse.Namespace], None], text: str, seeded: bool = True
+    commands: Any, name: str, text: str, model: type[spec.Part], inputs: dict[str, str], *, threads: str = "CPU threads"
 ) -> argparse.ArgumentParser:
-    """A command with what all stages share."""
+    """A command that runs the function of its name, with the folders that it reads.
+
+    Args:
+        commands: where to add it.
+        name: of the command; the stage's function has it, with underscores.
+        text: what it does.
+        model: of its `--spec`.
+        inputs: the folders that it reads, and what each of them is.
+        threads: what `--threads` counts.
+    """
     stage: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=_Help
     )
-    stage.set_defaults(action=action)
+    stage.set_defaults(action=_run_stage, model=model, name=name.replace("-", "_"))
     stage.add_argument("--spec", required=True, metavar="JSON", help="what the stage reads of the row and of the scale")
     stage.add_argument("--revision", type=int, default=1, metavar="N", help="of the stage's code (default 1)")
+    for folder, what in inputs.items():
+        stage.add_argument(f"--{folder}", type=Path, required=True, metavar="DIR", help=what)
     stage.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
-    if seeded:
-        stage.add_argument(
-            "--threads", type=int, default=1, metavar="N", help="CPU threads to compute with (default 1)"
-        )
+    stage.add_argument("--threads", type=int, default=1, metavar="N", help=f"{threads} (default 1)")
     return stage
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
-    from ldae.prepare import prepare
-    from ldae.progress import log
-
-    stage = spec.DatasetStage.model_validate_json(arguments.spec)
-    prepare(stage, arguments.out, revision=arguments.revision, workers=arguments.threads, log=log)
-
-
-def _fit_tokenizer(arguments: argparse.Namespace) -> None:
-    stage = spec.TokenizerStage.model_validate_json(arguments.spec)
-    _limit_threads(arguments.threads)
-    from ldae.fit_tokenizer import fit_tokenizer
-
-    fit_tokenizer(
-        stage,
-        revision=arguments.revision,
-        dataset=arguments.dataset,
-        out=arguments.out,
-        import_seconds=process_seconds(),
-    )
-
-
-def _pretrain(arguments: argparse.Namespace) -> None:
-    stage = spec.PretrainStage.model_validate_json(arguments.spec)
-    _limit_threads(arguments.threads)
-    from ldae.pretrain import pretrain
-
-    pretrain(
-        stage,
-        row=arguments.row,
-        seed=arguments.seed,
-        revision=arguments.revision,
-        dataset=arguments.dataset,
-        tokenizer=arguments.tokenizer,
-        resume=arguments.resume,
-        out=arguments.out,
-        micro_batch=arguments.micro_batch,
-        checkpoint_seconds=arguments.checkpoint_seconds,
-        import_seconds=process_seconds(),
-    )
-
-
-def _probe(arguments: argparse.Namespace) -> None:
-    stage = spec.ProbeStage.model_validate_json(arguments.spec)
-    _limit_threads(arguments.threads)
-    from ldae.probe import probe
-
-    probe(
-        stage,
-        revision=arguments.revision,
-        dataset=arguments.dataset,
-        tokenizer=arguments.tokenizer,
-        model=arguments.model,
-        out=arguments.out,
-        import_seconds=process_seconds(),
-    )
-
-
-def _probe_pixels(arguments: argparse.Namespace) -> None:
-    stage = spec.ProbeStage.model_validate_json(arguments.spec)
-    _limit_threads(arguments.threads)
-    from ldae.probe import probe_pixels
-
-    probe_pixels(
-        stage,
-        revision=arguments.revision,
-        dataset=arguments.dataset,
-        out=arguments.out,
-        import_seconds=process_seconds(),
-    )
+def _run_stage(arguments: argparse.Namespace) -> None:
+    """Runs a stage's function with what the command line says."""
+    options = vars(arguments)
+    name, model, threads = (options.pop(key) for key in ("name", "model", "threads"))
+    stage = model.model_validate_json(options.pop("spec"))
+    del options["action"]
+    if name != "prepare":
+        _limit_threads(threads)
+    module = importlib.import_module(f"ldae.{MODULES.get(name, name)}")
+    options |= {"workers": threads} if name == "prepare" else {"import_seconds": process_seconds()}
+    getattr(module, name)(stage, **options)
 
 
 def _table(arguments: argparse.Namespace) -> None:

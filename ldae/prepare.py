@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,16 +22,14 @@ from numpy.typing import NDArray
 
 from ldae.files import sha256, whole, write_json
 from ldae.process import die_with_parent
-from ldae.progress import Progress
+from ldae.progress import progress
 from ldae.record import lineage
 from ldae.sources import Broken, Images, Source, folder, photos
 from ldae.spec import DatasetStage, Folder, Photos
 
 CHUNK = 128  # images a task
-LOG_SECONDS = 5.0
 MOST_BROKEN = 0.01  # of a split's images
 
-Log = Callable[[str], None]
 Run = Callable[[Callable[["Chunk"], list[int | Broken]], Iterator["Chunk"]], Iterator[list[int | Broken]]]
 
 
@@ -52,7 +49,7 @@ class Split(NamedTuple):
     broken: list[Broken]
 
 
-def prepare(stage: DatasetStage, out: Path, *, revision: int, workers: int, log: Log) -> None:
+def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> None:
     """Writes the arrays of both splits and, last, their manifest into the folder `out`.
 
     Raises:
@@ -66,7 +63,7 @@ def prepare(stage: DatasetStage, out: Path, *, revision: int, workers: int, log:
         run = stack.enter_context(_pool(workers))
         for name, images in source.splits.items():
             target = stack.enter_context(whole(out / f"{name}.npy"))
-            splits[name] = _draw(name, images, size, target, run, log)
+            splits[name] = _draw(name, images, size, target, run)
         (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
     for name, split in splits.items():
         _save(out / f"{name}_labels.npy", split.labels)
@@ -105,12 +102,12 @@ def _start_worker() -> None:
         os._exit(1)
 
 
-def _draw(name: str, images: Images, size: int, target: Path, run: Run, log: Log) -> Split:
+def _draw(name: str, images: Images, size: int, target: Path, run: Run) -> Split:
     """Fills the array at `target` with a split's images."""
     total = len(images.labels)
     open_memmap(target, mode="w+", dtype=np.uint8, shape=(total, 3, size, size))
     chunks = (Chunk(target, start, images.part(start, start + CHUNK)) for start in range(0, total, CHUNK))
-    outcomes = _watched(run(_fill, chunks), Progress(f"preparing {name}", total, "images"), log)
+    outcomes = _watched(run(_fill, chunks), f"preparing {name}", total)
     broken = [outcome for outcome in outcomes if isinstance(outcome, Broken)]
     if len(broken) > MOST_BROKEN * total:
         raise ValueError(
@@ -137,17 +134,13 @@ def _fill(chunk: Chunk) -> list[int | Broken]:
     return outcomes
 
 
-def _watched(results: Iterator[list[int | Broken]], progress: Progress, log: Log) -> list[int | Broken]:
-    """Joins the chunks' outcomes as they arrive, with a line of progress now and then."""
+def _watched(results: Iterator[list[int | Broken]], title: str, total: int) -> list[int | Broken]:
+    """Joins the chunks' outcomes as they arrive, and shows how far they are."""
     outcomes: list[int | Broken] = []
-    last = time.monotonic()
-    for result in results:
-        outcomes += result
-        progress.done = len(outcomes)
-        if time.monotonic() - last >= LOG_SECONDS:
-            last = time.monotonic()
-            log(progress.line())
-    log(progress.line())
+    with progress(title, total, "images") as bar:
+        for result in results:
+            outcomes += result
+            bar.advance(len(result))
     return outcomes
 
 

@@ -5,27 +5,20 @@ A mistake is a `StudyError`: one line that names the file, the row, the key, wha
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from ldae.checking import StudyError, checked, first_mistake, listed, nearest, read_yaml
 from ldae.record import Lineage, digest, lineage
 from ldae.spec import DatasetStage, Part, PretrainStage, ProbeStage, Scale, Spec, TokenizerStage
 
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-AnyPart = TypeVar("AnyPart", bound=Part)
-
-
-class StudyError(Exception):
-    """A mistake of the user's, in one line."""
 
 
 class Paper(Part):
@@ -141,14 +134,14 @@ class Study:
         for key in overrides:
             if key not in OVERRIDES:
                 raise StudyError(
-                    f"--config: unknown key {key!r}{_nearest(key, OVERRIDES)}; allowed: {_list(OVERRIDES)}"
+                    f"--config: unknown key {key!r}{nearest(key, OVERRIDES)}; allowed: {listed(OVERRIDES)}"
                 )
         path = Path(overrides["study"]) if "study" in overrides else root / "config.yaml"
         values = read_yaml(path)
         given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
         for key, value in given.items():
-            _checked(StudyFile, values | {key: value}, "--config", only=key)
-        file = _checked(StudyFile, values | given, path.name)
+            checked(StudyFile, values | {key: value}, "--config", only=key)
+        file = checked(StudyFile, values | given, path.name)
         if len(set(file.seeds)) < len(file.seeds):
             raise StudyError(f"{path.name}: seeds: {file.seeds} names a seed twice")
         name, scale = read_scale(root / "scales", file.scale)
@@ -160,8 +153,8 @@ class Study:
                     if row not in variants and row not in sweeps:
                         known = [*variants, *sweeps]
                         raise StudyError(
-                            f"{path.name}: {kind}.{view}: {row!r} is no row or sweep{_nearest(row, known)}; "
-                            f"known: {_list(known)}"
+                            f"{path.name}: {kind}.{view}: {row!r} is no row or sweep{nearest(row, known)}; "
+                            f"known: {listed(known)}"
                         )
         return study
 
@@ -286,7 +279,7 @@ def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise StudyError(
-            f"scale: {name!r} has no file {folder.name}/{name}.yaml{_nearest(name, known)}; known: {_list(known)}"
+            f"scale: {name!r} has no file {folder.name}/{name}.yaml{nearest(name, known)}; known: {listed(known)}"
         )
     values = read_yaml(path)
     base = values.pop("from", None)
@@ -295,48 +288,14 @@ def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
         if not inherited.is_file() or base == name:
             raise StudyError(f"{folder.name}/{path.name}: from: {base!r} is no other scale of {folder.name}/")
         values = read_yaml(inherited) | values
-    return name, _checked(Scale, values, f"{folder.name}/{path.name}")
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's own loader keeps the last of two equal keys and says nothing."""
-
-
-def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key, _ in node.value:
-        if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-        seen.add(key.value)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; refuses one that is missing, broken, or says a key twice."""
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise StudyError(f"{path}: {(error.strerror or 'cannot be read').lower()}; name an existing file") from None
-    except UnicodeDecodeError:
-        raise StudyError(f"{path}: is no UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise StudyError(f"{path.name}:{line} {error.problem}; mend the YAML there") from None
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path.name}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise StudyError(f"{path.name}: found {type(values).__name__}, expected a mapping of sections")
-    return values
+    return name, checked(Scale, values, f"{folder.name}/{path.name}")
 
 
 def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:
     if name not in variants:
         known = list(variants)
         raise StudyError(
-            f"{place}.from: no row {name!r} stands above{_nearest(name, known)}; above stand: {_list(known) or 'none'}"
+            f"{place}.from: no row {name!r} stands above{nearest(name, known)}; above stand: {listed(known) or 'none'}"
         )
     return variants[name]
 
@@ -346,66 +305,9 @@ def _changed(spec: Spec, changes: dict[str, Any], place: str) -> Spec:
         return spec.changed(changes)
     except KeyError as error:
         key, known = error.args
-        raise StudyError(f"{place}.set: unknown key {key!r}{_nearest(key, known)}; allowed: {_list(known)}") from None
+        raise StudyError(f"{place}.set: unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}") from None
     except ValidationError as error:
-        raise StudyError(f"{place}.set: {_first_mistake(Spec, error)}") from None
-
-
-def _checked(model: type[AnyPart], values: dict[str, Any], where: str, only: str | None = None) -> AnyPart:
-    """Validated values; with `only`, mistakes elsewhere than in that key are left for another check to tell."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        if only is None or any(mistake["loc"][0] == only for mistake in error.errors()):
-            raise StudyError(f"{where}: {_first_mistake(model, error, only)}") from None
-        return model.model_construct()
-
-
-def _first_mistake(model: type[BaseModel], error: ValidationError, only: str | None = None) -> str:
-    """The most telling of pydantic's complaints, in one line: an unknown key often explains one that is missing."""
-    mistakes = [m for m in error.errors() if only is None or m["loc"][0] == only]
-    mistake = min(mistakes, key=lambda m: m["type"] != "extra_forbidden")
-    loc, kind, message = mistake["loc"], mistake["type"], mistake["msg"]
-    if kind == "value_error":  # the text of our own validators, which names its key
-        prefix = ".".join(map(str, loc))
-        text = message.removeprefix("Value error, ")
-        return text if not prefix or text.startswith(prefix) else f"{prefix}: {text}"
-    key = ".".join(str(part) for part in loc if part != "[key]")
-    if kind == "extra_forbidden":
-        known = _known_keys(model, loc[:-1])
-        return f"unknown key {key!r}{_nearest(str(loc[-1]), known)}; allowed: {_list(known)}"
-    if kind == "missing":
-        return f"{key}: is missing"
-    if kind.startswith("union_tag"):
-        context = mistake["ctx"]
-        word = context["discriminator"].strip("'")
-        return (
-            f"{key}.{word}: found {context.get('tag')!r}, should be one of {context.get('expected_tags', 'the kinds')}"
-        )
-    message = message[0].lower() + message[1:]
-    return f"{key}: found {mistake['input']!r}, {message.replace('input should', 'should')}"
-
-
-def _known_keys(model: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that a configuration accepts at a place in it."""
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        return _known_keys(fields[str(loc[0])], loc[1:]) if loc else list(fields)
-    origin, arguments = typing.get_origin(model), typing.get_args(model)
-    if origin is Annotated:
-        return _known_keys(arguments[0], loc)
-    if origin is dict and loc:
-        return _known_keys(arguments[1], loc[1:])
-    if origin in (typing.Union, types.UnionType):
-        chosen = [a for a in arguments if loc and isinstance(a, type) and loc[0] in _tags(a)]
-        return _known_keys(chosen[0], loc[1:]) if chosen else []
-    return []
-
-
-def _tags(model: type[BaseModel]) -> set[Any]:
-    """The words that choose a member of a union, e.g. a data set's `source`."""
-    annotations = (field.annotation for field in getattr(model, "model_fields", {}).values())
-    return {word for a in annotations if typing.get_origin(a) is Literal for word in typing.get_args(a)}
+        raise StudyError(f"{place}.set: {first_mistake(Spec, error)}") from None
 
 
 def _from_text(key: str, value: Any) -> Any:
@@ -416,12 +318,3 @@ def _from_text(key: str, value: Any) -> Any:
         return yaml.safe_load(value)
     except yaml.YAMLError:
         raise StudyError(f'--config: {key}: found {value!r}, which is no YAML; write e.g. "seeds=[0,1]"') from None
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _list(words: Iterable[str]) -> str:
-    return ", ".join(words)

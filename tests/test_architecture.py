@@ -10,24 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ldae"
 PARTS = {"dataset", "noise", "network", "objective", "tokenizers"}
 STAGES = {"prepare", "fit_tokenizer", "pretrain", "probe"}
-TORCHLESS = {
-    "spec",
-    "variants",
-    "record",
-    "process",
-    "driver",
-    "files",
-    "progress",
-    "cost",
-    "statistics",
-    "results",
-} | {
-    "tables",
-    "figures",
-    "prepare",
-    "sources",
-    "cli",
-}
+TORCHLESS = set(
+    "spec checking variants record process driver files progress cost "
+    "statistics results tables figures prepare sources cli".split()
+)
 
 
 def name_of(path: Path) -> str:

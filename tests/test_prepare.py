@@ -36,7 +36,7 @@ ARRAYS = [f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_
 
 def run(dataset: Dataset, out: Path, workers: int = 1) -> dict[str, Any]:
     """Prepares a data set and returns its manifest."""
-    prepare(DatasetStage(dataset=dataset), out, revision=1, workers=workers, log=lambda line: None)
+    prepare(DatasetStage(dataset=dataset), out=out, revision=1, workers=workers)
     manifest: dict[str, Any] = read_json(out / "manifest.json")
     return manifest
 
@@ -115,10 +115,12 @@ def test_the_manifest_is_true(tmp_path: Path) -> None:
         assert set(groups) == set(range(manifest["groups"][split]))
 
 
-def test_progress_is_told_in_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldae.prepare.LOG_SECONDS", 0.0)
-    lines: list[str] = []
-    prepare(DatasetStage(dataset=some_photos(train=300)), tmp_path, revision=1, workers=1, log=lines.append)
+def test_progress_is_told_in_plain_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ldae.progress.LINE_SECONDS", 0.0)
+    prepare(DatasetStage(dataset=some_photos(train=300)), out=tmp_path, revision=1, workers=1)
+    lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("preparing train: 128 of 300 images")
     assert "images/s" in lines[0] and lines[0].endswith("left")
     assert lines[-1].startswith("preparing val: 25 of 25 images (100 %)")
@@ -132,7 +134,7 @@ from pathlib import Path
 from ldae.prepare import prepare
 from ldae.spec import DatasetStage, Photos
 dataset = Photos(source="photos", size=16, train=1_000_000, val=20)
-prepare(DatasetStage(dataset=dataset), Path({str(tmp_path)!r}), revision=1, workers=2, log=print)
+prepare(DatasetStage(dataset=dataset), out=Path({str(tmp_path)!r}), revision=1, workers=2)
 """
     root = str(Path(__file__).parents[1])
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root})
