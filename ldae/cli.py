@@ -103,7 +103,7 @@ def _stage(
     stage: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=_Help
     )
-    stage.set_defaults(action=_run_stage, model=model, name=name.replace("-", "_"))
+    stage.set_defaults(action=_run_stage, spec_model=model, function=name.replace("-", "_"))
     stage.add_argument("--spec", required=True, metavar="JSON", help="what the stage reads of the row and of the scale")
     stage.add_argument("--revision", type=int, default=1, metavar="N", help="of the stage's code (default 1)")
     for folder, what in inputs.items():
@@ -116,8 +116,8 @@ def _stage(
 def _run_stage(arguments: argparse.Namespace) -> None:
     """Runs a stage's function with what the command line says."""
     options = vars(arguments)
-    name, model, threads = (options.pop(key) for key in ("name", "model", "threads"))
-    stage = model.model_validate_json(options.pop("spec"))
+    name, spec_model, threads = (options.pop(key) for key in ("function", "spec_model", "threads"))
+    stage = spec_model.model_validate_json(options.pop("spec"))
     del options["action"]
     if name != "prepare":
         _limit_threads(threads)

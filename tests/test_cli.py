@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ldae import cli
 from ldae.driver import clear_stale_locks
 from ldae.files import read_json, whole, write_json
 
@@ -113,3 +114,24 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a"')
     with pytest.raises(ValueError, match=r"a\.json: is no JSON"):
         read_json(tmp_path / "a.json")
+
+
+def test_every_stage_runs_from_its_command(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the rules, as a person would paste them, each finding what the one before has left."""
+    dataset, tokenizer = str(prepared / "dataset"), str(tmp_path / "pca")
+    size = '"size":{"decoder_blocks":1,"encoder_blocks":1,"heads":2,"width":16}'
+    training = '"training":{"batch":16,"rate":0.01,"steps":3,"warmup":0.1}'
+    probing = '{"probing":{"batch":24,"epochs":2,"mode":"cached","rates":[1.0],"warmup":1}}'
+    folders = ["--dataset", dataset, "--tokenizer", tokenizer]
+    commands = [
+        ["fit-tokenizer", "--spec", '{"fitting":{"patches":100}}', "--dataset", dataset, "--out", tokenizer],
+        ["pretrain", "--row", "tiny", "--spec", f"{{{size},{training}}}", *folders]
+        + ["--resume", str(tmp_path / "resume"), "--out", str(tmp_path / "run"), "--micro-batch", "8"],
+        ["probe", "--spec", probing, *folders, "--model", str(tmp_path / "run"), "--out", str(tmp_path / "probe")],
+        ["probe-pixels", "--spec", probing, "--dataset", dataset, "--out", str(tmp_path / "pixels")],
+    ]
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["ldae", *command])
+        cli.main()
+    assert read_json(tmp_path / "probe/probe.json")["row"] == "tiny"
+    assert (tmp_path / "pixels/correct.npz").exists()
