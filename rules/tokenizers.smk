@@ -11,10 +11,10 @@ rule tokenizer:
         "<logs>/tokenizers/{tokenizer}.log",
     benchmark:
         "<benchmarks>/tokenizers/{tokenizer}.tsv"
+    priority: tokenizer_priority_of
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
-    priority: tokenizer_priority_of
     resources:
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
