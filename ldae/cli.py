@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ldae import spec
 from ldae.process import die_with_driver, process_seconds
+from ldae.progress import log
 
 MODULES = {"probe_pixels": "probe"}  # of stages that share a module with another
 
@@ -71,9 +72,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _stage(commands, "probe-pixels", "the same probe on raw pixels, without a network", spec.ProbeStage, dataset)
 
-    for name, action in (("table", _table), ("figure", _figure)):
+    for name in ("table", "figure"):
         view = commands.add_parser(name, help=f"write a {name} from probe results", description=f"Writes a {name}.")
-        view.set_defaults(action=action)
+        view.set_defaults(action=_write_view, view=name)
         view.add_argument("--definition", type=json.loads, required=True, metavar="JSON", help="its rows and labels")
         view.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="the prepared images")
         view.add_argument("--pixels", type=Path, required=True, metavar="DIR", help="the probe of raw pixels")
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         view.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
 
     cost = commands.add_parser("cost", help="add up what the runs have cost", description="Adds up seconds and memory.")
-    cost.set_defaults(action=_cost)
+    cost.set_defaults(action=_write_cost)
     cost.add_argument("--results", type=Path, nargs="+", required=True, metavar="JSON", help="result files")
     cost.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
     return root
@@ -113,8 +114,8 @@ def _stage(
     return stage
 
 
-def _run_stage(arguments: argparse.Namespace) -> None:
-    """Runs a stage's function with what the command line says."""
+def _run_stage(arguments: argparse.Namespace) -> float:
+    """Runs a stage's function with what the command line says; returns when its imports were done."""
     options = vars(arguments)
     name, spec_model, threads = (options.pop(key) for key in ("function", "spec_model", "threads"))
     stage = spec_model.model_validate_json(options.pop("spec"))
@@ -122,36 +123,31 @@ def _run_stage(arguments: argparse.Namespace) -> None:
     if name != "prepare":
         _limit_threads(threads)
     module = importlib.import_module(f"ldae.{MODULES.get(name, name)}")
-    options |= {"workers": threads} if name == "prepare" else {"import_seconds": process_seconds()}
+    imported = process_seconds()
+    options |= {"workers": threads} if name == "prepare" else {"import_seconds": imported}
     getattr(module, name)(stage, **options)
+    return imported
 
 
-def _table(arguments: argparse.Namespace) -> None:
-    from ldae.results import collect
-    from ldae.tables import write_table
-
-    write_table(
-        arguments.definition,
-        collect(arguments.definition, dataset=arguments.dataset, probes=arguments.probes, pixels=arguments.pixels),
-        out=arguments.out,
-    )
-
-
-def _figure(arguments: argparse.Namespace) -> None:
-    from ldae.figures import draw
+def _write_view(arguments: argparse.Namespace) -> float:
+    """Writes a table or a figure; returns when the imports were done."""
     from ldae.results import collect
 
-    draw(
-        arguments.definition,
-        collect(arguments.definition, dataset=arguments.dataset, probes=arguments.probes, pixels=arguments.pixels),
-        out=arguments.out,
-    )
+    module = importlib.import_module(f"ldae.{arguments.view}s")
+    imported = process_seconds()
+    shown = arguments.definition
+    results = collect(shown, dataset=arguments.dataset, probes=arguments.probes, pixels=arguments.pixels)
+    getattr(module, f"write_{arguments.view}")(shown, results, out=arguments.out)
+    return imported
 
 
-def _cost(arguments: argparse.Namespace) -> None:
+def _write_cost(arguments: argparse.Namespace) -> float:
+    """Adds up the cost; returns when the imports were done."""
     from ldae.tables import write_cost
 
+    imported = process_seconds()
     write_cost(arguments.results, out=arguments.out)
+    return imported
 
 
 def _limit_threads(threads: int) -> None:
@@ -167,7 +163,8 @@ def main() -> None:
     die_with_driver()
     arguments = parser().parse_args()
     try:
-        arguments.action(arguments)
+        imported = arguments.action(arguments)
+        log(f"done in {process_seconds():.1f} s, of which imports took {imported:.1f} s")
     except ValidationError as error:
         mistake = error.errors()[0]
         sys.exit(f"ldae: --spec: {'.'.join(map(str, mistake['loc']))}: {mistake['msg']}, found {mistake['input']!r}")

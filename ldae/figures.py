@@ -37,7 +37,7 @@ MARKERS = ("o", "s", "^", "D")
 HALO = [withStroke(linewidth=2, foreground="white")]  # numbers stay legible on lines
 
 
-def draw(definition: dict[str, Any], results: Results, *, out: Path) -> None:
+def write_figure(definition: dict[str, Any], results: Results, *, out: Path) -> None:
     """Writes `<out>.png`, `<out>.svg` and `<out>.csv` of a figure of any kind."""
     with plt.rc_context(STYLE):
         figure, data = FIGURES[definition["kind"]](definition, results)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ldae.figures import FIGURES, draw
+from ldae.figures import FIGURES, write_figure
 from ldae.files import write_json
 from ldae.record import digest
 from ldae.results import collect
@@ -104,7 +104,7 @@ def test_a_figure_is_the_same_bytes_every_time(kind: str, folder: Path) -> None:
     series = [{"label": "a curve", "dims": {"first": 8, "second": 16}}]
     wanted = definition([0], kind=kind, series=series)
     for name in ("one", "two"):
-        draw(wanted, results_of(folder, wanted), out=folder / name)
+        write_figure(wanted, results_of(folder, wanted), out=folder / name)
     for ending in (".png", ".svg", ".csv"):
         assert (folder / f"one{ending}").read_bytes() == (folder / f"two{ending}").read_bytes()
     assert (folder / "one.png").stat().st_size > 5000
