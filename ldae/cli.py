@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,22 @@ from ldae import spec
 from ldae.process import die_with_driver, process_seconds
 from ldae.progress import log
 
-MODULES = {"probe_pixels": "probe"}  # of stages that share a module with another
+FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
+    "probe-pixels": ("probe", "probe_pixels"),
+    "reference": ("judge", "reference"),
+    "denoise-validation": ("denoise", "denoise"),
+}
+RESUME = {"resume": "where checkpoints outlive a failed attempt"}
+VIEW_FILES = {
+    "dataset": "manifest.json of the prepared images",
+    "pixels": "probe.json of raw pixels",
+    "probes": "probe.json of the rows",
+    "distances": "distance.json of the rows",
+    "histories": "history.csv of the rows",
+    "pictures": "pictures.npz of the rows",
+    "samples": "samples.npy of the rows",
+    "tokenizers": "fits or records of tokenizers",
+}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -47,45 +63,102 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(title="stages", metavar="<stage>", required=True)
 
     dataset = {"dataset": "the prepared images"}
-    tokenizer = dataset | {"tokenizer": "the fitted tokenizer"}
+    row = dataset | {"tokenizer": "the fitted tokenizer"}
+    trained = row | {"model": "the trained row"}
     _stage(commands, "prepare", "prepare the images of a data set", spec.DatasetStage, {}, threads="worker processes")
     _stage(commands, "fit-tokenizer", "fit a tokenizer to training patches", spec.TokenizerStage, dataset)
-    pretrain = _stage(
+    stage = _stage(
+        commands, "train-classifier", "train a small classifier with labels", spec.ClassifierStage, dataset | RESUME
+    )
+    _resumable(stage)
+    stage = _stage(
         commands,
-        "pretrain",
-        "train one row, or go on where its last attempt stopped",
-        spec.PretrainStage,
-        tokenizer | {"resume": "where checkpoints outlive a failed attempt"},
+        "train-tokenizer",
+        "train a convolutional tokenizer and cache the training set's latents",
+        spec.ConvolutionalStage,
+        dataset | RESUME,
     )
-    pretrain.add_argument("--row", required=True, metavar="NAME", help="the row's name, for messages")
-    pretrain.add_argument("--seed", type=int, default=0, metavar="K", help="of weights, order and noise (default 0)")
-    pretrain.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass, at most (default: all)")
-    pretrain.add_argument(
-        "--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints (default 300)"
+    _resumable(stage)
+    stage.add_argument("--vgg", type=Path, metavar="DIR", help="the classifier whose features measure perception")
+    stage = _stage(
+        commands, "pretrain", "train one row, or go on where its last attempt stopped", spec.PretrainStage, row | RESUME
     )
-    _stage(
+    _resumable(stage)
+    _named(stage, seed=True)
+    stage.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass, at most (default: all)")
+    stage = _stage(commands, "pretrain-baseline", "train MAE or MoCo v3", spec.BaselineStage, dataset | RESUME)
+    _resumable(stage)
+    _named(stage, seed=True)
+    stage = _stage(
         commands,
         "probe",
         "linear probe and k-NN of a trained row and of its random features",
         spec.ProbeStage,
-        tokenizer | {"model": "the trained row"},
+        dataset | {"model": "the trained row"},
     )
+    _named(stage)
+    stage.add_argument("--tokenizer", type=Path, metavar="DIR", help="the fitted tokenizer, for a row that has one")
     _stage(commands, "probe-pixels", "the same probe on raw pixels, without a network", spec.ProbeStage, dataset)
+    _named(_stage(commands, "sample", "sample images from a trained row", spec.SampleStage, trained))
+    stage = _stage(commands, "reference", "statistics of the true images' features", spec.JudgeStage, dataset)
+    _judged(stage)
+    stage = _stage(
+        commands,
+        "judge",
+        "the Fréchet distance of samples from true images",
+        spec.JudgeStage,
+        {"samples": "a row's samples", "reference": "the true images' statistics"},
+    )
+    _judged(stage)
+    _named(_stage(commands, "denoise-validation", "denoise validation images", spec.DenoiseStage, trained))
 
-    for name in ("table", "figure"):
-        view = commands.add_parser(name, help=f"write a {name} from probe results", description=f"Writes a {name}.")
+    for name in ("table", "figure", "claims"):
+        view = commands.add_parser(
+            name, help=f"write {'the ' if name == 'claims' else 'a '}{name} from results", formatter_class=_Help
+        )
         view.set_defaults(action=_write_view, view=name)
         view.add_argument("--definition", type=json.loads, required=True, metavar="JSON", help="its rows and labels")
-        view.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="the prepared images")
-        view.add_argument("--pixels", type=Path, required=True, metavar="DIR", help="the probe of raw pixels")
-        view.add_argument("--probes", type=Path, nargs="+", required=True, metavar="DIR", help="the rows' probes")
+        for option, what in VIEW_FILES.items():
+            view.add_argument(f"--{option}", type=Path, nargs="*", default=[], metavar="FILE", help=what)
         view.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
 
     cost = commands.add_parser("cost", help="add up what the runs have cost", description="Adds up seconds and memory.")
     cost.set_defaults(action=_write_cost)
     cost.add_argument("--results", type=Path, nargs="+", required=True, metavar="JSON", help="result files")
     cost.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
+
+    own = commands.add_parser(
+        "denoise",
+        help="add noise to your own pictures and let a trained row remove it",
+        description="Writes, for each picture, a PNG with its clean, noisy and denoised version side by side.",
+        epilog="Example: ldae denoise cat.jpg --model results/laptop/pretrain/ldae/seed0 --out denoised",
+    )
+    own.set_defaults(action=_denoise_pictures)
+    own.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="image files of any kind and size")
+    own.add_argument("--model", type=Path, required=True, metavar="DIR", help="a trained row in a results folder")
+    own.add_argument("--sigma", type=float, default=math.sqrt(1 / 3), metavar="S", help="noise level (default 0.577)")
+    own.add_argument("--seed", type=int, default=0, metavar="K", help="of the noise (default 0)")
+    own.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     return root
+
+
+def _resumable(stage: argparse.ArgumentParser) -> None:
+    """Lets a stage write checkpoints."""
+    stage.add_argument(
+        "--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints (default 300)"
+    )
+
+
+def _judged(stage: argparse.ArgumentParser) -> None:
+    """Tells a stage what judges."""
+    stage.add_argument("--judge", type=Path, metavar="DIR", help="the classifier that judges where Inception does not")
+
+
+def _named(stage: argparse.ArgumentParser, *, seed: bool = False) -> None:
+    """Tells a stage which row, and where it starts a run also which seed."""
+    stage.add_argument("--row", required=True, metavar="NAME", help="the row's name, for messages and results")
+    if seed:
+        stage.add_argument("--seed", type=int, default=0, metavar="K", help="of all its randomness (default 0)")
 
 
 def _stage(
@@ -104,7 +177,7 @@ def _stage(
     stage: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=_Help
     )
-    stage.set_defaults(action=_run_stage, spec_model=model, function=name.replace("-", "_"))
+    stage.set_defaults(action=_run_stage, spec_model=model, command=name)
     stage.add_argument("--spec", required=True, metavar="JSON", help="what the stage reads of the row and of the scale")
     stage.add_argument("--revision", type=int, default=1, metavar="N", help="of the stage's code (default 1)")
     for folder, what in inputs.items():
@@ -117,27 +190,68 @@ def _stage(
 def _run_stage(arguments: argparse.Namespace) -> float:
     """Runs a stage's function with what the command line says; returns when its imports were done."""
     options = vars(arguments)
-    name, spec_model, threads = (options.pop(key) for key in ("function", "spec_model", "threads"))
+    name, spec_model, threads = (options.pop(key) for key in ("command", "spec_model", "threads"))
     stage = spec_model.model_validate_json(options.pop("spec"))
     del options["action"]
     if name != "prepare":
         _limit_threads(threads)
-    module = importlib.import_module(f"ldae.{MODULES.get(name, name)}")
+    own = name.replace("-", "_")
+    module, function = FUNCTIONS.get(name, (own, own))
+    run = getattr(importlib.import_module(f"ldae.{module}"), function)
     imported = process_seconds()
     options |= {"workers": threads} if name == "prepare" else {"import_seconds": imported}
-    getattr(module, name)(stage, **options)
+    run(stage, **options)
     return imported
 
 
 def _write_view(arguments: argparse.Namespace) -> float:
-    """Writes a table or a figure; returns when the imports were done."""
+    """Writes a table, a figure or the claims; returns when the imports were done."""
     from ldae.results import collect
 
-    module = importlib.import_module(f"ldae.{arguments.view}s")
+    shown, given = arguments.definition, {name: getattr(arguments, name) for name in VIEW_FILES}
+    results = None
+    if given["probes"]:
+        (dataset,), (pixels,) = given["dataset"], given["pixels"]
+        results = collect(shown, dataset=dataset, probes=given["probes"], pixels=pixels, distances=given["distances"])
+    if arguments.view == "figure":
+        from ldae.figures import Inputs, write_figure
+
+        imported = process_seconds()
+        kinds = ("histories", "pictures", "samples", "tokenizers")
+        inputs = Inputs(results, **{kind: given[kind] for kind in kinds}, schedules=_signal_powers(shown))
+        write_figure(shown, inputs, out=arguments.out)
+        return imported
+    if results is None:
+        raise ValueError(f"{arguments.view}: names no --probes")
+    if arguments.view == "table":
+        from ldae.tables import write_table
+
+        imported = process_seconds()
+        write_table(shown, results, tokenizers=given["tokenizers"], out=arguments.out)
+    else:
+        from ldae.claims import write_claims
+
+        imported = process_seconds()
+        write_claims(shown, results, out=arguments.out)
+    return imported
+
+
+def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
+    """The signal's power under each noise schedule that a figure shows: figures themselves are drawn without torch."""
+    if "schedules" not in shown:
+        return {}
+    from ldae.noise import SCHEDULES
+
+    return {label: SCHEDULES[name](1.0).signal.square().numpy() for label, name in shown["schedules"].items()}
+
+
+def _denoise_pictures(arguments: argparse.Namespace) -> float:
+    """Denoises a user's own pictures; returns when the imports were done."""
+    from ldae.denoise import denoise_pictures
+
     imported = process_seconds()
-    shown = arguments.definition
-    results = collect(shown, dataset=arguments.dataset, probes=arguments.probes, pixels=arguments.pixels)
-    getattr(module, f"write_{arguments.view}")(shown, results, out=arguments.out)
+    options = {name: getattr(arguments, name) for name in ("model", "sigma", "seed", "out")}
+    denoise_pictures(arguments.pictures, **options)
     return imported
 
 

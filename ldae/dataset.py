@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,16 +35,48 @@ class Split:
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """The images (n, 3, S, S), still uint8, and labels (n,) at `indices`, on `device`."""
-        images = torch.from_numpy(np.take(self.images, indices, axis=0))
-        labels = self.labels[torch.from_numpy(indices)]
-        if device.type == "cuda":
-            images, labels = images.pin_memory(), labels.pin_memory()
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        return _to_device(self.images, self.labels, indices, device)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The training images as cached latents, each beside those of its mirror image, as a memory map."""
+
+    values: NDArray[np.float16]  # (N, 2, T, d) before standardisation
+    labels: Tensor  # (N,)
+
+    @classmethod
+    def open(cls, folder: Path, labels: Tensor) -> Latents:
+        """Opens the cache in a tokenizer's folder without reading it."""
+        return cls(np.load(folder / "latents.npy", mmap_mode="r"), labels)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.values)
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Latents of the images and of their mirror images (n, 2, T, d), half precision, and labels (n,)."""
+        return _to_device(self.values, self.labels, indices, device)
+
+
+def _to_device(
+    values: NDArray[Any], labels: Tensor, indices: NDArray[np.int64], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The entries of both at `indices`, on `device`."""
+    chosen, names = torch.from_numpy(np.take(values, indices, axis=0)), labels[torch.from_numpy(indices)]
+    if device.type == "cuda":
+        chosen, names = chosen.pin_memory(), names.pin_memory()
+    return chosen.to(device, non_blocking=True), names.to(device, non_blocking=True)
 
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 images as floats in [-1, 1]."""
     return torch.add(torch.tensor(-1.0, device=images.device), images, alpha=1 / 127.5)  # one pass over memory
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] as uint8 images, rounded as DiT does."""
+    return (127.5 * images + 128).clamp(0, 255).byte()
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,6 +87,13 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
         [images, images.flip(-1)]
     )  # whole images are then copied, four times faster than a choice per pixel
     return both.index_select(0, torch.arange(num, device=images.device) + num * chosen)
+
+
+def choose_mirrored(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Of latents beside those of the mirror images (N, 2, T, d), one of the two (N, T, d), as `flip` would choose."""
+    num = len(latents)
+    chosen = torch.rand(num, generator=generator, device=latents.device) < 0.5
+    return latents[torch.arange(num, device=latents.device), chosen.long()].float()
 
 
 def random_resized_crop(images: Tensor, generator: torch.Generator, smallest: float = 0.08) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -10,9 +11,10 @@ from torch.nn import functional as F
 
 from ldae import tokenizers
 from ldae.network import Transformer
-from ldae.noise import NoiseSchedule
+from ldae.noise import Level, NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
 from ldae.spec import PATCH, PATCH_DIM, PretrainStage
+from ldae.tokenizers.conv import ConvTokenizer
 from ldae.tokenizers.patches import patchify
 from ldae.tokenizers.pca import PCATokenizer
 
@@ -86,16 +88,24 @@ class Denoiser(nn.Module):
         """What the network is shown of latents (N, T, d): themselves, or their image's patches by inverse PCA."""
         return self.projection.decode_patches(latents) if self.image_input else latents
 
-    def forward(self, images: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        """The loss of each image (N,) of a batch in [-1, 1] (N, 3, S, S) with labels (N,)."""
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Latents (N, T, d) of images (N, 3, S, S), or of cached latents (N, T, d) that only want standardising."""
+        return (
+            self.tokenizer.encode(inputs)
+            if inputs.dim() == 4
+            else cast(ConvTokenizer, self.tokenizer).standardise(inputs)
+        )
+
+    def forward(self, inputs: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """The loss of each image (N,) of a batch in [-1, 1] (N, 3, S, S), or of cached latents, with labels (N,)."""
         with torch.no_grad():
-            patches = patchify(images, PATCH) if self.image_output else None  # (N, T, D)
-            clean = self.tokenizer.encode(images) if patches is None else self.projection.encode_patches(patches)
+            patches = patchify(inputs, PATCH) if self.image_output else None  # (N, T, D)
+            clean = self.encode(inputs) if patches is None else self.projection.encode_patches(patches)
             level = self.noise.level(draws.time)  # (N, 1, 1)
             noisy = torch.addcmul(level.signal * clean, level.noise, draws.noise)  # (N, T, d)
             tokens = self.view(noisy)
             labels = torch.where(draws.keep_label, labels, self.network.classes)
-        with mixed_precision(images.device):
+        with mixed_precision(tokens.device):
             output = self.network(tokens, draws.time, labels)  # (N, T, d) or (N, T, D)
         output = output.float()
         if patches is None:
@@ -106,24 +116,39 @@ class Denoiser(nn.Module):
             error = projected_error(output, patches, basis=basis, deviation=deviation, tail=self.tail).mean(1)
         return self.weight(level)[:, 0, 0] * error
 
-    def predict_clean(self, noisy: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The clean latents (N, T, d) that the network sees in noisy ones at integer `time` (N,)."""
+    def predict_clean(
+        self, noisy: Tensor, time: Tensor, labels: Tensor | None = None, level: Level | None = None
+    ) -> Tensor:
+        """The clean latents (N, T, d) that the network sees in noisy ones.
+
+        Args:
+            noisy: (N, T, d).
+            time: integer steps (N,).
+            labels: (N,) for a network that was trained with them; None for its null label.
+            level: of the noise, where it is not the schedule's own at `time`: (N, 1, 1) each.
+        """
         with mixed_precision(noisy.device):
             output = self.network(self.view(noisy), time, labels).float()
         if self.image_output:
             output = self.projection.encode_patches(output)
-        return self.prediction.clean(output, noisy, self.noise.level(time))
+        return self.prediction.clean(output, noisy, level or self.noise.level(time))
 
-    def features(self, images: Tensor, *, time: int, block: int | None = None) -> Tensor:
-        """The activations (N, T, h) on clean images (N, 3, S, S); no label is ever given.
+    def corrupt(self, clean: Tensor, time: int, generator: torch.Generator) -> Tensor:
+        """Latents (N, T, d) with the noise of a time step."""
+        level = self.noise.level(torch.full((len(clean),), self.noise.nearest(time), device=clean.device))
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        return torch.addcmul(level.signal * clean, level.noise, noise)
 
-        Image-space networks are shown the projection V^T V x, the only images they have been trained on: the patch
-        embedding's directions outside of it have had no gradient.
+    def features(self, latents: Tensor, *, time: int, offsets: Sequence[int] = (0,)) -> list[Tensor]:
+        """The activations (N, T, h) on latents (N, T, d), after the blocks at `offsets` from the encoder's last.
+
+        No label is ever given. Networks on images are shown the projection V^T V x of clean images, the only images
+        they have been trained on: the patch embedding's directions outside of it have had no gradient.
         """
-        tokens = self.view(self.tokenizer.encode(images))
-        times = torch.full((len(images),), self.noise.nearest(time), device=images.device)
-        with mixed_precision(images.device):
-            return self.network.features(tokens, times, block).float()
+        times = torch.full((len(latents),), self.noise.nearest(time), device=latents.device)
+        blocks = [self.network.encoder_blocks + offset for offset in offsets]
+        with mixed_precision(latents.device):
+            return [activations.float() for activations in self.network.features(self.view(latents), times, blocks)]
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

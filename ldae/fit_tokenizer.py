@@ -13,13 +13,15 @@ from torch import Tensor
 from ldae.dataset import Split, to_float
 from ldae.files import read_json, whole, write_json
 from ldae.progress import progress
+from ldae.reconstruction import collapsed, psnr
 from ldae.record import lineage, provenance
-from ldae.spec import PATCH, TokenizerStage
-from ldae.tokenizers import FITS
+from ldae.spec import PATCH, Tokenizer, TokenizerStage
+from ldae.tokenizers import FITS, build
 from ldae.tokenizers.patches import patchify
 from ldae.tokenizers.pixel import resize
 
 IMAGES = 1024  # a batch
+SHOWN_DIMS = (8, 16, 32, 64, 128)  # of the PCA, whose reconstruction is measured; the paper's own
 
 
 def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) -> Iterator[Tensor]:
@@ -43,21 +45,27 @@ def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) ->
 def fit_tokenizer(
     stage: TokenizerStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0
 ) -> None:
-    """Writes `tokenizer.safetensors` and `tokenizer.json` (spectrum, collapsed dimensions, lineage) into `out`."""
-    train = Split.open(dataset, "train")
+    """Writes `tokenizer.safetensors` and `tokenizer.json` into `out`: what it gives back, what of it is unused."""
+    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     manifest = read_json(dataset / "manifest.json")
     fitting = stage.fitting
     patches = sampled_patches(train, patch=stage.patch, num_patches=fitting.patches, seed=fitting.seed)
-    fitted = FITS[stage.kind](patches)
+    fitted = FITS[stage.kind](patches, stage)
     with whole(out / "tokenizer.safetensors") as partial:
         save_file({name: tensor.contiguous() for name, tensor in fitted.items()}, partial)
     variance = fitted["variance"]
+    dims = [dim for dim in SHOWN_DIMS if dim <= len(variance)] if stage.kind == "pca" else [len(variance)]
+    reconstructions = {
+        dim: psnr(build(Tokenizer(kind=stage.kind, dim=dim), fitted), val, torch.device("cpu")) for dim in dims
+    }
     write_json(
         out / "tokenizer.json",
         {
             "lineage": lineage("tokenizer", stage, revision, manifest["lineage"]),
+            "kind": stage.kind,
             "dims": len(variance),
-            "collapsed_dims": int((variance <= 1e-8 * variance.max()).sum()),
+            "collapsed_dims": collapsed(variance, has_prior=stage.kind == "patch_vae"),
+            "psnr": {dim: round(value, 3) for dim, value in reconstructions.items()},
             "explained": [round(float(share), 6) for share in variance.cumsum(0) / variance.sum().clamp_min(1e-30)],
             "provenance": provenance("CPU", import_seconds),
         },

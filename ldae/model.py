@@ -1,4 +1,4 @@
-"""A row's denoiser from the files that a stage is given: its tokenizer's fit, the data set, trained weights."""
+"""Networks from the files that a stage is given: a tokenizer's fit, the data set, trained weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from ldae.classifiers import CLASSIFIERS
 from ldae.dataset import stream
 from ldae.denoiser import Denoiser
 from ldae.files import read_json
-from ldae.spec import PretrainStage
+from ldae.spec import BaselineStage, PretrainStage
 
 INITIAL = 0  # the stream of randomness that initial weights are drawn from
 
@@ -44,5 +45,55 @@ class Trained(NamedTuple):
 def open_run(folder: Path, weights: str = "model") -> Trained:
     """Reads a finished pretraining; `weights` is `model`, or `ema` for the averaged ones that sampling uses."""
     run = read_json(folder / "run.json")
+    if run["method"] != "denoiser":
+        raise ValueError(f"{folder}: holds {run['method']}, which is no denoiser")
     stage = PretrainStage.model_validate(run["lineage"]["pretrain"]["spec"])
     return Trained(stage, run["seed"], run, load_file(folder / f"{weights}.safetensors"))
+
+
+def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, weights: str = "model") -> Denoiser:
+    """A trained denoiser, ready to be used; the arguments are those of `build` and `open_run`."""
+    trained = open_run(folder, weights)
+    denoiser = build(trained.stage, seed=trained.seed, tokenizer=tokenizer, manifest=manifest)
+    denoiser.network.load_state_dict(trained.weights)
+    return denoiser.eval().requires_grad_(False)
+
+
+def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Module:
+    """An untrained MAE or MoCo v3; the same seed gives the same weights."""
+    from ldae.baselines.mae import MAE  # timm, which they are built with, takes seconds to import
+    from ldae.baselines.moco import MoCo
+
+    size: dict[str, Any] = {
+        "image_size": image_size,
+        "width": stage.size.width,
+        "heads": stage.size.heads,
+        "blocks": stage.size.encoder_blocks,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, INITIAL))
+        if stage.mae is not None:
+            decoder: dict[str, Any] = {
+                name: getattr(stage.mae, name) for name in ("decoder_width", "decoder_heads", "decoder_blocks")
+            }
+            return MAE(**size, **decoder)
+        assert stage.moco_v3 is not None
+        return MoCo(**size, hidden=stage.moco_v3.hidden, out=stage.moco_v3.out)
+
+
+def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = False) -> nn.Module:
+    """The encoder of a trained baseline, or the same with the random weights that it started from."""
+    run = read_json(folder / "run.json")
+    stage = BaselineStage.model_validate(run["lineage"]["pretrain"]["spec"])
+    encoder = build_baseline(stage, seed=run["seed"], image_size=manifest["size"]).get_submodule("encoder")
+    if not random:
+        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+    return encoder.eval().requires_grad_(False)
+
+
+def open_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A trained classifier, frozen, and its record."""
+    about = read_json(folder / "classifier.json")
+    network = CLASSIFIERS[about["architecture"]](about["classes"], about["width"])
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    return network.eval().requires_grad_(False), about

@@ -6,6 +6,7 @@ Shapes: N images, T tokens, h width, c width of the conditioning. `time` is an i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -138,13 +139,16 @@ class Transformer(nn.Module):
             condition = condition + self.label(null if labels is None else labels)
         return F.silu(condition)
 
-    def features(self, tokens: Tensor, time: Tensor, block: int | None = None) -> Tensor:
-        """The activations (N, T, h) after a block counted from 1, by default the encoder's last; no label is given."""
+    def features(self, tokens: Tensor, time: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """The activations (N, T, h) after each of `blocks`, counted from 1, in one pass; no label is given."""
         condition = self.condition(time, None)
         x = self.embed(tokens) + self.positions
-        for layer in self.layers[: self.encoder_blocks if block is None else block]:
+        after = {}
+        for number, layer in enumerate(self.layers[: max(blocks)], 1):
             x = layer(x, condition)
-        return x
+            if number in blocks:
+                after[number] = x
+        return [after[block] for block in blocks]
 
     def forward(self, tokens: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """Tokens (N, T, in_dim) to tokens (N, T, out_dim)."""

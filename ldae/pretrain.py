@@ -1,181 +1,103 @@
-"""Stage: trains one row's denoiser and leaves its weights, its averaged weights and its history.
-
-A run that is killed at any step and started again ends in the same bytes on a CPU: everything random in a step follows
-from (seed, step), and a checkpoint holds all the rest.
-"""
+"""Stage: trains one row's denoiser and leaves its weights, its averaged weights and its history."""
 
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from ldae.dataset import Order, Split, flip, stream, to_float
+from ldae.cost import transformer_macs
+from ldae.dataset import Latents, Split, choose_mirrored, flip, random_resized_crop, to_float
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, whole, write_json, write_text
 from ldae.model import build
-from ldae.process import beat, sole_holder
-from ldae.progress import log, progress
 from ldae.record import lineage, provenance
-from ldae.spec import PretrainStage
+from ldae.spec import PATCH, PATCH_DIM, PretrainStage, Training
 from ldae.training import (
+    BETAS,
     Averaged,
+    Run,
+    Source,
     device_name,
     gradient_norm,
+    history_text,
     learning_rate,
-    load_checkpoint,
     pick_device,
-    save_checkpoint,
+    set_rate,
+    trained,
 )
 
-BETAS = (0.9, 0.95)  # of AdamW; the paper names none, RCG's training "with the scheme of l-DAE" uses these
-ORDER, DRAWS = 1, 2  # streams of randomness, beside the initial weights'
-HISTORY = "step,images,loss,gradient_norm,rate"
+SMALLEST_CROP = 0.2  # of the area, of a random resized crop in pretraining (MAE)
 
 
-class Run:
-    """A training run: everything that changes from step to step."""
+class Pretraining:
+    """A row's denoiser, its average and its optimizer."""
 
-    def __init__(self, denoiser: Denoiser, stage: PretrainStage, *, seed: int, total: int, identity: str) -> None:
-        """Starts at step 0 of `total`; only a checkpoint of the same `identity` (what it was made from) is resumed."""
-        self.denoiser, self.seed, self.total, self.identity = denoiser, seed, total, identity
-        self.training = stage.training
+    def __init__(self, denoiser: Denoiser, stage: PretrainStage, micro_batch: int | None = None) -> None:
+        """Prepares a denoiser for training; `micro_batch` is the most images of a forward pass, by default all."""
+        self.denoiser, self.training, self.recipe = denoiser, stage.training, stage.recipe
+        self.micro_batch = micro_batch or stage.training.batch
         self.network = denoiser.network
         self.average = Averaged(self.network, self.training.ema)
+        self.module = nn.ModuleDict({"network": self.network, "average": self.average.network})
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
-        self.device = next(self.network.parameters()).device
-        self.generator = torch.Generator(self.device)
-        self.step, self.seconds = 0, 0.0
-        self.history: list[str] = []
+        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
 
-    def update(self, images: Tensor, labels: Tensor, micro_batch: int) -> tuple[Tensor, Tensor, float]:
-        """One optimizer step on a batch; its loss, gradient norm and rate."""
-        training, batch = self.training, len(images)
-        self.generator.manual_seed(stream(self.seed, DRAWS, self.step))
-        images = to_float(flip(images, self.generator))
-        draws = self.denoiser.draw(batch, self.generator)
-        peak = training.rate * batch / 256
-        rate = learning_rate(self.step, total=self.total, peak=peak, warmup=training.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = torch.zeros((), device=self.device)
-        for start in range(0, batch, micro_batch):
-            part = slice(start, start + micro_batch)
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """What the denoiser is given of uint8 images (N, 3, S, S), or of cached latents with their mirror images'."""
+        if inputs.dtype != torch.uint8:
+            return choose_mirrored(inputs, generator)
+        if self.recipe.crop == "random":
+            return random_resized_crop(to_float(inputs), generator, SMALLEST_CROP)
+        return to_float(flip(inputs, generator))
+
+    def update(
+        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+    ) -> dict[str, Tensor | float]:
+        """One optimizer step on a batch: its loss, gradient norm and rate."""
+        batch = len(inputs)
+        inputs = self.augment(inputs, generator)
+        draws = self.denoiser.draw(batch, generator)
+        rate = learning_rate(step, total=total, peak=peak_rate(self.training, batch), warmup=self.warmup)
+        set_rate(self.optimizer, rate)
+        loss = torch.zeros((), device=inputs.device)
+        for start in range(0, batch, self.micro_batch):
+            part = slice(start, start + self.micro_batch)
             sliced = type(draws)(*(draw[part] for draw in draws))
-            share = self.denoiser(images[part], labels[part], sliced).sum() / batch
+            share = self.denoiser(inputs[part], labels[part], sliced).sum() / batch
             share.backward()
             loss += share.detach()
         norm = gradient_norm(self.network)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(self.step)
-        self.step += 1
-        return loss, norm, rate
+        self.average.update(step)
+        return {"loss": loss, "gradient_norm": norm, "rate": rate}
 
-    def note(self, loss: float, norm: float, rate: float, row: str) -> None:
-        """Adds a line to the history; a loss or gradient that is no number ends the run."""
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            since = self.step - self.training.log_every
-            raise ValueError(
-                f"{row}: loss {loss}, gradient norm {norm} between steps {since} and {self.step}: "
-                f"training has diverged; lower training.rate (now {self.training.rate}) in the scale file"
-            )
-        images = self.step * self.training.batch
-        self.history.append(f"{self.step},{images},{loss:.6g},{norm:.6g},{rate:.6g}")
-
-    def results(self) -> dict[str, Any]:
-        """What a finished run leaves."""
-        return {
-            "identity": self.identity,
-            "network": self.network.state_dict(),
-            "average": self.average.network.state_dict(),
-            "history": self.history,
-            "seconds": self.seconds,
-        }
-
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint, keeping the one before it in case this one is damaged later."""
-        path = folder / "checkpoint.pt"
-        if path.exists():
-            path.replace(folder / "previous.pt")
-        save_checkpoint(path, self.results() | {"optimizer": self.optimizer.state_dict(), "step": self.step})
-
-    def restore(self, folder: Path) -> None:
-        """Goes on from the newest checkpoint of this very run that can be read, if there is one."""
-        for path in (folder / "checkpoint.pt", folder / "previous.pt"):
-            state = read_state(path, self.identity, self.device)
-            if state is not None:
-                self.network.load_state_dict(state["network"])
-                self.average.network.load_state_dict(state["average"])
-                self.optimizer.load_state_dict(state["optimizer"])
-                self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-                log(f"resuming at step {self.step} from {path}")
-                return
+    @property
+    def warmup(self) -> float:
+        """The share of the steps: longer trainings keep the number of them (paper, App. A: 100 epochs)."""
+        return self.training.warmup / max(self.recipe.length, 1.0)
 
 
-def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
-    """A checkpoint, or None, said in the log, where it is damaged or of another run."""
-    if not path.exists():
-        return None
-    try:
-        state = load_checkpoint(path, device)
-    except Exception as error:  # torch names a dozen kinds for a damaged file
-        log(f"{path}: cannot be read ({type(error).__name__}); passed over")
-        return None
-    if state["identity"] != identity:
-        log(f"{path}: is of a run with another specification; passed over")
-        return None
-    return state
+def peak_rate(training: Training, batch: int) -> float:
+    """The peak learning rate of a batch, by the linear rule."""
+    return training.rate * batch / 256
 
 
-def batches(
-    train: Split, order: Order, steps: range, batch: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batch of each step; on an accelerator the next one is read while the last one is trained on."""
-    if device.type == "cpu":
-        for step in steps:
-            yield train.batch(order.slice(step * batch, batch), device)
-        return
-    with ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(train.batch, order.slice(steps.start * batch, batch), device)] if steps else []
-        for step in steps:
-            ready = ahead.pop().result()
-            if step + 1 < steps.stop:
-                ahead.append(reader.submit(train.batch, order.slice((step + 1) * batch, batch), device))
-            yield ready
-
-
-def train(run: Run, images: Split, *, row: str, resume: Path, micro_batch: int, checkpoint_seconds: float) -> None:
-    """Takes every step that is left, with checkpoints on the way."""
-    training = run.training
-    order = Order(len(images), stream(run.seed, ORDER))
-    first, before = run.step, run.seconds
-    start = saved = time.monotonic()
-    losses = torch.zeros((), device=run.device)
-    with progress(row, run.total * training.batch, "images", first * training.batch) as bar:
-        for batch in batches(images, order, range(first, run.total), training.batch, run.device):
-            loss, norm, rate = run.update(*batch, micro_batch)
-            losses += loss
-            noted = run.step % training.log_every == 0
-            if noted or run.step == run.total:
-                mean = losses.item() / (training.log_every if noted else run.step % training.log_every)
-                run.note(mean, norm.item(), rate, row)
-                losses.zero_()
-                beat(resume)
-                bar.note = f"loss {mean:.4f}"
-            bar.advance(len(batch[1]))
-            run.seconds = before + time.monotonic() - start
-            if noted and run.step < run.total and time.monotonic() - saved >= checkpoint_seconds:
-                run.save(resume)
-                saved = time.monotonic()
+def macs(stage: PretrainStage, image_size: int) -> int:
+    """Multiply-adds of one image's forward pass through a row's network, without its tokenizer."""
+    size, dim = stage.size, stage.tokenizer.dim
+    return transformer_macs(
+        tokens=(image_size // PATCH) ** 2,
+        width=size.width,
+        blocks=size.encoder_blocks + size.decoder_blocks,
+        in_dim=PATCH_DIM if stage.network.input == "image" else dim,
+        out_dim=PATCH_DIM if stage.network.output == "image" else dim,
+        conditioning=round(size.width * size.conditioning),
+    )
 
 
 def pretrain(
@@ -214,33 +136,45 @@ def pretrain(
     made = lineage("pretrain", stage, revision, read_json(tokenizer / "tokenizer.json")["lineage"])
     identity = json.dumps([made, seed], sort_keys=True)
     images = Split.open(dataset, "train")
-    with sole_holder(resume, log):
-        finished = read_state(resume / "finished.pt", identity, torch.device("cpu"))
-        if finished is None:
-            denoiser = build(stage, seed=seed, tokenizer=tokenizer, manifest=manifest).to(device)
-            run = Run(denoiser, stage, seed=seed, total=stage.training.total_steps(len(images)), identity=identity)
-            run.restore(resume)
-            if device.type == "cuda":
-                for block in run.network.layers:
-                    block.compile()
-            batch = micro_batch or stage.training.batch
-            train(run, images, row=row, resume=resume, micro_batch=batch, checkpoint_seconds=checkpoint_seconds)
-            finished = run.results()
-            save_checkpoint(resume / "finished.pt", finished)
-        for name in ("checkpoint.pt", "previous.pt"):
-            (resume / name).unlink(missing_ok=True)
-        for name, weights in (("model", finished["network"]), ("ema", finished["average"])):
+    source: Source = images
+    if stage.tokenizer.kind == "conv" and stage.recipe.crop == "center":
+        source = Latents.open(tokenizer, images.labels)
+
+    def start() -> Run:
+        denoiser = build(stage, seed=seed, tokenizer=tokenizer, manifest=manifest).to(device)
+        task = Pretraining(denoiser, stage, micro_batch)
+        if device.type == "cuda":
+            for block in denoiser.network.layers:
+                block.compile()
+        training = stage.training
+        steps = max(1, round(stage.recipe.length * training.total_steps(len(images))))
+        return Run(
+            task,
+            title=row,
+            seed=seed,
+            total=steps,
+            batch=training.batch,
+            log_every=training.log_every,
+            identity=identity,
+        )
+
+    with trained(start, source, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        weights = finished["weights"]
+        for name, part in (("model", "network."), ("ema", "average.")):
+            tensors = {key.removeprefix(part): tensor for key, tensor in weights.items() if key.startswith(part)}
             with whole(out / f"{name}.safetensors") as partial:
-                save_file({key: tensor.cpu().contiguous() for key, tensor in weights.items()}, partial)
-        write_text(out / "history.csv", "\n".join([HISTORY, *finished["history"]]) + "\n")
-        parameters = sum(tensor.numel() for tensor in finished["network"].values())
+                save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, partial)
+        write_text(out / "history.csv", history_text(finished["history"]))
+        steps = int(finished["history"][-1].partition(",")[0])
         write_json(
             out / "run.json",
             {
                 "row": row,
+                "method": "denoiser",
                 "seed": seed,
                 "lineage": made,
-                "parameters": parameters,
+                "parameters": sum(tensor.numel() for key, tensor in weights.items() if key.startswith("network.")),
+                "training_flops": 6 * steps * stage.training.batch * macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
             },
         )

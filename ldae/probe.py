@@ -12,21 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldae.dataset import Split, random_resized_crop, stream, to_float
-from ldae.denoiser import Denoiser
 from ldae.files import read_json, whole, write_json
 from ldae.heads import Heads, head_rate, nearest_neighbours
-from ldae.model import build, open_run
+from ldae.model import build, open_baseline, open_run
 from ldae.progress import progress
 from ldae.record import lineage, provenance
 from ldae.spec import PATCH, ProbeStage, Probing
-from ldae.spec import Features as FeaturesSpec
 from ldae.statistics import grouped_mean
 from ldae.tokenizers.patches import patchify
 from ldae.training import device_name, pick_device
 
-AUGMENT, SHUFFLE, HEADS, HOLD = 3, 4, 5, 6  # streams of randomness
-Encoders = dict[str, Callable[[Tensor], Tensor]]  # by name: images (n, 3, S, S) to pooled features (n, F)
-Features = dict[str, Tensor]  # of each encoder, (N, F)
+AUGMENT, SHUFFLE, HEADS, HOLD, CORRUPT = 3, 4, 5, 6, 7  # streams of randomness
+Features = dict[str, Tensor]  # pooled, by the encoder's name and the block's offset, e.g. "random/0": (N, F)
+
+
+class Encoders(NamedTuple):
+    """What is probed: a common first step, and what each encoder makes of it in one pass."""
+
+    prepare: Callable[[Tensor, torch.Generator], Tensor]  # images (n, 3, S, S) to what the networks are given
+    encode: Callable[[Tensor], Features]
 
 
 class Data(NamedTuple):
@@ -65,15 +69,16 @@ def extract(
         seed: of the augmentation.
     """
     generator = torch.Generator(device)
-    features: dict[str, list[Tensor]] = {name: [] for name in encoders}
+    features: dict[str, list[Tensor]] = {}
     for start in range(0, len(split), probing.extract_batch):
         indices = np.arange(start, min(start + probing.extract_batch, len(split)))
         images = to_float(split.batch(indices, device)[0])
         if view is not None:
             generator.manual_seed(stream(seed, AUGMENT, view, start))
             images = random_resized_crop(images, generator)
-        for name, encoder in encoders.items():
-            features[name].append(encoder(images))
+        generator.manual_seed(stream(seed, CORRUPT, 0 if view is None else view + 1, start))
+        for name, pooled in encoders.encode(encoders.prepare(images, generator)).items():
+            features.setdefault(name, []).append(pooled)
     return {name: torch.cat(parts) for name, parts in features.items()}
 
 
@@ -133,7 +138,7 @@ def evaluate(encoders: Encoders, data: Data, probing: Probing, *, seed: int, tit
         probes = train_probes(encoders, data, probing, seed=seed, title=title)
         train = extract(encoders, data.train, data.device, probing, None, seed)
         val = extract(encoders, data.val, data.device, probing, None, seed)
-        return {name: _score(probes[name], train[name], val[name], data, probing) for name in encoders}
+        return {name: _score(probes[name], train[name], val[name], data, probing) for name in probes}
 
 
 def _score(probe: Probe, train: Tensor, val: Tensor, data: Data, probing: Probing) -> Result:
@@ -166,55 +171,92 @@ def open_data(dataset: Path, probing: Probing, classes: int) -> Data:
 def probe(
     stage: ProbeStage,
     *,
+    row: str,
     revision: int,
     dataset: Path,
-    tokenizer: Path,
     model: Path,
     out: Path,
+    tokenizer: Path | None = None,
     import_seconds: float = 0.0,
 ) -> None:
-    """Probes a trained row and the same network with random weights and open gates.
+    """Probes a trained row and the same network with random weights, at all the blocks asked for in one pass.
 
     Args:
         stage: what probing reads of the row and the scale.
+        row: its name.
         revision: of the code that probes.
-        dataset, tokenizer, model: folders of earlier stages.
+        dataset, model: folders of earlier stages.
+        tokenizer: the folder of the tokenizer's fit; None for a method that has none.
         out: gets `probe.json` and `correct.npz`: for each validation image, whether the probe was right.
         import_seconds: from the start of the process until now.
     """
-    trained = open_run(model)
+    run = read_json(model / "run.json")
     manifest = read_json(dataset / "manifest.json")
     data = open_data(dataset, stage.probing, len(manifest["classes"]))
-    row, seed, features = trained.run["row"], trained.seed, stage.features
-    encoders: Encoders = {}
+    if run["method"] == "denoiser":
+        if tokenizer is None:
+            raise ValueError(f"{model}: is a denoiser's; name the folder of its --tokenizer")
+        encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
+    else:
+        encoders = baseline_encoders(stage, model, manifest, data.device)
+    results = evaluate(encoders, data, stage.probing, seed=run["seed"], title=row)
+    about = {"row": row, "run": run["row"], "seed": run["seed"], "training_flops": run["training_flops"]}
+    about["lineage"] = lineage("probe", stage, revision, run["lineage"])
+    _write(out, about, results, data, import_seconds)
+
+
+def denoiser_encoders(
+    stage: ProbeStage, model: Path, tokenizer: Path, manifest: dict[str, Any], device: torch.device
+) -> Encoders:
+    """A trained denoiser, and the same with random weights and open gates."""
+    trained = open_run(model)
+    denoisers = {}
     for name in ("trained", "random"):
-        denoiser = build(trained.stage, seed=seed, tokenizer=tokenizer, manifest=manifest)
+        denoiser = build(trained.stage, seed=trained.seed, tokenizer=tokenizer, manifest=manifest)
         if name == "trained":
             denoiser.network.load_state_dict(trained.weights)
         else:
             denoiser.network.open_gates()
-        encoders[name] = _pooled(denoiser.to(data.device), features)
-    depth = len(denoiser.network.layers)
-    if features.block is not None and features.block > depth:
-        raise ValueError(f"features.block: {features.block} of row {row}, which has {depth} blocks")
-    results = evaluate(encoders, data, stage.probing, seed=seed, title=row)
-    made = lineage("probe", stage, revision, trained.run["lineage"])
-    _write(out, {"row": row, "seed": seed, "lineage": made}, results, data, import_seconds)
+        denoisers[name] = denoiser.to(device)
+    first = denoisers["trained"]
+
+    def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
+        latents = first.encode(images)
+        return first.corrupt(latents, stage.time, generator) if stage.noisy else latents
+
+    def encode(latents: Tensor) -> Features:
+        return {
+            f"{name}/{offset}": tokens.mean(1)
+            for name, denoiser in denoisers.items()
+            for offset, tokens in zip(
+                stage.offsets, denoiser.features(latents, time=stage.time, offsets=stage.offsets), strict=True
+            )
+        }
+
+    return Encoders(prepare, encode)
+
+
+def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], device: torch.device) -> Encoders:
+    """A trained baseline's encoder, and the same with random weights; only its last block is probed."""
+    if stage.offsets != (0,) or stage.noisy:
+        raise ValueError(f"{model}: of a method without noise only the encoder's last block is probed")
+    encoders = {name: open_baseline(model, manifest, random=name == "random") for name in ("trained", "random")}
+    for encoder in encoders.values():
+        encoder.to(device)
+    return Encoders(
+        lambda images, _: images,
+        lambda images: {f"{name}/0": encoder(images).mean(1) for name, encoder in encoders.items()},
+    )
 
 
 def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0) -> None:
     """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
     manifest = read_json(dataset / "manifest.json")
     data = open_data(dataset, stage.probing, len(manifest["classes"]))
-    encoders: Encoders = {"trained": lambda images: patchify(images, PATCH).mean(1)}
+    encoders = Encoders(lambda images, _: images, lambda images: {"trained/0": patchify(images, PATCH).mean(1)})
     results = evaluate(encoders, data, stage.probing, seed=0, title="raw pixels")
     made = lineage("probe", stage, revision, manifest["lineage"])
     _write(out, {"row": "raw pixels", "seed": 0, "lineage": made}, results, data, import_seconds)
-
-
-def _pooled(denoiser: Denoiser, features: FeaturesSpec) -> Callable[[Tensor], Tensor]:
-    """The mean over the tokens after the probed block."""
-    return lambda images: denoiser.features(images, time=features.time, block=features.block).mean(1)
 
 
 def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: Data, import_seconds: float) -> None:
@@ -223,7 +265,7 @@ def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: D
     summaries = {name: result.summary for name, result in results.items()}
     write_json(
         out / "probe.json",
-        about | summaries | {"provenance": provenance(device_name(data.device), import_seconds)},
+        about | {"encoders": summaries, "provenance": provenance(device_name(data.device), import_seconds)},
     )
 
 

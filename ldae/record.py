@@ -9,6 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def provenance(device: str, import_seconds: float, **measured: float) -> dict[st
         "host": socket.gethostname(),
         "system": platform.platform(),
         "device": device,
+        "started": round(time.time() - process_seconds(), 2),  # seconds since 1970
         "seconds": round(process_seconds(), 2),
         "import_seconds": round(import_seconds, 2),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),

@@ -1,7 +1,8 @@
-"""Probe results as tables and figures need them: read, checked against the study as it is now, with intervals."""
+"""Results as tables, figures and claims need them: read, checked against the study as it is now, with intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,19 @@ from ldae.statistics import Estimate, grouped_mean
 
 
 @dataclass(frozen=True)
+class Distance:
+    """How far a row's samples are from true images, over all its seeds."""
+
+    name: str  # FID, or what the study's own judge measures
+    num: int  # samples
+    value: float  # at that number
+    infinite: float  # extrapolated to infinitely many
+    error: float  # its standard error
+    by_seed: tuple[float, ...]  # `infinite` of each seed
+    judge_accuracy: float | None  # of the study's own judge on validation images
+
+
+@dataclass(frozen=True)
 class RowResult:
     """A row over all its seeds; accuracies are shares, not percent."""
 
@@ -24,83 +38,130 @@ class RowResult:
     random: Estimate  # of the same network with random weights
     gain: Estimate  # accuracy less random, paired on the same images
     by_seed: NDArray[np.float64]  # accuracy of each seed
+    correct: NDArray[np.float64]  # (seeds, N) whether each validation image was classified rightly
+    random_correct: NDArray[np.float64]  # (seeds, N) the same with random weights
     knn: float
     rate_at_edge: bool  # the probe's best learning rate was the smallest or largest that it tried
+    training_flops: float  # of one seed
+    distance: Distance | None
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a table or figure shows."""
+    """All that a table, a figure or a list of claims shows."""
 
     rows: dict[str, RowResult]
     pixels: Estimate
-    num_val: int
-    num_groups: int
+    groups: NDArray[np.int64]  # (N,) of the validation images
     classes: int
 
+    @property
+    def num_val(self) -> int:
+        """The number of validation images."""
+        return len(self.groups)
 
-def collect(definition: dict[str, Any], *, dataset: Path, probes: list[Path], pixels: Path) -> Results:
-    """Reads the probes of a view's rows, and the probe of raw pixels.
+    @property
+    def num_groups(self) -> int:
+        """The number of groups that they fall into."""
+        return int(self.groups.max()) + 1
+
+
+def collect(
+    definition: dict[str, Any], *, dataset: Path, probes: Sequence[Path], pixels: Path, distances: Sequence[Path] = ()
+) -> Results:
+    """Reads the probes and the judged samples of a view's rows, and the probe of raw pixels.
 
     Args:
-        definition: the view's `rows` (with the digest of the lineage that each should have), `seeds` and `pixels`.
-        dataset: the folder of the prepared images.
-        probes: a folder for each row and seed, in any order.
-        pixels: the folder of the raw pixels' probe.
+        definition: the view's `rows` (with the digest of the lineage that each result should have), `seeds`, `pixels`.
+        dataset: the manifest of the prepared images.
+        probes: `probe.json` of each probe and seed, in any order.
+        pixels: `probe.json` of the raw pixels.
+        distances: `distance.json` of each row and seed that has one.
 
     Raises:
         ValueError: for a result that is missing or was made from another specification than the study's.
     """
-    groups = np.load(dataset / "val_groups.npy")
-    found: dict[tuple[str, int], tuple[dict[str, Any], Path]] = {}
-    for folder in probes:
-        about = read_json(folder / "probe.json")
-        found[about["row"], about["seed"]] = about, folder
+    groups = np.load(dataset.parent / "val_groups.npy")
+    found = {(about["row"], about["seed"]): (about, path) for path in probes for about in [read_json(path)]}
+    judged = {(about["row"], about["seed"]): (about, path) for path in distances for about in [read_json(path)]}
+    correct = {path: _correct(path) for path in probes}
     rows = {}
     for wanted in definition["rows"]:
-        row, results = wanted["name"], []
+        results, distance = [], []
         for seed in definition["seeds"]:
-            if (row, seed) not in found:
-                raise ValueError(f"row {row}, seed {seed}: no result among the {len(probes)} given; run its probe")
-            about, folder = found[row, seed]
-            _check(about, wanted["lineage"], folder)
-            results.append((about, _correct(folder)))
-        rows[row] = _over_seeds(wanted, results, groups)
-    about = read_json(pixels / "probe.json")
+            about, path = _current(found, (wanted["probe"], seed), wanted["lineage"], "probe")
+            results.append((about, correct[path]))
+            if "distance" in wanted and distances:
+                distance.append(_current(judged, (wanted["run"], seed), wanted["distance"], "distance")[0])
+        rows[wanted["name"]] = _over_seeds(wanted, results, groups, _distance(distance) if distance else None)
+    about = read_json(pixels)
     _check(about, definition["pixels"], pixels)
-    reference = grouped_mean(_correct(pixels)["trained"], groups)
-    classes = len(read_json(dataset / "manifest.json")["classes"])
-    return Results(rows, reference, len(groups), int(groups.max()) + 1, classes)
+    reference = grouped_mean(_correct(pixels)["trained/0"], groups)
+    return Results(rows, reference, groups, len(read_json(dataset)["classes"]))
 
 
-def _correct(folder: Path) -> dict[str, NDArray[np.float64]]:
+def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
+    """The mean over seeds and images (seeds, N), with the uncertainty of both."""
+    return grouped_mean(values.mean(0), groups, spread=values.mean(1))
+
+
+def _correct(path: Path) -> dict[str, NDArray[np.float64]]:
     """Whether each validation image was classified rightly, 1 or 0 (N,), by each encoder of a probe."""
-    with np.load(folder / "correct.npz") as arrays:
+    with np.load(path.parent / "correct.npz", allow_pickle=False) as arrays:
         return {name: arrays[name].astype(np.float64) for name in arrays}
 
 
-def _check(about: dict[str, Any], expected: str, folder: Path) -> None:
+def _current(
+    found: dict[tuple[str, int], tuple[dict[str, Any], Path]], key: tuple[str, int], expected: str, what: str
+) -> tuple[dict[str, Any], Path]:
+    """The result of a row and seed, made from what the study says now."""
+    if key not in found:
+        raise ValueError(f"row {key[0]}, seed {key[1]}: no {what} among the {len(found)} given; run it")
+    about, path = found[key]
+    _check(about, expected, path)
+    return about, path
+
+
+def _check(about: dict[str, Any], expected: str, path: Path) -> None:
     if digest(about["lineage"]) != expected:
-        raise ValueError(
-            f"{folder / 'probe.json'}: made from another specification than the study's now; delete it and run again"
-        )
+        raise ValueError(f"{path}: made from another specification than the study's now; delete it and run again")
 
 
-def _over_seeds(wanted: dict[str, Any], results: list[Any], groups: NDArray[np.int64]) -> RowResult:
-    trained = np.stack([correct["trained"] for _, correct in results])  # (seeds, N)
-    random = np.stack([correct["random"] for _, correct in results])
+def _over_seeds(
+    wanted: dict[str, Any], results: list[Any], groups: NDArray[np.int64], distance: Distance | None
+) -> RowResult:
+    trained_name, random_name = (f"{name}/{wanted['offset']}" for name in ("trained", "random"))
+    trained = np.stack([correct[trained_name] for _, correct in results])  # (seeds, N)
+    random = np.stack([correct[random_name] for _, correct in results])
+    encoders = [about["encoders"][trained_name] for about, _ in results]
     return RowResult(
         label=wanted["label"],
         paper=wanted["paper"],
-        accuracy=_estimate(trained, groups),
-        random=_estimate(random, groups),
-        gain=_estimate(trained - random, groups),
+        accuracy=estimate(trained, groups),
+        random=estimate(random, groups),
+        gain=estimate(trained - random, groups),
         by_seed=trained.mean(1),
-        knn=float(np.mean([about["trained"]["knn"] for about, _ in results])),
-        rate_at_edge=any(about["trained"]["rate_at_edge"] for about, _ in results),
+        correct=trained,
+        random_correct=random,
+        knn=float(np.mean([encoder["knn"] for encoder in encoders])),
+        rate_at_edge=any(encoder["rate_at_edge"] for encoder in encoders),
+        training_flops=results[0][0]["training_flops"],
+        distance=distance,
     )
 
 
-def _estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
-    """The mean over seeds and images (seeds, N), with the uncertainty of both."""
-    return grouped_mean(values.mean(0), groups, spread=values.mean(1))
+def _distance(records: list[dict[str, Any]]) -> Distance:
+    """The mean over seeds; its error joins that of each extrapolation with the spread between seeds."""
+    infinite = np.array([record["infinite"] for record in records])
+    within = np.sqrt(np.mean([record["error"] ** 2 for record in records]) / len(records))
+    between = infinite.std(ddof=1) / np.sqrt(len(records)) if len(records) > 1 else 0.0
+    first = records[0]
+    return Distance(
+        name=first["distance"],
+        num=first["num"],
+        value=float(np.mean([record["value"] for record in records])),
+        infinite=float(infinite.mean()),
+        error=float(np.hypot(within, between)),
+        by_seed=tuple(infinite.tolist()),
+        judge_accuracy=first.get("judge_accuracy"),
+    )

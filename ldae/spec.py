@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PATCH = 16  # side of a token's patch at every scale, in pixels of the full image (paper, Sec. 4.2)
 PATCH_DIM = 3 * PATCH * PATCH  # D = 768
 NUM_TIMES = 1000  # time steps of the diffusion process (DiT)
+PROCESSES = ("ddpm", "gamma2")  # the schedules that define a diffusion process, which can be sampled from
 PIXEL_PATCHES = {768: 16, 192: 8, 48: 4, 12: 2}  # dims of a pixel token -> its patch on the resized image (Fig. 5)
 
 Positive = Annotated[int, Field(ge=1)]
+Architecture = Literal["vgg", "resnet"]  # of the small classifiers: for the perceptual loss, and to judge samples
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -39,8 +41,11 @@ class Part(BaseModel):
 class Tokenizer(Part):
     """How an image becomes tokens (paper, Sec. 4.2)."""
 
-    kind: Literal["pca", "pixel"] = "pca"
+    kind: Literal["pca", "pixel", "conv", "patch_vae", "patch_ae"] = "pca"
     dim: Annotated[int, Field(ge=1, le=PATCH_DIM)] = 32
+    # Losses of `conv` beside reconstruction and KL divergence: with both it is the VQGAN of latent diffusion.
+    perceptual: bool = False
+    adversarial: bool = False
     # The paper leaves the scaling of its latents open. `global` divides all dimensions by one number, as latent
     # diffusion does; `dimension` gives each of them unit variance, which for PCA is whitening. Of the two pairs that
     # weigh a component alike in latents and in images, `global` with `pixel` units gave l-DAE (laptop scale, d = 32) a
@@ -49,15 +54,23 @@ class Tokenizer(Part):
     scale: Literal["global", "dimension"] = "global"
 
     @model_validator(mode="after")
-    def _pixel_dims(self) -> Self:
+    def _possible(self) -> Self:
         if self.kind == "pixel" and self.dim not in PIXEL_PATCHES:
             raise ValueError(f"tokenizer.dim: {self.dim} is no pixel token; allowed: {sorted(PIXEL_PATCHES)}")
+        if self.kind == "conv" and self.dim % 4:
+            raise ValueError(f"tokenizer.dim: {self.dim} is no multiple of 4, the 2 x 2 latents of a 'conv' token")
+        if self.kind != "conv" and (self.perceptual or self.adversarial):
+            loss = "perceptual" if self.perceptual else "adversarial"
+            raise ValueError(f"tokenizer.{loss}: {self.kind!r} has no such loss; it needs tokenizer.kind 'conv'")
         return self
 
     @property
     def name(self) -> str:
         """The name of the fit that this tokenizer needs: one PCA serves every `dim`, and a fit every `scale`."""
-        return "pca" if self.kind == "pca" else f"pixel-{self.dim}"
+        if self.kind == "pca":
+            return "pca"
+        losses = [loss for loss in ("perceptual", "adversarial") if getattr(self, loss)]
+        return "-".join([self.kind, str(self.dim), *losses])
 
 
 class Noise(Part):
@@ -70,6 +83,7 @@ class Noise(Part):
 class Network(Part):
     """What the Diffusion Transformer is given and what it returns (paper, Sec. 4.1 and 4.3)."""
 
+    size: Literal["B", "half-L", "L"] = "half-L"  # of the encoder, as the scale defines it; the decoder's is the same
     labels: bool = False
     input: Literal["latent", "image"] = "latent"
     output: Literal["latent", "image"] = "latent"
@@ -88,11 +102,25 @@ class Objective(Part):
     units: Literal["pixel", "whitened"] = "pixel"
 
 
+class Recipe(Part):
+    """How a row is trained, beside what the scale says for all of them (paper, Sec. 5)."""
+
+    crop: Literal["center", "random"] = "center"  # `random`: random resized crops, at least a fifth of the area
+    length: Annotated[float, Field(gt=0)] = 1.0  # of the training, as a multiple of the scale's
+
+
+class Method(Part):
+    """What pretrains the encoder: a denoiser of the parts above, or a method that the paper compares with (Sec. 5)."""
+
+    name: Literal["denoiser", "mae", "moco_v3"] = "denoiser"
+
+
 class Features(Part):
     """Which activations are the representation (paper, App. A)."""
 
-    block: Annotated[int, Field(ge=1)] | None = None  # counted from 1; None: the encoder's last
+    offset: int = 0  # of the probed block from the encoder's last: +1 is the decoder's first
     time: Annotated[int, Field(ge=0, lt=NUM_TIMES)] = 10  # the time step that the conditioning is fixed to
+    noisy: bool = False  # whether the images are given the noise of that step
 
 
 class Spec(Part):
@@ -102,6 +130,8 @@ class Spec(Part):
     noise: Noise = Noise()
     network: Network = Network()
     objective: Objective = Objective()
+    recipe: Recipe = Recipe()
+    method: Method = Method()
     features: Features = Features()
 
     @model_validator(mode="after")
@@ -185,11 +215,86 @@ class Size(Part):
         return self
 
 
+class Sizes(Part):
+    """The three sizes of the paper's Sec. 5 at this scale; all rows but a few have the middle one."""
+
+    base: Size = Field(alias="B")
+    half_large: Size = Field(alias="half-L")
+    large: Size = Field(alias="L")
+
+    def named(self, name: str) -> Size:
+        """The size of a row's `network.size`."""
+        return {"B": self.base, "half-L": self.half_large, "L": self.large}[name]
+
+
+class Weights(Part):
+    """A file of published weights or statistics: where it lies, and its SHA-256, without which it is not read."""
+
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Fitting(Part):
-    """How a tokenizer is fitted to data."""
+    """How a tokenizer that is linear in its patches is fitted to data."""
 
     patches: Positive = 1_000_000  # sampled at random from the training images
     seed: int = 0
+    # Weight of the patch-wise VAE's KL divergence, of which the paper says nothing. At laptop scale 1.0 collapses 7 of
+    # 16 dimensions and 119 of 128, 0.01 none.
+    kl: Annotated[float, Field(gt=0)] = 0.01
+
+
+class Convolutional(Part):
+    """How a convolutional tokenizer is built and trained; the defaults are latent diffusion's KL-f8."""
+
+    width: Annotated[int, Field(ge=4, multiple_of=4)] = 128
+    blocks: Positive = 2  # residual blocks a level
+    steps: Positive
+    batch: Positive
+    rate: Annotated[float, Field(gt=0)]  # of Adam
+    kl: Annotated[float, Field(ge=0)] = 1e-6
+    perceptual_weight: Annotated[float, Field(gt=0)] = 1.0
+    adversarial_weight: Annotated[float, Field(gt=0)] = 0.5
+    adversarial_start: Fraction = 0.2  # share of the steps without a discriminator; KL-f8: 50,001 of 246,803
+    discriminator_width: Positive = 64
+    perceptual: Literal["builtin"] | Weights = "builtin"  # the network of the perceptual loss; Weights: VGG16's
+    lpips: Weights | None = None  # its linear weights; None for uniform ones
+    published: Weights | None = None  # an autoencoder to take instead of training the one with all losses
+    seed: int = 0
+    log_every: Positive = 50
+
+
+class Classifier(Part):
+    """How a small classifier is trained with labels: for the perceptual loss, or to judge samples."""
+
+    width: Positive
+    steps: Positive
+    batch: Positive
+    rate: Annotated[float, Field(gt=0)]  # of AdamW
+    seed: int = 0
+    log_every: Positive = 50
+
+
+class Sampling(Part):
+    """How samples are drawn (paper, Sec. 4.1)."""
+
+    num: Annotated[int, Field(ge=100)] = 50_000
+    steps: Annotated[int, Field(ge=1, le=NUM_TIMES)] = 250
+    method: Literal["ddpm", "ddim"] = "ddpm"
+    batch: Positive = 250
+
+
+class Judging(Part):
+    """How samples are compared with true images."""
+
+    features: Literal["builtin"] | Weights = "builtin"  # Weights: Inception's, and the distance is called FID
+    reference: Weights | None = None  # mean and covariance of the true images; None: measured on the training images
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        if self.reference is not None and self.features == "builtin":
+            raise ValueError("reference: published statistics are of Inception's features; features is 'builtin'")
+        return self
 
 
 class Training(Part):
@@ -215,6 +320,30 @@ class Training(Part):
             return self.steps
         assert self.epochs is not None
         return max(1, math.ceil(self.epochs * num_images / self.batch))
+
+
+class MAETraining(Training):
+    """The recipe of MAE (He et al., 2022), scaled to the budget."""
+
+    decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 512
+    decoder_heads: Positive = 16
+    decoder_blocks: Positive = 8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+
+
+class MoCoTraining(Training):
+    """The recipe of MoCo v3 (Chen, Xie & He, 2021), scaled to the budget."""
+
+    hidden: Positive = 4096  # width of the projector and predictor
+    out: Positive = 256
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+
+
+class Baselines(Part):
+    """The methods that the paper compares with, each with its own recipe."""
+
+    mae: MAETraining
+    moco_v3: MoCoTraining
 
 
 class Probing(Part):
@@ -246,11 +375,24 @@ class Scale(Part):
     """One file of `scales/`."""
 
     dataset: Dataset
-    size: Size
+    sizes: Sizes
     fitting: Fitting = Fitting()
+    convolutional: Convolutional
+    classifiers: dict[Architecture, Classifier]
     training: Training
+    baselines: Baselines
     probing: Probing
+    sampling: Sampling = Sampling()
+    judging: Judging = Judging()
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _classifiers(self) -> Self:
+        for name, wanted in (("vgg", self.convolutional.perceptual), ("resnet", self.judging.features)):
+            if wanted == "builtin" and name not in self.classifiers:
+                key = "convolutional.perceptual" if name == "vgg" else "judging.features"
+                raise ValueError(f"classifiers.{name}: is missing, and {key} is 'builtin'; give its recipe")
+        return self
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -264,28 +406,66 @@ class DatasetStage(Part):
     dataset: Dataset
 
 
+class ClassifierStage(Part):
+    """What training a small classifier depends on."""
+
+    architecture: Architecture
+    classifier: Classifier
+
+
 class TokenizerStage(Part):
     """What fitting a tokenizer depends on."""
 
-    kind: Literal["pca", "pixel"] = "pca"
+    kind: Literal["pca", "pixel", "patch_vae", "patch_ae"] = "pca"
     patch: int = PATCH  # side of a token's patch on the (resized) image
+    dim: int | None = None  # of the patch-wise VAE and AE; PCA and pixels keep all
     fitting: Fitting = Fitting()
 
-    @classmethod
-    def of(cls, row: Spec, scale: Scale) -> TokenizerStage:
-        """The fit that a row's tokenizer needs."""
-        tokenizer = row.tokenizer
-        patch = PATCH if tokenizer.kind == "pca" else PIXEL_PATCHES[tokenizer.dim]
-        return cls(kind=tokenizer.kind, patch=patch, fitting=scale.fitting)
+
+class ConvolutionalStage(Part):
+    """What training a convolutional tokenizer depends on."""
+
+    dim: int
+    perceptual: bool = False
+    adversarial: bool = False
+    convolutional: Convolutional
+
+    @property
+    def is_published(self) -> bool:
+        """Whether published weights are taken instead of training: those of KL-f8 have 4 channels and all losses."""
+        return bool(self.convolutional.published) and self.perceptual and self.adversarial and self.dim == 16
+
+    @property
+    def needs_vgg(self) -> bool:
+        """Whether it is trained with the features of the study's own VGG-style network."""
+        return self.perceptual and not self.is_published and self.convolutional.perceptual == "builtin"
+
+
+def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | ConvolutionalStage:
+    """The fit that a row's tokenizer needs."""
+    if tokenizer.kind == "conv":
+        return ConvolutionalStage(
+            dim=tokenizer.dim,
+            perceptual=tokenizer.perceptual,
+            adversarial=tokenizer.adversarial,
+            convolutional=scale.convolutional,
+        )
+    return TokenizerStage(
+        kind=tokenizer.kind,
+        patch=PIXEL_PATCHES[tokenizer.dim] if tokenizer.kind == "pixel" else PATCH,
+        dim=tokenizer.dim if tokenizer.kind in ("patch_vae", "patch_ae") else None,
+        fitting=scale.fitting,
+    )
 
 
 class PretrainStage(Part):
-    """What pretraining depends on."""
+    """What pretraining a denoiser depends on."""
 
     tokenizer: Tokenizer = Tokenizer()
     noise: Noise = Noise()
     network: Network = Network()
     objective: Objective = Objective()
+    recipe: Recipe = Recipe()
     size: Size
     training: Training
 
@@ -297,18 +477,49 @@ class PretrainStage(Part):
             noise=row.noise,
             network=row.network,
             objective=row.objective,
-            size=scale.size,
+            recipe=row.recipe,
+            size=scale.sizes.named(row.network.size),
             training=scale.training,
         )
 
 
-class ProbeStage(Part):
-    """What probing depends on, beside the network that it probes."""
+class BaselineStage(Part):
+    """What pretraining with a method that the paper compares with depends on."""
 
-    features: Features = Features()
-    probing: Probing
+    size: Size
+    mae: MAETraining | None = None
+    moco_v3: MoCoTraining | None = None
 
     @classmethod
-    def of(cls, row: Spec, scale: Scale) -> ProbeStage:
-        """The probe of one row."""
-        return cls(features=row.features, probing=scale.probing)
+    def of(cls, row: Spec, scale: Scale) -> BaselineStage:
+        """The pretraining of one row; exactly one of the two recipes is given."""
+        name = row.method.name
+        return cls(size=scale.sizes.named(row.network.size), **{name: getattr(scale.baselines, name)})
+
+
+class ProbeStage(Part):
+    """What probing depends on, beside the network that it probes: one pass over the images serves all `offsets`."""
+
+    offsets: tuple[int, ...] = (0,)
+    time: int = 10
+    noisy: bool = False
+    probing: Probing
+
+
+class SampleStage(Part):
+    """What sampling depends on, beside the network that samples."""
+
+    sampling: Sampling
+
+
+class JudgeStage(Part):
+    """What comparing samples with true images depends on, beside the samples and a classifier's features."""
+
+    judging: Judging
+
+
+class DenoiseStage(Part):
+    """What showing a row's denoising depends on, beside its network."""
+
+    num: Positive = 12  # validation images
+    sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of the paper's Fig. 7

@@ -32,6 +32,14 @@ def grouped_mean(
         spread: the value's mean under each of several seeds (k,); with at least two the t-interval of the seeds' mean
             is added to the bootstrap's in quadrature.
     """
+    low, high = np.percentile(resampled_means(values, groups), [2.5, 97.5])
+    value = float(values.mean())
+    seeds = seed_interval(spread) if spread is not None and len(spread) > 1 else 0.0
+    return Estimate(value, value - float(np.hypot(value - low, seeds)), value + float(np.hypot(high - value, seeds)))
+
+
+def resampled_means(values: NDArray[np.floating], groups: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The means (RESAMPLES,) of values (N,) in data sets of resampled groups (N,), the same ones for all values."""
     num = int(groups.max()) + 1
     sums = np.bincount(groups, weights=values, minlength=num)
     sizes = np.bincount(groups, minlength=num).astype(np.float64)
@@ -41,10 +49,7 @@ def grouped_mean(
         count = min(step, RESAMPLES - start)
         drawn = rng.multinomial(num, np.full(num, 1 / num), size=count).astype(np.float64)
         means.append((drawn @ sums) / (drawn @ sizes))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    value = float(values.mean())
-    seeds = seed_interval(spread) if spread is not None and len(spread) > 1 else 0.0
-    return Estimate(value, value - float(np.hypot(value - low, seeds)), value + float(np.hypot(high - value, seeds)))
+    return np.concatenate(means)
 
 
 def seed_interval(values: NDArray[np.floating]) -> float:

@@ -2,75 +2,175 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ldae.files import read_json, write_text
-from ldae.results import Results
+from ldae.results import Results, RowResult
 from ldae.statistics import Estimate
 
-LATEX = str.maketrans({"γ": r"$\gamma$", "σ": r"$\sigma$", "√": r"$\surd$", "−": "$-$", "±": r"$\pm$"})
+LATEX = str.maketrans({"γ": r"$\gamma$", "σ": r"$\sigma$", "√": r"$\surd$", "−": "$-$", "±": r"$\pm$", "é": r"\'e"})
+STAGES = {
+    "run.json": "pretrain",
+    "probe.json": "probe",
+    "tokenizer.json": "tokenizer",
+    "classifier.json": "classifier",
+    "samples.json": "sample",
+    "distance.json": "judge",
+    "reference.json": "judge",
+    "pictures.json": "denoise",
+}
 
 
-def write_table(definition: dict[str, Any], results: Results, *, out: Path) -> None:
+def write_table(definition: dict[str, Any], results: Results, *, tokenizers: Sequence[Path] = (), out: Path) -> None:
     """Writes `<out>.md`, `<out>.csv` (full precision) and `<out>.tex`.
 
     Accuracies are in percent, each with its 95 % interval; the gain is over the same network with random weights.
+
+    Args:
+        definition: the table's title, and its `rows` or `series`.
+        results: of its rows.
+        tokenizers: `tokenizer.json` of the fits of a table of `series`.
+        out: path of the files, without ending.
     """
-    shown, exact = [], []
-    seeds = len(definition["seeds"])
-    for name, row in results.rows.items():
-        probe = row.paper.get("probe")
-        shown.append(
-            {
-                "row": row.label,
-                "paper": "" if probe is None else f"{probe:.1f}",
-                "accuracy": _interval(row.accuracy),
-                **({"over seeds": f"± {100 * row.by_seed.std(ddof=1):.1f}"} if seeds > 1 else {}),
-                "gain over random": _interval(row.gain, signed=True),
-                "random weights": f"{100 * row.random.value:.1f}",
-                "k-NN": f"{100 * row.knn:.1f}",
-            }
-        )
-        exact.append(
-            {"name": name, "label": row.label, "paper": probe}
-            | _exact("accuracy", row.accuracy)
-            | _exact("gain", row.gain)
-            | _exact("random", row.random)
-            | {"knn": row.knn, "rate_at_edge": row.rate_at_edge}
-            | {f"seed{seed}": value for seed, value in zip(definition["seeds"], row.by_seed, strict=True)}
-        )
-    frame = pd.DataFrame(shown)
-    notes = [
-        f"Linear probe accuracy in percent [95 % interval], {results.num_val:,} validation images in "
-        f"{results.num_groups:,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
-        f"Raw pixels: {_interval(results.pixels)}. Chance: {100 / results.classes:.1f}.",
-    ]
-    edge = [row.label for row in results.rows.values() if row.rate_at_edge]
-    if edge:
-        notes.append(f"The best learning rate of the probe was the smallest or largest tried for: {'; '.join(edge)}.")
-    text = f"## {definition['title']}\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n\n" + "\n\n".join(
-        notes
-    )
-    write_text(out.with_suffix(".md"), text + "\n")
+    if "series" in definition:
+        frame, notes = _matrix(definition, results, [read_json(path) for path in tokenizers])
+    else:
+        frame, notes = _lines(definition, results)
+    exact = [_record(name, row, definition["seeds"]) for name, row in results.rows.items()]
+    table = frame.to_markdown(index=False, disable_numparse=True)
+    write_text(out.with_suffix(".md"), "\n\n".join([f"## {definition['title']}", table, *notes]) + "\n")
     write_text(out.with_suffix(".csv"), pd.DataFrame(exact).to_csv(index=False, float_format="%.6f"))
     latex = frame.to_latex(index=False, escape=True, caption=definition["title"])
     write_text(out.with_suffix(".tex"), latex.translate(LATEX))
 
 
+def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, list[str]]:
+    """A line for each row."""
+    seeds = len(definition["seeds"])
+    judged = next((row.distance for row in results.rows.values() if row.distance is not None), None)
+    flops = {row.training_flops for row in results.rows.values()}
+    shown = []
+    for row in results.rows.values():
+        line = {
+            "row": row.label,
+            "paper": _number(row.paper.get("probe")),
+            "accuracy": _interval(row.accuracy),
+            **({"over seeds": f"± {100 * row.by_seed.std(ddof=1):.1f}"} if seeds > 1 else {}),
+            "gain over random": _interval(row.gain, signed=True),
+            "random weights": f"{100 * row.random.value:.1f}",
+            "k-NN": f"{100 * row.knn:.1f}",
+        }
+        if judged is not None:
+            distance = row.distance
+            line["paper, FID"] = _number(row.paper.get("fid"))
+            line[judged.name] = "" if distance is None else f"{distance.value:.2f}"
+            line["at infinite N"] = "" if distance is None else f"{distance.infinite:.2f} ± {distance.error:.2f}"
+        if len(flops) > 1:
+            line["training FLOPs"] = f"{row.training_flops:.1e}"
+        shown.append(line)
+    notes = [_note(definition, results)]
+    if judged is not None:
+        notes.append(
+            f"{judged.name}: of {judged.num:,} samples, with averaged weights, ± its standard error; lower is better."
+        )
+        if judged.judge_accuracy is not None:
+            notes[-1] += (
+                " It is measured with the features of a small classifier that the study trains itself, with "
+                f"{100 * judged.judge_accuracy:.1f} % accuracy on validation images; it is no FID, and the two columns "
+                "compare in their order alone."
+            )
+    if len(flops) > 1:
+        notes.append("Training FLOPs: of one run, by formula; the seconds that it took stand in cost_all.md.")
+    return pd.DataFrame(shown), notes
+
+
+def _matrix(
+    definition: dict[str, Any], results: Results, tokenizers: list[dict[str, Any]]
+) -> tuple[pd.DataFrame, list[str]]:
+    """A line for each series: its accuracies by value, and the paper's below."""
+    values = sorted({value for series in definition["series"] for _, value in series["rows"]})
+    shown = []
+    for series in definition["series"]:
+        rows = {value: results.rows[name] for name, value in series["rows"]}
+        lines = {
+            series["label"]: {value: _interval(row.accuracy) for value, row in rows.items()},
+            "- gain over random": {value: _interval(row.gain, signed=True) for value, row in rows.items()},
+            "- the paper": {value: _number(row.paper.get("probe")) for value, row in rows.items()},
+        }
+        shown += [{"": label} | {str(v): line.get(v, "") for v in values} for label, line in lines.items()]
+    notes = [_note(definition, results)]
+    if tokenizers:
+        notes.append(_reconstructions(tokenizers, values))
+    return pd.DataFrame(shown), notes
+
+
+def _reconstructions(tokenizers: list[dict[str, Any]], values: list[int]) -> str:
+    """What each tokenizer gives back, and how much of it is unused."""
+    lines: dict[str, dict[str, str]] = {}
+    for about in tokenizers:
+        line = lines.setdefault(about["kind"], {})
+        for dim, decibel in about["psnr"].items():
+            unused = f", {about['collapsed_dims']} unused" if about["kind"] != "pca" else ""
+            line[dim] = f"{decibel:.1f}{unused}"
+    order = ["conv", "patch_vae", "patch_ae", "pca"]
+    shown = [
+        {"tokenizer": kind} | {str(value): lines[kind].get(str(value), "") for value in values}
+        for kind in sorted(lines, key=lambda kind: order.index(kind) if kind in order else len(order))
+    ]
+    table = pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
+    return f"Reconstruction of validation images, PSNR in dB, and dimensions that carry nothing:\n\n{table}"
+
+
+def _note(definition: dict[str, Any], results: Results) -> str:
+    """How the numbers were measured, and what nothing gives."""
+    seeds = len(definition["seeds"])
+    text = (
+        f"Linear probe accuracy in percent [95 % interval], {results.num_val:,} validation images in "
+        f"{results.num_groups:,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
+        f"Raw pixels: {_interval(results.pixels)}. Chance: {100 / results.classes:.1f}."
+    )
+    edge = [row.label for row in results.rows.values() if row.rate_at_edge]
+    if edge:
+        text += f" The best learning rate of the probe was the smallest or largest tried for: {'; '.join(edge)}."
+    return text
+
+
+def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
+    """A row in full precision."""
+    record = (
+        {"name": name, "label": row.label, "paper": row.paper.get("probe"), "paper_fid": row.paper.get("fid")}
+        | _exact("accuracy", row.accuracy)
+        | _exact("gain", row.gain)
+        | _exact("random", row.random)
+        | {"knn": row.knn, "rate_at_edge": row.rate_at_edge, "training_flops": row.training_flops}
+        | {f"seed{seed}": value for seed, value in zip(seeds, row.by_seed, strict=True)}
+    )
+    if row.distance is not None:
+        record |= {
+            "distance": row.distance.name,
+            "distance_at_n": row.distance.value,
+            "distance_infinite": row.distance.infinite,
+            "distance_error": row.distance.error,
+        }
+    return record
+
+
 def write_cost(results: list[Path], *, out: Path) -> None:
-    """Writes `<out>.md` and `<out>.csv`: what each run has cost, and on what. These differ from one run to the next."""
+    """Writes `<out>.md` and `<out>.csv`: what each job has cost, and on what. These differ from one run to the next."""
     rows = []
     for path in results:
         about = read_json(path)
         made = about["provenance"]
         rows.append(
             {
-                "stage": "pretrain" if path.name == "run.json" else "probe",
-                "row": about["row"],
-                "seed": about["seed"],
+                "stage": STAGES[path.name],
+                "row": about.get("row", path.parent.name),
+                "seed": about.get("seed", ""),
+                "started": made["started"],
                 "seconds": made["seconds"],
                 "imports": made["import_seconds"],
                 "peak MB": made["peak_memory_mb"],
@@ -82,13 +182,30 @@ def write_cost(results: list[Path], *, out: Path) -> None:
     total = frame.groupby("stage", sort=False)[["seconds", "imports"]].sum()
     total["jobs"] = frame.groupby("stage").size()
     total["imports, %"] = 100 * total["imports"] / total["seconds"]
-    text = (
-        f"## Cost\n\n{total.to_markdown(floatfmt='.1f')}\n\n"
-        f"All jobs together: {frame['seconds'].sum() / 3600:.2f} hours.\n\n"
-        f"{frame.to_markdown(index=False, floatfmt='.1f')}\n"
+    total["peak MB"] = frame.groupby("stage")["peak MB"].max()
+    seconds, imports = frame["seconds"].sum(), frame["imports"].sum()
+    notes = [
+        f"All {len(frame)} jobs together: {seconds / 3600:.2f} hours, of which imports {100 * imports / seconds:.1f} %."
+    ]
+    elapsed = (frame["started"] + frame["seconds"]).max() - frame["started"].min()
+    notes.append(
+        f"From the first job's start to the last one's end {elapsed / 60:.1f} minutes: on average "
+        f"{seconds / elapsed:.2f} jobs were running."
     )
-    write_text(out.with_suffix(".md"), text)
+    text = "\n\n".join(
+        [
+            "## Cost",
+            total.to_markdown(floatfmt=".1f"),
+            *notes,
+            frame.drop(columns="started").to_markdown(index=False, floatfmt=".1f"),
+        ]
+    )
+    write_text(out.with_suffix(".md"), text + "\n")
     write_text(out.with_suffix(".csv"), frame.to_csv(index=False))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _interval(estimate: Estimate, *, signed: bool = False) -> str:

@@ -1,16 +1,59 @@
-"""What every kind of training shares: rate schedule, averaged weights, checkpoint and resume."""
+"""What every kind of training shares: steps in a fixed order, rate schedule, averages, checkpoint, resume, history.
+
+A training that is killed at any step and started again ends in the same bytes on a CPU: everything random in a step
+follows from (seed, step), and a checkpoint holds all the rest.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ldae.dataset import Order, stream
 from ldae.files import whole
+from ldae.process import beat, sole_holder
+from ldae.progress import log, progress
+
+ORDER, DRAWS = 1, 2  # streams of randomness, beside the initial weights'
+BETAS = (0.9, 0.95)  # of AdamW; the paper names none, RCG's training "with the scheme of l-DAE" uses these
+
+
+class Source(Protocol):
+    """Where batches come from: prepared images, or their cached latents."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs (n, ...) and labels (n,) at `indices`, on `device`."""
+
+
+class Task(Protocol):
+    """What is trained, and how a batch becomes a step."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All weights and averages that a step changes."""
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Whose states a checkpoint keeps."""
+
+    def update(
+        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+    ) -> dict[str, Tensor | float]:
+        """Takes a step, counted from 0, of `total`; what is worth a line in the history, the loss first."""
 
 
 def pick_device() -> torch.device:
@@ -36,6 +79,21 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of all weights."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: matrices decay, biases and norms do not (MAE, MoCo v3)."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
 class Averaged:
     """An exponential moving average of a network's weights, whose decay is warmed up: min(decay, (1 + s)/(10 + s))."""
 
@@ -58,6 +116,70 @@ def gradient_norm(network: nn.Module) -> Tensor:
     return torch.stack(torch._foreach_norm(gradients)).norm()
 
 
+class Run:
+    """A training: a task, how far it is, and what it has noted."""
+
+    def __init__(
+        self, task: Task, *, title: str, seed: int, total: int, batch: int, log_every: int, identity: str
+    ) -> None:
+        """Starts at step 0 of `total`; only a checkpoint of the same `identity` (what it was made from) is resumed."""
+        self.task, self.title, self.seed, self.total = task, title, seed, total
+        self.batch, self.log_every, self.identity = batch, log_every, identity
+        self.device = next(task.module.parameters()).device
+        self.generator = torch.Generator(self.device)
+        self.step, self.seconds = 0, 0.0
+        self.history: list[str] = []
+
+    def update(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor | float]:
+        """One step on a batch, and what it measured."""
+        self.generator.manual_seed(stream(self.seed, DRAWS, self.step))
+        measured = self.task.update(inputs, labels, self.generator, step=self.step, total=self.total)
+        self.step += 1
+        return measured
+
+    def note(self, measured: dict[str, float]) -> None:
+        """Adds a line to the history; a number that is none ends the run."""
+        if not all(map(math.isfinite, measured.values())):
+            said = ", ".join(f"{name} {value}" for name, value in measured.items())
+            raise ValueError(
+                f"{self.title}: {said} between steps {self.step - self.log_every} and {self.step}: "
+                "training has diverged; lower its rate in the scale file"
+            )
+        if not self.history:
+            self.history.append(",".join(["step", "images", *measured]))
+        values = [f"{value:.6g}" for value in measured.values()]
+        self.history.append(",".join([str(self.step), str(self.step * self.batch), *values]))
+
+    def results(self) -> dict[str, Any]:
+        """What a finished run leaves."""
+        return {
+            "identity": self.identity,
+            "weights": self.task.module.state_dict(),
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint, keeping the one before it in case this one is damaged later."""
+        path = folder / "checkpoint.pt"
+        if path.exists():
+            path.replace(folder / "previous.pt")
+        optimizers = [optimizer.state_dict() for optimizer in self.task.optimizers]
+        save_checkpoint(path, self.results() | {"optimizers": optimizers, "step": self.step})
+
+    def restore(self, folder: Path) -> None:
+        """Goes on from the newest checkpoint of this very run that can be read, if there is one."""
+        for path in (folder / "checkpoint.pt", folder / "previous.pt"):
+            state = read_state(path, self.identity, self.device)
+            if state is not None:
+                self.task.module.load_state_dict(state["weights"])
+                for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
+                    optimizer.load_state_dict(saved)
+                self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+                log(f"resuming at step {self.step} from {path}")
+                return
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes tensors and plain values whole."""
     with whole(path) as partial:
@@ -68,3 +190,91 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Reads a checkpoint; nothing in it is executed."""
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
+
+
+def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
+    """A checkpoint, or None, said in the log, where it is damaged or of another run."""
+    if not path.exists():
+        return None
+    try:
+        state = load_checkpoint(path, device)
+    except Exception as error:  # torch names a dozen kinds for a damaged file
+        log(f"{path}: cannot be read ({type(error).__name__}); passed over")
+        return None
+    if state.get("identity") != identity:
+        log(f"{path}: is of a run with another specification; passed over")
+        return None
+    return state
+
+
+def batches(
+    source: Source, order: Order, steps: range, batch: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch of each step; on an accelerator the next one is read while the last one is trained on."""
+    if device.type == "cpu":
+        for step in steps:
+            yield source.batch(order.slice(step * batch, batch), device)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(source.batch, order.slice(steps.start * batch, batch), device)] if steps else []
+        for step in steps:
+            ready = ahead.pop().result()
+            if step + 1 < steps.stop:
+                ahead.append(reader.submit(source.batch, order.slice((step + 1) * batch, batch), device))
+            yield ready
+
+
+def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) -> None:
+    """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines."""
+    order = Order(len(source), stream(run.seed, ORDER))
+    first, before = run.step, run.seconds
+    start = saved = time.monotonic()
+    losses = torch.zeros((), device=run.device)
+    with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
+        for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
+            measured = run.update(inputs, labels)
+            losses += next(iter(measured.values()))
+            noted = run.step % run.log_every == 0
+            if noted or run.step == run.total:
+                values = {name: float(value) for name, value in measured.items()}
+                mean = losses.item() / (run.log_every if noted else run.step % run.log_every)
+                run.note(values | {next(iter(values)): mean})
+                losses.zero_()
+                beat(resume)
+                bar.note = f"loss {mean:.4g}"
+            bar.advance(len(labels))
+            run.seconds = before + time.monotonic() - start
+            if noted and run.step < run.total and time.monotonic() - saved >= checkpoint_seconds:
+                run.save(resume)
+                saved = time.monotonic()
+
+
+@contextmanager
+def trained(
+    build: Callable[[], Run], source: Source, *, identity: str, resume: Path, checkpoint_seconds: float
+) -> Iterator[dict[str, Any]]:
+    """The results of a training, held alone while they are written: of one that was finished before, or of this one.
+
+    Args:
+        build: makes the run at its first step.
+        source: of its batches.
+        identity: what it is made from.
+        resume: a folder for checkpoints that outlives failed attempts.
+        checkpoint_seconds: between two checkpoints, at least.
+    """
+    with sole_holder(resume, log):
+        finished = read_state(resume / "finished.pt", identity, torch.device("cpu"))
+        if finished is None:
+            run = build()
+            run.restore(resume)
+            train(run, source, resume=resume, checkpoint_seconds=checkpoint_seconds)
+            finished = run.results()
+            save_checkpoint(resume / "finished.pt", finished)
+        for name in ("checkpoint.pt", "previous.pt"):
+            (resume / name).unlink(missing_ok=True)
+        yield finished
+
+
+def history_text(lines: Iterable[str]) -> str:
+    """The history as the text of a CSV file."""
+    return "\n".join(lines) + "\n"

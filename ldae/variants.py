@@ -5,20 +5,46 @@ A mistake is a `StudyError`: one line that names the file, the row, the key, wha
 
 from __future__ import annotations
 
+import re
+import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from ldae.checking import StudyError, checked, first_mistake, listed, nearest, read_yaml
 from ldae.record import Lineage, digest, lineage
-from ldae.spec import DatasetStage, Part, PretrainStage, ProbeStage, Scale, Spec, TokenizerStage
+from ldae.spec import (
+    PROCESSES,
+    Architecture,
+    BaselineStage,
+    ClassifierStage,
+    ConvolutionalStage,
+    DatasetStage,
+    DenoiseStage,
+    Features,
+    JudgeStage,
+    Part,
+    PretrainStage,
+    ProbeStage,
+    SampleStage,
+    Scale,
+    Spec,
+    TokenizerStage,
+    tokenizer_stage,
+)
 
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
+Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "sample", "judge", "denoise"]
+Rows = Annotated[list[str], Field(min_length=1)]
 
 
 class Paper(Part):
@@ -35,6 +61,7 @@ class Row(Part):
     label: str
     set: dict[str, Any] = {}
     paper: Paper = Paper()
+    fid: bool = False  # whether it is sampled from though the paper gives no FID
 
 
 class Sweep(Part):
@@ -48,34 +75,95 @@ class Sweep(Part):
 
 
 class Table(Part):
-    """Rows and sweeps, by name, in order; `default: false` keeps a table out of `all`."""
+    """Rows and sweeps by name, in order; or `series`: a sweep a line, its values the columns."""
 
     title: str
-    rows: Annotated[list[str], Field(min_length=1)]
-    default: bool = True
+    rows: Rows | None = None
+    series: dict[str, str] | None = None
+    target: Target = "all"
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.rows is None) == (self.series is None):
+            raise ValueError("rows: and series: stand together or not at all; give exactly one of the two")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it shows."""
+        return self.rows if self.rows is not None else list((self.series or {}).values())
 
 
 class DimensionFigure(Part):
-    """Accuracy against the latent dimension: a curve for each sweep."""
+    """Accuracy against the latent dimension: a curve for each sweep; and the filters of some rows' tokenizers."""
 
     kind: Literal["dimension"]
     title: str
     series: dict[str, str]
-    default: bool = True
+    filters: dict[str, str] = {}
+    target: Target = "all"
 
     @property
-    def rows(self) -> list[str]:
-        """What it shows."""
+    def names(self) -> list[str]:
+        """The rows and sweeps that it shows."""
         return list(self.series.values())
 
 
-class TrajectoryFigure(Part):
-    """Accuracy along the rows, each a modification of the one before."""
+class RowsFigure(Part):
+    """A figure of rows: the trajectory, noisy pictures, denoised pictures, or the training curves."""
 
-    kind: Literal["trajectory"]
+    kind: Literal["trajectory", "noise", "denoising", "curves", "samples"]
     title: str
-    rows: Annotated[list[str], Field(min_length=1)]
-    default: bool = True
+    rows: Rows
+    target: Target = "all"
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it shows."""
+        return self.rows
+
+
+class SchedulesFigure(Part):
+    """The noise schedules, which need no results."""
+
+    kind: Literal["schedules"]
+    title: str
+    schedules: dict[str, Literal["ddpm", "gamma2", "unscaled"]]
+    target: Target = "all"
+    names: tuple[str, ...] = ()
+
+
+Figure = Annotated[DimensionFigure | RowsFigure | SchedulesFigure, Field(discriminator="kind")]
+
+
+class Claim(Part):
+    """A statement of the paper: a weighted sum of rows, the place of a peak, or a rank correlation, and its margin."""
+
+    text: str
+    where: str  # in the paper
+    sum: Annotated[dict[str, float], Field(min_length=1)] | None = None  # of accuracies, in points
+    peak: str | None = None  # a sweep
+    among: list[Any] | None = None  # values of the sweep, one of which is the best
+    rank: Rows | None = None  # rows whose accuracy is set against the quality of their samples
+    above: float | None = None
+    below: float | None = None
+    within: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(form is not None for form in (self.sum, self.peak, self.rank)) != 1:
+            raise ValueError("sum: give exactly one of sum, peak and rank")
+        if (self.peak is None) != (self.among is None):
+            raise ValueError("among: goes with peak, and peak with among; give both or none")
+        margins = sum(margin is not None for margin in (self.above, self.below, self.within))
+        if margins != (self.peak is None):
+            raise ValueError("above: sum and rank want exactly one of above, below and within; peak wants none")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it speaks of."""
+        return list(self.sum or self.rank or [self.peak or ""])
 
 
 class StudyFile(Part):
@@ -83,11 +171,19 @@ class StudyFile(Part):
 
     scale: Annotated[str, Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    revisions: dict[Literal["dataset", "tokenizer", "pretrain", "probe"], Annotated[int, Field(ge=1)]]
+    revisions: dict[Stage, Annotated[int, Field(ge=1)]]
     variants: Annotated[dict[Name, Row], Field(min_length=1)]
     sweeps: dict[Name, Sweep] = {}
     tables: dict[Name, Table] = {}
-    figures: dict[Name, Annotated[DimensionFigure | TrajectoryFigure, Field(discriminator="kind")]] = {}
+    figures: dict[Name, Figure] = {}
+    claims: dict[Name, Claim] = {}
+
+    @model_validator(mode="after")
+    def _all_revisions(self) -> Self:
+        missing = [stage for stage in typing.get_args(Stage) if stage not in self.revisions]
+        if missing:
+            raise ValueError(f"revisions: has no {listed(missing)}; write e.g. {missing[0]}: 1")
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,15 +195,17 @@ class Variant:
     parent: str | None
     spec: Spec
     paper: Paper
+    fid: bool
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row as a sweep sees it: it may have another name elsewhere."""
+    """A row as a table sees it: a sweep may give it another label, and knows its value."""
 
     variant: str
     label: str
     paper: Paper
+    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -144,100 +242,248 @@ class Study:
         file = checked(StudyFile, values | given, path.name)
         if len(set(file.seeds)) < len(file.seeds):
             raise StudyError(f"{path.name}: seeds: {file.seeds} names a seed twice")
+        both = [view for view in file.tables if view in file.figures]
+        if both:
+            raise StudyError(f"{path.name}: {both[0]!r} names a table and a figure; rename one, for both are targets")
         name, scale = read_scale(root / "scales", file.scale)
-        variants, sweeps = resolve(file, path.name)
-        study = cls(file, name, scale, variants, sweeps)
-        for kind, views in (("tables", file.tables), ("figures", file.figures)):
+        variants, sweeps = resolve(file, scale, path.name)
+        for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
             for view, definition in views.items():
-                for row in definition.rows:
-                    if row not in variants and row not in sweeps:
-                        known = [*variants, *sweeps]
-                        raise StudyError(
-                            f"{path.name}: {kind}.{view}: {row!r} is no row or sweep{nearest(row, known)}; "
-                            f"known: {listed(known)}"
-                        )
-        return study
+                _check_names(definition, file, variants, sweeps, f"{path.name}: {kind}.{view}")
+        return cls(file, name, scale, variants, sweeps)
 
     def rows(self, names: Iterable[str]) -> list[str]:
         """The variants behind the names of rows and sweeps, in order, each once."""
-        return list(dict.fromkeys(point.variant for name in names for point in self._points(name)))
+        return list(dict.fromkeys(point.variant for name in names for point in self.points(name)))
 
-    def _points(self, name: str) -> list[Point]:
+    def points(self, name: str) -> list[Point]:
         """The points of a sweep, or the one row of this name."""
         if name in self.sweeps:
             return self.sweeps[name]
         variant = self.variants[name]
         return [Point(name, variant.label, variant.paper)]
 
+    @cached_property
+    def runs(self) -> dict[str, str]:
+        """For each variant, the first one that shares its pretraining: they differ in what is probed."""
+        first: dict[Spec, str] = {}
+        return {
+            name: first.setdefault(variant.spec.model_copy(update={"features": Features()}), name)
+            for name, variant in self.variants.items()
+        }
+
+    @cached_property
+    def probes(self) -> dict[str, str]:
+        """For each variant, the first one that shares its probe: they differ in the block, and one pass serves all."""
+        first: dict[tuple[str, int, bool], str] = {}
+        features = {name: variant.spec.features for name, variant in self.variants.items()}
+        return {name: first.setdefault((self.runs[name], f.time, f.noisy), name) for name, f in features.items()}
+
+    @cached_property
+    def urgency(self) -> list[str]:
+        """All variants, those of the main tables and figures first."""
+        views = [*self.file.tables.values(), *self.file.figures.values()]
+        main = self.rows(name for view in views if view.target == "main" for name in view.names)
+        return list(dict.fromkeys([*(self.runs[row] for row in main), *main, *self.variants]))
+
+    @cached_property
+    def tokenizers(self) -> dict[str, TokenizerStage | ConvolutionalStage]:
+        """The tokenizers to fit, by name."""
+        rows = [v.spec.tokenizer for v in self.variants.values() if v.spec.method.name == "denoiser"]
+        return {tokenizer.name: tokenizer_stage(tokenizer, self.scale) for tokenizer in rows}
+
+    def is_denoiser(self, row: str) -> bool:
+        """Whether a row is a denoiser, and not a method that the paper compares with."""
+        return self.variants[row].spec.method.name == "denoiser"
+
+    def is_convolutional(self, tokenizer: str) -> bool:
+        """Whether a tokenizer is trained rather than fitted."""
+        return isinstance(self.tokenizers[tokenizer], ConvolutionalStage)
+
     def dataset_stage(self) -> DatasetStage:
         """What preparing the images depends on."""
         return DatasetStage(dataset=self.scale.dataset)
 
-    def tokenizer_stages(self) -> dict[str, TokenizerStage]:
-        """The tokenizers to fit, by name."""
-        return {v.spec.tokenizer.name: TokenizerStage.of(v.spec, self.scale) for v in self.variants.values()}
+    def classifier_stage(self, architecture: Architecture) -> ClassifierStage:
+        """What training a small classifier depends on."""
+        if architecture not in self.scale.classifiers:
+            raise StudyError(f"scale {self.scale_name}: classifiers.{architecture}: is missing; give its recipe")
+        return ClassifierStage(architecture=architecture, classifier=self.scale.classifiers[architecture])
 
-    def pretrain_stage(self, row: str) -> PretrainStage:
+    def pretrain_stage(self, row: str) -> PretrainStage | BaselineStage:
         """What pretraining a row depends on."""
-        return PretrainStage.of(self.variants[row].spec, self.scale)
+        spec = self.variants[row].spec
+        stage: type[PretrainStage | BaselineStage] = PretrainStage if spec.method.name == "denoiser" else BaselineStage
+        return stage.of(spec, self.scale)
 
     def probe_stage(self, row: str) -> ProbeStage:
-        """What probing a row depends on."""
-        return ProbeStage.of(self.variants[row].spec, self.scale)
-
-    def lineage(self, row: str) -> Lineage:
-        """What the probe of a row should have been made from."""
-        revisions = self.file.revisions
-        tokenizer = self.tokenizer_stages()[self.variants[row].spec.tokenizer.name]
-        dataset = lineage("dataset", self.dataset_stage(), revisions["dataset"])
-        fitted = lineage("tokenizer", tokenizer, revisions["tokenizer"], dataset)
-        trained = lineage("pretrain", self.pretrain_stage(row), revisions["pretrain"], fitted)
-        return lineage("probe", self.probe_stage(row), revisions["probe"], trained)
-
-    def pixels_lineage(self) -> Lineage:
-        """What the probe of raw pixels should have been made from."""
-        revisions = self.file.revisions
-        dataset = lineage("dataset", self.dataset_stage(), revisions["dataset"])
-        return lineage("probe", self.pixels_stage(), revisions["probe"], dataset)
+        """What the probe of a row depends on; it serves all rows that differ in the block alone."""
+        features = self.variants[row].spec.features
+        probe = self.probes[row]
+        offsets = {self.variants[name].spec.features.offset for name, other in self.probes.items() if other == probe}
+        return ProbeStage(
+            offsets=tuple(sorted(offsets)), time=features.time, noisy=features.noisy, probing=self.scale.probing
+        )
 
     def pixels_stage(self) -> ProbeStage:
         """What probing raw pixels depends on."""
         return ProbeStage(probing=self.scale.probing)
 
-    def definition(self, kind: Literal["tables", "figures"], view: str) -> dict[str, Any]:
-        """All that a table or figure needs to know of the study, for its command line."""
-        definition = getattr(self.file, kind)[view]
-        described = definition.model_dump(exclude={"rows", "default"}) | {
-            "rows": [
-                {
-                    "name": point.variant,
-                    "label": point.label,
-                    "paper": point.paper.model_dump(exclude_none=True),
-                    "lineage": digest(self.lineage(point.variant)),
-                }
-                for name in definition.rows
-                for point in self._points(name)
-            ],
+    def sample_stage(self) -> SampleStage:
+        """What sampling from a row depends on."""
+        return SampleStage(sampling=self.scale.sampling)
+
+    def judge_stage(self) -> JudgeStage:
+        """What comparing samples with true images depends on."""
+        return JudgeStage(judging=self.scale.judging)
+
+    def denoise_stage(self) -> DenoiseStage:
+        """What showing a row's denoising depends on."""
+        return DenoiseStage()
+
+    def dataset_lineage(self) -> Lineage:
+        """What the prepared images should have been made from."""
+        return lineage("dataset", self.dataset_stage(), self.file.revisions["dataset"])
+
+    def classifier_lineage(self, architecture: Architecture) -> Lineage:
+        """What a small classifier should have been made from."""
+        stage = self.classifier_stage(architecture)
+        return lineage(architecture, stage, self.file.revisions["classifier"], self.dataset_lineage())
+
+    def needs_vgg(self, tokenizer: str) -> bool:
+        """Whether a tokenizer is trained with the features of the study's own VGG-style network."""
+        stage = self.tokenizers[tokenizer]
+        return isinstance(stage, ConvolutionalStage) and stage.needs_vgg
+
+    def run_lineage(self, row: str) -> Lineage:
+        """What the pretraining of a row should have been made from."""
+        revisions, made = self.file.revisions, self.dataset_lineage()
+        stage = self.pretrain_stage(row)
+        if isinstance(stage, PretrainStage):
+            name = stage.tokenizer.name
+            if self.needs_vgg(name):
+                made |= self.classifier_lineage("vgg")
+            made = lineage("tokenizer", self.tokenizers[name], revisions["tokenizer"], made)
+        return lineage("pretrain", stage, revisions["pretrain"], made)
+
+    def probe_lineage(self, row: str) -> Lineage:
+        """What the probe of a row should have been made from."""
+        return lineage("probe", self.probe_stage(row), self.file.revisions["probe"], self.run_lineage(row))
+
+    def pixels_lineage(self) -> Lineage:
+        """What the probe of raw pixels should have been made from."""
+        return lineage("probe", self.pixels_stage(), self.file.revisions["probe"], self.dataset_lineage())
+
+    def distance_lineage(self, row: str) -> Lineage:
+        """What the judgement of a row's samples should have been made from."""
+        revisions = self.file.revisions
+        made = lineage("sample", self.sample_stage(), revisions["sample"], self.run_lineage(row))
+        if self.scale.judging.features == "builtin":
+            made |= self.classifier_lineage("resnet")
+        return lineage("judge", self.judge_stage(), revisions["judge"], made)
+
+    def describe(self, names: Iterable[str]) -> dict[str, Any]:
+        """All that a table, figure or list of claims needs to know of its rows, for its command line."""
+        return {
+            "rows": [self._row(point) for name in names for point in self.points(name)],
             "seeds": self.file.seeds,
             "pixels": digest(self.pixels_lineage()),
         }
-        if isinstance(definition, DimensionFigure):
+
+    def definition(self, kind: Literal["tables", "figures"], view: str) -> dict[str, Any]:
+        """All that a table or figure needs to know of the study, for its command line."""
+        definition: Table | DimensionFigure | RowsFigure | SchedulesFigure = getattr(self.file, kind)[view]
+        hidden = {"rows", "names", "target", "filters"}
+        described = definition.model_dump(exclude=hidden, exclude_none=True) | self.describe(definition.names)
+        series = getattr(definition, "series", None)
+        if series:
             described["series"] = [
-                {
-                    "label": label,
-                    "dims": {p.variant: self.variants[p.variant].spec.tokenizer.dim for p in self._points(sweep)},
-                }
-                for label, sweep in definition.series.items()
+                {"label": label, "rows": [[point.variant, point.value] for point in self.points(sweep)]}
+                for label, sweep in series.items()
+            ]
+        filters = getattr(definition, "filters", {})
+        if filters:
+            described["filters"] = [
+                {"label": label, "tokenizer": tokenizer.name, "dim": tokenizer.dim}
+                for label, row in filters.items()
+                for tokenizer in [self.variants[row].spec.tokenizer]
             ]
         return described
 
+    def claims(self) -> dict[str, Any]:
+        """All that the verdicts on the claims need to know of the study, for their command line."""
+        described = []
+        for name, claim in self.file.claims.items():
+            values = claim.model_dump(exclude_none=True) | {"name": name}
+            if claim.peak is not None:
+                values["peak"] = [[point.variant, point.value] for point in self.points(claim.peak)]
+            described.append(values)
+        names = list(dict.fromkeys(name for claim in self.file.claims.values() for name in claim.names))
+        return self.describe(names) | {"claims": described}
 
-def resolve(file: StudyFile, where: str) -> tuple[dict[str, Variant], dict[str, list[Point]]]:
+    def _row(self, point: Point) -> dict[str, Any]:
+        """A row as its readers see it, and the digests of what its results should have been made from."""
+        variant = self.variants[point.variant]
+        row: dict[str, Any] = {
+            "name": point.variant,
+            "label": point.label,
+            "paper": point.paper.model_dump(exclude_none=True),
+            "run": self.runs[point.variant],
+            "probe": self.probes[point.variant],
+            "offset": variant.spec.features.offset,
+            "lineage": digest(self.probe_lineage(point.variant)),
+        }
+        if variant.fid:
+            row["distance"] = digest(self.distance_lineage(point.variant))
+        return row
+
+
+def _check_names(
+    definition: Table | Figure | Claim,
+    file: StudyFile,
+    variants: dict[str, Variant],
+    sweeps: dict[str, list[Point]],
+    place: str,
+) -> None:
+    """Refuses a table, figure or claim that names what does not exist, or asks of a row what it does not have."""
+    known = [*variants, *sweeps]
+    for name in [*definition.names, *getattr(definition, "filters", {}).values()]:
+        if name not in known:
+            raise StudyError(f"{place}: {name!r} is no row or sweep{nearest(name, known)}; known: {listed(known)}")
+    for name in (getattr(definition, "series", None) or {}).values():
+        if name not in sweeps:
+            raise StudyError(f"{place}.series: {name!r} is a row, not a sweep; sweeps: {listed(sweeps)}")
+    if isinstance(definition, Claim):
+        _check_claim(definition, file, variants, sweeps, place)
+
+
+def _check_claim(
+    claim: Claim, file: StudyFile, variants: dict[str, Variant], sweeps: dict[str, list[Point]], place: str
+) -> None:
+    for name in claim.sum or ():
+        if name not in variants:
+            raise StudyError(f"{place}.sum: {name!r} is a sweep; name single rows, e.g. {sweeps[name][0].variant!r}")
+    for name in claim.rank or ():
+        if name not in variants or not variants[name].fid:
+            raise StudyError(f"{place}.rank: {name!r} has no samples to judge; name rows with paper.fid or fid: true")
+    if claim.peak is not None:
+        if claim.peak not in sweeps:
+            raise StudyError(f"{place}.peak: {claim.peak!r} is a row, not a sweep; sweeps: {listed(sweeps)}")
+        (values,) = file.sweeps[claim.peak].over.values()  # also those that this scale's networks have no block for
+        for value in claim.among or ():
+            if value not in values:
+                raise StudyError(
+                    f"{place}.among: {value!r} is no value of {claim.peak}; values: {listed(map(str, values))}"
+                )
+
+
+def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Variant], dict[str, list[Point]]]:
     """Every run by name, and every sweep's runs: a point that equals a named row is that row and trains once.
 
     Args:
         file: the study.
-        where: its name, for messages.
+        scale: its size; a sweep's points that probe a block which its networks lack are left out.
+        where: the study's name, for messages.
     """
     variants: dict[str, Variant] = {}
     names: dict[Spec, str] = {}
@@ -247,8 +493,14 @@ def resolve(file: StudyFile, where: str) -> tuple[dict[str, Variant], dict[str, 
         spec = _changed(parent.spec if parent else Spec(), row.set, place)
         if spec in names:
             raise StudyError(f"{place}: equals row {names[spec]!r}; a row must change something")
+        if not _has_block(spec, scale):
+            size = scale.sizes.named(spec.network.size)
+            raise StudyError(
+                f"{place}.set: features.offset: {spec.features.offset} is no block of {size.encoder_blocks} + "
+                f"{size.decoder_blocks}, counted from the encoder's last"
+            )
         names[spec] = name
-        variants[name] = Variant(name, row.label, row.parent, spec, row.paper)
+        variants[name] = _variant(Variant(name, row.label, row.parent, spec, row.paper, row.fid), place)
     sweeps: dict[str, list[Point]] = {}
     for name, sweep in file.sweeps.items():
         place = f"{where}: sweeps.{name}"
@@ -265,12 +517,39 @@ def resolve(file: StudyFile, where: str) -> tuple[dict[str, Variant], dict[str, 
         sweeps[name] = []
         for index, value in enumerate(values):
             spec = _changed(parent.spec, sweep.set | {key: value}, place)
+            if not _has_block(spec, scale):
+                continue
             paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
             label = sweep.label.format(value=value)
-            point = names.setdefault(spec, f"{name}{value}")
-            variants.setdefault(point, Variant(point, label, sweep.parent, spec, paper))
-            sweeps[name].append(Point(point, label, paper))
+            point = names.setdefault(spec, _point_name(name, value))
+            if point not in variants:
+                variants[point] = _variant(Variant(point, label, sweep.parent, spec, paper, fid=False), place)
+            sweeps[name].append(Point(point, label, paper, value))
     return variants, sweeps
+
+
+def _variant(variant: Variant, place: str) -> Variant:
+    """The variant, sampled from where the paper gives an FID or the study asks for one."""
+    if not variant.fid and variant.paper.fid is None:
+        return variant
+    spec = variant.spec
+    if spec.method.name != "denoiser" or spec.noise.schedule not in PROCESSES:
+        found = spec.method.name if spec.method.name != "denoiser" else f"noise.schedule {spec.noise.schedule!r}"
+        raise StudyError(f"{place}: {found} cannot be sampled from; FID needs a denoiser with {listed(PROCESSES)}")
+    return replace(variant, fid=True)
+
+
+def _has_block(spec: Spec, scale: Scale) -> bool:
+    """Whether the network has the block that the row probes."""
+    size = scale.sizes.named(spec.network.size)
+    blocks = size.encoder_blocks + (size.decoder_blocks if spec.method.name == "denoiser" else 0)
+    return 1 <= size.encoder_blocks + spec.features.offset <= blocks
+
+
+def _point_name(sweep: str, value: Any) -> str:
+    """The name of a sweep's run, safe in a file name: a minus becomes `m`, a point `p`."""
+    text = f"_{value.lower()}" if isinstance(value, str) else f"{value:g}"
+    return sweep + re.sub(r"[^a-z0-9_]", "_", text.replace("-", "m").replace(".", "p"))
 
 
 def read_scale(folder: Path, name: str) -> tuple[str, Scale]:

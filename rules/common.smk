@@ -22,13 +22,28 @@ if workflow.is_main_process:
     driver.clear_stale_locks(Path(".snakemake"))
 driver.equip_jobs(ROOT)
 
+DENOISERS = [
+    run for run in dict.fromkeys(study.runs.values()) if study.is_denoiser(run)
+]
+BASELINES = [
+    run for run in dict.fromkeys(study.runs.values()) if not study.is_denoiser(run)
+]
+CONVOLUTIONAL = [name for name in study.tokenizers if study.is_convolutional(name)]
+FITTED = [name for name in study.tokenizers if not study.is_convolutional(name)]
+
+
+def one_of(names):
+    """A regular expression that matches these names alone."""
+    return "|".join(names) or "none"
+
 
 wildcard_constraints:
-    variant="|".join(study.variants),
+    variant=one_of(study.variants),
     seed=r"\d+",
-    tokenizer="|".join(study.tokenizer_stages()),
-    table="|".join(study.file.tables) or "none",
-    figure="|".join(study.file.figures) or "none",
+    tokenizer=one_of(study.tokenizers),
+    architecture=one_of(study.scale.classifiers),
+    table=one_of(study.file.tables),
+    figure=one_of(study.file.figures),
 
 
 def revision_of(stage):
@@ -38,7 +53,12 @@ def revision_of(stage):
 
 def tokenizer_spec(wildcards):
     """What fitting a tokenizer depends on."""
-    return study.tokenizer_stages()[wildcards.tokenizer].to_json()
+    return study.tokenizers[wildcards.tokenizer].to_json()
+
+
+def classifier_spec(wildcards):
+    """What training a small classifier depends on."""
+    return study.classifier_stage(wildcards.architecture).to_json()
 
 
 def pretrain_spec(wildcards):
@@ -52,33 +72,177 @@ def probe_spec(wildcards):
 
 
 def tokenizer_of(wildcards):
-    """The fit that a row's tokenizer needs."""
-    return f"<results>/tokenizers/{study.variants[wildcards.variant].spec.tokenizer.name}/tokenizer.safetensors"
+    """The files of the tokenizer that a row's network is given; none for a method that has no tokenizer."""
+    run = study.runs[wildcards.variant]
+    if not study.is_denoiser(run):
+        return []
+    return f"<results>/tokenizers/{study.variants[run].spec.tokenizer.name}/tokenizer.safetensors"
+
+
+def latents_of(wildcards):
+    """The cached latents that a row is trained on; none where it is trained on images."""
+    spec = study.variants[wildcards.variant].spec
+    if spec.tokenizer.kind != "conv" or spec.recipe.crop == "random":
+        return []
+    return f"<results>/tokenizers/{spec.tokenizer.name}/latents.npy"
+
+
+def tokenizer_option(wildcards):
+    """The same tokenizer, as an option of a command."""
+    run = study.runs[wildcards.variant]
+    if not study.is_denoiser(run):
+        return ""
+    return f"--tokenizer {RESULTS}/tokenizers/{study.variants[run].spec.tokenizer.name}"
+
+
+def vgg_of(wildcards):
+    """The classifier whose features a tokenizer's perceptual loss compares, where it is the study's own."""
+    return (
+        "<results>/classifiers/vgg/weights.safetensors"
+        if study.needs_vgg(wildcards.tokenizer)
+        else []
+    )
+
+
+def vgg_option(wildcards):
+    """The same classifier, as an option of a command."""
+    return (
+        f"--vgg {RESULTS}/classifiers/vgg"
+        if study.needs_vgg(wildcards.tokenizer)
+        else ""
+    )
+
+
+def model_of(wildcards):
+    """The weights that a probe looks at: rows that differ in what is probed share them."""
+    return f"<results>/pretrain/{study.runs[wildcards.variant]}/seed{wildcards.seed}/model.safetensors"
+
+
+BUILTIN_JUDGE = study.scale.judging.features == "builtin"
+JUDGE = "<results>/classifiers/resnet/weights.safetensors" if BUILTIN_JUDGE else []
+JUDGE_OPTION = f"--judge {RESULTS}/classifiers/resnet" if BUILTIN_JUDGE else ""
 
 
 def priority_of(wildcards):
-    """Rows that stand earlier in the study come first, and with them the first table."""
-    return len(study.variants) - list(study.variants).index(wildcards.variant)
+    """Rows of the main tables and figures come first, in their order."""
+    return len(study.urgency) - study.urgency.index(wildcards.variant)
 
 
 def tokenizer_priority_of(wildcards):
     """A tokenizer is as urgent as the first row that needs it."""
-    names = [variant.spec.tokenizer.name for variant in study.variants.values()]
-    return len(study.variants) - names.index(wildcards.tokenizer)
+    for place, row in enumerate(study.urgency):
+        if (
+            study.is_denoiser(row)
+            and study.variants[row].spec.tokenizer.name == wildcards.tokenizer
+        ):
+            return len(study.urgency) - place
+    return 0
+
+
+def view_of(kind, wildcards):
+    """The table or figure that a job is to make."""
+    return getattr(study.file, kind)[getattr(wildcards, kind.removesuffix("s"))]
+
+
+def shows_accuracy(view):
+    """Whether a table or figure is made from probes."""
+    return getattr(view, "kind", "table") in ("table", "dimension", "trajectory")
+
+
+def probes_for(names):
+    """The probes of rows, for every seed."""
+    rows = dict.fromkeys(study.probes[row] for row in study.rows(names))
+    return expand(
+        "<results>/probe/{row}/seed{seed}/probe.json", row=rows, seed=study.file.seeds
+    )
+
+
+def distances_for(names):
+    """The judged samples of those rows that are sampled from, for every seed."""
+    rows = dict.fromkeys(
+        study.runs[row] for row in study.rows(names) if study.variants[row].fid
+    )
+    return expand(
+        "<results>/judge/{row}/seed{seed}/distance.json",
+        row=rows,
+        seed=study.file.seeds,
+    )
+
+
+def first_of(kind, names, file):
+    """A file of each row's first seed."""
+    rows = dict.fromkeys(study.runs[row] for row in study.rows(names))
+    return [f"<results>/{kind}/{row}/seed{study.file.seeds[0]}/{file}" for row in rows]
+
+
+def dataset_of(kind):
+    """For a table or figure: the prepared images, where it is made from probes."""
+    return lambda wildcards: (
+        "<results>/dataset/manifest.json"
+        if shows_accuracy(view_of(kind, wildcards))
+        else []
+    )
+
+
+def pixels_of(kind):
+    """For a table or figure: the probe of raw pixels, where it is made from probes."""
+    return lambda wildcards: (
+        "<results>/probe/pixels/probe.json"
+        if shows_accuracy(view_of(kind, wildcards))
+        else []
+    )
 
 
 def probes_of(kind):
-    """For a table or figure: the probes of its rows, for every seed."""
+    """For a table or figure: the probes that it shows."""
 
     def probes(wildcards):
-        view = getattr(study.file, kind)[getattr(wildcards, kind.removesuffix("s"))]
-        return expand(
-            "<results>/probe/{variant}/seed{seed}/probe.json",
-            variant=study.rows(view.rows),
-            seed=study.file.seeds,
-        )
+        view = view_of(kind, wildcards)
+        return probes_for(view.names) if shows_accuracy(view) else []
 
     return probes
+
+
+def distances_of(kind):
+    """For a table or figure: the judged samples that it shows."""
+
+    def distances(wildcards):
+        view = view_of(kind, wildcards)
+        if getattr(view, "kind", "table") not in ("table", "trajectory") or getattr(
+            view, "series", None
+        ):
+            return []
+        return distances_for(view.names)
+
+    return distances
+
+
+def files_of_figure(kinds, folder, file):
+    """For a figure of one of these kinds: a file of each of its rows."""
+
+    def files(wildcards):
+        view = study.file.figures[wildcards.figure]
+        return first_of(folder, view.names, file) if view.kind in kinds else []
+
+    return files
+
+
+def fits_of_figure(wildcards):
+    """For a figure with filters: the fits of the tokenizers that they belong to."""
+    rows = getattr(study.file.figures[wildcards.figure], "filters", {}).values()
+    names = dict.fromkeys(study.variants[row].spec.tokenizer.name for row in rows)
+    return [f"<results>/tokenizers/{name}/tokenizer.safetensors" for name in names]
+
+
+def tokenizers_of_table(wildcards):
+    """For a table of tokenizers by dimension: what each of them gives back."""
+    table = study.file.tables[wildcards.table]
+    if table.series is None:
+        return []
+    names = dict.fromkeys(
+        study.variants[row].spec.tokenizer.name for row in study.rows(table.names)
+    )
+    return [f"<results>/tokenizers/{name}/tokenizer.json" for name in names]
 
 
 def definition_of(kind):
@@ -91,37 +255,67 @@ def definition_of(kind):
     return definition
 
 
-def default_rows():
-    """The rows of the default tables and figures."""
-    views = [*study.file.tables.values(), *study.file.figures.values()]
-    return study.rows(name for view in views if view.default for name in view.rows)
-
-
-def results_of_default_rows():
-    """The result files of the default rows, whose cost is added up."""
-    return expand(
-        [
-            "<results>/pretrain/{variant}/seed{seed}/run.json",
-            "<results>/probe/{variant}/seed{seed}/probe.json",
-        ],
-        variant=default_rows(),
-        seed=study.file.seeds,
+def names_of_claims():
+    """The rows and sweeps that the claims speak of."""
+    return list(
+        dict.fromkeys(
+            name for claim in study.file.claims.values() for name in claim.names
+        )
     )
 
 
-def tables_of(default):
-    """The files of the tables, of the default ones or of all."""
+def views_of(*targets):
+    """The tables and figures that belong to these common targets."""
+    views = [*study.file.tables.values(), *study.file.figures.values()]
+    return [view for view in views if view.target in targets]
+
+
+def results_of(*targets):
+    """The result files of all jobs of these targets, whose cost is added up."""
+    names = list(
+        dict.fromkeys(name for view in views_of(*targets) for name in view.names)
+    )
+    rows = study.rows(names)
+    runs = dict.fromkeys(study.runs[row] for row in rows)
+    tokenizers = dict.fromkeys(
+        study.variants[run].spec.tokenizer.name
+        for run in runs
+        if study.is_denoiser(run)
+    )
+    return [
+        *(f"<results>/tokenizers/{name}/tokenizer.json" for name in tokenizers),
+        *expand(
+            "<results>/pretrain/{row}/seed{seed}/run.json",
+            row=runs,
+            seed=study.file.seeds,
+        ),
+        *probes_for(names),
+        *distances_for(names),
+        *(
+            path.replace("distance.json", "samples.json").replace(
+                "/judge/", "/samples/"
+            )
+            for path in distances_for(names)
+        ),
+    ]
+
+
+def tables_of(*targets):
+    """The files of the tables of these targets."""
     return [
         f"<results>/tables/{name}.md"
         for name, table in study.file.tables.items()
-        if table.default >= default
+        if table.target in targets
     ]
 
 
-def figures_of(default):
-    """The files of the figures, of the default ones or of all."""
+def figures_of(*targets):
+    """The files of the figures of these targets."""
     return [
         f"<results>/figures/{name}.png"
         for name, figure in study.file.figures.items()
-        if figure.default >= default
+        if figure.target in targets
     ]
+
+
+CLAIMS = ["<results>/tables/claims.md"] if study.file.claims else []

@@ -1,11 +1,11 @@
-# How good the representation of a row is, and what the same protocol gives without any network.
+# How good the representation of a row is, what the same protocol gives without any network, and how good its samples are.
 
 
 rule probe:
     input:
         dataset="<results>/dataset/manifest.json",
         tokenizer=tokenizer_of,
-        model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
+        model=model_of,
     output:
         about="<results>/probe/{variant}/seed{seed}/probe.json",
         correct="<results>/probe/{variant}/seed{seed}/correct.npz",
@@ -24,11 +24,12 @@ rule probe:
     params:
         spec=probe_spec,
         revision=revision_of("probe"),
+        tokenizer=tokenizer_option,
     message:
         "probing {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "ldae probe --spec {params.spec:q} --revision {params.revision}"
-        " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
+        "ldae probe --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        " --dataset $(dirname {input.dataset}) {params.tokenizer}"
         " --model $(dirname {input.model}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"
 
 
@@ -57,3 +58,125 @@ rule probe_pixels:
     shell:
         "ldae probe-pixels --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"
+
+
+rule sample:
+    input:
+        dataset="<results>/dataset/manifest.json",
+        tokenizer=tokenizer_of,
+        ema="<results>/pretrain/{variant}/seed{seed}/ema.safetensors",
+    output:
+        samples="<results>/samples/{variant}/seed{seed}/samples.npy",
+        about="<results>/samples/{variant}/seed{seed}/samples.json",
+    log:
+        "<logs>/samples/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/samples/{variant}/seed{seed}.tsv"
+    priority: priority_of
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        gpu=study.scale.resources.gpu,
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+    params:
+        spec=study.sample_stage().to_json(),
+        revision=revision_of("sample"),
+    message:
+        "sampling {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "ldae sample --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
+        " --model $(dirname {input.ema}) --out $(dirname {output.samples}) --threads {threads} > {log} 2>&1"
+
+
+rule reference:
+    input:
+        dataset="<results>/dataset/manifest.json",
+        judge=JUDGE,
+    output:
+        statistics="<results>/judge/reference/reference.npz",
+        about="<results>/judge/reference/reference.json",
+    log:
+        "<logs>/judge/reference.log",
+    benchmark:
+        "<benchmarks>/judge/reference.tsv"
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        gpu=study.scale.resources.gpu,
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+    params:
+        spec=study.judge_stage().to_json(),
+        revision=revision_of("judge"),
+        judge=JUDGE_OPTION,
+    message:
+        "measuring the true images"
+    shell:
+        "ldae reference --spec {params.spec:q} --revision {params.revision}"
+        " --dataset $(dirname {input.dataset}) {params.judge}"
+        " --out $(dirname {output.statistics}) --threads {threads} > {log} 2>&1"
+
+
+rule judge:
+    input:
+        samples="<results>/samples/{variant}/seed{seed}/samples.npy",
+        reference="<results>/judge/reference/reference.npz",
+        judge=JUDGE,
+    output:
+        "<results>/judge/{variant}/seed{seed}/distance.json",
+    log:
+        "<logs>/judge/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/judge/{variant}/seed{seed}.tsv"
+    priority: priority_of
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        gpu=study.scale.resources.gpu,
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+    params:
+        spec=study.judge_stage().to_json(),
+        revision=revision_of("judge"),
+        judge=JUDGE_OPTION,
+    message:
+        "judging the samples of {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "ldae judge --spec {params.spec:q} --revision {params.revision}"
+        " --samples $(dirname {input.samples}) --reference $(dirname {input.reference}) {params.judge}"
+        " --out $(dirname {output}) --threads {threads} > {log} 2>&1"
+
+
+rule denoise:
+    input:
+        dataset="<results>/dataset/manifest.json",
+        tokenizer=tokenizer_of,
+        model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
+    output:
+        pictures="<results>/denoise/{variant}/seed{seed}/pictures.npz",
+        about="<results>/denoise/{variant}/seed{seed}/pictures.json",
+    log:
+        "<logs>/denoise/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/denoise/{variant}/seed{seed}.tsv"
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        gpu=study.scale.resources.gpu,
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+    params:
+        spec=study.denoise_stage().to_json(),
+        revision=revision_of("denoise"),
+    message:
+        "denoising with {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "ldae denoise-validation --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
+        " --model $(dirname {input.model}) --out $(dirname {output.pictures}) --threads {threads} > {log} 2>&1"

@@ -5,6 +5,7 @@ rule pretrain:
     input:
         dataset="<results>/dataset/manifest.json",
         tokenizer=tokenizer_of,
+        latents=latents_of,
     output:
         model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
         ema="<results>/pretrain/{variant}/seed{seed}/ema.safetensors",
@@ -14,6 +15,8 @@ rule pretrain:
         "<logs>/pretrain/{variant}/seed{seed}.log",
     benchmark:
         "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
+    wildcard_constraints:
+        variant=one_of(DENOISERS),
     priority: priority_of
     conda:
         "../environment.yml"
@@ -27,7 +30,7 @@ rule pretrain:
     params:
         spec=pretrain_spec,
         revision=revision_of("pretrain"),
-        resume=f"{RESULTS}/resume/{{variant}}/seed{{seed}}",
+        resume=f"{RESULTS}/resume/pretrain/{{variant}}/seed{{seed}}",
     message:
         "training {wildcards.variant}, seed {wildcards.seed}"
     shell:
@@ -37,3 +40,38 @@ rule pretrain:
         " --resume {params.resume} --out $(dirname {output.model})"
         " --threads {threads} --micro-batch {resources.micro_batch}"
         " --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
+
+
+rule pretrain_baseline:
+    input:
+        "<results>/dataset/manifest.json",
+    output:
+        model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
+        history="<results>/pretrain/{variant}/seed{seed}/history.csv",
+        run="<results>/pretrain/{variant}/seed{seed}/run.json",
+    log:
+        "<logs>/pretrain/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
+    wildcard_constraints:
+        variant=one_of(BASELINES),
+    priority: priority_of
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        gpu=study.scale.resources.gpu,
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+        checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
+    params:
+        spec=pretrain_spec,
+        revision=revision_of("pretrain"),
+        resume=f"{RESULTS}/resume/pretrain/{{variant}}/seed{{seed}}",
+    message:
+        "training {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "ldae pretrain-baseline --row {wildcards.variant} --seed {wildcards.seed}"
+        " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
+        " --resume {params.resume} --out $(dirname {output.model})"
+        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"

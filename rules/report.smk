@@ -16,9 +16,11 @@ for kind, ending in (("tables", ".md"), ("figures", ".png")):
 
 rule table:
     input:
-        dataset="<results>/dataset/manifest.json",
-        pixels="<results>/probe/pixels/probe.json",
+        dataset=dataset_of("tables"),
+        pixels=pixels_of("tables"),
         probes=probes_of("tables"),
+        distances=distances_of("tables"),
+        tokenizers=tokenizers_of_table,
         code=[READERS / name for name in ("tables.py", "results.py", "statistics.py")],
     output:
         markdown=report(
@@ -40,16 +42,21 @@ rule table:
     message:
         "writing table {wildcards.table}"
     shell:
-        "ldae table --definition {params.definition:q} --dataset $(dirname {input.dataset})"
-        " --pixels $(dirname {input.pixels}) --probes $(dirname {input.probes})"
+        "ldae table --definition {params.definition:q} --dataset {input.dataset} --pixels {input.pixels}"
+        " --probes {input.probes} --distances {input.distances} --tokenizers {input.tokenizers}"
         " --out $(dirname {output.csv})/{wildcards.table} > {log} 2>&1"
 
 
 rule figure:
     input:
-        dataset="<results>/dataset/manifest.json",
-        pixels="<results>/probe/pixels/probe.json",
+        dataset=dataset_of("figures"),
+        pixels=pixels_of("figures"),
         probes=probes_of("figures"),
+        distances=distances_of("figures"),
+        histories=files_of_figure(["curves"], "pretrain", "history.csv"),
+        pictures=files_of_figure(["noise", "denoising"], "denoise", "pictures.npz"),
+        samples=files_of_figure(["samples"], "samples", "samples.npy"),
+        tokenizers=fits_of_figure,
         code=[READERS / name for name in ("figures.py", "results.py", "statistics.py")],
     output:
         png=report(
@@ -71,26 +78,64 @@ rule figure:
     message:
         "drawing {wildcards.figure}"
     shell:
-        "ldae figure --definition {params.definition:q} --dataset $(dirname {input.dataset})"
-        " --pixels $(dirname {input.pixels}) --probes $(dirname {input.probes})"
+        "ldae figure --definition {params.definition:q} --dataset {input.dataset} --pixels {input.pixels}"
+        " --probes {input.probes} --distances {input.distances} --histories {input.histories}"
+        " --pictures {input.pictures} --samples {input.samples} --tokenizers {input.tokenizers}"
         " --out $(dirname {output.csv})/{wildcards.figure} > {log} 2>&1"
 
 
-rule cost:
+rule claims:
     input:
-        results=results_of_default_rows(),
-        code=READERS / "tables.py",
+        dataset="<results>/dataset/manifest.json",
+        pixels="<results>/probe/pixels/probe.json",
+        probes=probes_for(names_of_claims()),
+        distances=distances_for(names_of_claims()),
+        code=[READERS / name for name in ("claims.py", "results.py", "statistics.py")],
     output:
-        markdown="<results>/tables/cost.md",
-        csv="<results>/tables/cost.csv",
+        markdown=report(
+            "<results>/tables/claims.md",
+            caption="../workflow/report/claims.rst",
+            category="Claims",
+        ),
+        csv="<results>/tables/claims.csv",
     log:
-        "<logs>/tables/cost.log",
+        "<logs>/tables/claims.log",
     benchmark:
-        "<benchmarks>/tables/cost.tsv"
+        "<benchmarks>/tables/claims.tsv"
     localrule: True
     conda:
         "../environment.yml"
+    params:
+        definition=json.dumps(study.claims(), sort_keys=True, ensure_ascii=False),
     message:
-        "adding up the cost"
+        "judging the paper's claims"
     shell:
-        "ldae cost --results {input.results} --out $(dirname {output.csv})/cost > {log} 2>&1"
+        "ldae claims --definition {params.definition:q} --dataset {input.dataset} --pixels {input.pixels}"
+        " --probes {input.probes} --distances {input.distances}"
+        " --out $(dirname {output.csv})/claims > {log} 2>&1"
+
+
+for name, targets in (("cost", ["main"]), ("cost_all", ["main", "all"])):
+
+    rule:
+        name:
+            name
+        input:
+            results=results_of(*targets),
+            code=READERS / "tables.py",
+        output:
+            markdown=f"<results>/tables/{name}.md",
+            csv=f"<results>/tables/{name}.csv",
+        log:
+            f"<logs>/tables/{name}.log",
+        benchmark:
+            f"<benchmarks>/tables/{name}.tsv"
+        localrule: True
+        conda:
+            "../environment.yml"
+        params:
+            out=f"{RESULTS}/tables/{name}",
+        message:
+            "adding up the cost"
+        shell:
+            "ldae cost --results {input.results} --out {params.out} > {log} 2>&1"

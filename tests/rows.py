@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ldae import tokenizers
 from ldae.dataset import to_float
 from ldae.denoiser import Denoiser
-from ldae.pretrain import Run
-from ldae.spec import PATCH, PretrainStage, Size, Training
-from ldae.tokenizers import pca, pixel
+from ldae.pretrain import Pretraining
+from ldae.spec import PIXEL_PATCHES, Fitting, Method, PretrainStage, Size, Tokenizer, TokenizerStage, Training
+from ldae.tokenizers import FITS, pixel
+from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.tokenizers.patches import patchify
+from ldae.training import Run
 from ldae.variants import Study
 
 ROOT = Path(__file__).parent.parent
-VARIANTS = Study.load(ROOT, {"scale": "smoke"}).variants
+STUDY = Study.load(ROOT, {"scale": "smoke"})
+VARIANTS = {row: STUDY.variants[row] for row in dict.fromkeys(STUDY.runs.values()) if STUDY.is_denoiser(row)}
 SIZE = Size(width=32, heads=2, encoder_blocks=1, decoder_blocks=1)
 TRAINING = Training(steps=60, batch=8, rate=0.1, warmup=0.1)
 
@@ -31,19 +33,39 @@ def images(num: int = 8) -> Tensor:
     return (127.5 + 50 * waves + 20 * ripple.view(num, 3, 32, 32)).clamp(0, 255).round().byte()
 
 
+def fit(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """A row's tokenizer on a few waves; a convolutional one keeps its random weights."""
+    data = to_float(images(240))
+    if tokenizer.kind == "conv":
+        torch.manual_seed(0)
+        autoencoder: nn.Module = Autoencoder(width=8, blocks=1, channels=tokenizer.dim // 4)
+        fitted = {f"autoencoder.{name}": tensor for name, tensor in autoencoder.state_dict().items()}
+        blank = {"mean": torch.zeros(tokenizer.dim), "variance": torch.ones(tokenizer.dim)}
+        raw = ConvTokenizer(fitted | blank, dim=tokenizer.dim, scale="global").raw(data[:64])
+        return fitted | pixel.fit([raw.flatten(0, 1)])
+    patch = PIXEL_PATCHES[tokenizer.dim] if tokenizer.kind == "pixel" else 16
+    dim = tokenizer.dim if tokenizer.kind in ("patch_vae", "patch_ae") else None
+    stage = TokenizerStage(kind=tokenizer.kind, patch=patch, dim=dim, fitting=Fitting())
+    return FITS[tokenizer.kind]([patchify(pixel.resize(data, patch), patch).flatten(0, 1)], stage)
+
+
+FITTED: dict[str, dict[str, Tensor]] = {}  # by the tokenizer's name, fitted once a process
+
+
 def denoiser(row: str) -> tuple[PretrainStage, Denoiser]:
     """An untrained denoiser of a row and what it was made from; seed 0."""
     spec = VARIANTS[row].spec
-    stage = PretrainStage(**spec.model_dump(exclude={"features"}), size=SIZE, training=TRAINING)
-    data = to_float(images(240))
-    patch = PATCH if spec.tokenizer.kind == "pca" else tokenizers.pixel.PIXEL_PATCHES[spec.tokenizer.dim]
-    fit = pca.fit if spec.tokenizer.kind == "pca" else pixel.fit
-    fitted = fit([patchify(pixel.resize(data, patch), patch).flatten(0, 1)])
+    assert spec.method == Method()
+    stage = PretrainStage(**spec.model_dump(exclude={"features", "method"}), size=SIZE, training=TRAINING)
+    if spec.tokenizer.name not in FITTED:
+        FITTED[spec.tokenizer.name] = fit(spec.tokenizer)
     torch.manual_seed(0)
-    return stage, Denoiser(stage, fitted, image_size=32, classes=3)
+    return stage, Denoiser(stage, FITTED[spec.tokenizer.name], image_size=32, classes=3)
 
 
 def run(row: str) -> Run:
     """A training run of a row at its first step."""
     stage, model = denoiser(row)
-    return Run(model, stage, seed=0, total=60, identity="")
+    return Run(
+        Pretraining(model, stage), title=row, seed=0, total=60, batch=8, log_every=TRAINING.log_every, identity=""
+    )

@@ -9,10 +9,21 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ldae"
 PARTS = {"dataset", "noise", "network", "objective", "tokenizers"}
-STAGES = {"prepare", "fit_tokenizer", "pretrain", "probe"}
+STAGES = {
+    "prepare",
+    "fit_tokenizer",
+    "train_tokenizer",
+    "train_classifier",
+    "pretrain",
+    "pretrain_baseline",
+    "probe",
+    "sample",
+    "judge",
+    "denoise",
+}
 TORCHLESS = set(
     "spec checking variants record process driver files progress cost "
-    "statistics results tables figures prepare sources cli".split()
+    "statistics results tables figures claims prepare sources cli".split()
 )
 
 

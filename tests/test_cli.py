@@ -127,7 +127,18 @@ def test_every_stage_runs_from_its_command(prepared: Path, tmp_path: Path, monke
         ["fit-tokenizer", "--spec", '{"fitting":{"patches":100}}', "--dataset", dataset, "--out", tokenizer],
         ["pretrain", "--row", "tiny", "--spec", f"{{{size},{training}}}", *folders]
         + ["--resume", str(tmp_path / "resume"), "--out", str(tmp_path / "run"), "--micro-batch", "8"],
-        ["probe", "--spec", probing, *folders, "--model", str(tmp_path / "run"), "--out", str(tmp_path / "probe")],
+        [
+            "probe",
+            "--row",
+            "tiny",
+            "--spec",
+            probing,
+            *folders,
+            "--model",
+            str(tmp_path / "run"),
+            "--out",
+            str(tmp_path / "probe"),
+        ],
         ["probe-pixels", "--spec", probing, "--dataset", dataset, "--out", str(tmp_path / "pixels")],
     ]
     for command in commands:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from rows import VARIANTS, denoiser, images, run
 
-from ldae.dataset import to_float
+from ldae.dataset import choose_mirrored, flip, to_float
 from ldae.denoiser import Draws
 from ldae.tokenizers.patches import patchify
 
@@ -16,9 +18,9 @@ def test_a_row_takes_finite_steps_and_learns(row: str) -> None:
     training = run(row)
     losses = []
     for _ in range(60):
-        loss, norm, rate = training.update(images(), LABELS, 8)
-        losses.append(loss.item())
-        assert loss.isfinite() and norm.isfinite() and rate >= 0
+        measured = training.update(images(), LABELS)
+        losses.append(float(measured["loss"]))
+        assert all(map(math.isfinite, map(float, measured.values())))
     assert sum(losses[-10:]) < 0.99 * sum(losses[:10])
 
 
@@ -26,10 +28,11 @@ def test_a_row_takes_finite_steps_and_learns(row: str) -> None:
 def test_every_weight_has_a_gradient_once_the_zeros_are_gone(row: str) -> None:
     training = run(row)
     for _ in range(3):
-        training.update(images(), LABELS, 8)
-    draws = training.denoiser.draw(8, torch.Generator().manual_seed(0))
-    training.denoiser(to_float(images()), LABELS, draws).sum().backward()
-    silent = [name for name, p in training.network.named_parameters() if p.grad is None or not p.grad.any()]
+        training.update(images(), LABELS)
+    model = training.task.denoiser  # type: ignore[attr-defined]
+    draws = model.draw(8, torch.Generator().manual_seed(0))
+    model(to_float(images()), LABELS, draws).sum().backward()
+    silent = [name for name, p in model.network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
 
@@ -41,7 +44,7 @@ def test_a_network_that_answers_rightly_recovers_the_clean_latent_and_has_no_los
     pictures = to_float(images())
     if stage.network.output == "image" and not stage.objective.tail:
         pictures = model.tokenizer.decode(model.tokenizer.encode(pictures))  # the target is the projection
-    clean = model.tokenizer.encode(pictures)
+    clean = model.encode(pictures)
     time = torch.full((8,), model.noise.nearest(300))
     draws = Draws(time, torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), torch.ones(8).bool())
     level = model.noise.level(time)
@@ -62,7 +65,8 @@ def test_rows_on_images_see_only_the_projection() -> None:
     moved = pictures + 0.1 * outside.unflatten(1, (2, 2)).unflatten(3, (3, 16, 16)).permute(0, 3, 1, 4, 2, 5).reshape(
         pictures.shape
     )
-    torch.testing.assert_close(model.features(moved, time=10), model.features(pictures, time=10), rtol=1e-3, atol=1e-3)
+    features = [model.features(model.encode(seen), time=10)[0] for seen in (moved, pictures)]
+    torch.testing.assert_close(*features, rtol=1e-3, atol=1e-3)
     seen = model.view(model.tokenizer.encode(pictures))
     torch.testing.assert_close(seen, patchify(model.tokenizer.decode(model.tokenizer.encode(pictures)), 16))
 
@@ -76,9 +80,37 @@ def test_one_label_in_ten_is_dropped() -> None:
 def test_features_take_the_probed_time_step() -> None:
     training = run("pca")
     for _ in range(5):
-        training.update(images(), LABELS, 8)
-    model, pictures = training.denoiser, to_float(images())
+        training.update(images(), LABELS)
+    model = training.task.denoiser  # type: ignore[attr-defined]
+    latents = model.encode(to_float(images()))
     with torch.no_grad():
-        early, late = model.features(pictures, time=10), model.features(pictures, time=900)
+        early, late = (model.features(latents, time=time)[0] for time in (10, 900))
     assert early.shape == (8, 4, 32)
     assert not torch.allclose(early, late)
+
+
+def test_one_pass_gives_the_features_of_several_blocks() -> None:
+    _, model = denoiser("pca")
+    model.network.open_gates()
+    latents = model.encode(to_float(images()))
+    both = model.features(latents, time=10, offsets=[1, 0])
+    for offset, features in zip((1, 0), both, strict=True):
+        torch.testing.assert_close(features, model.features(latents, time=10, offsets=[offset])[0])
+    assert not torch.allclose(*both)
+
+
+def test_cached_latents_are_those_of_the_images() -> None:
+    _, model = denoiser("conv_vae")
+    pictures = to_float(images())
+    cached = torch.stack([model.tokenizer.raw(seen) for seen in (pictures, pictures.flip(-1))], dim=1)  # type: ignore[attr-defined]
+    for seed in range(4):
+        chosen = choose_mirrored(cached.half(), torch.Generator().manual_seed(seed))
+        mirrored = flip(pictures, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(model.encode(chosen), model.encode(mirrored), rtol=0.01, atol=0.01)
+
+
+def test_noise_of_a_time_step_is_as_strong_as_its_schedule_says() -> None:
+    _, model = denoiser("no_scaling")
+    clean = torch.zeros(64, 4, 32)
+    noisy = model.corrupt(clean, 500, torch.Generator().manual_seed(0))
+    assert noisy.std().item() == pytest.approx(500 / 999 * math.sqrt(2), rel=0.02)

@@ -122,22 +122,21 @@ def test_an_untrained_network_is_the_identity_until_its_gates_are_opened() -> No
     fresh = network()
     tokens, time = torch.randn(2, 9, 6), torch.tensor([3, 3])
     embedded = fresh.embed(tokens) + fresh.positions
-    torch.testing.assert_close(fresh.features(tokens, time), embedded)
+    torch.testing.assert_close(fresh.features(tokens, time, [2]), [embedded])
     assert fresh(tokens, time).abs().max() == 0
     fresh.open_gates()
-    assert (fresh.features(tokens, time) - embedded).abs().mean() > 0.1
+    assert (fresh.features(tokens, time, [2])[0] - embedded).abs().mean() > 0.1
 
 
-def test_features_stop_at_the_encoders_last_block_or_any_other() -> None:
+def test_features_are_those_after_each_block_asked_for() -> None:
     whole = shaken(network())
     tokens, time = torch.randn(2, 9, 6), torch.tensor([1, 7])
     seen = []
     for block in whole.blocks:
         block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     whole(tokens, time)
-    torch.testing.assert_close(whole.features(tokens, time), seen[1])
-    for number in (1, 2, 3):
-        torch.testing.assert_close(whole.features(tokens, time, number), seen[number - 1])
+    torch.testing.assert_close(whole.features(tokens, time, [3, 1]), [seen[2], seen[0]])
+    torch.testing.assert_close(whole.features(tokens, time, [2]), [seen[1]])
 
 
 def test_a_network_that_knows_labels_is_given_the_null_label_for_features() -> None:
@@ -147,7 +146,7 @@ def test_a_network_that_knows_labels_is_given_the_null_label_for_features() -> N
     torch.testing.assert_close(conditional(tokens, time), null)
     assert (conditional(tokens, time, torch.tensor([0, 1])) - null).abs().max() > 1e-3
     conditional.label.weight.data[:4] = float("nan")
-    assert conditional.features(tokens, time).isfinite().all()
+    assert conditional.features(tokens, time, [2])[0].isfinite().all()
 
 
 def test_the_conditioning_is_narrow_and_costs_few_parameters() -> None:

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ldae.dataset import to_float
 from ldae.files import read_json
 from ldae.pretrain import pretrain
-from ldae.probe import Data, evaluate, hold_out, open_data, probe, probe_pixels
-from ldae.spec import Features, PretrainStage, ProbeStage, Probing, Size, Tokenizer, Training
+from ldae.probe import Data, Encoders, denoiser_encoders, evaluate, hold_out, open_data, probe, probe_pixels
+from ldae.spec import PretrainStage, ProbeStage, Probing, Size, Tokenizer, Training
 
 PROBING = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=20)
+
+
+RAW = Encoders(lambda images, _: images, lambda images: {"raw": images.mean((2, 3))})
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +40,10 @@ def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def probed(prepared: Path, trained: Path, out: Path, probing: Probing = PROBING, **features: int) -> dict[str, object]:
+def probed(prepared: Path, trained: Path, out: Path, probing: Probing = PROBING, **features: Any) -> dict[str, object]:
     probe(
-        ProbeStage(features=Features(**features), probing=probing),
+        ProbeStage(probing=probing, **features),
+        row="tiny",
         revision=3,
         dataset=prepared / "dataset",
         tokenizer=prepared / "pca",
@@ -64,16 +70,16 @@ def test_a_single_group_cannot_be_split() -> None:
 
 def test_a_result_tells_what_it_was_made_from_and_what_it_cost(prepared: Path, trained: Path, tmp_path: Path) -> None:
     result = probed(prepared, trained, tmp_path)
-    assert result["row"] == "tiny"
+    assert result["row"] == result["run"] == "tiny"
     assert list(result["lineage"]) == ["dataset", "tokenizer", "pretrain", "probe"]  # type: ignore[call-overload]
     assert result["lineage"]["probe"]["revision"] == 3  # type: ignore[index]
     assert {"seconds", "import_seconds", "peak_memory_mb", "commit", "device"} <= set(result["provenance"])  # type: ignore[call-overload]
-    assert result["trained"].shape == result["random"].shape == (24,)  # type: ignore[attr-defined]
+    assert result["trained/0"].shape == result["random/0"].shape == (24,)  # type: ignore[attr-defined]
 
 
 def test_the_same_probe_gives_the_same_answer(prepared: Path, trained: Path, tmp_path: Path) -> None:
     first, second = (probed(prepared, trained, tmp_path / name) for name in "ab")
-    np.testing.assert_array_equal(first["trained"], second["trained"])
+    np.testing.assert_array_equal(first["trained/0"], second["trained/0"])
 
 
 def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
@@ -81,14 +87,33 @@ def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
 ) -> None:
     cached = probed(prepared, trained, tmp_path / "cached", PROBING.model_copy(update={"views": 6}))
     exact = probed(prepared, trained, tmp_path / "exact", PROBING.model_copy(update={"mode": "exact"}))
-    np.testing.assert_array_equal(cached["trained"], exact["trained"])
-    np.testing.assert_array_equal(cached["random"], exact["random"])
+    np.testing.assert_array_equal(cached["trained/0"], exact["trained/0"])
+    np.testing.assert_array_equal(cached["random/0"], exact["random/0"])
 
 
-def test_a_block_that_is_not_there_is_refused_by_name(prepared: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"features.block: 3 of row tiny, which has 2 blocks"):
-        probed(prepared, trained, tmp_path, block=3)
-    assert probed(prepared, trained, tmp_path, block=2)["trained"] is not None
+def test_blocks_probed_in_one_pass_give_what_each_gives_alone(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    both = probed(prepared, trained, tmp_path / "both", offsets=(0, 1))
+    for offset in (0, 1):
+        alone = probed(prepared, trained, tmp_path / str(offset), offsets=(offset,))
+        for kind in ("trained", "random"):
+            np.testing.assert_array_equal(both[f"{kind}/{offset}"], alone[f"{kind}/{offset}"])
+
+
+def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared: Path, trained: Path) -> None:
+    manifest, device = read_json(prepared / "dataset/manifest.json"), torch.device("cpu")
+    images = to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")))
+
+    def latents(time: int, *, noisy: bool) -> torch.Tensor:
+        stage = ProbeStage(probing=PROBING, time=time, noisy=noisy)
+        encoders = denoiser_encoders(stage, trained, prepared / "pca", manifest, device)
+        return encoders.prepare(images, torch.Generator().manual_seed(0))
+
+    clean = latents(500, noisy=False)
+    torch.testing.assert_close(latents(500, noisy=True), latents(500, noisy=True), rtol=0, atol=0)
+    for time in (100, 500):  # signal^2 falls linearly from 1 to 0
+        power = 1 - (time + 1) / 1000
+        added = latents(time, noisy=True) - power**0.5 * clean
+        assert added.std().item() == pytest.approx((1 - power) ** 0.5, rel=0.05)
 
 
 def test_validation_never_chooses_the_rate(prepared: Path) -> None:
@@ -102,7 +127,7 @@ def test_validation_never_chooses_the_rate(prepared: Path) -> None:
 
         val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups)
         shifted = Data(data.train, val, 3, data.held, data.device)
-        result = evaluate({"raw": lambda images: images.mean((2, 3))}, shifted, PROBING, seed=0, title="raw")["raw"]
+        result = evaluate(RAW, shifted, PROBING, seed=0, title="raw")["raw"]
         chosen.append((result.summary["rate"], result.summary["held_out"]))
     assert chosen[0] == chosen[1]
 
@@ -111,10 +136,8 @@ def test_classes_that_features_tell_apart_are_told_apart(prepared: Path) -> None
     data = open_data(prepared / "dataset", PROBING, classes=3)
     probing = PROBING.model_copy(update={"epochs": 40, "rates": (1.0, 10.0, 100.0)})
 
-    def rows(images: torch.Tensor) -> torch.Tensor:
-        return images.mean(1).flatten(1)
-
-    result = evaluate({"rows": rows}, data, probing, seed=0, title="rows")["rows"]
+    rows = Encoders(lambda images, _: images, lambda images: {"rows": images.mean(1).flatten(1)})
+    result = evaluate(rows, data, probing, seed=0, title="rows")["rows"]
     assert result.summary["top1"] > 0.6
     assert result.summary["knn"] > 0.9
 
@@ -123,4 +146,5 @@ def test_raw_pixels_have_a_probe_of_their_own(prepared: Path, tmp_path: Path) ->
     probe_pixels(ProbeStage(probing=PROBING), revision=1, dataset=prepared / "dataset", out=tmp_path)
     about = read_json(tmp_path / "probe.json")
     assert list(about["lineage"]) == ["dataset", "probe"]
-    assert 0 <= about["trained"]["top1_low"] <= about["trained"]["top1"] <= about["trained"]["top1_high"] <= 1
+    top1 = about["encoders"]["trained/0"]
+    assert 0 <= top1["top1_low"] <= top1["top1"] <= top1["top1_high"] <= 1

@@ -1,4 +1,4 @@
-"""Tables and figures, from results made up here so that the right answer is known."""
+"""Tables, figures and verdicts, from results made up here so that the right answer is known."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
-from ldae.figures import FIGURES, write_figure
+from ldae.claims import judge, paper_value, spearman, write_claims
+from ldae.figures import FIGURES, Inputs, write_figure
 from ldae.files import write_json
 from ldae.record import digest
-from ldae.results import collect
+from ldae.results import Results, collect
 from ldae.tables import write_cost, write_table
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
-PROVENANCE = {"seconds": 10.0, "import_seconds": 2.0, "peak_memory_mb": 500, "device": "a processor", "commit": "abc"}
-SHARES = {"first": 0.4, "second": 0.5}  # of the images that each row gets right; random weights get 0.2
+PROVENANCE = {
+    "started": 1000.0,
+    "seconds": 10.0,
+    "import_seconds": 2.0,
+    "peak_memory_mb": 500,
+    "device": "a processor",
+    "commit": "abc",
+}
+SHARES = {"first": 0.4, "second": 0.5, "third": 0.42}  # of the images that each row gets right; random weights get 0.2
 
 
 @pytest.fixture
@@ -26,35 +36,55 @@ def folder(tmp_path: Path) -> Path:
     np.save(tmp_path / "dataset/val_groups.npy", np.arange(NUM) // 4)
     write_json(tmp_path / "dataset/manifest.json", {"classes": list("abcde")})
     for row, share in SHARES.items():
-        for seed in (0, 1):
-            save(tmp_path / row / str(seed), row, seed, share + 0.02 * seed)
+        for seed in (0, 1, 2):
+            save(tmp_path / row / f"seed{seed}", row, seed, share + 0.01 * seed)
     save(tmp_path / "pixels", "raw pixels", 0, 0.1)
     return tmp_path
 
 
 def save(folder: Path, row: str, seed: int, share: float) -> None:
     folder.mkdir(parents=True)
-    kinds = {"trained": share, "random": 0.2}
+    kinds = {"trained/0": share, "random/0": 0.2}
     order = np.random.default_rng(0).permutation(NUM)  # the same images are easy for all
     np.savez(
         folder / "correct.npz", **{kind: (order < round(NUM * part)).astype(np.uint8) for kind, part in kinds.items()}
     )
     summary = {"knn": 0.3, "rate": 1.0, "rate_at_edge": row == "second"}
-    about = {"row": row, "seed": seed, "lineage": LINEAGE, "trained": summary, "provenance": PROVENANCE}
-    write_json(folder / "probe.json", about)
+    about = {"row": row, "seed": seed, "lineage": LINEAGE, "encoders": {"trained/0": summary}, "training_flops": 1e12}
+    write_json(folder / "probe.json", about | {"provenance": PROVENANCE})
+    distance = {"row": row, "seed": seed, "lineage": LINEAGE, "distance": "Fréchet distance (judge)", "num": 1000}
+    measured = {"value": 100 * share, "infinite": 90 * share, "error": 1.0, "judge_accuracy": 0.6}
+    write_json(folder / "distance.json", distance | measured | {"provenance": PROVENANCE})
 
 
-def definition(seeds: list[int], **more: Any) -> dict[str, Any]:
+def definition(seeds: list[int], names: tuple[str, ...] = ("second", "first"), **more: Any) -> dict[str, Any]:
+    labels = {"second": "σ = √2 & more"}
+    paper = {"second": {"probe": 60.0, "fid": 20.0}, "third": {"probe": 61.0, "fid": 30.0}}
     rows = [
-        {"name": "second", "label": "σ = √2 & more", "paper": {"probe": 60.0}, "lineage": digest(LINEAGE)},
-        {"name": "first", "label": "first", "paper": {}, "lineage": digest(LINEAGE)},
+        {
+            "name": name,
+            "label": labels.get(name, name),
+            "paper": paper.get(name, {}),
+            "run": name,
+            "probe": name,
+            "offset": 0,
+            "lineage": digest(LINEAGE),
+            "distance": digest(LINEAGE),
+        }
+        for name in names
     ]
     return {"title": "A title", "rows": rows, "seeds": seeds, "pixels": digest(LINEAGE)} | more
 
 
-def results_of(folder: Path, wanted: dict[str, Any]) -> Any:
-    probes = [folder / row / str(seed) for row in SHARES for seed in wanted["seeds"]]
-    return collect(wanted, dataset=folder / "dataset", probes=probes, pixels=folder / "pixels")
+def results_of(folder: Path, wanted: dict[str, Any], *, judged: bool = False) -> Results:
+    folders = [folder / row / f"seed{seed}" for row in SHARES for seed in wanted["seeds"]]
+    return collect(
+        wanted,
+        dataset=folder / "dataset/manifest.json",
+        probes=[path / "probe.json" for path in folders],
+        pixels=folder / "pixels/probe.json",
+        distances=[path / "distance.json" for path in folders] if judged else [],
+    )
 
 
 def test_a_table_shows_accuracy_and_gain_with_intervals(folder: Path) -> None:
@@ -73,6 +103,7 @@ def test_a_table_shows_accuracy_and_gain_with_intervals(folder: Path) -> None:
     assert "Raw pixels: 10.0 [" in text
     assert "Chance: 20.0" in text
     assert "smallest or largest tried for: σ = √2 & more." in text
+    assert "FID" not in text
     latex = (folder / "table.tex").read_text()
     assert r"$\sigma$ = $\surd$2 \& more" in latex
 
@@ -81,41 +112,214 @@ def test_seeds_give_mean_and_spread(folder: Path) -> None:
     wanted = definition([0, 1])
     write_table(wanted, results_of(folder, wanted), out=folder / "table")
     frame = pd.read_csv(folder / "table.csv")
-    assert frame["accuracy"].tolist() == pytest.approx([0.51, 0.41])
-    assert frame["seed1"].tolist() == pytest.approx([0.52, 0.42])
-    assert "± 1.4" in (folder / "table.md").read_text()
+    assert frame["accuracy"].tolist() == pytest.approx([0.505, 0.405])
+    assert frame["seed1"].tolist() == pytest.approx([0.51, 0.41])
+    assert "± 0.7" in (folder / "table.md").read_text()
+
+
+def test_a_number_of_the_studys_own_judge_is_not_called_fid(folder: Path) -> None:
+    wanted = definition([0, 1])
+    write_table(wanted, results_of(folder, wanted, judged=True), out=folder / "table")
+    text = (folder / "table.md").read_text()
+    header = next(line for line in text.splitlines() if line.startswith("| row"))
+    assert "Fréchet distance (judge)" in header
+    assert "paper, FID" in header
+    assert "60.0 % accuracy on validation images; it is no FID" in text
+    frame = pd.read_csv(folder / "table.csv")
+    assert frame["distance_infinite"].tolist() == pytest.approx([45.45, 36.45])
+    # two seeds of standard error 1, 0.9 apart
+    assert frame["distance_error"].tolist() == pytest.approx([np.hypot(1 / np.sqrt(2), 0.45)] * 2)
+
+
+def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
+    series = [{"label": "a tokenizer", "rows": [["first", 8], ["second", 16]]}]
+    wanted = definition([0], series=series)
+    fits = {"conv": {"8": 20.5}, "pca": {"8": 21.0, "16": 22.0}}
+    for kind, psnr in fits.items():
+        write_json(folder / f"{kind}.json", {"kind": kind, "psnr": psnr, "collapsed_dims": 3})
+    write_table(
+        wanted,
+        results_of(folder, wanted),
+        tokenizers=[folder / "pca.json", folder / "conv.json"],
+        out=folder / "table",
+    )
+    lines = [[cell.strip() for cell in line.split("|")] for line in (folder / "table.md").read_text().splitlines()]
+    assert ["", "", "8", "16", ""] in lines
+    assert any(line[1:2] == ["a tokenizer"] and line[2].startswith("40.0") for line in lines)
+    assert any(line[1:2] == ["- the paper"] and line[3] == "60.0" for line in lines)
+    assert ["", "conv", "20.5, 3 unused", "", ""] in lines
+    assert ["", "pca", "21.0", "22.0", ""] in lines
 
 
 def test_results_of_another_specification_are_refused(folder: Path) -> None:
     wanted = definition([0])
     wanted["rows"][1]["lineage"] = digest({"probe": {"revision": 2, "spec": {}}})
-    with pytest.raises(ValueError, match=r"first/0/probe.json: made from another specification"):
+    with pytest.raises(ValueError, match=r"first/seed0/probe.json: made from another specification"):
         results_of(folder, wanted)
 
 
 def test_a_missing_result_is_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match="row second, seed 0: no result"):
-        wanted = definition([0])
-        collect(wanted, dataset=folder / "dataset", probes=[folder / "first/0"], pixels=folder / "pixels")
+    wanted = definition([0])
+    with pytest.raises(ValueError, match="row second, seed 0: no probe"):
+        collect(
+            wanted,
+            dataset=folder / "dataset/manifest.json",
+            probes=[folder / "first/seed0/probe.json"],
+            pixels=folder / "pixels/probe.json",
+        )
+
+
+def inputs_of(kind: str, folder: Path, wanted: dict[str, Any]) -> Inputs:
+    """What a figure of each kind reads."""
+    rng = np.random.default_rng(0)
+    runs = [folder / row["run"] / "seed0" for row in wanted["rows"]]
+    for run in runs:
+        steps = pd.DataFrame({"step": [1, 2], "images": [8, 16], "loss": [2.0, 1.0], "gradient_norm": [1.0, 0.5]})
+        steps.to_csv(run / "history.csv", index=False)
+        images = rng.integers(256, size=(16, 3, 32, 32)).astype(np.uint8)
+        np.savez(run / "pictures.npz", clean=images, noisy=images, denoised=images)
+        np.save(run / "samples.npy", images)
+    (folder / "fits").mkdir(exist_ok=True)
+    save_file({"basis": rng.standard_normal((20, 768)), "variance": np.ones(20)}, folder / "fits/tokenizer.safetensors")
+    files: dict[str, Any] = {
+        "curves": {"histories": [run / "history.csv" for run in runs]},
+        "noise": {"pictures": [run / "pictures.npz" for run in runs]},
+        "denoising": {"pictures": [run / "pictures.npz" for run in runs]},
+        "samples": {"samples": [run / "samples.npy" for run in runs]},
+        "schedules": {"schedules": {"a schedule": np.linspace(1, 0, 10)}},
+    }
+    if kind in files:
+        return Inputs(**files[kind])
+    return Inputs(
+        results_of(folder, wanted, judged=kind == "trajectory"), tokenizers=[folder / "fits/tokenizer.safetensors"]
+    )
 
 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_a_figure_is_the_same_bytes_every_time(kind: str, folder: Path) -> None:
-    series = [{"label": "a curve", "dims": {"first": 8, "second": 16}}]
-    wanted = definition([0], kind=kind, series=series)
+    series = [{"label": "a curve", "rows": [["first", 8], ["second", 16]]}]
+    filters = [{"label": "a tokenizer", "tokenizer": "fits", "dim": 16}] if kind == "dimension" else []
+    wanted = definition([0], kind=kind, series=series, filters=filters)
     for name in ("one", "two"):
-        write_figure(wanted, results_of(folder, wanted), out=folder / name)
+        write_figure(wanted, inputs_of(kind, folder, wanted), out=folder / name)
     for ending in (".png", ".svg", ".csv"):
         assert (folder / f"one{ending}").read_bytes() == (folder / f"two{ending}").read_bytes()
-    assert (folder / "one.png").stat().st_size > 5000
+    with Image.open(folder / "one.png") as image:
+        colours = image.convert("RGB").getcolors(1 << 24)
+        assert image.width > 600 and colours is not None and len(colours) > 20
+    assert len(pd.read_csv(folder / "one.csv")) >= 2
+
+
+def test_a_trajectory_tells_its_numbers(folder: Path) -> None:
+    wanted = definition([0], kind="trajectory")
+    write_figure(wanted, inputs_of("trajectory", folder, wanted), out=folder / "one")
     frame = pd.read_csv(folder / "one.csv")
-    assert sorted(frame["accuracy"]) == pytest.approx([0.4, 0.5])
-    assert "linear probe accuracy" in (folder / "one.svg").read_text()
+    assert frame["accuracy"].tolist() == pytest.approx([0.5, 0.4])
+    assert frame["distance"].tolist() == pytest.approx([45.0, 36.0])
+    assert frame["paper_fid"].tolist()[0] == 20.0
+    text = (folder / "one.svg").read_text()
+    assert "linear probe" in text and "FID-50K" in text and "Fréchet distance" in text
+
+
+SUM = {"name": "c", "text": "second beats first", "where": "here", "sum": {"second": 1, "first": -1}}
+
+
+@pytest.mark.parametrize(
+    ("margin", "word"),
+    [
+        ({"above": 0}, "holds"),
+        ({"above": 9.5}, "undecided"),
+        ({"above": 30}, "does not hold"),
+        ({"below": 30}, "holds"),
+        ({"below": 0}, "does not hold"),
+        ({"within": 30}, "holds"),
+        ({"within": 1}, "does not hold"),
+        ({"within": 10}, "undecided"),
+    ],
+)
+def test_a_verdict_is_where_the_interval_lies(margin: dict[str, float], word: str, folder: Path) -> None:
+    """The difference is 10 points on the same images, whose interval over groups is some 3 points wide."""
+    wanted = definition([0, 1, 2])
+    finding = judge(SUM | margin, results_of(folder, wanted), "accuracy")
+    assert finding.quantity is not None
+    assert finding.quantity.value == pytest.approx(10.0)
+    assert 5 < finding.quantity.low < 10 < finding.quantity.high < 15
+    assert finding.verdict == word
+
+
+def test_a_weighted_sum_of_rows_is_resampled_as_one(folder: Path) -> None:
+    wanted = definition([0, 1, 2], ("first", "second", "third"))
+    results = results_of(folder, wanted)
+    same = judge({"sum": {"first": 1, "second": -1, "third": 0}, "above": 0}, results, "accuracy").quantity
+    assert same is not None and same.value == pytest.approx(-10.0)
+    nothing = judge({"sum": {"first": 0.5, "second": -1, "third": 0.5}, "above": 0}, results, "gain").quantity
+    assert nothing is not None and nothing.value == pytest.approx(-9.0)
+
+
+@pytest.mark.parametrize(("among", "word"), [([16], "holds"), ([8], "does not hold"), ([8, 32], "does not hold")])
+def test_a_peak_is_found_where_it_is(among: list[int], word: str, folder: Path) -> None:
+    wanted = definition([0, 1, 2], ("first", "second", "third"))
+    claim = {"peak": [["first", 8], ["second", 16], ["third", 32]], "among": among}
+    finding = judge(claim, results_of(folder, wanted), "accuracy")
+    assert finding.verdict == word
+    assert finding.said.startswith("best at 16")
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, 5, 7))
+    expected = [spearmanr(a, b).statistic for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(spearman(first, second), expected, rtol=1e-12)
+
+
+def test_accuracy_and_quality_that_rise_together_are_correlated(folder: Path) -> None:
+    """In these results the distance grows with accuracy, so quality falls with it."""
+    wanted = definition([0, 1, 2], ("first", "second", "third"))
+    finding = judge(
+        {"rank": ["first", "second", "third"], "below": 0.5}, results_of(folder, wanted, judged=True), "accuracy"
+    )
+    assert finding.quantity is not None
+    assert finding.quantity.value == pytest.approx(-1.0)
+    assert finding.verdict == "holds"
+
+
+def test_the_papers_side_of_a_claim_comes_from_its_own_numbers() -> None:
+    paper = {"a": {"probe": 60.0, "fid": 20.0}, "b": {"probe": 62.5, "fid": 10.0}, "c": {}}
+    assert paper_value({"sum": {"b": 1, "a": -1}}, paper) == "+2.5"
+    assert paper_value({"sum": {"b": 1, "c": -1}}, paper) == ""
+    assert paper_value({"peak": [["a", 8], ["b", 16], ["c", 32]]}, paper) == "best at 16"
+    assert paper_value({"rank": ["a", "b"]}, paper) == "+1.00"
+
+
+def test_one_seed_never_makes_a_claim_hold(folder: Path) -> None:
+    claims = [
+        SUM | {"above": 0, "name": "yes"},
+        SUM | {"above": 30, "name": "no", "text": "by 30 points"},
+    ]
+    for seeds in ([0], [0, 1, 2]):
+        wanted = definition(seeds, claims=claims)
+        write_claims(wanted, results_of(folder, wanted), out=folder / "claims")
+        text = (folder / "claims.md").read_text()
+        lines = [line for line in text.splitlines() if line.startswith(("| second", "| by 30"))]
+        verdicts = [line.split("|")[5].strip() for line in lines]
+        if len(seeds) == 1:
+            assert verdicts == ["undecided (one seed, points to: holds)", "does not hold (one seed)"]
+            assert "no claim can hold by it alone" in text
+        else:
+            assert verdicts == ["holds", "does not hold"]
+        assert "would be given by chance" in text
 
 
 def test_costs_are_added_up_by_stage(folder: Path) -> None:
     write_json(folder / "run.json", {"row": "first", "seed": 0, "provenance": PROVENANCE})
-    write_cost([folder / "run.json", folder / "first/0/probe.json", folder / "first/1/probe.json"], out=folder / "cost")
+    write_json(folder / "tokenizer.json", {"provenance": PROVENANCE | {"started": 1020.0}})
+    files = [folder / "run.json", folder / "tokenizer.json"]
+    probes = [folder / f"first/seed{seed}/probe.json" for seed in (0, 1)]
+    write_cost([*files, *probes], out=folder / "cost")
     frame = pd.read_csv(folder / "cost.csv")
-    assert frame.groupby("stage")["seconds"].sum().to_dict() == {"pretrain": 10.0, "probe": 20.0}
-    assert "20.0" in (folder / "cost.md").read_text()
+    assert frame.groupby("stage")["seconds"].sum().to_dict() == {"pretrain": 10.0, "probe": 20.0, "tokenizer": 10.0}
+    text = (folder / "cost.md").read_text()
+    assert "imports 20.0 %" in text
+    assert "0.5 minutes: on average 1.33 jobs were running" in text

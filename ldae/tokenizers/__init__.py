@@ -1,7 +1,7 @@
 """Tokenizers: images (N, 3, S, S) in [-1, 1] to latents (N, T, d) and back, standardised on data.
 
-Each is a module with `fit(patches) -> tensors` and a class with `encode` and `decode`. The number of tokens T is the
-same for all of them: one for every 16 x 16 pixels.
+Each is a module with a function that fits it and a class with `encode` and `decode`. The number of tokens T is the same
+for all of them: one for every 16 x 16 pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ldae import spec
-from ldae.tokenizers import pca, pixel
+from ldae.spec import TokenizerStage
+from ldae.tokenizers import conv, linear, pca, pixel
 
 
 class Tokenizer(Protocol):
@@ -27,8 +28,31 @@ class Tokenizer(Protocol):
         """Latents (N, T, d) to images (N, 3, S, S)."""
 
 
-FITS: dict[str, Callable[[Iterable[Tensor]], dict[str, Tensor]]] = {"pca": pca.fit, "pixel": pixel.fit}
-TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"pca": pca.PCATokenizer, "pixel": pixel.PixelTokenizer}
+def fit_vae(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
+    """The patch-wise VAE."""
+    assert stage.dim is not None
+    return linear.fit(patches, dim=stage.dim, kl=stage.fitting.kl, seed=stage.fitting.seed)
+
+
+def fit_ae(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
+    """The patch-wise AE."""
+    assert stage.dim is not None
+    return linear.fit(patches, dim=stage.dim, kl=0.0, seed=stage.fitting.seed)
+
+
+FITS: dict[str, Callable[[Iterable[Tensor], TokenizerStage], dict[str, Tensor]]] = {
+    "pca": lambda patches, _: pca.fit(patches),
+    "pixel": lambda patches, _: pixel.fit(patches),
+    "patch_vae": fit_vae,
+    "patch_ae": fit_ae,
+}
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
+    "pca": pca.PCATokenizer,
+    "pixel": pixel.PixelTokenizer,
+    "patch_vae": linear.LinearTokenizer,
+    "patch_ae": linear.LinearTokenizer,
+    "conv": conv.ConvTokenizer,
+}
 
 
 def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> Tokenizer:

@@ -1,0 +1,152 @@
+"""Stage: how far a row's samples are from true images, as a Fréchet distance between features of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldae.dataset import Split
+from ldae.extractors import Extractor, open_extractor
+from ldae.files import read_json, sha256, whole, write_json
+from ldae.frechet import Moments, extrapolate
+from ldae.progress import progress
+from ldae.record import Lineage, lineage, provenance
+from ldae.spec import JudgeStage, Judging, Weights
+from ldae.training import device_name, pick_device
+
+BATCH = 250  # images
+FOLDS = 10  # of the samples, to extrapolate from
+
+
+@torch.inference_mode()
+def features_of(
+    images: np.ndarray, extractor: Extractor, device: torch.device, *, title: str
+) -> Iterator[tuple[int, Tensor]]:
+    """The features (n, F) of images (N, 3, S, S), uint8, batch by batch, each with its first image's number."""
+    with progress(title, len(images), "images") as bar:
+        for start in range(0, len(images), BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
+            yield start, extractor.features(batch)
+            bar.advance(len(batch))
+
+
+def reference(
+    stage: JudgeStage,
+    *,
+    revision: int,
+    dataset: Path,
+    out: Path,
+    judge: Path | None = None,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes the mean and covariance of the true images' features, `reference.npz`, and `reference.json` into `out`.
+
+    Args:
+        stage: whose features; or published statistics, which are taken as they are.
+        revision: of the code that judges.
+        dataset: the folder of the prepared images; all training images count.
+        out: where to write.
+        judge: the folder of the study's own classifier, for `builtin` features.
+        import_seconds: from the start of the process until now.
+    """
+    device, made = pick_device(), _made(dataset, judge, stage.judging)
+    if stage.judging.reference is not None:
+        mean, covariance = published_statistics(stage.judging.reference)
+    else:
+        extractor, moments = open_extractor(stage.judging, judge, device), Moments()
+        for _, features in features_of(Split.open(dataset, "train").images, extractor, device, title="true images"):
+            moments.update(features)
+        mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
+    with whole(out / "reference.npz") as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, mean=mean, covariance=covariance)
+    write_json(
+        out / "reference.json",
+        {
+            "lineage": lineage("judge", stage, revision, made),
+            "provenance": provenance(device_name(device), import_seconds),
+        },
+    )
+
+
+def published_statistics(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (F,) and covariance (F, F) in a file of ADM's kind: an `.npz` with `mu` and `sigma`."""
+    path = Path(weights.path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: is absent; judging.reference wants the file of sha256 {weights.sha256}")
+    if (found := sha256(path)) != weights.sha256:
+        raise ValueError(f"{path}: has sha256 {found}, expected {weights.sha256}")
+    with np.load(path, allow_pickle=False) as arrays:
+        if not {"mu", "sigma"} <= set(arrays):
+            raise ValueError(f"{path}: holds {', '.join(arrays)}; expected mu and sigma, as ADM's reference files")
+        return arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+
+
+def judge(
+    stage: JudgeStage,
+    *,
+    revision: int,
+    samples: Path,
+    reference: Path,
+    out: Path,
+    judge: Path | None = None,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes `distance.json` into `out`: the distance at N samples, and extrapolated to infinitely many.
+
+    Args:
+        stage: whose features.
+        revision: of the code that judges.
+        samples, reference: folders of earlier stages.
+        out: where to write.
+        judge: the folder of the study's own classifier, for `builtin` features.
+        import_seconds: from the start of the process until now.
+    """
+    device = pick_device()
+    extractor = open_extractor(stage.judging, judge, device)
+    images = np.load(samples / "samples.npy", mmap_mode="r")
+    about = read_json(samples / "samples.json")
+    with np.load(reference / "reference.npz", allow_pickle=False) as arrays:
+        mean, covariance = (torch.from_numpy(arrays[name]).to(device) for name in ("mean", "covariance"))
+    folds = [Moments() for _ in range(FOLDS)]
+    for start, features in features_of(images, extractor, device, title=f"judging {about['row']}"):
+        numbers = torch.arange(start, start + len(features), device=device)
+        for number, fold in enumerate(folds):  # in turn, so that folds are equal and alike
+            fold.update(features[numbers % FOLDS == number])
+    if covariance.shape[0] != folds[0].covariance.shape[0]:
+        found, wanted = covariance.shape[0], folds[0].covariance.shape[0]
+        raise ValueError(f"{reference}: has {found} dimensions, the samples' features {wanted}")
+    distance = extrapolate(folds, mean, covariance)
+    made: Lineage = about["lineage"]
+    if judge is not None:
+        made = made | read_json(judge / "classifier.json")["lineage"]
+    record = {
+        "row": about["row"],
+        "seed": about["seed"],
+        "distance": extractor.distance,
+        "num": len(images),
+        "value": round(distance.value, 6),
+        "infinite": round(distance.infinite, 6),
+        "error": round(distance.error, 6),
+    }
+    if judge is not None:
+        record["judge_accuracy"] = read_json(judge / "classifier.json")["accuracy"]
+    write_json(
+        out / "distance.json",
+        record
+        | {
+            "lineage": lineage("judge", stage, revision, made),
+            "provenance": provenance(device_name(device), import_seconds),
+        },
+    )
+
+
+def _made(dataset: Path, judge: Path | None, judging: Judging) -> Lineage:
+    """What the reference statistics are made from."""
+    made: Lineage = read_json(dataset / "manifest.json")["lineage"]
+    if judging.features == "builtin" and judge is not None:
+        made = made | read_json(judge / "classifier.json")["lineage"]
+    return made

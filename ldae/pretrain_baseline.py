@@ -1,0 +1,173 @@
+"""Stage: pretrains an encoder with a method that the paper compares with, MAE or MoCo v3, by that method's recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldae.baselines.augment import two_views
+from ldae.baselines.mae import MAE
+from ldae.baselines.moco import MoCo, momentum_at
+from ldae.cost import mae_macs, moco_macs
+from ldae.dataset import Split, random_resized_crop, to_float
+from ldae.denoiser import mixed_precision
+from ldae.files import read_json, whole, write_json, write_text
+from ldae.model import build_baseline
+from ldae.record import lineage, provenance
+from ldae.spec import PATCH, PATCH_DIM, BaselineStage, MAETraining, MoCoTraining
+from ldae.training import (
+    BETAS,
+    Run,
+    decayed,
+    device_name,
+    gradient_norm,
+    history_text,
+    learning_rate,
+    pick_device,
+    set_rate,
+    trained,
+)
+
+SMALLEST_CROP = 0.2  # of the area, for MAE
+MOCO_BETAS = (0.9, 0.999)  # MoCo v3 takes AdamW's defaults
+
+
+class MAETask:
+    """A masked autoencoder and its optimizer."""
+
+    def __init__(self, module: MAE, training: MAETraining) -> None:
+        self.module, self.training = module, training
+        groups = decayed(module, training.weight_decay)
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)]
+
+    def update(
+        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+    ) -> dict[str, Tensor | float]:
+        """One step on random crops of uint8 images (N, 3, S, S); labels are not looked at."""
+        images = random_resized_crop(to_float(inputs), generator, SMALLEST_CROP)
+        masking = self.module.draw(len(images), generator)
+        rate = learning_rate(
+            step, total=total, peak=self.training.rate * len(images) / 256, warmup=self.training.warmup
+        )
+        set_rate(self.optimizers[0], rate)
+        with mixed_precision(images.device):
+            loss = self.module(images, masking).mean()
+        loss.backward()
+        norm = gradient_norm(self.module)
+        self.optimizers[0].step()
+        self.optimizers[0].zero_grad()
+        return {"loss": loss.detach(), "gradient_norm": norm, "rate": rate}
+
+
+class MoCoTask:
+    """MoCo v3's networks, their momentum copies and the optimizer."""
+
+    def __init__(self, module: MoCo, training: MoCoTraining) -> None:
+        self.module, self.training = module, training
+        groups = decayed(module, training.weight_decay)
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=MOCO_BETAS, fused=True)]
+
+    def update(
+        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+    ) -> dict[str, Tensor | float]:
+        """One step on two views of uint8 images (N, 3, S, S); labels are not looked at."""
+        first, second = two_views(to_float(inputs), generator)
+        rate = learning_rate(step, total=total, peak=self.training.rate * len(first) / 256, warmup=self.training.warmup)
+        set_rate(self.optimizers[0], rate)
+        self.module.momentum_update(momentum_at(step / total))
+        with mixed_precision(first.device):
+            loss = self.module(first, second).mean()
+        loss.backward()
+        norm = gradient_norm(self.module)
+        self.optimizers[0].step()
+        self.optimizers[0].zero_grad()
+        return {"loss": loss.detach(), "gradient_norm": norm, "rate": rate}
+
+
+def macs(stage: BaselineStage, image_size: int) -> int:
+    """Multiply-adds of what one image goes forward through, with gradients; those without count a third."""
+    tokens = (image_size // PATCH) ** 2
+    size = {"tokens": tokens, "width": stage.size.width, "blocks": stage.size.encoder_blocks, "in_dim": PATCH_DIM}
+    if stage.mae is not None:
+        return mae_macs(**size, decoder_width=stage.mae.decoder_width, decoder_blocks=stage.mae.decoder_blocks)
+    assert stage.moco_v3 is not None
+    return moco_macs(**size, hidden=stage.moco_v3.hidden, out=stage.moco_v3.out)
+
+
+def pretrain_baseline(
+    stage: BaselineStage,
+    *,
+    row: str,
+    seed: int,
+    revision: int,
+    dataset: Path,
+    resume: Path,
+    out: Path,
+    checkpoint_seconds: float = 300.0,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes the encoder, `model.safetensors`, `history.csv` and `run.json` into `out`.
+
+    Args:
+        stage: the method's recipe and the encoder's size.
+        row: the row's name, for messages.
+        seed: of initial weights, order and augmentation.
+        revision: of the code that trains.
+        dataset: the folder of the prepared images.
+        resume: a folder for checkpoints that outlives failed attempts.
+        out: where to write.
+        checkpoint_seconds: between two checkpoints, at least.
+        import_seconds: from the start of the process until now.
+    """
+    device, manifest = pick_device(), read_json(dataset / "manifest.json")
+    images = Split.open(dataset, "train")
+    made = lineage("pretrain", stage, revision, manifest["lineage"])
+    identity = json.dumps([made, seed], sort_keys=True)
+    training = stage.mae or stage.moco_v3
+    assert training is not None
+
+    def start() -> Run:
+        module = build_baseline(stage, seed=seed, image_size=manifest["size"]).to(device)
+        task = (
+            MAETask(cast(MAE, module), training)
+            if isinstance(training, MAETraining)
+            else MoCoTask(cast(MoCo, module), training)
+        )
+        return Run(
+            task,
+            title=row,
+            seed=seed,
+            total=training.total_steps(len(images)),
+            batch=training.batch,
+            log_every=training.log_every,
+            identity=identity,
+        )
+
+    with trained(start, images, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        prefix = "encoder."
+        encoder = {
+            name.removeprefix(prefix): tensor.cpu().contiguous()
+            for name, tensor in finished["weights"].items()
+            if name.startswith(prefix)
+        }
+        with whole(out / "model.safetensors") as partial:
+            save_file(encoder, partial)
+        write_text(out / "history.csv", history_text(finished["history"]))
+        steps = training.total_steps(len(images))
+        write_json(
+            out / "run.json",
+            {
+                "row": row,
+                "method": "mae" if stage.mae is not None else "moco_v3",
+                "seed": seed,
+                "lineage": made,
+                "parameters": sum(tensor.numel() for tensor in encoder.values()),
+                "training_flops": 6 * steps * training.batch * macs(stage, manifest["size"]),
+                "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
+            },
+        )

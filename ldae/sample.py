@@ -1,0 +1,99 @@
+"""Stage: samples images from a trained row, through the diffusion process of its noise schedule (paper, Sec. 4.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from ldae.dataset import Split, stream, to_uint8
+from ldae.denoiser import Denoiser
+from ldae.diffusion import Process, sample_latents
+from ldae.files import read_json, whole, write_json
+from ldae.model import open_denoiser, open_run
+from ldae.noise import Level
+from ldae.progress import progress
+from ldae.record import lineage, provenance
+from ldae.spec import SampleStage, Sampling
+from ldae.training import device_name, pick_device
+
+SAMPLING = 8  # a stream of randomness
+
+
+@torch.inference_mode()
+def draw(denoiser: Denoiser, sampling: Sampling, process: Process, labels: Tensor, *, seed: int, start: int) -> Tensor:
+    """A batch of samples (n, 3, S, S), uint8, the ones from `start` on of a row and seed.
+
+    Args:
+        denoiser: with the weights to sample with.
+        sampling: the method.
+        process: its steps.
+        labels: (n,), which a network without labels does not look at.
+        seed: of the run.
+        start: number of the first sample.
+    """
+    generator = torch.Generator(labels.device).manual_seed(stream(seed, SAMPLING, start))
+    shape = (len(labels), denoiser.grid**2, denoiser.dim)
+    noise = torch.randn(shape, generator=generator, device=labels.device)
+
+    def predict(noisy: Tensor, time: Tensor, level: Level) -> Tensor:
+        return denoiser.predict_clean(noisy, time, labels, level)
+
+    latents = sample_latents(predict, process, noise, method=sampling.method, generator=generator)
+    return to_uint8(denoiser.tokenizer.decode(latents))
+
+
+def sample(
+    stage: SampleStage,
+    *,
+    row: str,
+    revision: int,
+    dataset: Path,
+    tokenizer: Path,
+    model: Path,
+    out: Path,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes `samples.npy` (N, 3, S, S), uint8, and `samples.json` into `out`.
+
+    Labels are drawn as often as the training set has them.
+
+    Args:
+        stage: how many, and by which method.
+        row: the row's name.
+        revision: of the code that samples.
+        dataset, tokenizer, model: folders of earlier stages.
+        out: where to write.
+        import_seconds: from the start of the process until now.
+
+    Raises:
+        ValueError: for a row whose schedule defines no diffusion process.
+    """
+    sampling, device = stage.sampling, pick_device()
+    manifest, run = read_json(dataset / "manifest.json"), open_run(model, "ema")
+    process = Process.of(run.stage.noise, sampling.steps)
+    denoiser = open_denoiser(model, tokenizer, manifest, weights="ema").to(device)
+    known = Split.open(dataset, "train").labels
+    chosen = np.random.default_rng([run.seed, SAMPLING]).integers(len(known), size=sampling.num)
+    labels = known[torch.from_numpy(chosen)].to(device)
+    shape = (sampling.num, 3, manifest["size"], manifest["size"])
+    with whole(out / "samples.npy") as partial, progress(f"sampling {row}", sampling.num, "images") as bar:
+        samples = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, sampling.num, sampling.batch):
+            part = labels[start : start + sampling.batch]
+            drawn = draw(denoiser, sampling, process, part, seed=run.seed, start=start)
+            samples[start : start + len(drawn)] = drawn.cpu().numpy()
+            bar.advance(len(drawn))
+        samples.flush()
+    write_json(
+        out / "samples.json",
+        {
+            "row": row,
+            "seed": run.seed,
+            "lineage": lineage("sample", stage, revision, run.run["lineage"]),
+            "provenance": provenance(device_name(device), import_seconds),
+        },
+    )

@@ -1,0 +1,243 @@
+"""Stage: trains a convolutional tokenizer, VAE or VQGAN, and caches the latents of the training set.
+
+The loss is latent diffusion's (its `contperceptual`): squared error and perceptual distance summed over all elements, a
+little KL divergence, and from some step on a discriminator whose gradient is made half as long as the rest's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ldae.classifiers import SmallVGG
+from ldae.dataset import Split, flip, stream, to_float
+from ldae.files import read_json, whole, write_json, write_text
+from ldae.model import INITIAL, open_classifier
+from ldae.progress import progress
+from ldae.published_vae import from_stable_diffusion
+from ldae.reconstruction import collapsed, psnr
+from ldae.record import lineage, provenance
+from ldae.spec import PATCH, ConvolutionalStage
+from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
+from ldae.tokenizers.losses import (
+    PatchDiscriminator,
+    Perceptual,
+    adaptive_weight,
+    generator_loss,
+    hinge_loss,
+    kl_divergence,
+    lpips_weights,
+    read_weights,
+    vgg16_features,
+)
+from ldae.tokenizers.pixel import fit as fit_moments
+from ldae.training import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
+
+BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
+WARMUP = 0.05
+BATCH = 100  # images in encoding
+PUBLISHED = {"width": 128, "blocks": 2}  # KL-f8
+
+
+class Autoencoding:
+    """An autoencoder, the discriminator that it plays against, and their optimizers."""
+
+    def __init__(self, autoencoder: Autoencoder, stage: ConvolutionalStage, perceptual: Perceptual | None) -> None:
+        """Prepares them; `perceptual` is the frozen distance, for a tokenizer with that loss."""
+        self.autoencoder, self.recipe, self.perceptual = autoencoder, stage.convolutional, perceptual
+        self.discriminator = PatchDiscriminator(self.recipe.discriminator_width) if stage.adversarial else None
+        networks: dict[str, nn.Module] = {"autoencoder": autoencoder}
+        if self.discriminator is not None:
+            networks["discriminator"] = self.discriminator.to(next(autoencoder.parameters()).device)
+        self.module = nn.ModuleDict(networks)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(network.parameters(), lr=0.0, betas=BETAS, fused=True) for network in networks.values()
+        ]
+
+    def update(
+        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+    ) -> dict[str, Tensor | float]:
+        """One step of both networks on uint8 images (N, 3, S, S); labels are not looked at."""
+        images = to_float(flip(inputs, generator))
+        rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
+        for optimizer in self.optimizers:
+            set_rate(optimizer, rate)
+        mean, logvar = self.autoencoder.posterior(images)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise)
+        squared = (decoded - images).square()
+        measured: dict[str, Tensor | float] = {"reconstruction": squared.mean().detach()}
+        error = squared.flatten(1).sum(1)  # (N,)
+        if self.perceptual is not None:
+            distance = self.perceptual(decoded, images)
+            measured["perceptual"] = distance.mean().detach()
+            error = error + self.recipe.perceptual_weight * distance * images[0].numel()  # once for every element
+        error = error.mean()
+        kl = kl_divergence(mean, logvar).mean()
+        loss = error + self.recipe.kl * kl
+        measured["kl"] = kl.detach()
+        fooling = self.discriminator is not None and step >= self.recipe.adversarial_start * total
+        if fooling and self.discriminator is not None:
+            self.discriminator.requires_grad_(False)  # its own step follows
+            fooled = generator_loss(self.discriminator(decoded))
+            weight = adaptive_weight(error, fooled, self.autoencoder.last_layer)
+            loss = loss + self.recipe.adversarial_weight * weight * fooled
+            self.discriminator.requires_grad_(True)
+        self.optimizers[0].zero_grad()
+        loss.backward()
+        self.optimizers[0].step()
+        if self.discriminator is not None:
+            measured["discriminator"] = torch.zeros((), device=images.device)
+        if fooling and self.discriminator is not None:
+            told_apart = hinge_loss(self.discriminator(images), self.discriminator(decoded.detach()))
+            self.optimizers[1].zero_grad()
+            told_apart.backward()
+            self.optimizers[1].step()
+            measured["discriminator"] = told_apart.detach()
+        return {"loss": loss.detach() / images[0].numel()} | measured | {"rate": rate}
+
+
+def perceptual_distance(stage: ConvolutionalStage, vgg: Path | None) -> Perceptual | None:
+    """The distance of a tokenizer's perceptual loss, or None.
+
+    Args:
+        stage: what training reads of the row and the scale.
+        vgg: the folder of the study's own VGG-style network.
+
+    Raises:
+        ValueError, OSError: for weights that are absent or not the expected ones.
+    """
+    if not stage.perceptual:
+        return None
+    recipe = stage.convolutional
+    weights = lpips_weights(Path(recipe.lpips.path).expanduser(), recipe.lpips.sha256) if recipe.lpips else None
+    if recipe.perceptual != "builtin":
+        return Perceptual(vgg16_features(Path(recipe.perceptual.path).expanduser(), recipe.perceptual.sha256), weights)
+    if vgg is None:
+        raise ValueError("a perceptual loss with convolutional.perceptual 'builtin' needs --vgg, the trained network")
+    if weights is not None:
+        raise ValueError("convolutional.lpips: fits VGG16's channels alone, and convolutional.perceptual is 'builtin'")
+    network, about = open_classifier(vgg)
+    if not isinstance(network, SmallVGG):
+        raise ValueError(f"{vgg}: is a {about['architecture']}; the perceptual loss wants the vgg")
+    return Perceptual(network.stages, None)
+
+
+def encoded(tokenizer: ConvTokenizer, train: Split, cache: np.ndarray, device: torch.device) -> Iterator[Tensor]:
+    """Fills the cache (N, 2, T, d) with latents of the training images and their mirror images, batch by batch."""
+    with progress("caching latents", len(train), "images") as bar, torch.inference_mode():
+        for start in range(0, len(train), BATCH):
+            indices = np.arange(start, min(start + BATCH, len(train)))
+            images = to_float(train.batch(indices, device)[0])
+            both = torch.stack([tokenizer.raw(images), tokenizer.raw(images.flip(-1))], dim=1).cpu()
+            cache[start : start + len(indices)] = both.half().numpy()
+            yield both.flatten(0, 2)
+            bar.advance(len(indices))
+
+
+def train_tokenizer(
+    stage: ConvolutionalStage,
+    *,
+    revision: int,
+    dataset: Path,
+    resume: Path,
+    out: Path,
+    vgg: Path | None = None,
+    checkpoint_seconds: float = 300.0,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes `tokenizer.safetensors`, `latents.npy`, `history.csv` and `tokenizer.json` into `out`.
+
+    Args:
+        stage: what training reads of the row and the scale.
+        revision: of the code that trains.
+        dataset: the folder of the prepared images.
+        resume: a folder for checkpoints that outlives failed attempts.
+        out: where to write.
+        vgg: the folder of the study's own VGG-style network, for a perceptual loss of its features.
+        checkpoint_seconds: between two checkpoints, at least.
+        import_seconds: from the start of the process until now.
+    """
+    device, manifest = pick_device(), read_json(dataset / "manifest.json")
+    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
+    recipe = stage.convolutional
+    inputs = [manifest["lineage"]]
+    if stage.needs_vgg and vgg is not None:
+        inputs.append(read_json(vgg / "classifier.json")["lineage"])
+    made = lineage("tokenizer", stage, revision, *inputs)
+    identity = json.dumps(made, sort_keys=True)
+    title = "-".join(["conv", str(stage.dim)] + [w for w in ("perceptual", "adversarial") if getattr(stage, w)])
+
+    def start() -> Run:
+        perceptual = perceptual_distance(stage, vgg)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream(recipe.seed, INITIAL))
+            autoencoder = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(device)
+            task = Autoencoding(autoencoder, stage, perceptual.to(device) if perceptual else None)
+        return Run(
+            task,
+            title=title,
+            seed=recipe.seed,
+            total=recipe.steps,
+            batch=recipe.batch,
+            log_every=recipe.log_every,
+            identity=identity,
+        )
+
+    def write(weights: dict[str, Tensor], history: list[str], **measured: float) -> None:
+        blank = {"mean": torch.zeros(stage.dim), "variance": torch.ones(stage.dim)}
+        fitted = {f"autoencoder.{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
+        tokenizer = ConvTokenizer(fitted | blank, dim=stage.dim, scale="global").to(device)
+        tokens = (manifest["size"] // PATCH) ** 2
+        with whole(out / "latents.npy") as partial:
+            cache = open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(train), 2, tokens, stage.dim))
+            fitted |= fit_moments(encoded(tokenizer, train, cache, device))
+            cache.flush()
+        with whole(out / "tokenizer.safetensors") as partial:
+            save_file(fitted, partial)
+        write_text(out / "history.csv", history_text(history))
+        tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
+        write_json(
+            out / "tokenizer.json",
+            {
+                "lineage": made,
+                "kind": "conv",
+                "dims": stage.dim,
+                "collapsed_dims": collapsed(fitted["variance"], has_prior=True),
+                "psnr": {stage.dim: round(psnr(tokenizer, val, device), 3)},
+                "posterior_noise": round(posterior_noise(tokenizer, val, fitted["variance"], device), 6),
+                "perceptual": perceptual_name(stage),
+                "provenance": provenance(device_name(device), import_seconds, **measured),
+            },
+        )
+
+    if stage.is_published and recipe.published is not None:
+        path = Path(recipe.published.path).expanduser()
+        write(from_stable_diffusion(read_weights(path, recipe.published.sha256)), ["step,images"])
+        return
+    with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        prefix = "autoencoder."
+        weights = {k.removeprefix(prefix): v for k, v in finished["weights"].items() if k.startswith(prefix)}
+        write(weights, finished["history"], training_seconds=finished["seconds"])
+
+
+@torch.inference_mode()
+def posterior_noise(tokenizer: ConvTokenizer, val: Split, variance: Tensor, device: torch.device) -> float:
+    """The variance of the posterior's own noise as a share of the latents', which rows leave out by taking the mean."""
+    images = to_float(val.batch(np.arange(min(BATCH, len(val))), device)[0])
+    _, logvar = tokenizer.autoencoder.posterior(images)
+    return float(logvar.exp().mean().cpu() / variance.mean())
+
+
+def perceptual_name(stage: ConvolutionalStage) -> str | None:
+    """What the perceptual loss was made with, for tables."""
+    if not stage.perceptual or stage.is_published:
+        return None
+    return "builtin" if stage.needs_vgg else "VGG16"

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldae.baselines import augment
+from ldae.baselines.mae import MAE
+from ldae.baselines.moco import MoCo, contrast, momentum_at
+
+ENCODER = {"image_size": 64, "width": 16, "heads": 2, "blocks": 2}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(6, 3, 64, 64, generator=generator()) * 2 - 1
+
+
+@pytest.fixture
+def mae() -> MAE:
+    torch.manual_seed(0)
+    return MAE(**ENCODER, decoder_width=8, decoder_heads=2, decoder_blocks=1)
+
+
+@pytest.fixture
+def moco() -> MoCo:
+    torch.manual_seed(0)
+    return MoCo(**ENCODER, hidden=32, out=8)
+
+
+def test_mae_hides_a_random_three_quarters_of_each_image(mae: MAE) -> None:
+    order = mae.draw(400, generator())
+    assert order.shape == (400, 16)
+    assert torch.equal(order.sort(1).values, torch.arange(16).expand(400, 16))
+    assert mae.num_kept == 4
+    visible = torch.zeros(16).index_add_(0, order[:, :4].flatten(), torch.ones(1600))
+    assert (visible - 100).abs().max() < 40  # every place is visible in a quarter of the images
+
+
+def test_mae_never_sees_the_hidden_patches(mae: MAE, images: Tensor) -> None:
+    """Its prediction is the same whatever stands there; only what it is compared with changes."""
+    order = mae.draw(len(images), generator())
+    predicted: list[Tensor] = []
+    mae.head.register_forward_hook(lambda module, inputs, output: predicted.append(output))
+    mae(images, order)
+    other = images.clone()
+    for image, places in zip(other, order[:, 4:], strict=True):
+        for place in places.tolist():
+            y, x = 16 * (place // 4), 16 * (place % 4)
+            image[:, y : y + 16, x : x + 16] = 0.3
+    mae(other, order)
+    torch.testing.assert_close(predicted[0], predicted[1])
+
+
+def test_maes_loss_is_the_error_of_normalised_hidden_patches(mae: MAE, images: Tensor) -> None:
+    order = mae.draw(len(images), generator())
+    predicted: list[Tensor] = []
+    mae.head.register_forward_hook(lambda module, inputs, output: predicted.append(output))
+    loss = mae(images, order)
+    for number, image in enumerate(images.numpy()):
+        errors = []
+        for place in order[number, 4:].tolist():
+            y, x = 16 * (place // 4), 16 * (place % 4)
+            patch = image[:, y : y + 16, x : x + 16].flatten()
+            target = (patch - patch.mean()) / np.sqrt(patch.var(ddof=1) + 1e-6)
+            errors.append(np.mean((predicted[0][number, place].detach().numpy() - target) ** 2))
+        assert loss[number].item() == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_maes_decoder_is_given_each_token_where_its_patch_stands(mae: MAE, images: Tensor) -> None:
+    order = mae.draw(len(images), generator())
+    seen: dict[str, Tensor] = {}
+    mae.narrow.register_forward_hook(lambda module, inputs, output: seen.update(encoded=output))
+    mae.decoder.register_forward_pre_hook(lambda module, inputs: seen.update(tokens=inputs[0]))
+    mae(images, order)
+    tokens = seen["tokens"] - mae.positions
+    for number, places in enumerate(order):
+        torch.testing.assert_close(tokens[number, places[:4]], seen["encoded"][number])
+        torch.testing.assert_close(tokens[number, places[4:]], mae.mask_token.expand(12, -1))
+
+
+def test_contrast_is_the_cross_entropy_of_cosines() -> None:
+    queries, keys = torch.randn(5, 8, generator=generator()), torch.randn(5, 8, generator=generator(1))
+    found = contrast(queries, keys)
+    q, k = queries.double().numpy(), keys.double().numpy()
+    cosines = (q @ k.T) / (np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(k, axis=1))
+    exponentials = np.exp(cosines / 0.2)
+    expected = -2 * 0.2 * np.log(np.diag(exponentials) / exponentials.sum(1))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_mocos_loss_takes_both_views_as_query_and_as_key(moco: MoCo, images: Tensor) -> None:
+    first, second = images, images.flip(-1)
+    found = moco(first, second)
+    with torch.no_grad():
+        queries = [moco.predictor(moco.projector(moco.encoder(view).mean(1))) for view in (first, second)]
+        keys = [moco.averaged_projector(moco.averaged_encoder(view).mean(1)) for view in (first, second)]
+        logits = [F.normalize(queries[i]) @ F.normalize(keys[1 - i]).T / 0.2 for i in (0, 1)]
+        expected = sum(0.4 * F.cross_entropy(one, torch.arange(6)) for one in logits)
+    assert found.mean().item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_mocos_keys_and_patch_projection_have_no_gradient(moco: MoCo, images: Tensor) -> None:
+    moco(images, images.flip(-1)).mean().backward()
+    with_gradient = {name for name, parameter in moco.named_parameters() if parameter.grad is not None}
+    assert not [name for name in with_gradient if name.startswith("averaged")]
+    assert not [name for name in with_gradient if name.startswith("encoder.embed")]
+    assert "encoder.blocks.0.attn.qkv.weight" in with_gradient
+    assert "predictor.0.weight" in with_gradient
+
+
+def test_mocos_averages_move_by_the_momentum(moco: MoCo) -> None:
+    weight = moco.encoder.blocks[0].mlp.fc1.weight
+    average = moco.averaged_encoder.blocks[0].mlp.fc1.weight
+    before = average.clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    moco.momentum_update(0.9)
+    torch.testing.assert_close(average, 0.9 * before + 0.1 * weight)
+
+
+def test_the_momentum_rises_from_099_to_1_by_half_a_cosine() -> None:
+    assert momentum_at(0.0) == pytest.approx(0.99)
+    assert momentum_at(0.5) == pytest.approx(0.995)
+    assert momentum_at(1.0) == pytest.approx(1.0)
+    assert momentum_at(0.25) == pytest.approx(1 - 0.01 * 0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_two_views_are_images_that_differ_and_repeat_with_their_generator(images: Tensor) -> None:
+    first, second = augment.two_views(images, generator())
+    assert first.shape == second.shape == images.shape
+    assert first.min() >= -1 - 1e-5 and first.max() <= 1 + 1e-5
+    assert (first - second).abs().mean() > 0.05
+    again, _ = augment.two_views(images, generator())
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+
+
+def test_a_full_turn_of_the_hue_and_neutral_factors_change_nothing(images: Tensor) -> None:
+    x, one = (images + 1) / 2, torch.ones(6, 1, 1, 1)
+    same = augment.jitter(x, brightness=one, contrast=one, saturation=one, turn=one)
+    torch.testing.assert_close(same, x, rtol=0, atol=2e-3)  # as exact as the NTSC's rounded numbers
+    other = augment.jitter(x, brightness=one, contrast=one, saturation=one, turn=0.1 * one)
+    torch.testing.assert_close(augment.grey(other), augment.grey(x), rtol=0, atol=0.1)  # but for what is clipped
+    assert (other - x).abs().mean() > 0.03
+
+
+def test_blur_is_a_gaussian_of_each_images_own_width() -> None:
+    point = torch.zeros(2, 1, 65, 65)
+    point[:, :, 32, 32] = 1
+    blurred = augment.blur(point, torch.tensor([0.3, 0.55]))
+    torch.testing.assert_close(blurred.sum((1, 2, 3)), torch.ones(2))
+    for image, sigma in zip(blurred[:, 0], (0.3, 0.55), strict=True):
+        assert (image[32, 33] / image[32, 32]).item() == pytest.approx(math.exp(-1 / (2 * sigma**2)), rel=1e-4)
+        assert (image[33, 33] / image[32, 32]).item() == pytest.approx(math.exp(-1 / sigma**2), rel=1e-4)
