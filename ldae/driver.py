@@ -6,7 +6,9 @@ import json
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 from ldae.files import write_text
 from ldae.process import started_seconds
@@ -45,6 +47,31 @@ def equip_jobs(root: Path) -> None:
     for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
     os.environ["LDAE_DRIVER"] = str(os.getpid())
+
+
+def calm(scheduler: Any) -> None:
+    """Lets Snakemake's scheduler look for new jobs once in a timespan, however many jobs have ended.
+
+    As it stands (9.27), each look sets a timer for the next, and each job that ends starts one more such chain: after
+    200 jobs the driver looks 200 times a second and takes a core for itself. Where a version has other names for these
+    parts, it is left as it is.
+    """
+    if not hasattr(scheduler, "_schedule_reevalutation") or not hasattr(scheduler, "_open_jobs"):
+        return
+    waiting = threading.Event()
+
+    def look() -> None:
+        waiting.clear()
+        scheduler._open_jobs.release()
+
+    def schedule(delay: float) -> None:
+        if not waiting.is_set():
+            waiting.set()
+            timer = threading.Timer(delay, look)
+            timer.daemon = True
+            timer.start()
+
+    scheduler._schedule_reevalutation = schedule
 
 
 def _lives(file: Path) -> bool:

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from ldae import cli
-from ldae.driver import clear_stale_locks
+from ldae.driver import calm, clear_stale_locks
 from ldae.files import read_json, whole, write_json
 
 STAGES = ("prepare", "fit-tokenizer", "pretrain", "probe", "probe-pixels", "table", "figure", "cost")
@@ -146,3 +147,21 @@ def test_every_stage_runs_from_its_command(prepared: Path, tmp_path: Path, monke
         cli.main()
     assert read_json(tmp_path / "probe/probe.json")["row"] == "tiny"
     assert (tmp_path / "pixels/correct.npz").exists()
+
+
+def test_the_scheduler_looks_once_in_a_timespan_however_often_it_is_asked_to() -> None:
+    class Scheduler:
+        def __init__(self) -> None:
+            self._open_jobs = threading.Semaphore(0)
+
+        def _schedule_reevalutation(self, delay: int) -> None:
+            raise AssertionError("is replaced")
+
+    scheduler = Scheduler()
+    calm(scheduler)
+    for _ in range(2):  # and again once it has looked
+        for _ in range(50):
+            scheduler._schedule_reevalutation(0.2)  # type: ignore[arg-type]
+        assert scheduler._open_jobs.acquire(timeout=10)
+    time.sleep(0.4)
+    assert not scheduler._open_jobs.acquire(blocking=False)
