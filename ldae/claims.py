@@ -35,7 +35,9 @@ def write_claims(definition: dict[str, Any], results: Results, *, out: Path) -> 
         out: path of the files, without ending.
     """
     seeds = len(definition["seeds"])
-    paper = {wanted["name"]: wanted["paper"] for wanted in definition["rows"]}
+    paper: dict[str, dict[str, float]] = {}
+    for wanted in definition["rows"]:  # a row may stand here twice, by its name and as a point of a sweep
+        paper[wanted["name"]] = paper.get(wanted["name"], {}) | wanted["paper"]
     shown, exact = [], []
     for claim in definition["claims"]:
         found = {measure: judge(claim, results, measure) for measure in MEASURES}

@@ -190,7 +190,7 @@ def trajectory(definition: dict[str, Any], inputs: Inputs) -> Drawn:
         found = [(place, d.infinite, d.error) for place, d in zip(places, judged, strict=True) if d is not None]
         spots, values, errors = (list(column) for column in zip(*found, strict=True))
         mine.errorbar(spots, values, errors, color=COLORS[0], marker="o", ms=5, lw=1.4, capsize=2)
-        _write_values(mine, list(zip(spots, values, strict=True)))
+        _write_values(mine, list(zip(spots, values, strict=True)), "{:.3g}")
         mine.set_ylabel(name.replace(" (", "\n("))
         fids = [(place, row.paper["fid"]) for place, row in zip(places, rows, strict=True) if "fid" in row.paper]
         if fids:
@@ -224,10 +224,10 @@ def trajectory(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     return figure, pd.DataFrame(data)
 
 
-def _write_values(axes: Axes, points: list[tuple[int, float]]) -> None:
+def _write_values(axes: Axes, points: list[tuple[int, float]], form: str = "{:.1f}") -> None:
     for place, value in points:
         axes.annotate(
-            f"{value:.1f}",
+            form.format(value),
             (place, value),
             (0, 6),
             textcoords="offset points",

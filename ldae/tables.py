@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,20 @@ def write_table(definition: dict[str, Any], results: Results, *, tokenizers: Seq
         frame, notes = _matrix(definition, results, [read_json(path) for path in tokenizers])
     else:
         frame, notes = _lines(definition, results)
-    exact = [_record(name, row, definition["seeds"]) for name, row in results.rows.items()]
+    exact = [_record(wanted["name"], row, definition["seeds"]) for wanted, row in _shown(definition, results)]
     table = frame.to_markdown(index=False, disable_numparse=True)
     write_text(out.with_suffix(".md"), "\n\n".join([f"## {definition['title']}", table, *notes]) + "\n")
     write_text(out.with_suffix(".csv"), pd.DataFrame(exact).to_csv(index=False, float_format="%.6f"))
     latex = frame.to_latex(index=False, escape=True, caption=definition["title"])
     write_text(out.with_suffix(".tex"), latex.translate(LATEX))
+
+
+def _shown(definition: dict[str, Any], results: Results) -> list[tuple[dict[str, Any], RowResult]]:
+    """The lines' definitions and results; a row may have several, e.g. by its own name and as a point of a sweep."""
+    return [
+        (wanted, replace(results.rows[wanted["name"]], label=wanted["label"], paper=wanted["paper"]))
+        for wanted in definition["rows"]
+    ]
 
 
 def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, list[str]]:
@@ -54,7 +63,7 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
     judged = next((row.distance for row in results.rows.values() if row.distance is not None), None)
     flops = {row.training_flops for row in results.rows.values()}
     shown = []
-    for row in results.rows.values():
+    for _, row in _shown(definition, results):
         line = {
             "row": row.label,
             "paper": _number(row.paper.get("probe")),
@@ -135,7 +144,8 @@ def _note(definition: dict[str, Any], results: Results) -> str:
     )
     edge = [row.label for row in results.rows.values() if row.rate_at_edge]
     if edge:
-        text += f" The best learning rate of the probe was the smallest or largest tried for: {'; '.join(edge)}."
+        rows = "; ".join(edge) if len(edge) < len(results.rows) else "every row"
+        text += f" The best learning rate of the probe was the smallest or largest tried for: {rows}."
     return text
 
 

@@ -143,13 +143,40 @@ def test_two_views_are_images_that_differ_and_repeat_with_their_generator(images
     torch.testing.assert_close(first, again, rtol=0, atol=0)
 
 
-def test_a_full_turn_of_the_hue_and_neutral_factors_change_nothing(images: Tensor) -> None:
-    x, one = (images + 1) / 2, torch.ones(6, 1, 1, 1)
-    same = augment.jitter(x, brightness=one, contrast=one, saturation=one, turn=one)
-    torch.testing.assert_close(same, x, rtol=0, atol=2e-3)  # as exact as the NTSC's rounded numbers
-    other = augment.jitter(x, brightness=one, contrast=one, saturation=one, turn=0.1 * one)
-    torch.testing.assert_close(augment.grey(other), augment.grey(x), rtol=0, atol=0.1)  # but for what is clipped
-    assert (other - x).abs().mean() > 0.03
+def coloured(x: Tensor, **factors: float) -> Tensor:
+    neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "turn": 0.0}
+    given = {name: torch.full((len(x),), value) for name, value in (neutral | factors).items()}
+    colours, offset = augment.jitter(x, **given)
+    return (colours @ x.flatten(2) + offset).view_as(x)
+
+
+def luminance(x: Tensor) -> Tensor:
+    return 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
+
+
+def test_neutral_factors_and_a_full_turn_of_the_hue_change_no_colour(images: Tensor) -> None:
+    x = (images + 1) / 2
+    torch.testing.assert_close(coloured(x), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(coloured(x, turn=1.0), x, rtol=0, atol=1e-5)
+
+
+def test_each_factor_changes_what_its_name_says(images: Tensor) -> None:
+    x = (images + 1) / 2
+    grey = luminance(x)[:, None]
+    mean = grey.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(coloured(x, brightness=0.7), 0.7 * x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(coloured(x, contrast=0.7), mean + 0.7 * (x - mean), rtol=0, atol=1e-5)
+    torch.testing.assert_close(coloured(x, saturation=0.7), grey + 0.7 * (x - grey), rtol=0, atol=1e-5)
+    turned = coloured(x, turn=0.1)
+    torch.testing.assert_close(luminance(turned)[:, None], grey, rtol=0, atol=1e-4)
+    assert (turned - x).abs().mean() > 0.03
+
+
+def test_factors_together_come_one_after_the_other(images: Tensor) -> None:
+    x = (images + 1) / 2
+    one_by_one = coloured(coloured(coloured(coloured(x, brightness=1.2), contrast=0.8), saturation=1.1), turn=0.05)
+    together = coloured(x, brightness=1.2, contrast=0.8, saturation=1.1, turn=0.05)
+    torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-4)
 
 
 def test_blur_is_a_gaussian_of_each_images_own_width() -> None:

@@ -1,11 +1,12 @@
 """BYOL's augmentations, which MoCo v3 compares images across, for whole batches at once (MoCo v3, App. A).
 
-Images are in [-1, 1]; what is said of brightness is said of them in [0, 1].
+Images come and go in [-1, 1]; brightness, colours and thresholds are those of images in [0, 1].
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ GREYED = 0.2
 BLURRED = (1.0, 0.1)  # the chance of it, in the first and in the second view
 SOLARIZED = (0.0, 0.2)
 SIGMAS = (0.1 / 224, 2.0 / 224)  # of the blur, as shares of the image's side
-GREY = (0.299, 0.587, 0.114)  # what red, green and blue weigh in it
-# Hue turns about the grey axis of YIQ; its matrix and the inverse, by the NTSC's definition.
-YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+GREY = (0.299, 0.587, 0.114)  # what red, green and blue weigh in luminance
+# Hue turns about the grey axis of the NTSC's YIQ, whose first row is the luminance.
+YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 def two_views(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -35,44 +36,53 @@ def two_views(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tenso
 def augment(images: Tensor, generator: torch.Generator, *, blurred: float, solarized: float) -> Tensor:
     """One random view (N, 3, S, S); `blurred` and `solarized` are the chances of these two."""
     x = (random_resized_crop(images, generator, SMALLEST_CROP) + 1) / 2
-    uniform = torch.rand(9, len(x), 1, 1, 1, generator=generator, device=x.device)
-    jittered = jitter(
-        x,
-        brightness=1 + BRIGHTNESS * (2 * uniform[0] - 1),
-        contrast=1 + CONTRAST * (2 * uniform[1] - 1),
-        saturation=1 + SATURATION * (2 * uniform[2] - 1),
-        turn=HUE * (2 * uniform[3] - 1),
+    uniform = torch.rand(9, len(x), generator=generator, device=x.device)
+    brightness, contrast, saturation = (
+        1 + strength * (2 * uniform[i] - 1) for i, strength in enumerate((BRIGHTNESS, CONTRAST, SATURATION))
     )
-    x = torch.where(uniform[4] < JITTERED, jittered, x)
-    x = torch.where(uniform[5] < GREYED, grey(x).expand_as(x), x)
-    chosen = (uniform[6] < blurred).flatten().nonzero()[:, 0]
-    if len(chosen):
-        sigma = x.shape[-1] * (SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * uniform[7, chosen].flatten())
-        x = x.index_copy(0, chosen, blur(x[chosen], sigma))
-    x = torch.where((uniform[8] < solarized) & (x >= 0.5), 1 - x, x)
+    colours, offset = jitter(
+        x, brightness=brightness, contrast=contrast, saturation=saturation, turn=HUE * (2 * uniform[3] - 1)
+    )
+    plain = (uniform[4] >= JITTERED)[:, None, None]
+    colours, offset = torch.where(plain, torch.eye(3, device=x.device), colours), torch.where(plain, 0.0, offset)
+    colours = torch.where((uniform[5] < GREYED)[:, None, None], to_grey(x.device) @ colours, colours)
+    x = torch.baddbmm(offset, colours, x.flatten(2)).view_as(x).clamp_(0, 1)
+    sigma = x.shape[-1] * (SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * uniform[7])
+    x = changed(x, uniform[6] < blurred, lambda part, chosen: blur(part, sigma[chosen]))
+    x = changed(x, uniform[8] < solarized, lambda part, _: torch.where(part < 0.5, part, 1 - part))
     return 2 * x - 1
 
 
-def grey(x: Tensor) -> Tensor:
-    """The luminance (N, 1, S, S) of images (N, 3, S, S)."""
-    return torch.einsum("nchw,c->nhw", x, x.new_tensor(GREY))[:, None]
+def changed(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Images (N, ...), those that are `chosen` (N,) changed by a function of them and of their places."""
+    places = chosen.nonzero()[:, 0]
+    return x.index_copy(0, places, change(x[places], places)) if len(places) else x
 
 
-def jitter(x: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor, turn: Tensor) -> Tensor:
-    """Images (N, 3, S, S) in [0, 1] with other colours, in this order; each factor is (N, 1, 1, 1).
+def to_grey(device: torch.device) -> Tensor:
+    """The map (3, 3) of colours to their luminance."""
+    return torch.tensor(GREY, device=device).expand(3, 3)
+
+
+def jitter(
+    x: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor, turn: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Random changes of the colours of images (N, 3, S, S), as one affine map of each: (N, 3, 3) and (N, 1, 1).
+
+    They come in this order, and what leaves [0, 1] on the way is cut off at the end alone.
 
     Args:
         x: the images.
-        brightness: multiplies them.
-        contrast: multiplies what differs from the mean luminance.
-        saturation: multiplies what differs from each pixel's luminance.
-        turn: of the hue, in full circles.
+        brightness: (N,) multiplies them.
+        contrast: (N,) multiplies what differs from the mean luminance.
+        saturation: (N,) multiplies what differs from each pixel's luminance.
+        turn: (N,) of the hue, in full circles.
     """
-    x = (x * brightness).clamp(0, 1)
-    mean = grey(x).mean((2, 3), keepdim=True)
-    x = torch.lerp(mean.expand_as(x), x, contrast).clamp(0, 1)
-    x = torch.lerp(grey(x).expand_as(x), x, saturation).clamp(0, 1)
-    return torch.einsum("nij,njhw->nihw", hue_rotation(turn.flatten()), x).clamp(0, 1)
+    brightness, contrast, saturation = (f[:, None, None] for f in (brightness, contrast, saturation))
+    grey = to_grey(x.device)
+    mean = (x.mean((2, 3)) @ grey[0])[:, None, None]
+    colours = hue_rotation(turn) @ torch.lerp(grey, torch.eye(3, device=x.device), saturation) * brightness * contrast
+    return colours, (1 - contrast) * brightness * mean  # grey, which neither saturation nor hue changes
 
 
 def hue_rotation(turn: Tensor) -> Tensor:

@@ -19,24 +19,26 @@ from ldae.tokenizers.patches import patchify, safe_deviation, unpatchify
 ITERATIONS = 500  # of L-BFGS, at most
 
 
-def expected_error(encode: Tensor, decode: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
-    """E |x - U (V x + s eps)|^2 for centred x.
+def expected_error(encode: Tensor, decode: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
+    """E |x - U (V x + s eps)|^2 for centred x in the coordinates of its principal components.
+
+    There the covariance is diagonal, which saves nearly all of the arithmetic.
 
     Args:
         encode: V (d, D).
         decode: U (D, d).
-        covariance: of x (D, D).
+        variance: of the components (D,).
         noise: s^2 (d,), the variance of the posterior; zero for the AE.
     """
-    projected = encode @ covariance  # (d, D)
+    projected = encode * variance  # (d, D)
     gram = decode.T @ decode  # (d, d)
     cross = (projected * decode.T).sum()
-    return covariance.trace() - 2 * cross + (gram * (projected @ encode.T)).sum() + (gram.diagonal() * noise).sum()
+    return variance.sum() - 2 * cross + (gram * (projected @ encode.T)).sum() + (gram.diagonal() * noise).sum()
 
 
-def expected_kl(encode: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
+def expected_kl(encode: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
     """E KL[N(V x, s^2) | N(0, 1)] for centred x, in nats; the arguments are those of `expected_error`."""
-    spread = ((encode @ covariance) * encode).sum(1)
+    spread = (encode.square() * variance).sum(1)
     return 0.5 * (spread + noise - 1 - noise.log()).sum()
 
 
@@ -55,7 +57,7 @@ def fit(patches: Iterable[Tensor], *, dim: int, kl: float, seed: int) -> dict[st
         `mean` (D,), `encode` V (d, D), `decode` U (D, d), and `variance` (d,) of the latents.
     """
     moments = pca.fit(patches)
-    spectrum = moments["variance"].diag()  # in the components' coordinates, where the covariance is diagonal
+    spectrum = moments["variance"]
     generator = torch.Generator().manual_seed(seed)
     full = len(spectrum)
     bound = (6 / (dim + full)) ** 0.5  # Xavier
@@ -80,7 +82,7 @@ def fit(patches: Iterable[Tensor], *, dim: int, kl: float, seed: int) -> dict[st
 
     optimizer.step(loss)
     with torch.no_grad():
-        variance = ((encode @ spectrum) * encode).sum(1)
+        variance = (encode.square() * spectrum).sum(1)
         basis = moments["basis"]
         return {
             "mean": moments["mean"],
