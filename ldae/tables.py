@@ -14,6 +14,11 @@ from ldae.results import Results, RowResult
 from ldae.statistics import Estimate
 
 LATEX = str.maketrans({"γ": r"$\gamma$", "σ": r"$\sigma$", "√": r"$\surd$", "−": "$-$", "±": r"$\pm$", "é": r"\'e"})
+PERCEPTUAL = {  # what a perceptual loss has compared, as a tokenizer's record names it
+    "builtin": "The perceptual loss (builtin) compares the activations of a small VGG-style network that the study "
+    "trains with labels on the same images, where the paper has VGG16, trained on ImageNet.",
+    "VGG16": "The perceptual loss compares VGG16's activations, as LPIPS does.",
+}
 STAGES = {
     "run.json": "pretrain",
     "probe.json": "probe",
@@ -34,13 +39,12 @@ def write_table(definition: dict[str, Any], results: Results, *, tokenizers: Seq
     Args:
         definition: the table's title, and its `rows` or `series`.
         results: of its rows.
-        tokenizers: `tokenizer.json` of the fits of a table of `series`.
+        tokenizers: `tokenizer.json` of the fits of a table of `series`, or of those with a perceptual loss.
         out: path of the files, without ending.
     """
-    if "series" in definition:
-        frame, notes = _matrix(definition, results, [read_json(path) for path in tokenizers])
-    else:
-        frame, notes = _lines(definition, results)
+    fits = [read_json(path) for path in tokenizers]
+    frame, notes = _matrix(definition, results, fits) if "series" in definition else _lines(definition, results)
+    notes += [PERCEPTUAL[name] for name in {about["perceptual"]: 0 for about in fits if about.get("perceptual")}]
     exact = [_record(wanted["name"], row, definition["seeds"]) for wanted, row in _shown(definition, results)]
     table = frame.to_markdown(index=False, disable_numparse=True)
     write_text(out.with_suffix(".md"), "\n\n".join([f"## {definition['title']}", table, *notes]) + "\n")

@@ -235,12 +235,13 @@ def fits_of_figure(wildcards):
 
 
 def tokenizers_of_table(wildcards):
-    """For a table of tokenizers by dimension: what each of them gives back."""
+    """The records of a table's tokenizers: of all where they are compared, else of those with a perceptual loss."""
     table = study.file.tables[wildcards.table]
-    if table.series is None:
-        return []
+    tokenizers = [study.variants[row].spec.tokenizer for row in study.rows(table.names)]
     names = dict.fromkeys(
-        study.variants[row].spec.tokenizer.name for row in study.rows(table.names)
+        tokenizer.name
+        for tokenizer in tokenizers
+        if table.series is not None or tokenizer.perceptual
     )
     return [f"<results>/tokenizers/{name}/tokenizer.json" for name in names]
 

@@ -131,6 +131,23 @@ def test_a_number_of_the_studys_own_judge_is_not_called_fid(folder: Path) -> Non
     assert frame["distance_error"].tolist() == pytest.approx([np.hypot(1 / np.sqrt(2), 0.45)] * 2)
 
 
+def test_a_table_says_what_a_perceptual_loss_has_compared(folder: Path) -> None:
+    wanted = definition([0])
+    write_json(folder / "tokenizer.json", {"kind": "conv", "perceptual": "builtin"})
+    write_table(wanted, results_of(folder, wanted), tokenizers=[folder / "tokenizer.json"], out=folder / "table")
+    assert "The perceptual loss (builtin) compares" in (folder / "table.md").read_text()
+
+
+def test_a_row_that_is_named_twice_has_two_lines(folder: Path) -> None:
+    wanted = definition([0])
+    wanted["rows"].append(wanted["rows"][0] | {"label": "the same in a sweep", "paper": {"probe": 61.5}})
+    write_table(wanted, results_of(folder, wanted), out=folder / "table")
+    frame = pd.read_csv(folder / "table.csv")
+    assert frame["label"].tolist() == ["σ = √2 & more", "first", "the same in a sweep"]
+    assert frame["paper"].tolist()[::2] == [60.0, 61.5]
+    assert frame["accuracy"][0] == frame["accuracy"][2]
+
+
 def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
     series = [{"label": "a tokenizer", "rows": [["first", 8], ["second", 16]]}]
     wanted = definition([0], series=series)
