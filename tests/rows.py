@@ -11,7 +11,7 @@ from ldae.dataset import to_float
 from ldae.denoiser import Denoiser
 from ldae.pretrain import Pretraining
 from ldae.spec import PIXEL_PATCHES, Fitting, Method, PretrainStage, Size, Tokenizer, TokenizerStage, Training
-from ldae.tokenizers import FITS, pixel
+from ldae.tokenizers import FITS, pca, pixel
 from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.tokenizers.patches import patchify
 from ldae.training import Run
@@ -44,9 +44,12 @@ def fit(tokenizer: Tokenizer) -> dict[str, Tensor]:
         raw = ConvTokenizer(fitted | blank, dim=tokenizer.dim, scale="global").raw(data[:64])
         return fitted | pixel.fit([raw.flatten(0, 1)])
     patch = PIXEL_PATCHES[tokenizer.dim] if tokenizer.kind == "pixel" else 16
-    dim = tokenizer.dim if tokenizer.kind in ("patch_vae", "patch_ae") else None
-    stage = TokenizerStage(kind=tokenizer.kind, patch=patch, dim=dim, fitting=Fitting())
-    return FITS[tokenizer.kind]([patchify(pixel.resize(data, patch), patch).flatten(0, 1)], stage)
+    patches = [patchify(pixel.resize(data, patch), patch).flatten(0, 1)]
+    if tokenizer.kind in ("patch_vae", "patch_ae"):  # PCA is an optimum of the second, and in a moment
+        fitted = pca.fit(patches)
+        basis, variance = fitted["basis"][: tokenizer.dim], fitted["variance"][: tokenizer.dim]
+        return {"mean": fitted["mean"], "encode": basis, "decode": basis.T, "variance": variance}
+    return FITS[tokenizer.kind](patches, TokenizerStage(kind=tokenizer.kind, patch=patch, fitting=Fitting()))
 
 
 FITTED: dict[str, dict[str, Tensor]] = {}  # by the tokenizer's name, fitted once a process
