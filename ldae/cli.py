@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ldae import spec
+from ldae.checking import StudyError
 from ldae.process import die_with_driver, process_seconds
 from ldae.progress import log
 
@@ -126,6 +127,33 @@ def parser() -> argparse.ArgumentParser:
     cost.set_defaults(action=_write_cost)
     cost.add_argument("--results", type=Path, nargs="+", required=True, metavar="JSON", help="result files")
     cost.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
+
+    for name, text, example in (
+        ("plan", "what targets would cost: jobs, FLOPs, hours and disk, before anything runs", "plan all --scale gpu"),
+        ("status", "how each training is doing, and the last words of those that failed", "status"),
+        ("why", "what of targets would run again, and because of which change", "why figure5"),
+    ):
+        asked = commands.add_parser(
+            name,
+            help=text,
+            description=f"Tells {text}.",
+            epilog=f"Example: ldae {example}",
+            formatter_class=_Help,
+        )
+        asked.set_defaults(action=_ask, question=name)
+        asked.add_argument(
+            "targets", nargs="*", default=["all"], metavar="TARGET", help="as for snakemake (default all)"
+        )
+        asked.add_argument("--scale", metavar="NAME", help="a file of scales/ (default: the study's)")
+        asked.add_argument("--seeds", metavar="LIST", help="e.g. [0,1,2] (default: the study's)")
+        asked.add_argument("--study", metavar="FILE", help="another study than config.yaml")
+        if name == "plan":
+            asked.add_argument(
+                "--images", type=int, metavar="N", help="of the training set, where they are not prepared"
+            )
+            asked.add_argument(
+                "--jobs", type=int, metavar="N", help="at a time (default: what the cores allow, or 1 GPU)"
+            )
 
     own = commands.add_parser(
         "denoise",
@@ -245,6 +273,21 @@ def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
     return {label: SCHEDULES[name](1.0).signal.square().numpy() for label, name in shown["schedules"].items()}
 
 
+def _ask(arguments: argparse.Namespace) -> None:
+    """Answers a question about the study in this folder."""
+    from ldae.plan import plan
+    from ldae.status import status, why
+    from ldae.variants import Study
+
+    root = Path.cwd()
+    given = {key: getattr(arguments, key) for key in ("scale", "seeds", "study")}
+    study = Study.load(root, {key: value for key, value in given.items() if value is not None})
+    if arguments.question == "plan":
+        print(plan(study, root, arguments.targets, images=arguments.images, slots=arguments.jobs))
+    else:
+        print({"status": status, "why": why}[arguments.question](study, root, arguments.targets))
+
+
 def _denoise_pictures(arguments: argparse.Namespace) -> float:
     """Denoises a user's own pictures; returns when the imports were done."""
     from ldae.denoise import denoise_pictures
@@ -278,11 +321,12 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         imported = arguments.action(arguments)
-        log(f"done in {process_seconds():.1f} s, of which imports took {imported:.1f} s")
+        if imported is not None:
+            log(f"done in {process_seconds():.1f} s, of which imports took {imported:.1f} s")
     except ValidationError as error:
         mistake = error.errors()[0]
         sys.exit(f"ldae: --spec: {'.'.join(map(str, mistake['loc']))}: {mistake['msg']}, found {mistake['input']!r}")
-    except (ValueError, OSError) as error:
+    except (StudyError, ValueError, OSError) as error:
         sys.exit(f"ldae: {error}")
     except KeyboardInterrupt:
         sys.exit("ldae: interrupted")

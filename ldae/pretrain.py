@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ldae.cost import transformer_macs
+from ldae.cost import pretrain_macs
 from ldae.dataset import Latents, Split, choose_mirrored, flip, random_resized_crop, to_float
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, whole, write_json, write_text
 from ldae.model import build
 from ldae.record import lineage, provenance
-from ldae.spec import PATCH, PATCH_DIM, PretrainStage, Training
+from ldae.spec import PretrainStage, Training
 from ldae.training import (
     BETAS,
     Averaged,
@@ -85,19 +85,6 @@ class Pretraining:
 def peak_rate(training: Training, batch: int) -> float:
     """The peak learning rate of a batch, by the linear rule."""
     return training.rate * batch / 256
-
-
-def macs(stage: PretrainStage, image_size: int) -> int:
-    """Multiply-adds of one image's forward pass through a row's network, without its tokenizer."""
-    size, dim = stage.size, stage.tokenizer.dim
-    return transformer_macs(
-        tokens=(image_size // PATCH) ** 2,
-        width=size.width,
-        blocks=size.encoder_blocks + size.decoder_blocks,
-        in_dim=PATCH_DIM if stage.network.input == "image" else dim,
-        out_dim=PATCH_DIM if stage.network.output == "image" else dim,
-        conditioning=round(size.width * size.conditioning),
-    )
 
 
 def pretrain(
@@ -174,7 +161,7 @@ def pretrain(
                 "seed": seed,
                 "lineage": made,
                 "parameters": sum(tensor.numel() for key, tensor in weights.items() if key.startswith("network.")),
-                "training_flops": 6 * steps * stage.training.batch * macs(stage, manifest["size"]),
+                "training_flops": 6 * steps * stage.training.batch * pretrain_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
             },
         )

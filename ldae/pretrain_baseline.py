@@ -13,13 +13,13 @@ from torch import Tensor
 from ldae.baselines.augment import two_views
 from ldae.baselines.mae import MAE
 from ldae.baselines.moco import MoCo, momentum_at
-from ldae.cost import mae_macs, moco_macs
+from ldae.cost import baseline_macs
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
 from ldae.files import read_json, whole, write_json, write_text
 from ldae.model import build_baseline
 from ldae.record import lineage, provenance
-from ldae.spec import PATCH, PATCH_DIM, BaselineStage, MAETraining, MoCoTraining
+from ldae.spec import BaselineStage, MAETraining, MoCoTraining
 from ldae.training import (
     BETAS,
     Run,
@@ -87,16 +87,6 @@ class MoCoTask:
         self.optimizers[0].step()
         self.optimizers[0].zero_grad()
         return {"loss": loss.detach(), "gradient_norm": norm, "rate": rate}
-
-
-def macs(stage: BaselineStage, image_size: int) -> int:
-    """Multiply-adds of what one image goes forward through, with gradients; those without count a third."""
-    tokens = (image_size // PATCH) ** 2
-    size = {"tokens": tokens, "width": stage.size.width, "blocks": stage.size.encoder_blocks, "in_dim": PATCH_DIM}
-    if stage.mae is not None:
-        return mae_macs(**size, decoder_width=stage.mae.decoder_width, decoder_blocks=stage.mae.decoder_blocks)
-    assert stage.moco_v3 is not None
-    return moco_macs(**size, hidden=stage.moco_v3.hidden, out=stage.moco_v3.out)
 
 
 def pretrain_baseline(
@@ -167,7 +157,7 @@ def pretrain_baseline(
                 "seed": seed,
                 "lineage": made,
                 "parameters": sum(tensor.numel() for tensor in encoder.values()),
-                "training_flops": 6 * steps * training.batch * macs(stage, manifest["size"]),
+                "training_flops": 6 * steps * training.batch * baseline_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
             },
         )

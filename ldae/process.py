@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HEARTBEAT_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -93,6 +93,29 @@ def sole_holder(folder: Path, log: Any) -> Iterator[None]:
     finally:
         os.ftruncate(descriptor, 0)
         os.close(descriptor)
+
+
+class Holder(NamedTuple):
+    """Who holds a folder, or held it when it died."""
+
+    host: str
+    pid: int
+    age: float  # seconds since its last heartbeat
+    lives: bool  # as far as this machine can tell
+
+
+def holder(folder: Path) -> Holder | None:
+    """Who `sole_holder` has given a folder to, without asking for it; None where nobody has it."""
+    path = folder / "lock"
+    try:
+        content, age = path.read_text(), time.time() - path.stat().st_mtime
+        about: dict[str, Any] = json.loads(content) if content.strip() else {}
+    except (OSError, ValueError):  # none, or one that is being written now
+        return None
+    if not about:
+        return None
+    lives = about["host"] != socket.gethostname() or Path(f"/proc/{about['pid']}").exists()
+    return Holder(about["host"], about["pid"], age, lives)
 
 
 def _try_lock(descriptor: int) -> dict[str, Any] | None:

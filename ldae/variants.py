@@ -355,16 +355,19 @@ class Study:
         stage = self.tokenizers[tokenizer]
         return isinstance(stage, ConvolutionalStage) and stage.needs_vgg
 
+    def tokenizer_lineage(self, name: str) -> Lineage:
+        """What a tokenizer should have been made from."""
+        made = self.dataset_lineage() | (self.classifier_lineage("vgg") if self.needs_vgg(name) else {})
+        return lineage("tokenizer", self.tokenizers[name], self.file.revisions["tokenizer"], made)
+
     def run_lineage(self, row: str) -> Lineage:
         """What the pretraining of a row should have been made from."""
-        revisions, made = self.file.revisions, self.dataset_lineage()
         stage = self.pretrain_stage(row)
         if isinstance(stage, PretrainStage):
-            name = stage.tokenizer.name
-            if self.needs_vgg(name):
-                made |= self.classifier_lineage("vgg")
-            made = lineage("tokenizer", self.tokenizers[name], revisions["tokenizer"], made)
-        return lineage("pretrain", stage, revisions["pretrain"], made)
+            made = self.tokenizer_lineage(stage.tokenizer.name)
+        else:
+            made = self.dataset_lineage()
+        return lineage("pretrain", stage, self.file.revisions["pretrain"], made)
 
     def probe_lineage(self, row: str) -> Lineage:
         """What the probe of a row should have been made from."""
@@ -374,13 +377,16 @@ class Study:
         """What the probe of raw pixels should have been made from."""
         return lineage("probe", self.pixels_stage(), self.file.revisions["probe"], self.dataset_lineage())
 
+    def sample_lineage(self, row: str) -> Lineage:
+        """What the samples of a row should have been made from."""
+        return lineage("sample", self.sample_stage(), self.file.revisions["sample"], self.run_lineage(row))
+
     def distance_lineage(self, row: str) -> Lineage:
         """What the judgement of a row's samples should have been made from."""
-        revisions = self.file.revisions
-        made = lineage("sample", self.sample_stage(), revisions["sample"], self.run_lineage(row))
+        made = self.sample_lineage(row)
         if self.scale.judging.features == "builtin":
             made |= self.classifier_lineage("resnet")
-        return lineage("judge", self.judge_stage(), revisions["judge"], made)
+        return lineage("judge", self.judge_stage(), self.file.revisions["judge"], made)
 
     def describe(self, names: Iterable[str]) -> dict[str, Any]:
         """All that a table, figure or list of claims needs to know of its rows, for its command line."""

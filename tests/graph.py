@@ -1,4 +1,4 @@
-"""A private copy of the project's graph with the three rows of study.yaml, to run, edit, kill and compare."""
+"""A private copy of the project's graph with a study of the tests, to run, edit, kill and compare."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Graph:
         self.folder = folder
 
     @classmethod
-    def fresh(cls, folder: Path) -> Graph:
-        """A copy in which nothing has run yet."""
+    def fresh(cls, folder: Path, study: str = "study.yaml") -> Graph:
+        """A copy in which nothing has run yet, of a study of the tests."""
         for name in ("workflow", "rules", "scales", "ldae"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "environment.yml", folder)
-        shutil.copy(ROOT / "tests/study.yaml", folder / "config.yaml")
+        shutil.copy(ROOT / "tests" / study, folder / "config.yaml")
         return cls(folder)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:

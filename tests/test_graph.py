@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 from graph import RESULTS, Graph, kill_group
 
 pytestmark = pytest.mark.graph
@@ -47,6 +49,23 @@ def test_one_command_leaves_tables_and_figures(finished: Graph) -> None:
 
 def test_a_second_run_has_nothing_to_do(finished: Graph) -> None:
     assert "Nothing to be done" in finished.run()
+
+
+def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
+    graph = Graph.fresh(tmp_path, "every_rule.yaml")
+    graph.run("all")
+    results = graph.folder / RESULTS
+    study = yaml.safe_load((graph.folder / "config.yaml").read_text())
+    endings = {"tables": (".md", ".csv", ".tex"), "figures": (".png", ".svg", ".csv")}
+    for kind, parts in endings.items():
+        for name in study[kind]:
+            assert all((results / kind / f"{name}{ending}").stat().st_size > 100 for ending in parts), name
+    claims = pd.read_csv(results / "tables/claims.csv")
+    assert claims["name"].tolist() == list(study["claims"])
+    rows = pd.read_csv(results / "tables/reorienting.csv").set_index("name")
+    assert rows["distance_infinite"].notna().tolist() == [True, True, False, False, True, False]
+    assert "The perceptual loss (builtin)" in (results / "tables/reorienting.md").read_text()
+    assert "Nothing to be done" in graph.run("all")
 
 
 def test_tables_and_figures_are_targets_by_name(finished: Graph) -> None:
