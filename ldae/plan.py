@@ -63,7 +63,8 @@ def size_of(study: Study, results: Path, images: int | None) -> Data:
     manifest, dataset = results / "dataset/manifest.json", study.scale.dataset
     about: dict[str, Any] = read_json(manifest) if manifest.is_file() else {}
     if about.get("lineage") == study.dataset_lineage():
-        train, val = (sum(about["counts"][split].values()) for split in ("train", "val"))
+        counts: dict[str, dict[str, int]] = about["counts"]
+        train, val = (sum(counts[split].values()) for split in ("train", "val"))
         return Data(train, val, len(about["classes"]), known=True)
     if isinstance(dataset, Photos):
         return Data(dataset.train, dataset.val, 20, known=True)
@@ -78,10 +79,10 @@ def rows_of(study: Study, targets: Iterable[str]) -> list[str]:
     Raises:
         StudyError: for a target that there is not.
     """
-    views = {**study.file.tables, **study.file.figures}
+    views: dict[str, Any] = {**study.file.tables, **study.file.figures}
     common = {"main": ("main",), "all": ("main", "all"), "all_tables": ("main", "all"), "all_figures": ("main", "all")}
     claims = [name for claim in study.file.claims.values() for name in claim.names]
-    kinds = {"all_tables": study.file.tables, "all_figures": study.file.figures}
+    kinds: dict[str, dict[str, Any]] = {"all_tables": study.file.tables, "all_figures": study.file.figures}
     names: list[str] = []
     for target in targets:
         if target in common:
