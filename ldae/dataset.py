@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldae.randomness import Randomness
+
 
 @dataclass(frozen=True)
 class Split:
@@ -79,24 +81,24 @@ def to_uint8(images: Tensor) -> Tensor:
     return (127.5 * images + 128).clamp(0, 255).byte()
 
 
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+def flip(images: Tensor, randomness: Randomness) -> Tensor:
     """Mirrors each image (N, 3, S, S) of any type with probability one half."""
     num = len(images)
-    chosen = torch.rand(num, generator=generator, device=images.device) < 0.5
+    chosen = randomness.uniform(num) < 0.5
     both = torch.cat(
         [images, images.flip(-1)]
     )  # whole images are then copied, four times faster than a choice per pixel
     return both.index_select(0, torch.arange(num, device=images.device) + num * chosen)
 
 
-def choose_mirrored(latents: Tensor, generator: torch.Generator) -> Tensor:
+def choose_mirrored(latents: Tensor, randomness: Randomness) -> Tensor:
     """Of latents beside those of the mirror images (N, 2, T, d), one of the two (N, T, d), as `flip` would choose."""
     num = len(latents)
-    chosen = torch.rand(num, generator=generator, device=latents.device) < 0.5
+    chosen = randomness.uniform(num) < 0.5
     return latents[torch.arange(num, device=latents.device), chosen.long()].float()
 
 
-def random_resized_crop(images: Tensor, generator: torch.Generator, smallest: float = 0.08) -> Tensor:
+def random_resized_crop(images: Tensor, randomness: Randomness, smallest: float = 0.08) -> Tensor:
     """A random window of each image, enlarged to full size with bicubic interpolation, mirrored half of the time.
 
     The window's share of the area is uniform in `smallest`..1 and the logarithm of its aspect ratio uniform in
@@ -105,11 +107,11 @@ def random_resized_crop(images: Tensor, generator: torch.Generator, smallest: fl
 
     Args:
         images: (N, 3, S, S).
-        generator: on the images' device.
+        randomness: on the images' device.
         smallest: the smallest share of the area.
     """
     n, device = len(images), images.device
-    uniform = torch.rand(5, n, generator=generator, device=device)
+    uniform = randomness.uniform(5, n, batch=1)
     area = smallest + (1 - smallest) * uniform[0]
     aspect = torch.exp((2 * uniform[1] - 1) * math.log(4 / 3))
     width = (area * aspect).sqrt().clamp_max(1)  # as shares of the image's side
@@ -123,11 +125,6 @@ def random_resized_crop(images: Tensor, generator: torch.Generator, smallest: fl
     # `border` takes half as long as `reflection`, and differs in the outermost pixel alone
     crops = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
     return crops.clamp_(-1, 1)
-
-
-def stream(*key: int) -> int:
-    """A seed for one use of randomness, from what names it: statistically independent of every other key's."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Order:

@@ -10,11 +10,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ldae.dataset import Split, stream, to_float, to_uint8
+from ldae.dataset import Split, to_float, to_uint8
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, whole, write_json
 from ldae.model import open_denoiser, open_run
 from ldae.progress import log
+from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
 from ldae.sources.folder import decode
 from ldae.spec import DenoiseStage
@@ -42,11 +43,10 @@ def denoise_images(denoiser: Denoiser, images: Tensor, *, sigma: float, seed: in
         sigma: standard deviation of the noise where the signal is 1; the nearest level of the row's schedule is taken.
         seed: of the noise.
     """
-    generator = torch.Generator(images.device).manual_seed(stream(seed, DENOISING))
     ratio = denoiser.noise.noise / denoiser.noise.signal
     time = int((ratio - sigma).abs().argmin())
     clean = denoiser.encode(to_float(images))
-    noisy = denoiser.corrupt(clean, time, generator)
+    noisy = denoiser.corrupt(clean, time, Randomness(images.device, seed, DENOISING))
     times = torch.full((len(images),), time, device=images.device)
     level = denoiser.noise.level(times)
     denoised = denoiser.predict_clean(noisy, times)

@@ -13,6 +13,7 @@ from ldae import tokenizers
 from ldae.network import Transformer
 from ldae.noise import Level, NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
+from ldae.randomness import Randomness
 from ldae.spec import PATCH, PATCH_DIM, PretrainStage
 from ldae.tokenizers.conv import ConvTokenizer
 from ldae.tokenizers.patches import patchify
@@ -75,13 +76,12 @@ class Denoiser(nn.Module):
         """The tokenizer of a row on images: the configuration lets no other than PCA stand there."""
         return cast(PCATokenizer, self.tokenizer)
 
-    def draw(self, num: int, generator: torch.Generator) -> Draws:
-        """The randomness of one step on `num` images, on the generator's device."""
-        device = generator.device
+    def draw(self, num: int, randomness: Randomness) -> Draws:
+        """What is random in one step on `num` images."""
         return Draws(
-            time=self.noise.draw(num, generator),
-            noise=torch.randn(num, self.grid**2, self.dim, generator=generator, device=device),
-            keep_label=torch.rand(num, generator=generator, device=device) >= LABEL_DROPOUT,
+            time=self.noise.draw(num, randomness),
+            noise=randomness.normal(num, self.grid**2, self.dim),
+            keep_label=randomness.uniform(num) >= LABEL_DROPOUT,
         )
 
     def view(self, latents: Tensor) -> Tensor:
@@ -133,11 +133,10 @@ class Denoiser(nn.Module):
             output = self.projection.encode_patches(output)
         return self.prediction.clean(output, noisy, level or self.noise.level(time))
 
-    def corrupt(self, clean: Tensor, time: int, generator: torch.Generator) -> Tensor:
+    def corrupt(self, clean: Tensor, time: int, randomness: Randomness) -> Tensor:
         """Latents (N, T, d) with the noise of a time step."""
         level = self.noise.level(torch.full((len(clean),), self.noise.nearest(time), device=clean.device))
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        return torch.addcmul(level.signal * clean, level.noise, noise)
+        return torch.addcmul(level.signal * clean, level.noise, randomness.normal(*clean.shape))
 
     def features(self, latents: Tensor, *, time: int, offsets: Sequence[int] = (0,)) -> list[Tensor]:
         """The activations (N, T, h) on latents (N, T, d), after the blocks at `offsets` from the encoder's last.

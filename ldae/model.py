@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldae.classifiers import CLASSIFIERS
-from ldae.dataset import stream
 from ldae.denoiser import Denoiser
 from ldae.files import read_json
+from ldae.randomness import stream
 from ldae.spec import BaselineStage, PretrainStage
 
 INITIAL = 0  # the stream of randomness that initial weights are drawn from

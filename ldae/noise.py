@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldae import spec
+from ldae.randomness import Randomness
 from ldae.spec import NUM_TIMES
 
 
@@ -72,9 +73,9 @@ class NoiseSchedule(nn.Module):
         """The level at integer `times` (N,), shaped (N, 1, 1) to multiply tokens (N, T, d)."""
         return Level(self.signal[times, None, None], self.noise[times, None, None])
 
-    def draw(self, num: int, generator: torch.Generator) -> Tensor:
+    def draw(self, num: int, randomness: Randomness) -> Tensor:
         """Time steps (num,), uniform over the schedule's."""
-        return torch.randint(self.num_times, (num,), generator=generator, device=generator.device)
+        return randomness.integers(self.num_times, num)
 
     def nearest(self, time: int) -> int:
         """`time`, or the last step of a schedule that has fewer."""

@@ -9,13 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldae import ranks
 from ldae.cost import pretrain_macs
 from ldae.dataset import Latents, Split, choose_mirrored, flip, random_resized_crop, to_float
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, whole, write_json, write_text
 from ldae.model import build
+from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
-from ldae.spec import PretrainStage, Training
+from ldae.spec import PretrainStage
 from ldae.training import (
     BETAS,
     Averaged,
@@ -25,6 +27,7 @@ from ldae.training import (
     gradient_norm,
     history_text,
     learning_rate,
+    peak_rate,
     pick_device,
     set_rate,
     trained,
@@ -39,6 +42,7 @@ class Pretraining:
     def __init__(self, denoiser: Denoiser, stage: PretrainStage, micro_batch: int | None = None) -> None:
         """Prepares a denoiser for training; `micro_batch` is the most images of a forward pass, by default all."""
         self.denoiser, self.training, self.recipe = denoiser, stage.training, stage.recipe
+        self.parallel = ranks.parallel(denoiser)
         self.micro_batch = micro_batch or stage.training.batch
         self.network = denoiser.network
         self.average = Averaged(self.network, self.training.ema)
@@ -46,29 +50,30 @@ class Pretraining:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
         self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
 
-    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, inputs: Tensor, randomness: Randomness) -> Tensor:
         """What the denoiser is given of uint8 images (N, 3, S, S), or of cached latents with their mirror images'."""
         if inputs.dtype != torch.uint8:
-            return choose_mirrored(inputs, generator)
+            return choose_mirrored(inputs, randomness)
         if self.recipe.crop == "random":
-            return random_resized_crop(to_float(inputs), generator, SMALLEST_CROP)
-        return to_float(flip(inputs, generator))
+            return random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+        return to_float(flip(inputs, randomness))
 
     def update(
-        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
-        """One optimizer step on a batch: its loss, gradient norm and rate."""
-        batch = len(inputs)
-        inputs = self.augment(inputs, generator)
-        draws = self.denoiser.draw(batch, generator)
-        rate = learning_rate(step, total=total, peak=peak_rate(self.training, batch), warmup=self.warmup)
+        """One optimizer step on this rank's part of a batch: its loss, gradient norm and rate."""
+        part = len(inputs)
+        inputs = self.augment(inputs, randomness)
+        draws = self.denoiser.draw(part, randomness)
+        rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.warmup)
         set_rate(self.optimizer, rate)
         loss = torch.zeros((), device=inputs.device)
-        for start in range(0, batch, self.micro_batch):
-            part = slice(start, start + self.micro_batch)
-            sliced = type(draws)(*(draw[part] for draw in draws))
-            share = self.denoiser(inputs[part], labels[part], sliced).sum() / batch
-            share.backward()
+        for start in range(0, part, self.micro_batch):
+            micro = slice(start, start + self.micro_batch)
+            sliced = type(draws)(*(draw[micro] for draw in draws))
+            with ranks.apart(self.parallel, micro.stop < part):
+                share = self.parallel(inputs[micro], labels[micro], sliced).sum() / part
+                share.backward()
             loss += share.detach()
         norm = gradient_norm(self.network)
         self.optimizer.step()
@@ -80,11 +85,6 @@ class Pretraining:
     def warmup(self) -> float:
         """The share of the steps: longer trainings keep the number of them (paper, App. A: 100 epochs)."""
         return self.training.warmup / max(self.recipe.length, 1.0)
-
-
-def peak_rate(training: Training, batch: int) -> float:
-    """The peak learning rate of a batch, by the linear rule."""
-    return training.rate * batch / 256
 
 
 def pretrain(
@@ -146,6 +146,8 @@ def pretrain(
         )
 
     with trained(start, source, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        if finished is None:
+            return
         weights = finished["weights"]
         for name, part in (("model", "network."), ("ema", "average.")):
             tensors = {key.removeprefix(part): tensor for key, tensor in weights.items() if key.startswith(part)}

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ldae import ranks
 from ldae.baselines.augment import two_views
 from ldae.baselines.mae import MAE
 from ldae.baselines.moco import MoCo, momentum_at
@@ -18,6 +19,7 @@ from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
 from ldae.files import read_json, whole, write_json, write_text
 from ldae.model import build_baseline
+from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
 from ldae.spec import BaselineStage, MAETraining, MoCoTraining
 from ldae.training import (
@@ -28,6 +30,7 @@ from ldae.training import (
     gradient_norm,
     history_text,
     learning_rate,
+    peak_rate,
     pick_device,
     set_rate,
     trained,
@@ -41,22 +44,20 @@ class MAETask:
     """A masked autoencoder and its optimizer."""
 
     def __init__(self, module: MAE, training: MAETraining) -> None:
-        self.module, self.training = module, training
+        self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)]
 
     def update(
-        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on random crops of uint8 images (N, 3, S, S); labels are not looked at."""
-        images = random_resized_crop(to_float(inputs), generator, SMALLEST_CROP)
-        masking = self.module.draw(len(images), generator)
-        rate = learning_rate(
-            step, total=total, peak=self.training.rate * len(images) / 256, warmup=self.training.warmup
-        )
+        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+        masking = self.module.draw(len(images), randomness)
+        rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
         with mixed_precision(images.device):
-            loss = self.module(images, masking).mean()
+            loss = self.parallel(images, masking).mean()
         loss.backward()
         norm = gradient_norm(self.module)
         self.optimizers[0].step()
@@ -68,20 +69,20 @@ class MoCoTask:
     """MoCo v3's networks, their momentum copies and the optimizer."""
 
     def __init__(self, module: MoCo, training: MoCoTraining) -> None:
-        self.module, self.training = module, training
+        self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=MOCO_BETAS, fused=True)]
 
     def update(
-        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on two views of uint8 images (N, 3, S, S); labels are not looked at."""
-        first, second = two_views(to_float(inputs), generator)
-        rate = learning_rate(step, total=total, peak=self.training.rate * len(first) / 256, warmup=self.training.warmup)
+        first, second = two_views(to_float(inputs), randomness)
+        rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
         self.module.momentum_update(momentum_at(step / total))
         with mixed_precision(first.device):
-            loss = self.module(first, second).mean()
+            loss = self.parallel(first, second).mean()
         loss.backward()
         norm = gradient_norm(self.module)
         self.optimizers[0].step()
@@ -139,6 +140,8 @@ def pretrain_baseline(
         )
 
     with trained(start, images, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        if finished is None:
+            return
         prefix = "encoder."
         encoder = {
             name.removeprefix(prefix): tensor.cpu().contiguous()

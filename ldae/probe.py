@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldae.dataset import Split, random_resized_crop, stream, to_float
+from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.files import read_json, whole, write_json
 from ldae.heads import Heads, head_rate, nearest_neighbours
 from ldae.model import build, open_baseline, open_run
 from ldae.progress import progress
+from ldae.randomness import Randomness, stream
 from ldae.record import lineage, provenance
 from ldae.spec import PATCH, ProbeStage, Probing
 from ldae.statistics import grouped_mean
@@ -29,7 +30,7 @@ Features = dict[str, Tensor]  # pooled, by the encoder's name and the block's of
 class Encoders(NamedTuple):
     """What is probed: a common first step, and what each encoder makes of it in one pass."""
 
-    prepare: Callable[[Tensor, torch.Generator], Tensor]  # images (n, 3, S, S) to what the networks are given
+    prepare: Callable[[Tensor, Randomness], Tensor]  # images (n, 3, S, S) to what the networks are given
     encode: Callable[[Tensor], Features]
 
 
@@ -68,16 +69,16 @@ def extract(
         view: None for the centre crops, else the number of an augmentation.
         seed: of the augmentation.
     """
-    generator = torch.Generator(device)
+    randomness = Randomness(device)
     features: dict[str, list[Tensor]] = {}
     for start in range(0, len(split), probing.extract_batch):
         indices = np.arange(start, min(start + probing.extract_batch, len(split)))
         images = to_float(split.batch(indices, device)[0])
         if view is not None:
-            generator.manual_seed(stream(seed, AUGMENT, view, start))
-            images = random_resized_crop(images, generator)
-        generator.manual_seed(stream(seed, CORRUPT, 0 if view is None else view + 1, start))
-        for name, pooled in encoders.encode(encoders.prepare(images, generator)).items():
+            randomness.restart(seed, AUGMENT, view, start)
+            images = random_resized_crop(images, randomness)
+        randomness.restart(seed, CORRUPT, 0 if view is None else view + 1, start)
+        for name, pooled in encoders.encode(encoders.prepare(images, randomness)).items():
             features.setdefault(name, []).append(pooled)
     return {name: torch.cat(parts) for name, parts in features.items()}
 
@@ -220,9 +221,9 @@ def denoiser_encoders(
         denoisers[name] = denoiser.to(device)
     first = denoisers["trained"]
 
-    def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
+    def prepare(images: Tensor, randomness: Randomness) -> Tensor:
         latents = first.encode(images)
-        return first.corrupt(latents, stage.time, generator) if stage.noisy else latents
+        return first.corrupt(latents, stage.time, randomness) if stage.noisy else latents
 
     def encode(latents: Tensor) -> Features:
         return {

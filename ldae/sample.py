@@ -9,13 +9,14 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from ldae.dataset import Split, stream, to_uint8
+from ldae.dataset import Split, to_uint8
 from ldae.denoiser import Denoiser
 from ldae.diffusion import Process, sample_latents
 from ldae.files import read_json, whole, write_json
 from ldae.model import open_denoiser, open_run
 from ldae.noise import Level
 from ldae.progress import progress
+from ldae.randomness import stream
 from ldae.record import lineage, provenance
 from ldae.spec import SampleStage, Sampling
 from ldae.training import device_name, pick_device

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldae.classifiers import CLASSIFIERS
-from ldae.dataset import Split, random_resized_crop, stream, to_float
+from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.files import read_json, whole, write_json, write_text
 from ldae.model import INITIAL
+from ldae.randomness import Randomness, stream
 from ldae.record import lineage, provenance
 from ldae.spec import Classifier, ClassifierStage
 from ldae.training import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
@@ -33,10 +34,10 @@ class Labelling:
         ]
 
     def update(
-        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on random crops of uint8 images (N, 3, S, S) with labels (N,)."""
-        images = random_resized_crop(to_float(inputs), generator, SMALLEST_CROP)
+        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
         rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
         set_rate(self.optimizers[0], rate)
         logits = self.module(images)
@@ -104,6 +105,8 @@ def train_classifier(
         )
 
     with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        if finished is None:
+            return
         weights = {name: tensor.cpu().contiguous() for name, tensor in finished["weights"].items()}
         network = new()
         network.load_state_dict(weights)

@@ -16,12 +16,14 @@ from numpy.lib.format import open_memmap
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldae import ranks
 from ldae.classifiers import SmallVGG
-from ldae.dataset import Split, flip, stream, to_float
+from ldae.dataset import Split, flip, to_float
 from ldae.files import read_json, whole, write_json, write_text
 from ldae.model import INITIAL, open_classifier
 from ldae.progress import progress
 from ldae.published_vae import from_stable_diffusion
+from ldae.randomness import Randomness, stream
 from ldae.reconstruction import collapsed, psnr
 from ldae.record import lineage, provenance
 from ldae.spec import PATCH, ConvolutionalStage
@@ -62,15 +64,15 @@ class Autoencoding:
         ]
 
     def update(
-        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step of both networks on uint8 images (N, 3, S, S); labels are not looked at."""
-        images = to_float(flip(inputs, generator))
+        images = to_float(flip(inputs, randomness))
         rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
         for optimizer in self.optimizers:
             set_rate(optimizer, rate)
         mean, logvar = self.autoencoder.posterior(images)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        noise = randomness.normal(*mean.shape)
         decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise)
         squared = (decoded - images).square()
         measured: dict[str, Tensor | float] = {"reconstruction": squared.mean().detach()}
@@ -92,6 +94,7 @@ class Autoencoding:
             self.discriminator.requires_grad_(True)
         self.optimizers[0].zero_grad()
         loss.backward()
+        ranks.average_gradients(self.autoencoder.parameters())
         self.optimizers[0].step()
         if self.discriminator is not None:
             measured["discriminator"] = torch.zeros((), device=images.device)
@@ -99,6 +102,7 @@ class Autoencoding:
             told_apart = hinge_loss(self.discriminator(images), self.discriminator(decoded.detach()))
             self.optimizers[1].zero_grad()
             told_apart.backward()
+            ranks.average_gradients(self.discriminator.parameters())
             self.optimizers[1].step()
             measured["discriminator"] = told_apart.detach()
         return {"loss": loss.detach() / images[0].numel()} | measured | {"rate": rate}
@@ -220,9 +224,12 @@ def train_tokenizer(
 
     if stage.is_published and recipe.published is not None:
         path = Path(recipe.published.path).expanduser()
-        write(from_stable_diffusion(read_weights(path, recipe.published.sha256)), ["step,images"])
+        if not ranks.number():
+            write(from_stable_diffusion(read_weights(path, recipe.published.sha256)), ["step,images"])
         return
     with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        if finished is None:
+            return
         prefix = "autoencoder."
         weights = {k.removeprefix(prefix): v for k, v in finished["weights"].items() if k.startswith(prefix)}
         write(weights, finished["history"], training_seconds=finished["seconds"])

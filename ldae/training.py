@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ldae.dataset import Order, stream
+from ldae import ranks
+from ldae.dataset import Order
 from ldae.files import whole
 from ldae.process import beat, sole_holder
 from ldae.progress import log, progress
+from ldae.randomness import Randomness, stream
+from ldae.spec import Training
 
 ORDER, DRAWS = 1, 2  # streams of randomness, beside the initial weights'
 BETAS = (0.9, 0.95)  # of AdamW; the paper names none, RCG's training "with the scheme of l-DAE" uses these
@@ -51,9 +54,12 @@ class Task(Protocol):
         """Whose states a checkpoint keeps."""
 
     def update(
-        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, *, step: int, total: int
+        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
-        """Takes a step, counted from 0, of `total`; what is worth a line in the history, the loss first."""
+        """Takes a step, counted from 0, of `total`, on this rank's part of a batch.
+
+        What it measured is worth a line in the history, the loss first; of images it is the mean over the part.
+        """
 
 
 def pick_device() -> torch.device:
@@ -77,6 +83,11 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float
     if step < warm:
         return peak * (step + 1) / (math.floor(warm) + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+
+
+def peak_rate(training: Training) -> float:
+    """The peak learning rate of a recipe, by the linear rule."""
+    return training.rate * training.batch / 256
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -125,15 +136,16 @@ class Run:
         """Starts at step 0 of `total`; only a checkpoint of the same `identity` (what it was made from) is resumed."""
         self.task, self.title, self.seed, self.total = task, title, seed, total
         self.batch, self.log_every, self.identity = batch, log_every, identity
+        self.part = ranks.part_of(batch, f"{title}: batch")
         self.device = next(task.module.parameters()).device
-        self.generator = torch.Generator(self.device)
+        self.randomness = Randomness(self.device, part=ranks.number(), parts=ranks.size())
         self.step, self.seconds = 0, 0.0
         self.history: list[str] = []
 
     def update(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor | float]:
-        """One step on a batch, and what it measured."""
-        self.generator.manual_seed(stream(self.seed, DRAWS, self.step))
-        measured = self.task.update(inputs, labels, self.generator, step=self.step, total=self.total)
+        """One step on this rank's part of a batch, and what it measured."""
+        self.randomness.restart(self.seed, DRAWS, self.step)
+        measured = self.task.update(inputs, labels, self.randomness, step=self.step, total=self.total)
         self.step += 1
         return measured
 
@@ -160,7 +172,9 @@ class Run:
         }
 
     def save(self, folder: Path) -> None:
-        """Writes a checkpoint, keeping the one before it in case this one is damaged later."""
+        """Writes a checkpoint, keeping the one before it in case this one is damaged later; rank 0 does it for all."""
+        if ranks.number():
+            return
         path = folder / "checkpoint.pt"
         if path.exists():
             path.replace(folder / "previous.pt")
@@ -168,15 +182,21 @@ class Run:
         save_checkpoint(path, self.results() | {"optimizers": optimizers, "step": self.step})
 
     def restore(self, folder: Path) -> None:
-        """Goes on from the newest checkpoint of this very run that can be read, if there is one."""
+        """Goes on from the newest checkpoint of this very run that can be read, if there is one.
+
+        It may have been written with another number of ranks.
+        """
         for path in (folder / "checkpoint.pt", folder / "previous.pt"):
             state = read_state(path, self.identity, self.device)
-            if state is not None:
+            if ranks.agreed(state is not None):
+                if state is None:
+                    raise OSError(f"{path}: rank 0 can read it, rank {ranks.number()} cannot; all need the same files")
                 self.task.module.load_state_dict(state["weights"])
                 for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
                     optimizer.load_state_dict(saved)
                 self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-                log(f"resuming at step {self.step} from {path}")
+                if not ranks.number():
+                    log(f"resuming at step {self.step} from {path}")
                 return
 
 
@@ -210,17 +230,21 @@ def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any
 def batches(
     source: Source, order: Order, steps: range, batch: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batch of each step; on an accelerator the next one is read while the last one is trained on."""
+    """This rank's part of each step's batch; on an accelerator the next is read while the last is trained on."""
+    part = batch // ranks.size()
+
+    def read(step: int) -> tuple[Tensor, Tensor]:
+        return source.batch(order.slice(step * batch + ranks.number() * part, part), device)
+
     if device.type == "cpu":
-        for step in steps:
-            yield source.batch(order.slice(step * batch, batch), device)
+        yield from map(read, steps)
         return
     with ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(source.batch, order.slice(steps.start * batch, batch), device)] if steps else []
+        ahead = [reader.submit(read, step) for step in steps[:1]]
         for step in steps:
             ready = ahead.pop().result()
             if step + 1 < steps.stop:
-                ahead.append(reader.submit(source.batch, order.slice((step + 1) * batch, batch), device))
+                ahead.append(reader.submit(read, step + 1))
             yield ready
 
 
@@ -236,24 +260,36 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
             losses += next(iter(measured.values()))
             noted = run.step % run.log_every == 0
             if noted or run.step == run.total:
-                values = {name: float(value) for name, value in measured.items()}
-                mean = losses.item() / (run.log_every if noted else run.step % run.log_every)
-                run.note(values | {next(iter(values)): mean})
+                count = run.log_every if noted else run.step % run.log_every
+                values = averaged(measured | {next(iter(measured)): losses.item() / count}, run.device)
+                run.note(values)
                 losses.zero_()
-                beat(resume)
-                bar.note = f"loss {mean:.4g}"
-            bar.advance(len(labels))
+                bar.note = f"loss {next(iter(values.values())):.4g}"
+                if not ranks.number():
+                    beat(resume)
+            bar.advance(run.batch)
             run.seconds = before + time.monotonic() - start
             if noted and run.step < run.total and time.monotonic() - saved >= checkpoint_seconds:
                 run.save(resume)
                 saved = time.monotonic()
 
 
+def averaged(measured: dict[str, Tensor | float], device: torch.device) -> dict[str, float]:
+    """What a step has measured, as means over all ranks."""
+    values = {name: float(value) for name, value in measured.items()}
+    if ranks.size() == 1:
+        return values
+    means = ranks.mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+    return dict(zip(values, means.tolist(), strict=True))
+
+
 @contextmanager
 def trained(
     build: Callable[[], Run], source: Source, *, identity: str, resume: Path, checkpoint_seconds: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | None]:
     """The results of a training, held alone while they are written: of one that was finished before, or of this one.
+
+    Rank 0 alone is given them, for it writes for all; the others get None.
 
     Args:
         build: makes the run at its first step.
@@ -262,17 +298,22 @@ def trained(
         resume: a folder for checkpoints that outlives failed attempts.
         checkpoint_seconds: between two checkpoints, at least.
     """
-    with sole_holder(resume, log):
-        finished = read_state(resume / "finished.pt", identity, torch.device("cpu"))
-        if finished is None:
+    leads = not ranks.number()
+    with sole_holder(resume, log) if leads else nullcontext():
+        ranks.agreed(0)  # the others wait here until rank 0 holds the folder
+        path = resume / "finished.pt"
+        finished = read_state(path, identity, torch.device("cpu")) if leads else None
+        if not ranks.agreed(finished is not None):
             run = build()
             run.restore(resume)
             train(run, source, resume=resume, checkpoint_seconds=checkpoint_seconds)
-            finished = run.results()
-            save_checkpoint(resume / "finished.pt", finished)
-        for name in ("checkpoint.pt", "previous.pt"):
+            if leads:
+                finished = run.results()
+                save_checkpoint(path, finished)
+        for name in ("checkpoint.pt", "previous.pt") if leads else ():
             (resume / name).unlink(missing_ok=True)
         yield finished
+        ranks.agreed(0)  # the others leave once rank 0 has written
 
 
 def history_text(lines: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ from ldae.cost import (
     vit_macs,
 )
 from ldae.network import Transformer
+from ldae.randomness import Randomness
 from ldae.tokenizers.conv import Autoencoder
 from ldae.tokenizers.losses import PatchDiscriminator
 
@@ -80,7 +81,7 @@ def test_the_baselines_formulas_count_what_they_do() -> None:
     encoder = {"width": 32, "blocks": 2}
     decoder = {"decoder_width": 16, "decoder_blocks": 1}
     mae = MAE(image_size=64, heads=2, decoder_heads=2, **encoder, **decoder)
-    order = mae.draw(2, torch.Generator())
+    order = mae.draw(2, Randomness(torch.device("cpu"), 0))
     assert counted(lambda: mae(IMAGES, order)) == 2 * mae_macs(tokens=16, in_dim=768, **encoder, **decoder)
     moco = MoCo(image_size=64, heads=2, hidden=24, out=8, **encoder)
     found = counted(lambda: moco.predictor(moco.projector(moco.encoder(IMAGES).mean(1))))

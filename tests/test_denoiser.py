@@ -8,6 +8,7 @@ from rows import VARIANTS, denoiser, images, run
 
 from ldae.dataset import choose_mirrored, flip, to_float
 from ldae.denoiser import Draws
+from ldae.randomness import Randomness
 from ldae.tokenizers.patches import patchify
 
 LABELS = torch.arange(8) % 3
@@ -30,7 +31,7 @@ def test_every_weight_has_a_gradient_once_the_zeros_are_gone(row: str) -> None:
     for _ in range(3):
         training.update(images(), LABELS)
     model = training.task.denoiser  # type: ignore[attr-defined]
-    draws = model.draw(8, torch.Generator().manual_seed(0))
+    draws = model.draw(8, Randomness(torch.device("cpu"), 0))
     model(to_float(images()), LABELS, draws).sum().backward()
     silent = [name for name, p in model.network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
@@ -73,7 +74,7 @@ def test_rows_on_images_see_only_the_projection() -> None:
 
 def test_one_label_in_ten_is_dropped() -> None:
     _, model = denoiser("pca")
-    keep = model.draw(5000, torch.Generator().manual_seed(0)).keep_label
+    keep = model.draw(5000, Randomness(torch.device("cpu"), 0)).keep_label
     assert 0.88 < keep.float().mean() < 0.92
 
 
@@ -104,13 +105,13 @@ def test_cached_latents_are_those_of_the_images() -> None:
     pictures = to_float(images())
     cached = torch.stack([model.tokenizer.raw(seen) for seen in (pictures, pictures.flip(-1))], dim=1)  # type: ignore[attr-defined]
     for seed in range(4):
-        chosen = choose_mirrored(cached.half(), torch.Generator().manual_seed(seed))
-        mirrored = flip(pictures, torch.Generator().manual_seed(seed))
+        chosen = choose_mirrored(cached.half(), Randomness(torch.device("cpu"), seed))
+        mirrored = flip(pictures, Randomness(torch.device("cpu"), seed))
         torch.testing.assert_close(model.encode(chosen), model.encode(mirrored), rtol=0.01, atol=0.01)
 
 
 def test_noise_of_a_time_step_is_as_strong_as_its_schedule_says() -> None:
     _, model = denoiser("no_scaling")
     clean = torch.zeros(64, 4, 32)
-    noisy = model.corrupt(clean, 500, torch.Generator().manual_seed(0))
+    noisy = model.corrupt(clean, 500, Randomness(torch.device("cpu"), 0))
     assert noisy.std().item() == pytest.approx(500 / 999 * math.sqrt(2), rel=0.02)

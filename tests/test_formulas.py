@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ldae.noise import SCHEDULES, NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
+from ldae.randomness import Randomness
 from ldae.spec import Noise
 
 
@@ -60,7 +61,7 @@ def test_unscaled_leaves_the_signal_and_ends_at_root_two() -> None:
 
 def test_a_single_level_is_trained_and_probed_at_the_same_time() -> None:
     schedule = NoiseSchedule(Noise(schedule="single"))
-    drawn = schedule.draw(50, torch.Generator().manual_seed(0))
+    drawn = schedule.draw(50, Randomness(torch.device("cpu"), 0))
     assert set(drawn.tolist()) == {schedule.nearest(10)}
     assert schedule.level(drawn).noise.unique().item() == pytest.approx(math.sqrt(1 / 3))
 

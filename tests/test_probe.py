@@ -11,6 +11,7 @@ from ldae.dataset import to_float
 from ldae.files import read_json
 from ldae.pretrain import pretrain
 from ldae.probe import Data, Encoders, denoiser_encoders, evaluate, hold_out, open_data, probe, probe_pixels
+from ldae.randomness import Randomness
 from ldae.spec import PretrainStage, ProbeStage, Probing, Size, Tokenizer, Training
 
 PROBING = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=20)
@@ -106,7 +107,7 @@ def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared
     def latents(time: int, *, noisy: bool) -> torch.Tensor:
         stage = ProbeStage(probing=PROBING, time=time, noisy=noisy)
         encoders = denoiser_encoders(stage, trained, prepared / "pca", manifest, device)
-        return encoders.prepare(images, torch.Generator().manual_seed(0))
+        return encoders.prepare(images, Randomness(device, 0))
 
     clean = latents(500, noisy=False)
     torch.testing.assert_close(latents(500, noisy=True), latents(500, noisy=True), rtol=0, atol=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldae.dataset import random_resized_crop
+from ldae.randomness import Randomness
 
 SMALLEST_CROP = 0.08  # of the area
 JITTERED, BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.8, 0.4, 0.4, 0.2, 0.1
@@ -25,18 +26,18 @@ GREY = (0.299, 0.587, 0.114)  # what red, green and blue weigh in luminance
 YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-def two_views(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two random views (N, 3, S, S) of images (N, 3, S, S) in [-1, 1], the generator on their device."""
+def two_views(images: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
+    """Two random views (N, 3, S, S) of images (N, 3, S, S) in [-1, 1]."""
     first, second = (
-        augment(images, generator, blurred=b, solarized=s) for b, s in zip(BLURRED, SOLARIZED, strict=True)
+        augment(images, randomness, blurred=b, solarized=s) for b, s in zip(BLURRED, SOLARIZED, strict=True)
     )
     return first, second
 
 
-def augment(images: Tensor, generator: torch.Generator, *, blurred: float, solarized: float) -> Tensor:
+def augment(images: Tensor, randomness: Randomness, *, blurred: float, solarized: float) -> Tensor:
     """One random view (N, 3, S, S); `blurred` and `solarized` are the chances of these two."""
-    x = (random_resized_crop(images, generator, SMALLEST_CROP) + 1) / 2
-    uniform = torch.rand(9, len(x), generator=generator, device=x.device)
+    x = (random_resized_crop(images, randomness, SMALLEST_CROP) + 1) / 2
+    uniform = randomness.uniform(9, len(x), batch=1)
     brightness, contrast, saturation = (
         1 + strength * (2 * uniform[i] - 1) for i, strength in enumerate((BRIGHTNESS, CONTRAST, SATURATION))
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ldae.baselines.encoder import Encoder, take, vit_blocks, xavier
 from ldae.network import grid_positions
+from ldae.randomness import Randomness
 from ldae.spec import PATCH, PATCH_DIM
 from ldae.tokenizers.patches import patchify
 
@@ -53,9 +54,9 @@ class MAE(nn.Module):
         """The number of visible tokens of an image."""
         return max(1, int(KEPT * self.grid**2))
 
-    def draw(self, num: int, generator: torch.Generator) -> Tensor:
+    def draw(self, num: int, randomness: Randomness) -> Tensor:
         """A random order (num, T) of each image's tokens, of which the first are visible."""
-        return torch.rand(num, self.grid**2, generator=generator, device=generator.device).argsort(1)
+        return randomness.uniform(num, self.grid**2).argsort(1)
 
     def forward(self, images: Tensor, order: Tensor) -> Tensor:
         """The mean squared error (N,) over the hidden patches of images (N, 3, S, S) in [-1, 1]."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldae import ranks
 from ldae.baselines.encoder import Encoder
 
 TEMPERATURE = 0.2
@@ -25,16 +26,16 @@ def mlp(*widths: int) -> nn.Sequential:
     """Linear layers of these widths, each normalised over the batch; the last norm learns nothing."""
     layers: list[nn.Module] = []
     for before, after in zip(widths[:-2], widths[1:-1], strict=True):
-        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+        layers += [nn.Linear(before, after, bias=False), ranks.BatchNorm(after), nn.ReLU()]
     return nn.Sequential(
-        *layers, nn.Linear(widths[-2], widths[-1], bias=False), nn.BatchNorm1d(widths[-1], affine=False)
+        *layers, nn.Linear(widths[-2], widths[-1], bias=False), ranks.BatchNorm(widths[-1], affine=False)
     )
 
 
 def contrast(queries: Tensor, keys: Tensor) -> Tensor:
-    """How badly each query (N, out) tells its own key from the batch's others (N, out): (N,), as MoCo v3 scales it."""
-    queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
-    own = torch.arange(len(queries), device=queries.device)
+    """How badly each query (N, out) tells its own key from all the batch's (N, out): (N,), as MoCo v3 scales it."""
+    queries, keys = F.normalize(queries.float(), dim=1), ranks.gather(F.normalize(keys.float(), dim=1))
+    own = ranks.number() * len(queries) + torch.arange(len(queries), device=queries.device)
     return 2 * TEMPERATURE * F.cross_entropy(queries @ keys.T / TEMPERATURE, own, reduction="none")
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldae import ranks
 from ldae.files import sha256 as digest
 
 VGG_CHANNELS = (64, 128, 256, 512, 512)  # of relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3
@@ -147,13 +148,13 @@ class PatchDiscriminator(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for factor, stride in ((2, 2), (4, 2), (8, 1)):
             conv = nn.Conv2d(width * factor // 2, width * factor, 4, stride=stride, padding=1, bias=False)
-            layers += [conv, nn.BatchNorm2d(width * factor), nn.LeakyReLU(0.2)]
+            layers += [conv, ranks.BatchNorm(width * factor), nn.LeakyReLU(0.2)]
         layers.append(nn.Conv2d(8 * width, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.02)
-            elif isinstance(layer, nn.BatchNorm2d):
+            elif isinstance(layer, ranks.BatchNorm):
                 nn.init.normal_(layer.weight, mean=1.0, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -182,6 +183,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.
         |grad reconstruction| / (|grad adversarial| + 1e-4), at most 10^4, without a gradient; constants from LDM.
     """
     wanted, given = (
-        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
+        ranks.mean(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
+        for loss in (reconstruction, adversarial)
     )
     return (wanted / (given + 1e-4)).clamp(0, 1e4).detach()

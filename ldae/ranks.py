@@ -1,0 +1,182 @@
+"""Several processes that train one network: who they are, and how they add up what each of them has computed.
+
+A batch is divided into equal parts, one for each process (rank), on a GPU of its own where there are GPUs. Everything
+here does nothing where a single process works alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
+PORTS = 20_000  # the first port for ranks that Slurm has started; their job's number is added
+
+
+class Rank(NamedTuple):
+    """This process among all."""
+
+    number: int
+    size: int  # of the group
+    local: int  # the number among those on this machine
+
+    @classmethod
+    def from_environment(cls) -> Rank:
+        """As Slurm's `srun` or `torchrun` has numbered it; alone where neither has."""
+        step = os.environ.get("SLURM_STEP_ID"), int(os.environ.get("SLURM_NTASKS", "1"))
+        if "RANK" in os.environ:
+            return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        if step[0] is not None and step[1] > 1:
+            return cls(*(int(os.environ[name]) for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")))
+        return cls(0, 1, 0)
+
+
+@contextmanager
+def group() -> Iterator[Rank]:
+    """Joins the group of ranks that the environment names, for as long as the block lasts."""
+    rank = Rank.from_environment()
+    if rank.size == 1:
+        yield rank
+        return
+    if "MASTER_ADDR" not in os.environ:  # under srun
+        os.environ["MASTER_ADDR"] = first_host(os.environ["SLURM_STEP_NODELIST"])
+        os.environ["MASTER_PORT"] = str(PORTS + int(os.environ["SLURM_JOB_ID"]) % PORTS)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(rank.local)
+    dist.init_process_group("nccl" if on_gpu else "gloo", rank=rank.number, world_size=rank.size, timeout=PATIENCE)
+    try:
+        yield rank
+    finally:
+        dist.destroy_process_group()
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of nodes, e.g. `n07` of `n[07-09,12],m1`."""
+    return re.sub(r"^([^,\[]*)(\[(\w+)[^\]]*\])?.*$", r"\1\3", nodes)
+
+
+def number() -> int:
+    """This process's number among all, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def part_of(batch: int, key: str) -> int:
+    """How many images of a batch are this process's; a `ValueError` where it cannot be divided."""
+    if batch % size():
+        lower = batch // size() * size()
+        fitting = " or ".join(str(value) for value in (lower, lower + size()) if value)
+        raise ValueError(f"{key}: {batch} images cannot be divided among {size()} processes; {fitting} could")
+    return batch // size()
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, on each of them; not differentiable."""
+    if size() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+def gather(values: Tensor) -> Tensor:
+    """The tensors of all ranks one after the other along the first dimension; not differentiable."""
+    if size() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
+def agreed(value: int) -> int:
+    """What rank 0 says."""
+    if size() == 1:
+        return value
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    said = torch.tensor(value, device=device)
+    dist.broadcast(said, 0)
+    return int(said)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces the gradients by their means over all ranks, for networks that `parallel` cannot take."""
+    if size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    joined = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, value in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(value.view_as(gradient))
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """The module, whose gradients become means over all ranks while they are computed."""
+    if size() == 1:
+        return module
+    wrapper = nn.parallel.DistributedDataParallel
+    # buffers are the same everywhere anyway; newer versions of torch have another name for the option
+    known = inspect.signature(wrapper).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {option: False}
+    return wrapper(module, gradient_as_bucket_view=True, **options)
+
+
+@contextmanager
+def apart(module: nn.Module, yes: bool) -> Iterator[None]:
+    """With `yes`, leaves the gradients of a `parallel` module as they are on each rank: more will be added to them."""
+    if yes and isinstance(module, nn.parallel.DistributedDataParallel):
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over all ranks, whose gradient is the mean of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return mean(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return mean(gradient)
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the parts of all ranks; torch's own has no such on a CPU."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"a batch norm wants (N, C, ...), found {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Inputs (N, C, ...) normalised channel by channel."""
+        if size() == 1 or not self.training:
+            return super().forward(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        centre: Tensor = _Mean.apply(input.mean(axes))
+        centred = input - centre.view(shape)
+        variance: Tensor = _Mean.apply(centred.square().mean(axes))
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            count = size() * input.numel() / input.shape[1]
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(centre, self.momentum or 0.0)
+                self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
+        normed = centred * (variance + self.eps).rsqrt().view(shape)
+        return normed if self.weight is None else normed * self.weight.view(shape) + self.bias.view(shape)

@@ -1,0 +1,263 @@
+"""Trainings by several processes against the same training by one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ldae import ranks
+from ldae.dataset import to_float
+from ldae.files import read_json
+from ldae.model import open_baseline
+from ldae.pretrain import pretrain
+from ldae.pretrain_baseline import pretrain_baseline
+from ldae.randomness import Randomness
+from ldae.ranks import Rank, first_host
+from ldae.spec import (
+    BaselineStage,
+    Convolutional,
+    ConvolutionalStage,
+    MAETraining,
+    MoCoTraining,
+    Network,
+    Objective,
+    PretrainStage,
+    Size,
+    Tokenizer,
+    Training,
+)
+from ldae.train_tokenizer import train_tokenizer
+from ldae.training import Run
+
+SIZE = Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1)
+TRAINING = Training(steps=6, batch=16, rate=0.02, warmup=0.1, log_every=2)
+CONV = Convolutional(width=8, blocks=1, steps=6, batch=8, rate=1e-3, discriminator_width=4, log_every=2)
+SIZES = (2, 4)
+
+
+def in_group(size: int, folder: Path, work: Callable[[], None]) -> None:
+    """Does work in `size` processes of one group, and fails when it fails in any of them."""
+    store = folder / f"store{size}"
+    store.parent.mkdir(parents=True, exist_ok=True)
+    store.unlink(missing_ok=True)
+    context = multiprocessing.get_context("fork")  # torch is imported already
+    processes = [context.Process(target=_member, args=(number, size, store, work)) for number in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * size
+
+
+def _member(number: int, size: int, store: Path, work: Callable[[], None]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=size)
+    work()
+    dist.destroy_process_group()
+
+
+def equal(first: Path, second: Path, *, names: tuple[str, ...]) -> None:
+    """Weights to 1e-5, and histories to as many digits as they have."""
+    for name in names:
+        one, other = load_file(first / f"{name}.safetensors"), load_file(second / f"{name}.safetensors")
+        assert one.keys() == other.keys()
+        for key, tensor in one.items():
+            # softmax does not see a key's bias: its gradient is rounding alone, which Adam makes as large as any other
+            if key.endswith(".k.bias"):
+                continue
+            if key.endswith("qkv.bias"):
+                for weights in (tensor, other[key]):
+                    weights.view(3, -1)[1] = 0
+            torch.testing.assert_close(other[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+    histories = [np.genfromtxt(folder / "history.csv", delimiter=",", names=True) for folder in (first, second)]
+    for column in histories[0].dtype.names:
+        np.testing.assert_allclose(histories[1][column], histories[0][column], rtol=2e-4, err_msg=column)
+
+
+ROWS: dict[str, dict[str, Any]] = {
+    "noise": {"tokenizer": Tokenizer(dim=8)},
+    "labels": {"tokenizer": Tokenizer(dim=8), "network": Network(labels=True)},
+    "image": {
+        "tokenizer": Tokenizer(dim=8),
+        "network": Network(input="image", output="image"),
+        "objective": Objective(predict="clean", weight="signal", tail=0.1),
+    },
+}
+
+
+def train_row(prepared: Path, folder: Path, *, micro_batch: int | None = None, **parts: Any) -> None:
+    pretrain(
+        PretrainStage(size=SIZE, training=TRAINING, **parts),
+        row="tiny",
+        seed=0,
+        revision=1,
+        dataset=prepared / "dataset",
+        tokenizer=prepared / "pca",
+        resume=folder / "resume",
+        out=folder / "out",
+        micro_batch=micro_batch,
+        checkpoint_seconds=0,
+    )
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_trained_by_several_is_the_row_trained_by_one(row: str, prepared: Path, tmp_path: Path) -> None:
+    train_row(prepared, tmp_path / "1", **ROWS[row])
+    for size in SIZES:
+        in_group(size, tmp_path / str(size), lambda size=size: train_row(prepared, tmp_path / str(size), **ROWS[row]))
+        equal(tmp_path / "1/out", tmp_path / f"{size}/out", names=("model", "ema"))
+
+
+def test_gradients_of_several_forward_passes_are_added_before_they_are_averaged(prepared: Path, tmp_path: Path) -> None:
+    train_row(prepared, tmp_path / "1", **ROWS["noise"])
+    in_group(2, tmp_path / "2", lambda: train_row(prepared, tmp_path / "2", micro_batch=3, **ROWS["noise"]))
+    equal(tmp_path / "1/out", tmp_path / "2/out", names=("model",))
+
+
+def stop_after(steps: int) -> None:
+    """Lets this process take so many more steps."""
+    update, left = Run.update, iter(range(steps))
+
+    def stopping(self: Run, *arguments: Any) -> Any:
+        if next(left, None) is None:
+            os._exit(0)
+        return update(self, *arguments)
+
+    Run.update = stopping  # type: ignore[method-assign]
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(prepared: Path, tmp_path: Path) -> None:
+    train_row(prepared, tmp_path / "1", **ROWS["noise"])
+
+    def some_steps(steps: int) -> None:
+        stop_after(steps)
+        train_row(prepared, tmp_path / "n", **ROWS["noise"])
+
+    in_group(4, tmp_path / "n", lambda: some_steps(3))
+    assert (tmp_path / "n/resume/checkpoint.pt").exists()
+    in_group(2, tmp_path / "n", lambda: some_steps(3))
+    train_row(prepared, tmp_path / "n", **ROWS["noise"])
+    equal(tmp_path / "1/out", tmp_path / "n/out", names=("model", "ema"))
+
+
+@pytest.mark.parametrize("method", ["mae", "moco_v3"])
+def test_a_baseline_trained_by_several_is_the_one_trained_by_one(method: str, prepared: Path, tmp_path: Path) -> None:
+    recipe = {
+        "mae": MAETraining(**TRAINING.model_dump(), decoder_width=16, decoder_heads=2, decoder_blocks=1),
+        "moco_v3": MoCoTraining(**TRAINING.model_dump(), hidden=16, out=8),
+    }[method]
+    stage = BaselineStage(size=SIZE, **{method: recipe})
+
+    def train(folder: Path) -> None:
+        folders = {"dataset": prepared / "dataset", "resume": folder / "resume", "out": folder / "out"}
+        pretrain_baseline(stage, row=method, seed=0, revision=1, **folders)
+
+    def features(folder: Path) -> Tensor:
+        """Less their mean, which MoCo's batch norm takes away: nothing says what it should be."""
+        images = to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")))
+        encoded = open_baseline(folder / "out", {"size": 32})(images).mean(1)
+        return encoded - encoded.mean(0)
+
+    train(tmp_path / "1")
+    for size in SIZES:
+        in_group(size, tmp_path / str(size), lambda size=size: train(tmp_path / str(size)))
+        equal(tmp_path / "1/out", tmp_path / f"{size}/out", names=())
+        torch.testing.assert_close(features(tmp_path / str(size)), features(tmp_path / "1"), rtol=1e-4, atol=1e-5)
+
+
+def test_a_tokenizer_trained_by_several_is_the_one_trained_by_one(prepared: Path, tmp_path: Path) -> None:
+    stage = ConvolutionalStage(dim=16, adversarial=True, convolutional=CONV)
+
+    def train(folder: Path) -> None:
+        folders = {"dataset": prepared / "dataset", "resume": folder / "resume", "out": folder / "out"}
+        train_tokenizer(stage, revision=1, **folders)
+
+    train(tmp_path / "1")
+    in_group(2, tmp_path / "2", lambda: train(tmp_path / "2"))
+    equal(tmp_path / "1/out", tmp_path / "2/out", names=("tokenizer",))
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_with_those_that_could(prepared: Path, tmp_path: Path) -> None:
+    def refused() -> None:
+        with pytest.raises(ValueError, match="batch: 16 images cannot be divided among 3 processes; 15 or 18 could"):
+            train_row(prepared, tmp_path / "3", **ROWS["noise"])
+
+    in_group(3, tmp_path / "3", refused)
+
+
+def test_the_norm_over_a_group_is_the_norm_of_the_whole_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    values, weights = torch.randn(8, 3, 5), torch.randn(8, 3, 5)
+    whole = torch.nn.BatchNorm1d(3)
+    inputs = values.clone().requires_grad_()
+    (whole(inputs) * weights).mean().backward()
+
+    def check() -> None:
+        norm, part = ranks.BatchNorm(3), slice(4 * ranks.number(), 4 * ranks.number() + 4)
+        own = values[part].clone().requires_grad_()
+        (norm(own) * weights[part]).mean().backward()
+        ranks.average_gradients(norm.parameters())
+        assert inputs.grad is not None and own.grad is not None and whole.weight.grad is not None
+        torch.testing.assert_close(own.grad / 2, inputs.grad[part])  # of the mean over two parts
+        torch.testing.assert_close(norm.weight.grad, whole.weight.grad)
+        torch.testing.assert_close(norm.running_mean, whole.running_mean)
+        torch.testing.assert_close(norm.running_var, whole.running_var)
+
+    in_group(2, tmp_path, check)
+
+
+def test_a_part_of_a_batch_has_its_own_part_of_the_randomness() -> None:
+    def drawn(part: int, parts: int) -> tuple[Tensor, ...]:
+        source = Randomness(torch.device("cpu"), 5, part=part, parts=parts)
+        num = 8 // parts
+        return source.uniform(3, num, batch=1), source.normal(num, 2).T, source.integers(1000, num)[None]
+
+    for whole, *parts in zip(drawn(0, 1), drawn(0, 2), drawn(1, 2), strict=True):
+        assert torch.equal(whole, torch.cat(parts, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, Rank(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Rank(3, 4, 1)),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, Rank(5, 8, 1)),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Rank(0, 1, 0)),
+        ({"SLURM_NTASKS": "8"}, Rank(0, 1, 0)),  # inside a job, but in no step of it
+    ],
+)
+def test_the_rank_is_read_from_the_environment(
+    variables: dict[str, str], expected: Rank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")] + ["RANK"]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Rank.from_environment() == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"), [("n7", "n7"), ("n[07-09,12],m1", "n07"), ("gpu-a,gpu-b", "gpu-a"), ("c3-n[1,5]", "c3-n1")]
+)
+def test_the_first_host_of_a_list_of_nodes(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+def test_only_rank_0_writes(prepared: Path, tmp_path: Path) -> None:
+    in_group(2, tmp_path / "2", lambda: train_row(prepared, tmp_path / "2", **ROWS["noise"]))
+    assert read_json(tmp_path / "2/out/run.json")["seed"] == 0
+    assert sorted(path.name for path in (tmp_path / "2/resume").iterdir()) == ["finished.pt", "lock"]
+    shutil.rmtree(tmp_path / "2/out")
+    in_group(2, tmp_path / "2", lambda: train_row(prepared, tmp_path / "2", **ROWS["noise"]))  # hands over again
+    assert (tmp_path / "2/out/model.safetensors").exists()
