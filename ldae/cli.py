@@ -80,15 +80,18 @@ def parser() -> argparse.ArgumentParser:
         dataset | RESUME,
     )
     _resumable(stage)
+    _parallel(stage)
     stage.add_argument("--vgg", type=Path, metavar="DIR", help="the classifier whose features measure perception")
     stage = _stage(
         commands, "pretrain", "train one row, or go on where its last attempt stopped", spec.PretrainStage, row | RESUME
     )
     _resumable(stage)
+    _parallel(stage)
     _named(stage, seed=True)
     stage.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass, at most (default: all)")
     stage = _stage(commands, "pretrain-baseline", "train MAE or MoCo v3", spec.BaselineStage, dataset | RESUME)
     _resumable(stage)
+    _parallel(stage)
     _named(stage, seed=True)
     stage = _stage(
         commands,
@@ -98,9 +101,12 @@ def parser() -> argparse.ArgumentParser:
         dataset | {"model": "the trained row"},
     )
     _named(stage)
+    _parallel(stage)
     stage.add_argument("--tokenizer", type=Path, metavar="DIR", help="the fitted tokenizer, for a row that has one")
     _stage(commands, "probe-pixels", "the same probe on raw pixels, without a network", spec.ProbeStage, dataset)
-    _named(_stage(commands, "sample", "sample images from a trained row", spec.SampleStage, trained))
+    stage = _stage(commands, "sample", "sample images from a trained row", spec.SampleStage, trained)
+    _named(stage)
+    _parallel(stage)
     stage = _stage(commands, "reference", "statistics of the true images' features", spec.JudgeStage, dataset)
     _judged(stage)
     stage = _stage(
@@ -177,6 +183,13 @@ def _resumable(stage: argparse.ArgumentParser) -> None:
     )
 
 
+def _parallel(stage: argparse.ArgumentParser) -> None:
+    """Lets a stage work in several processes."""
+    stage.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that share each batch, one for a GPU (default 1)"
+    )
+
+
 def _judged(stage: argparse.ArgumentParser) -> None:
     """Tells a stage what judges."""
     stage.add_argument("--judge", type=Path, metavar="DIR", help="the classifier that judges where Inception does not")
@@ -219,6 +232,9 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     """Runs a stage's function with what the command line says; returns when its imports were done."""
     options = vars(arguments)
     name, spec_model, threads = (options.pop(key) for key in ("command", "spec_model", "threads"))
+    processes = options.pop("processes", 1)
+    if processes > 1 and not _is_rank():
+        _become_ranks(processes)
     stage = spec_model.model_validate_json(options.pop("spec"))
     del options["action"]
     if name != "prepare":
@@ -227,9 +243,26 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     module, function = FUNCTIONS.get(name, (own, own))
     run = getattr(importlib.import_module(f"ldae.{module}"), function)
     imported = process_seconds()
-    options |= {"workers": threads} if name == "prepare" else {"import_seconds": imported}
-    run(stage, **options)
+    if name == "prepare":
+        run(stage, **options, workers=threads)
+        return imported
+    from ldae import ranks
+
+    with ranks.group():
+        run(stage, **options, import_seconds=imported)
     return imported
+
+
+def _is_rank() -> bool:
+    """Whether this process was started as one of several, by `torchrun` or by a step of Slurm's `srun`."""
+    in_step = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return "RANK" in os.environ or in_step
+
+
+def _become_ranks(processes: int) -> None:
+    """Starts this very command in so many processes, in the place of this one."""
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "ldae.cli"]
+    os.execv(sys.executable, [sys.executable, *command, *sys.argv[1:]])
 
 
 def _write_view(arguments: argparse.Namespace) -> float:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldae import ranks
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.files import read_json, whole, write_json
 from ldae.heads import Heads, head_rate, nearest_neighbours
@@ -63,15 +64,18 @@ def hold_out(groups: NDArray[np.int64], share: float, seed: int) -> Tensor:
 def extract(
     encoders: Encoders, split: Split, device: torch.device, probing: Probing, view: int | None, seed: int
 ) -> Features:
-    """Each encoder's features (N, F) of all images of a split, in order.
+    """Each encoder's features (N, F) of all images of a split, in order; the ranks take turns with its batches.
 
     Args:
         view: None for the centre crops, else the number of an augmentation.
         seed: of the augmentation.
     """
     randomness = Randomness(device)
-    features: dict[str, list[Tensor]] = {}
-    for start in range(0, len(split), probing.extract_batch):
+    features: Features = {}
+    for turn, start in enumerate(range(0, len(split), probing.extract_batch)):
+        own = turn % ranks.size() == ranks.number()
+        if not own and turn:  # of the first batch all learn what there is to know
+            continue
         indices = np.arange(start, min(start + probing.extract_batch, len(split)))
         images = to_float(split.batch(indices, device)[0])
         if view is not None:
@@ -79,8 +83,11 @@ def extract(
             images = random_resized_crop(images, randomness)
         randomness.restart(seed, CORRUPT, 0 if view is None else view + 1, start)
         for name, pooled in encoders.encode(encoders.prepare(images, randomness)).items():
-            features.setdefault(name, []).append(pooled)
-    return {name: torch.cat(parts) for name, parts in features.items()}
+            if name not in features:
+                features[name] = torch.zeros(len(split), pooled.shape[1], device=device)
+            if own:
+                features[name][start : start + len(pooled)] = pooled
+    return {name: ranks.total(values) for name, values in features.items()}
 
 
 def augmented(encoders: Encoders, data: Data, probing: Probing, seed: int) -> Iterator[Features]:
@@ -261,6 +268,8 @@ def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, 
 
 
 def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: Data, import_seconds: float) -> None:
+    if ranks.number():
+        return
     with whole(out / "correct.npz") as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: result.correct for name, result in results.items()})
     summaries = {name: result.summary for name, result in results.items()}

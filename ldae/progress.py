@@ -8,11 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LINE_SECONDS = 10.0
+_speaks = True
+
+
+def be_quiet() -> None:
+    """Leaves all words to another process, which does the same work."""
+    global _speaks
+    _speaks = False
 
 
 def log(text: str) -> None:
     """One plain line for a person to read, at once."""
-    print(text, file=sys.stderr, flush=True)
+    if _speaks:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -76,7 +84,7 @@ class Bar(Progress):
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
     """A `Bar` where standard error is a terminal, else a `Progress`."""
-    if not sys.stderr.isatty():
+    if not _speaks or not sys.stderr.isatty():
         yield Progress(title, total, unit, done)
         return
     bar = Bar(title, total, unit, done)

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ldae import progress
+
 PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
 PORTS = 20_000  # the first port for ranks that Slurm has started; their job's number is added
 
@@ -42,8 +44,10 @@ class Rank(NamedTuple):
 
 @contextmanager
 def group() -> Iterator[Rank]:
-    """Joins the group of ranks that the environment names, for as long as the block lasts."""
+    """Joins the group of ranks that the environment names, for as long as the block lasts; all but rank 0 are quiet."""
     rank = Rank.from_environment()
+    if rank.number:
+        progress.be_quiet()
     if rank.size == 1:
         yield rank
         return
@@ -86,11 +90,15 @@ def part_of(batch: int, key: str) -> int:
 
 def mean(values: Tensor) -> Tensor:
     """The mean of a tensor over all ranks, on each of them; not differentiable."""
-    if size() == 1:
-        return values
-    total = values.detach().clone()
-    dist.all_reduce(total)
-    return total / size()
+    return values if size() == 1 else total(values) / size()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, on each of them; not differentiable."""
+    if size() > 1:
+        values = values.detach().clone()
+        dist.all_reduce(values)
+    return values
 
 
 def gather(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from ldae import ranks
 from ldae.dataset import Split, to_uint8
 from ldae.denoiser import Denoiser
 from ldae.diffusion import Process, sample_latents
@@ -80,14 +82,31 @@ def sample(
     known = Split.open(dataset, "train").labels
     chosen = np.random.default_rng([run.seed, SAMPLING]).integers(len(known), size=sampling.num)
     labels = known[torch.from_numpy(chosen)].to(device)
-    shape = (sampling.num, 3, manifest["size"], manifest["size"])
-    with whole(out / "samples.npy") as partial, progress(f"sampling {row}", sampling.num, "images") as bar:
+
+    def batches() -> Iterator[np.ndarray]:
+        """The samples in order; of as many batches as there are ranks, each draws one."""
+        with progress(f"sampling {row}", sampling.num, "images") as bar:
+            for start in range(0, sampling.num, sampling.batch * ranks.size()):
+                together = labels[start : start + sampling.batch * ranks.size()]
+                drawn = torch.zeros(len(together), 3, *[manifest["size"]] * 2, dtype=torch.uint8, device=device)
+                first = ranks.number() * sampling.batch
+                if len(own := together[first : first + sampling.batch]):
+                    part = draw(denoiser, sampling, process, own, seed=run.seed, start=start + first)
+                    drawn[first : first + len(own)] = part
+                yield ranks.total(drawn).cpu().numpy()
+                bar.advance(len(together))
+
+    if ranks.number():
+        for _ in batches():
+            pass
+        return
+    with whole(out / "samples.npy") as partial:
+        shape = (sampling.num, 3, manifest["size"], manifest["size"])
         samples = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        for start in range(0, sampling.num, sampling.batch):
-            part = labels[start : start + sampling.batch]
-            drawn = draw(denoiser, sampling, process, part, seed=run.seed, start=start)
-            samples[start : start + len(drawn)] = drawn.cpu().numpy()
-            bar.advance(len(drawn))
+        done = 0
+        for drawn in batches():
+            samples[done : done + len(drawn)] = drawn
+            done += len(drawn)
         samples.flush()
     write_json(
         out / "samples.json",

@@ -30,7 +30,8 @@ rule probe:
     shell:
         "ldae probe --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) {params.tokenizer}"
-        " --model $(dirname {input.model}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"
+        " --model $(dirname {input.model}) --out $(dirname {output.about})"
+        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule probe_pixels:
@@ -88,7 +89,8 @@ rule sample:
     shell:
         "ldae sample --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
-        " --model $(dirname {input.ema}) --out $(dirname {output.samples}) --threads {threads} > {log} 2>&1"
+        " --model $(dirname {input.ema}) --out $(dirname {output.samples})"
+        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule reference:

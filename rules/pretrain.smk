@@ -38,7 +38,7 @@ rule pretrain:
         " --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --resume {params.resume} --out $(dirname {output.model})"
-        " --threads {threads} --micro-batch {resources.micro_batch}"
+        " --threads {threads} --processes {resources.gpu} --micro-batch {resources.micro_batch}"
         " --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
 
 
@@ -74,4 +74,4 @@ rule pretrain_baseline:
         "ldae pretrain-baseline --row {wildcards.variant} --seed {wildcards.seed}"
         " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
         " --resume {params.resume} --out $(dirname {output.model})"
-        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
+        " --threads {threads} --processes {resources.gpu} --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"

@@ -65,7 +65,7 @@ rule convolutional_tokenizer:
     shell:
         "ldae train-tokenizer --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) {params.vgg}"
-        " --resume {params.resume} --out $(dirname {output.fit})"
+        " --resume {params.resume} --out $(dirname {output.fit}) --processes {resources.gpu}"
         " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from ldae.files import read_json
 from ldae.model import open_baseline
 from ldae.pretrain import pretrain
 from ldae.pretrain_baseline import pretrain_baseline
+from ldae.probe import probe
 from ldae.randomness import Randomness
 from ldae.ranks import Rank, first_host
+from ldae.sample import sample
 from ldae.spec import (
     BaselineStage,
     Convolutional,
@@ -33,6 +37,10 @@ from ldae.spec import (
     Network,
     Objective,
     PretrainStage,
+    ProbeStage,
+    Probing,
+    SampleStage,
+    Sampling,
     Size,
     Tokenizer,
     Training,
@@ -252,6 +260,54 @@ def test_the_rank_is_read_from_the_environment(
 )
 def test_the_first_host_of_a_list_of_nodes(nodes: str, host: str) -> None:
     assert first_host(nodes) == host
+
+
+@pytest.mark.parametrize("mode", ["cached", "exact"])
+def test_a_probe_by_several_is_the_probe_by_one(mode: Any, prepared: Path, tmp_path: Path) -> None:
+    train_row(prepared, tmp_path, **ROWS["noise"])
+    probing = Probing(mode=mode, epochs=3, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=10)
+
+    def work(out: Path) -> None:
+        folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": tmp_path / "out"}
+        probe(ProbeStage(probing=probing, time=100, noisy=True), row="tiny", revision=1, out=out, **folders)
+
+    work(tmp_path / "1")
+    for size in SIZES:
+        in_group(size, tmp_path / str(size), lambda size=size: work(tmp_path / str(size)))
+        for name in ("trained/0", "random/0"):
+            one, other = (np.load(tmp_path / folder / "correct.npz")[name] for folder in ("1", str(size)))
+            np.testing.assert_array_equal(one, other)
+        one, other = (read_json(tmp_path / folder / "probe.json")["encoders"] for folder in ("1", str(size)))
+        assert one == other
+
+
+def test_samples_by_several_are_the_samples_by_one(prepared: Path, tmp_path: Path) -> None:
+    train_row(prepared, tmp_path, **ROWS["labels"])
+
+    def work(out: Path) -> None:
+        folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": tmp_path / "out"}
+        stage = SampleStage(sampling=Sampling(num=110, steps=3, batch=25))  # the last batch is smaller
+        sample(stage, row="tiny", revision=1, out=out, **folders)
+
+    work(tmp_path / "1")
+    for size in SIZES:
+        in_group(size, tmp_path / str(size), lambda size=size: work(tmp_path / str(size)))
+        one, other = ((tmp_path / folder / "samples.npy").read_bytes() for folder in ("1", str(size)))
+        assert one == other
+
+
+def test_a_command_starts_its_processes_itself(prepared: Path, tmp_path: Path) -> None:
+    train_row(prepared, tmp_path / "1", **ROWS["noise"])
+    spec = PretrainStage(size=SIZE, training=TRAINING, **ROWS["noise"]).to_json()
+    command = [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", spec, "--processes", "2"]
+    folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca"}
+    folders |= {"resume": tmp_path / "2/resume", "out": tmp_path / "2/out"}
+    for name, folder in folders.items():
+        command += [f"--{name}", str(folder)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert said.returncode == 0, said.stderr
+    assert len([line for line in said.stderr.splitlines() if line.startswith("tiny: ")]) == 1  # rank 0 alone speaks
+    equal(tmp_path / "1/out", tmp_path / "2/out", names=("model", "ema"))
 
 
 def test_only_rank_0_writes(prepared: Path, tmp_path: Path) -> None:
