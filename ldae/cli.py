@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ldae import spec
 from ldae.checking import StudyError
-from ldae.process import die_with_driver, process_seconds
+from ldae.process import STOPPED, Stopped, die_with_driver, process_seconds, requeue, stopping
 from ldae.progress import log
 
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -181,6 +181,12 @@ def _resumable(stage: argparse.ArgumentParser) -> None:
     stage.add_argument(
         "--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints (default 300)"
     )
+    stage.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="a cluster job's time limit: saves and stops shortly before it",
+    )
 
 
 def _parallel(stage: argparse.ArgumentParser) -> None:
@@ -232,6 +238,9 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     """Runs a stage's function with what the command line says; returns when its imports were done."""
     options = vars(arguments)
     name, spec_model, threads = (options.pop(key) for key in ("command", "spec_model", "threads"))
+    limit = options.pop("minutes", None)
+    if "checkpoint_seconds" in options:
+        stopping.watch(limit if "SLURM_JOB_ID" in os.environ else None)
     processes = options.pop("processes", 1)
     if processes > 1 and not _is_rank():
         _become_ranks(processes)
@@ -361,6 +370,10 @@ def main() -> None:
         sys.exit(f"ldae: --spec: {'.'.join(map(str, mistake['loc']))}: {mistake['msg']}, found {mistake['input']!r}")
     except (StudyError, ValueError, OSError) as error:
         sys.exit(f"ldae: {error}")
+    except Stopped as stopped:
+        log(f"{stopped}; started again, it goes on there")
+        requeue()
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit("ldae: interrupted")
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import json
+import math
 import os
 import select
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 HEARTBEAT_SECONDS = 10.0
+STOPPED = 75  # exit status of a stage that has saved what it has done and wants to go on later (EX_TEMPFAIL)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -51,6 +56,50 @@ def _end_with(descriptor: int) -> None:
     """Kills this process when the one behind a descriptor ends."""
     select.select([descriptor], [], [])
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Stopped(Exception):
+    """A training has saved and stopped, as it was asked to; started again, it goes on."""
+
+
+class Stopping:
+    """Whether this process was asked to stop: by SIGTERM or SIGUSR1, or because its time is nearly over."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._deadline = math.inf
+
+    def watch(self, minutes: float | None) -> None:
+        """Listens to the signals from now on, and stops in time for a limit of `minutes` from the process's start.
+
+        A tenth of the limit, two minutes at the most, is kept for saving and for what had come before the process.
+        """
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._hear)
+        if minutes is not None:
+            self._deadline = 60 * minutes - min(6 * minutes, 120.0)
+
+    def asked(self) -> str | None:
+        """Why to stop, or None."""
+        if self.reason is None and process_seconds() > self._deadline:
+            self.reason = "its time limit is near"
+        return self.reason
+
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        self.reason = f"{signal.Signals(number).name} was received"
+
+
+stopping = Stopping()
+
+
+def requeue() -> None:
+    """Asks Slurm to queue this process's job again, so that a run of many time limits needs nobody to restart it.
+
+    Slurm ends the job then, so that this may never return; outside of a Slurm job it does nothing.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is not None and shutil.which("scontrol"):
+        subprocess.run(["scontrol", "requeue", job], check=False)
 
 
 def started_seconds(pid: int | str = "self") -> float:

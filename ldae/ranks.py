@@ -120,6 +120,14 @@ def agreed(value: int) -> int:
     return int(said)
 
 
+def any_of(yes: bool) -> bool:
+    """Whether it is so for any rank."""
+    if size() == 1:
+        return yes
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    return bool(total(torch.tensor(int(yes), device=device)))
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replaces the gradients by their means over all ranks, for networks that `parallel` cannot take."""
     if size() == 1:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ldae import ranks
 from ldae.dataset import Order
 from ldae.files import whole
-from ldae.process import beat, sole_holder
+from ldae.process import Stopped, beat, sole_holder, stopping
 from ldae.progress import log, progress
 from ldae.randomness import Randomness, stream
 from ldae.spec import Training
@@ -269,9 +269,16 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
                     beat(resume)
             bar.advance(run.batch)
             run.seconds = before + time.monotonic() - start
-            if noted and run.step < run.total and time.monotonic() - saved >= checkpoint_seconds:
+            if not noted or run.step == run.total:
+                continue
+            reason = stopping.asked()
+            stops = ranks.any_of(reason is not None)
+            if stops or time.monotonic() - saved >= checkpoint_seconds:
                 run.save(resume)
                 saved = time.monotonic()
+            if stops:
+                why = reason or "another rank was asked to"
+                raise Stopped(f"{run.title}: saved and stopped at step {run.step} of {run.total}: {why}")
 
 
 def averaged(measured: dict[str, Tensor | float], device: torch.device) -> dict[str, float]:

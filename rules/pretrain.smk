@@ -39,7 +39,7 @@ rule pretrain:
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --resume {params.resume} --out $(dirname {output.model})"
         " --threads {threads} --processes {resources.gpu} --micro-batch {resources.micro_batch}"
-        " --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
+        " --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
 
 
 rule pretrain_baseline:
@@ -74,4 +74,4 @@ rule pretrain_baseline:
         "ldae pretrain-baseline --row {wildcards.variant} --seed {wildcards.seed}"
         " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
         " --resume {params.resume} --out $(dirname {output.model})"
-        " --threads {threads} --processes {resources.gpu} --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
+        " --threads {threads} --processes {resources.gpu} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"

@@ -66,7 +66,7 @@ rule convolutional_tokenizer:
         "ldae train-tokenizer --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) {params.vgg}"
         " --resume {params.resume} --out $(dirname {output.fit}) --processes {resources.gpu}"
-        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
+        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
 
 
 rule classifier:
@@ -97,4 +97,4 @@ rule classifier:
     shell:
         "ldae train-classifier --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input}) --resume {params.resume} --out $(dirname {output.weights})"
-        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} > {log} 2>&1"
+        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -211,3 +213,50 @@ def test_a_lock_left_on_another_machine_holds_while_its_heart_beats(tmp_path: Pa
 def test_images_are_in_range() -> None:
     values = to_float(images())
     assert values.min() >= -1 and values.max() <= 1 + 1e-6
+
+
+def run_command(prepared: Path, folder: Path, steps: int) -> list[str]:
+    spec = STAGE.model_copy(update={"training": STAGE.training.model_copy(update={"steps": steps})}).to_json()
+    folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca"}
+    folders |= {"resume": folder / "resume", "out": folder / "out"}
+    command = [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", spec]
+    return command + [part for name, path in folders.items() for part in (f"--{name}", str(path))]
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(asked: signal.Signals, prepared: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(run_command(prepared, tmp_path, 10**6), stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "resume/lock").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(asked)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75
+    assert f"tiny: saved and stopped at step {steps_saved(tmp_path)} of 1000000: {asked.name} was received" in said
+    assert not (tmp_path / "out").exists()
+
+
+def steps_saved(folder: Path) -> int:
+    state = torch.load(folder / "resume/checkpoint.pt", weights_only=True)
+    return int(state["step"])
+
+
+def test_a_run_stops_before_its_time_limit_on_a_cluster_alone(
+    prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
+) -> None:
+    long = [*run_command(prepared, tmp_path / "long", 10**6), "--minutes", "0.15"]
+    asked = tmp_path / "bin/scontrol"
+    asked.parent.mkdir()
+    asked.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    asked.chmod(0o755)
+    environment = os.environ | {"SLURM_JOB_ID": "7", "PATH": f"{asked.parent}{os.pathsep}{os.environ['PATH']}"}
+    started = time.monotonic()
+    stopped = subprocess.run(long, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert stopped.returncode == 75
+    assert "its time limit is near" in stopped.stderr
+    assert time.monotonic() - started < 15
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    short = [*run_command(prepared, tmp_path / "short", STEPS), "--minutes", "0.0001"]
+    subprocess.run(short, check=True, capture_output=True)  # on a laptop nobody enforces a limit
+    assert [(tmp_path / "short/out" / name).read_bytes() for name in OUTPUTS] == uninterrupted
