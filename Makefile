@@ -4,7 +4,7 @@ CORES ?= $(shell nproc 2>/dev/null || echo 2)
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: study setup test test-fast check format clean
+.PHONY: study setup test test-fast faults check format clean
 
 study: setup
 	snakemake --cores $(CORES) --show-failed-logs --quiet reason host
@@ -17,12 +17,16 @@ setup: .venv/installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# All tests: the parts first, then the whole graph at smoke scale, kills included.
+# All tests: the parts first, then the whole graph at smoke scale, kills and a pass through Slurm included.
 test: setup
-	pytest
+	pytest -m 'not faults'
 
 test-fast: setup
-	pytest -m 'not graph'
+	pytest -m 'not graph and not faults'
+
+# Time limits, preemption, dead nodes and drivers, and many more kills: an hour.
+faults: setup
+	pytest -m faults
 
 check: setup
 	ruff format --check .

@@ -22,6 +22,12 @@ if workflow.is_main_process:
     driver.clear_stale_locks(Path(".snakemake"))
 driver.equip_jobs(ROOT)
 
+# What preparing the images may use: all that --cores gives to a local run; on a cluster, where nobody says --cores to
+# the driver and a job sees all of its node's, as many as any other job.
+ALL_CORES = (
+    workflow.is_main_process and workflow.resource_settings.cores
+) or study.scale.resources.threads
+
 DENOISERS = [
     run for run in dict.fromkeys(study.runs.values()) if study.is_denoiser(run)
 ]

@@ -15,7 +15,7 @@ rule dataset:
         "<benchmarks>/dataset.tsv"
     conda:
         "../environment.yml"
-    threads: workflow.cores or 1
+    threads: ALL_CORES
     resources:
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,

@@ -24,7 +24,7 @@ class Graph:
     @classmethod
     def fresh(cls, folder: Path, study: str = "study.yaml") -> Graph:
         """A copy in which nothing has run yet, of a study of the tests."""
-        for name in ("workflow", "rules", "scales", "ldae"):
+        for name in ("workflow", "rules", "scales", "slurm", "ldae"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "environment.yml", folder)
         shutil.copy(ROOT / "tests" / study, folder / "config.yaml")

@@ -1,0 +1,107 @@
+"""A real Slurm of two nodes on this machine, for tests; see slurm/start.sh."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from graph import Graph
+
+START = Path(__file__).parent / "slurm/start.sh"
+PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "unshare", "nsenter", "setpriv", "bc")
+# the profile as it is, but that a test will not wait for minutes to hear of a job's end
+IMPATIENT = ("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2")
+IMPATIENT += ("--latency-wait", "5", "--max-status-checks-per-second", "5", "--max-jobs-per-timespan", "20/1s")
+
+
+def why_not() -> str | None:
+    """Why a Slurm cannot be started here, or None."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"no {', '.join(missing)} here (Debian: apt-get install slurm-wlm munge)"
+    if os.geteuid() != 0:
+        return "starting a Slurm takes root"
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        return "mount namespaces are not allowed here"
+    return None
+
+
+class Cluster:
+    """A running Slurm; its commands and its snakemake live in a mount namespace of its own."""
+
+    def __init__(self, folder: Path, holder: int) -> None:
+        self.folder, self.holder = folder, holder
+
+    def inside(self, *command: str) -> list[str]:
+        """The command that runs another in the cluster's namespace."""
+        return ["nsenter", "--mount", f"--target={self.holder}", *command]
+
+    def run(self, *command: str) -> str:
+        """What a command says that is run on the cluster's login node, so to speak."""
+        return subprocess.run(self.inside(*command), capture_output=True, text=True, check=True).stdout
+
+    def start(self, graph: Graph, *arguments: str) -> subprocess.Popen[bytes]:
+        """Starts snakemake on a graph, as its user would on a login node."""
+        script = 'cd "$1" && shift && exec snakemake "$@"'
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        with graph.said.open("w") as said:
+            return subprocess.Popen(
+                self.inside("sh", "-c", script, "sh", str(graph.folder), "--profile", "slurm", *arguments, *IMPATIENT),
+                env=environment,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def finish(self, graph: Graph, process: subprocess.Popen[bytes], seconds: float = 900) -> None:
+        """Waits for snakemake's end, and fails when it did."""
+        returncode = process.wait(timeout=seconds)
+        logs = "\n".join(path.read_text()[-2000:] for path in graph.folder.glob(".snakemake/slurm_logs/*/*/*.log"))
+        assert returncode == 0, f"{graph.said.read_text()}\n{logs}"
+
+    def jobs(self, *states: str) -> dict[str, str]:
+        """The ids of the jobs in these states, and the comments that tell their rules."""
+        lines = self.run("squeue", "--noheader", "--format=%i|%k", f"--states={','.join(states)}").splitlines()
+        return dict(line.split("|", 1) for line in lines)
+
+    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+        """Returns once a condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            time.sleep(0.3)
+
+    def wait_for_training(self) -> str:
+        """The id of a job that is training; returns once there is one."""
+        self.wait_for(lambda: self.training(), "a training")
+        return self.training()[0]
+
+    def training(self) -> list[str]:
+        """The ids of the jobs that run the rule `pretrain`."""
+        return [job for job, comment in self.jobs("RUNNING").items() if "rule_pretrain" in comment]
+
+    def daemon(self, name: str) -> int:
+        """The process id of `slurmctld`, `slurmd-n1` or `slurmd-n2`."""
+        return int((self.folder / f"{name}.pid").read_text())
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Cluster]:
+    """A Slurm that ends with the block."""
+    holder = subprocess.Popen(["unshare", "-m", str(START), str(folder)], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "ready").exists():
+            assert holder.poll() is None and time.monotonic() < deadline, "Slurm did not start"
+            time.sleep(0.1)
+        yield Cluster(folder, holder.pid)
+    finally:
+        holder.send_signal(signal.SIGTERM)
+        holder.wait(30)
