@@ -9,6 +9,7 @@ ROOT = Path(workflow.basedir).parent
 sys.path.insert(0, str(ROOT))
 
 from ldae import driver
+from ldae.plan import Data, Forecast
 from ldae.variants import Study, StudyError
 
 try:
@@ -278,33 +279,13 @@ def views_of(*targets):
 
 
 def results_of(*targets):
-    """The result files of all jobs of these targets, whose cost is added up."""
-    names = list(
-        dict.fromkeys(name for view in views_of(*targets) for name in view.names)
-    )
-    rows = study.rows(names)
-    runs = dict.fromkeys(study.runs[row] for row in rows)
-    tokenizers = dict.fromkeys(
-        study.variants[run].spec.tokenizer.name
-        for run in runs
-        if study.is_denoiser(run)
-    )
-    return [
-        *(f"<results>/tokenizers/{name}/tokenizer.json" for name in tokenizers),
-        *expand(
-            "<results>/pretrain/{row}/seed{seed}/run.json",
-            row=runs,
-            seed=study.file.seeds,
-        ),
-        *probes_for(names),
-        *distances_for(names),
-        *(
-            path.replace("distance.json", "samples.json").replace(
-                "/judge/", "/samples/"
-            )
-            for path in distances_for(names)
-        ),
-    ]
+    """The records of all jobs of these targets, whose cost is added up."""
+    names = dict.fromkeys(name for view in views_of(*targets) for name in view.names)
+    no_data = Data(
+        train=0, val=0, classes=0, known=False
+    )  # whose size says nothing of which jobs there are
+    jobs = Forecast(study, Path(RESULTS), no_data).jobs(study.rows(names))
+    return [str(job.record) for job in jobs if job.stage != "dataset"]
 
 
 def tables_of(*targets):

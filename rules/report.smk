@@ -133,9 +133,7 @@ for name, targets in (("cost", ["main"]), ("cost_all", ["main", "all"])):
         localrule: True
         conda:
             "../environment.yml"
-        params:
-            out=f"{RESULTS}/tables/{name}",
         message:
             "adding up the cost"
         shell:
-            "ldae cost --results {input.results} --out {params.out} > {log} 2>&1"
+            "ldae cost --results {input.results} --out $(dirname {output.csv})/{rule} > {log} 2>&1"
