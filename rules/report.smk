@@ -133,7 +133,9 @@ for name, targets in (("cost", ["main"]), ("cost_all", ["main", "all"])):
         localrule: True
         conda:
             "../environment.yml"
+        params:
+            name=name,
         message:
             "adding up the cost"
         shell:
-            "ldae cost --results {input.results} --out $(dirname {output.csv})/{rule} > {log} 2>&1"
+            "ldae cost --results {input.results} --out $(dirname {output.csv})/{params.name} > {log} 2>&1"
