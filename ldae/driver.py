@@ -46,7 +46,7 @@ def equip_jobs(root: Path) -> None:
     """
     for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
-    os.environ["LDAE_DRIVER"] = str(os.getpid())
+    os.environ["LDAE_DRIVER"] = f"{socket.gethostname()}:{os.getpid()}"
 
 
 def calm(scheduler: Any) -> None:

@@ -40,10 +40,10 @@ def die_with_driver() -> None:
     """The same for a stage and the Snakemake process that drives it, which names itself in the environment.
 
     A shell stands between the two and would outlive the driver, so the stage watches the driver itself. A stage that a
-    person has started lives as long as they wish.
+    person has started lives as long as they wish, and one on another machine than its driver as long as Slurm does.
     """
-    driver = os.environ.get("LDAE_DRIVER")
-    if driver is None or not hasattr(os, "pidfd_open"):
+    host, _, driver = os.environ.get("LDAE_DRIVER", "").rpartition(":")
+    if host != socket.gethostname() or not hasattr(os, "pidfd_open"):
         return
     try:
         descriptor = os.pidfd_open(int(driver))
