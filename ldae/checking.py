@@ -18,7 +18,10 @@ AnyPart = TypeVar("AnyPart", bound=Part)
 
 
 class StudyError(Exception):
-    """A mistake of the user's, in one line."""
+    """A mistake of the user's, in one line, whatever the words that it quotes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.replace("\n", "\\n").replace("\r", "\\r"))
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -28,6 +28,16 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        """YAML's `yes` and `true` are no numbers, though to Python they are."""
+        for name, field in cls.model_fields.items():
+            value = values.get(field.alias or name) if isinstance(values, dict) else None
+            if isinstance(value, bool) and field.annotation is not bool:
+                raise ValueError(f"{field.alias or name}: found {value}, expected no truth value")
+        return values
+
     def to_json(self) -> str:
         """The canonical text of this part: only what differs from the defaults, keys sorted."""
         return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True, separators=(",", ":"))

@@ -61,7 +61,9 @@ class Graph:
         stats = output.partition("Job stats:")[2].partition("\n\n")[0]
         counts = {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", stats, re.MULTILINE)}
         return {
-            rule: n for rule, n in counts.items() if rule not in ("total", "all", "all_tables", "all_figures", "count")
+            rule: n
+            for rule, n in counts.items()
+            if rule not in ("total", "main", "all", "all_tables", "all_figures", "count")
         }
 
     def edit(self, file: str, old: str, new: str) -> None:
