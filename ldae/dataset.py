@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,23 +12,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldae.arrays import CheckedRows, open_array
 from ldae.randomness import Randomness
 
 
 @dataclass(frozen=True)
 class Split:
-    """The training or validation images of a prepared data set, as memory maps."""
+    """The training or validation images of a prepared data set."""
 
-    images: NDArray[np.uint8]  # (N, 3, S, S)
+    images: CheckedRows  # (N, 3, S, S), uint8
     labels: Tensor  # (N,)
     groups: NDArray[np.int64]  # (N,) images of one group are not independent of each other
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Split:
         """Opens `train` or `val` of a prepared folder without reading its images."""
-        images = np.load(folder / f"{name}.npy", mmap_mode="r")
-        labels = torch.from_numpy(np.load(folder / f"{name}_labels.npy"))
-        return cls(images, labels, np.load(folder / f"{name}_groups.npy"))
+        labels, groups = (open_array(folder / f"{name}_{what}.npy") for what in ("labels", "groups"))
+        return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -42,15 +41,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Latents:
-    """The training images as cached latents, each beside those of its mirror image, as a memory map."""
+    """The training images as cached latents, each beside those of its mirror image."""
 
-    values: NDArray[np.float16]  # (N, 2, T, d) before standardisation
+    values: CheckedRows  # (N, 2, T, d) before standardisation, half precision
     labels: Tensor  # (N,)
 
     @classmethod
     def open(cls, folder: Path, labels: Tensor) -> Latents:
         """Opens the cache in a tokenizer's folder without reading it."""
-        return cls(np.load(folder / "latents.npy", mmap_mode="r"), labels)
+        return cls(CheckedRows(folder / "latents.npy"), labels)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -62,10 +61,10 @@ class Latents:
 
 
 def _to_device(
-    values: NDArray[Any], labels: Tensor, indices: NDArray[np.int64], device: torch.device
+    values: CheckedRows, labels: Tensor, indices: NDArray[np.int64], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The entries of both at `indices`, on `device`."""
-    chosen, names = torch.from_numpy(np.take(values, indices, axis=0)), labels[torch.from_numpy(indices)]
+    chosen, names = torch.from_numpy(values.take(indices)), labels[torch.from_numpy(indices)]
     if device.type == "cuda":
         chosen, names = chosen.pin_memory(), names.pin_memory()
     return chosen.to(device, non_blocking=True), names.to(device, non_blocking=True)

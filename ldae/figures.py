@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ldae.files import whole, write_text
+from ldae.arrays import open_array, read_arrays
+from ldae.files import intact, read_json, whole, write_text
 from ldae.results import Results
 
 matplotlib.use("Agg")
@@ -124,7 +125,8 @@ def _filters(figure: Any, filters: list[dict[str, Any]], tokenizers: Sequence[Pa
 
     files = {path.parent.name: path for path in tokenizers}
     for axes, shown in zip(np.atleast_1d(figure.subplots(1, len(filters))), filters, strict=True):
-        fitted = load_file(files[shown["tokenizer"]])
+        path = files[shown["tokenizer"]]
+        fitted = load_file(intact(path, read_json(path.with_suffix(".json"))))
         directions = fitted["decode"].T if "decode" in fitted else fitted["basis"]  # (d, D)
         strength = fitted["variance"] * np.square(directions).sum(1)
         order = np.argsort(-strength[: shown["dim"]], kind="stable")[:FILTERS]
@@ -274,7 +276,7 @@ def curves(definition: dict[str, Any], inputs: Inputs) -> Drawn:
 def noise(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """Clean images, and the same with noise on what each row's tokenizer makes of them (the paper's Fig. 7)."""
     labels = [row["label"] for row in definition["rows"]]
-    arrays = [np.load(path, allow_pickle=False) for path in inputs.pictures]
+    arrays = [read_arrays(path) for path in inputs.pictures]
     panels = {"clean": arrays[0]["clean"]} | {
         label: pictures["noisy"] for label, pictures in zip(labels, arrays, strict=True)
     }
@@ -283,17 +285,17 @@ def noise(definition: dict[str, Any], inputs: Inputs) -> Drawn:
 
 def denoising(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """Clean, noisy and denoised validation images (the paper's Fig. 8)."""
-    pictures = np.load(inputs.pictures[0], allow_pickle=False)
+    pictures = read_arrays(inputs.pictures[0])
     return _panels({"clean": pictures["clean"], "noisy latents": pictures["noisy"], "denoised": pictures["denoised"]})
 
 
 def samples(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """The first samples of each row."""
     labels = {row["run"]: row["label"] for row in definition["rows"]}
-    panels = {
-        labels[path.parent.parent.name]: np.array(np.load(path, mmap_mode="r")[: 2 * COLUMNS])
-        for path in inputs.samples
-    }
+    panels = {}
+    for path in inputs.samples:
+        drawn = open_array(intact(path, read_json(path.with_suffix(".json"))), mapped=True)
+        panels[labels[path.parent.parent.name]] = np.array(drawn[: 2 * COLUMNS])
     return _panels(panels, columns=COLUMNS)
 
 

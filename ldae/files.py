@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+CHECKSUM = "checksum"  # a record's last key
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -34,17 +36,38 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as readable JSON, whole, with its keys in the order given."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a record as readable JSON, whole, with its keys in the order given and its checksum as the last."""
+    plain = json.loads(json.dumps(value))
+    write_text(path, json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; a `ValueError` names a broken file."""
+    """Reads a record; a `ValueError` names one that is broken, or that says something else than was written."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is no JSON ({error}); delete it and run again") from None
+    if value.pop(CHECKSUM, None) != _checksum(value):
+        raise ValueError(f"{path}: is damaged or was edited: its checksum does not fit; delete it and run again")
+    return value
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    """Of a record as it is read."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sums_of(*paths: Path) -> dict[str, str]:
+    """The SHA-256 of files by their names, for the record beside them."""
+    return {path.name: sha256(path) for path in paths}
+
+
+def intact(path: Path, record: dict[str, Any]) -> Path:
+    """The path of a file that is as its record says; a `ValueError` names one that is damaged."""
+    if sha256(path) != record["sha256"].get(path.name):
+        raise ValueError(f"{path}: is damaged: its SHA-256 is not that in its record; delete both and run again")
+    return path
 
 
 def sha256(path: Path) -> str:

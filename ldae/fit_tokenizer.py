@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldae.dataset import Split, to_float
-from ldae.files import read_json, whole, write_json
+from ldae.files import read_json, sums_of, whole, write_json
 from ldae.progress import progress
 from ldae.reconstruction import collapsed, psnr
 from ldae.record import lineage, provenance
@@ -27,7 +27,7 @@ SHOWN_DIMS = (8, 16, 32, 64, 128)  # of the PCA, whose reconstruction is measure
 def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) -> Iterator[Tensor]:
     """Batches (n, 3 * patch^2) of patches, the same number from every image, at random places of the token grid."""
     rng = np.random.default_rng(seed)
-    tokens = (train.images.shape[-1] // PATCH) ** 2
+    tokens = (train.images.rows.shape[-1] // PATCH) ** 2
     num_images = min(len(train), -(-num_patches // tokens))
     per_image = min(tokens, -(-num_patches // num_images))
     chosen = np.sort(rng.permutation(len(train))[:num_images])
@@ -62,6 +62,7 @@ def fit_tokenizer(
         out / "tokenizer.json",
         {
             "lineage": lineage("tokenizer", stage, revision, manifest["lineage"]),
+            "sha256": sums_of(out / "tokenizer.safetensors"),
             "kind": stage.kind,
             "dims": len(variance),
             "collapsed_dims": collapsed(variance, has_prior=stage.kind == "patch_vae"),

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldae.arrays import CheckedRows, open_array, read_arrays
 from ldae.dataset import Split
 from ldae.extractors import Extractor, open_extractor
-from ldae.files import read_json, sha256, whole, write_json
+from ldae.files import intact, read_json, sha256, whole, write_json
 from ldae.frechet import Moments, extrapolate
 from ldae.progress import progress
 from ldae.record import Lineage, lineage, provenance
@@ -24,7 +25,7 @@ FOLDS = 10  # of the samples, to extrapolate from
 
 @torch.inference_mode()
 def features_of(
-    images: np.ndarray, extractor: Extractor, device: torch.device, *, title: str
+    images: np.ndarray | CheckedRows, extractor: Extractor, device: torch.device, *, title: str
 ) -> Iterator[tuple[int, Tensor]]:
     """The features (n, F) of images (N, 3, S, S), uint8, batch by batch, each with its first image's number."""
     with progress(title, len(images), "images") as bar:
@@ -58,7 +59,9 @@ def reference(
         mean, covariance = published_statistics(stage.judging.reference)
     else:
         extractor, moments = open_extractor(stage.judging, judge, device), Moments()
-        for _, features in features_of(Split.open(dataset, "train").images, extractor, device, title="true images"):
+        for _, features in features_of(
+            Split.open(dataset, "train").images.rows, extractor, device, title="true images"
+        ):
             moments.update(features)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     with whole(out / "reference.npz") as partial, partial.open("wb") as file:
@@ -79,10 +82,10 @@ def published_statistics(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(f"{path}: is absent; judging.reference wants the file of sha256 {weights.sha256}")
     if (found := sha256(path)) != weights.sha256:
         raise ValueError(f"{path}: has sha256 {found}, expected {weights.sha256}")
-    with np.load(path, allow_pickle=False) as arrays:
-        if not {"mu", "sigma"} <= set(arrays):
-            raise ValueError(f"{path}: holds {', '.join(arrays)}; expected mu and sigma, as ADM's reference files")
-        return arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+    arrays = read_arrays(path)
+    if not {"mu", "sigma"} <= set(arrays):
+        raise ValueError(f"{path}: holds {', '.join(arrays)}; expected mu and sigma, as ADM's reference files")
+    return arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
 
 
 def judge(
@@ -107,10 +110,10 @@ def judge(
     """
     device = pick_device()
     extractor = open_extractor(stage.judging, judge, device)
-    images = np.load(samples / "samples.npy", mmap_mode="r")
     about = read_json(samples / "samples.json")
-    with np.load(reference / "reference.npz", allow_pickle=False) as arrays:
-        mean, covariance = (torch.from_numpy(arrays[name]).to(device) for name in ("mean", "covariance"))
+    images = open_array(intact(samples / "samples.npy", about), mapped=True)
+    arrays = read_arrays(reference / "reference.npz")
+    mean, covariance = (torch.from_numpy(arrays[name]).to(device) for name in ("mean", "covariance"))
     folds = [Moments() for _ in range(FOLDS)]
     for start, features in features_of(images, extractor, device, title=f"judging {about['row']}"):
         numbers = torch.arange(start, start + len(features), device=device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldae.classifiers import CLASSIFIERS
 from ldae.denoiser import Denoiser
-from ldae.files import read_json
+from ldae.files import intact, read_json
 from ldae.randomness import stream
 from ldae.spec import BaselineStage, PretrainStage
 
@@ -27,7 +27,7 @@ def build(stage: PretrainStage, *, seed: int, tokenizer: Path, manifest: dict[st
         tokenizer: the folder of the tokenizer's fit.
         manifest: of the data set.
     """
-    fitted = load_file(tokenizer / "tokenizer.safetensors")
+    fitted = load_file(intact(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, INITIAL))
         return Denoiser(stage, fitted, image_size=manifest["size"], classes=len(manifest["classes"]))
@@ -48,7 +48,7 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
     if run["method"] != "denoiser":
         raise ValueError(f"{folder}: holds {run['method']}, which is no denoiser")
     stage = PretrainStage.model_validate(run["lineage"]["pretrain"]["spec"])
-    return Trained(stage, run["seed"], run, load_file(folder / f"{weights}.safetensors"))
+    return Trained(stage, run["seed"], run, load_file(intact(folder / f"{weights}.safetensors", run)))
 
 
 def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, weights: str = "model") -> Denoiser:
@@ -87,7 +87,7 @@ def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = Fals
     stage = BaselineStage.model_validate(run["lineage"]["pretrain"]["spec"])
     encoder = build_baseline(stage, seed=run["seed"], image_size=manifest["size"]).get_submodule("encoder")
     if not random:
-        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+        encoder.load_state_dict(load_file(intact(folder / "model.safetensors", run)))
     return encoder.eval().requires_grad_(False)
 
 
@@ -95,5 +95,5 @@ def open_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A trained classifier, frozen, and its record."""
     about = read_json(folder / "classifier.json")
     network = CLASSIFIERS[about["architecture"]](about["classes"], about["width"])
-    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    network.load_state_dict(load_file(intact(folder / "weights.safetensors", about)))
     return network.eval().requires_grad_(False), about

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from ldae.arrays import save_array, save_row_sums
 from ldae.files import sha256, whole, write_json
 from ldae.process import die_with_parent
 from ldae.progress import progress
@@ -66,8 +67,9 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
             splits[name] = _draw(name, images, size, target, run)
         (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
     for name, split in splits.items():
-        _save(out / f"{name}_labels.npy", split.labels)
-        _save(out / f"{name}_groups.npy", split.groups)
+        save_array(out / f"{name}_labels.npy", split.labels)
+        save_array(out / f"{name}_groups.npy", split.groups)
+        save_row_sums(out / f"{name}.npy")
     manifest = _manifest(stage.dataset, source.classes, splits, out)
     write_json(out / "manifest.json", manifest | {"lineage": lineage("dataset", stage, revision)})
 
@@ -153,16 +155,11 @@ def _compact(path: Path, kept: NDArray[np.int64]) -> None:
             compacted[start : start + CHUNK] = images[kept[start : start + CHUNK]]
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    with whole(path) as partial, partial.open("wb") as file:
-        np.save(file, array)
-
-
 def _manifest(
     dataset: Photos | Folder, classes: tuple[str, ...], splits: dict[str, Split], out: Path
 ) -> dict[str, Any]:
     """What the arrays hold, in words that are the same for every run."""
-    files = [f"{name}{part}.npy" for name in splits for part in ("", "_labels", "_groups")]
+    files = [f"{name}{part}.npy" for name in splits for part in ("", "_labels", "_groups", "_checksums")]
     return {
         "source": dataset.source,
         "size": dataset.size,

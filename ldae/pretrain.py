@@ -13,7 +13,7 @@ from ldae import ranks
 from ldae.cost import pretrain_macs
 from ldae.dataset import Latents, Split, choose_mirrored, flip, random_resized_crop, to_float
 from ldae.denoiser import Denoiser
-from ldae.files import read_json, whole, write_json, write_text
+from ldae.files import read_json, sums_of, whole, write_json, write_text
 from ldae.model import build
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
@@ -162,6 +162,7 @@ def pretrain(
                 "method": "denoiser",
                 "seed": seed,
                 "lineage": made,
+                "sha256": sums_of(out / "model.safetensors", out / "ema.safetensors"),
                 "parameters": sum(tensor.numel() for key, tensor in weights.items() if key.startswith("network.")),
                 "training_flops": 6 * steps * stage.training.batch * pretrain_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),

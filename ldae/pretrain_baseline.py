@@ -17,7 +17,7 @@ from ldae.baselines.moco import MoCo, momentum_at
 from ldae.cost import baseline_macs
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
-from ldae.files import read_json, whole, write_json, write_text
+from ldae.files import read_json, sums_of, whole, write_json, write_text
 from ldae.model import build_baseline
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
@@ -159,6 +159,7 @@ def pretrain_baseline(
                 "method": "mae" if stage.mae is not None else "moco_v3",
                 "seed": seed,
                 "lineage": made,
+                "sha256": sums_of(out / "model.safetensors"),
                 "parameters": sum(tensor.numel() for tensor in encoder.values()),
                 "training_flops": 6 * steps * training.batch * baseline_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),

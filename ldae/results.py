@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldae.arrays import open_array, read_arrays
 from ldae.files import read_json
 from ldae.record import digest
 from ldae.statistics import Estimate, grouped_mean
@@ -81,7 +82,7 @@ def collect(
     Raises:
         ValueError: for a result that is missing or was made from another specification than the study's.
     """
-    groups = np.load(dataset.parent / "val_groups.npy")
+    groups = open_array(dataset.parent / "val_groups.npy")
     found = {(about["row"], about["seed"]): (about, path) for path in probes for about in [read_json(path)]}
     judged = {(about["row"], about["seed"]): (about, path) for path in distances for about in [read_json(path)]}
     correct = {path: _correct(path) for path in probes}
@@ -107,8 +108,8 @@ def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate
 
 def _correct(path: Path) -> dict[str, NDArray[np.float64]]:
     """Whether each validation image was classified rightly, 1 or 0 (N,), by each encoder of a probe."""
-    with np.load(path.parent / "correct.npz", allow_pickle=False) as arrays:
-        return {name: arrays[name].astype(np.float64) for name in arrays}
+    arrays = read_arrays(path.parent / "correct.npz")
+    return {name: correct.astype(np.float64) for name, correct in arrays.items()}
 
 
 def _current(

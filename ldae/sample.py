@@ -14,7 +14,7 @@ from ldae import ranks
 from ldae.dataset import Split, to_uint8
 from ldae.denoiser import Denoiser
 from ldae.diffusion import Process, sample_latents
-from ldae.files import read_json, whole, write_json
+from ldae.files import read_json, sums_of, whole, write_json
 from ldae.model import open_denoiser, open_run
 from ldae.noise import Level
 from ldae.progress import progress
@@ -114,6 +114,7 @@ def sample(
             "row": row,
             "seed": run.seed,
             "lineage": lineage("sample", stage, revision, run.run["lineage"]),
+            "sha256": sums_of(out / "samples.npy"),
             "provenance": provenance(device_name(device), import_seconds),
         },
     )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ldae.classifiers import CLASSIFIERS
 from ldae.dataset import Split, random_resized_crop, to_float
-from ldae.files import read_json, whole, write_json, write_text
+from ldae.files import read_json, sums_of, whole, write_json, write_text
 from ldae.model import INITIAL
 from ldae.randomness import Randomness, stream
 from ldae.record import lineage, provenance
@@ -121,6 +121,7 @@ def train_classifier(
                 "classes": classes,
                 "accuracy": round(accuracy(network, val, device), 6),
                 "lineage": made,
+                "sha256": sums_of(out / "weights.safetensors"),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
             },
         )

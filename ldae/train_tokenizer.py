@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldae import ranks
+from ldae.arrays import save_row_sums
 from ldae.classifiers import SmallVGG
 from ldae.dataset import Split, flip, to_float
-from ldae.files import read_json, whole, write_json, write_text
+from ldae.files import read_json, sums_of, whole, write_json, write_text
 from ldae.model import INITIAL, open_classifier
 from ldae.progress import progress
 from ldae.published_vae import from_stable_diffusion
@@ -204,6 +205,7 @@ def train_tokenizer(
             cache = open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(train), 2, tokens, stage.dim))
             fitted |= fit_moments(encoded(tokenizer, train, cache, device))
             cache.flush()
+        save_row_sums(out / "latents.npy")
         with whole(out / "tokenizer.safetensors") as partial:
             save_file(fitted, partial)
         write_text(out / "history.csv", history_text(history))
@@ -212,6 +214,7 @@ def train_tokenizer(
             out / "tokenizer.json",
             {
                 "lineage": made,
+                "sha256": sums_of(out / "tokenizer.safetensors"),
                 "kind": "conv",
                 "dims": stage.dim,
                 "collapsed_dims": collapsed(fitted["variance"], has_prior=True),

@@ -6,7 +6,7 @@ rule dataset:
         expand(
             "<results>/dataset/{split}{part}.npy",
             split=["train", "val"],
-            part=["", "_labels", "_groups"],
+            part=["", "_labels", "_groups", "_checksums"],
         ),
         manifest="<results>/dataset/manifest.json",
     log:

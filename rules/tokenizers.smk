@@ -39,6 +39,7 @@ rule convolutional_tokenizer:
         fit="<results>/tokenizers/{tokenizer}/tokenizer.safetensors",
         about="<results>/tokenizers/{tokenizer}/tokenizer.json",
         latents="<results>/tokenizers/{tokenizer}/latents.npy",
+        checksums="<results>/tokenizers/{tokenizer}/latents_checksums.npy",
         history="<results>/tokenizers/{tokenizer}/history.csv",
     log:
         "<logs>/tokenizers/{tokenizer}.log",

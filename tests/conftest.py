@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldae.arrays import save_row_sums
 from ldae.files import write_json
 from ldae.fit_tokenizer import fit_tokenizer
 from ldae.spec import Fitting, TokenizerStage
@@ -27,6 +28,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(dataset / f"{split}.npy", pictures.clip(0, 255).astype(np.uint8))
         np.save(dataset / f"{split}_labels.npy", labels)
         np.save(dataset / f"{split}_groups.npy", np.arange(num) // 2)
+        save_row_sums(dataset / f"{split}.npy")
     lineage = {"dataset": {"revision": 1, "spec": {}}}
     write_json(dataset / "manifest.json", {"size": 32, "classes": ["a", "b", "c"], "lineage": lineage})
     stage = TokenizerStage(fitting=Fitting(patches=150))

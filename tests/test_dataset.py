@@ -34,11 +34,11 @@ def test_streams_of_randomness_differ() -> None:
 
 def test_images_are_mapped_and_become_floats(prepared: Path) -> None:
     split = Split.open(prepared / "dataset", "train")
-    assert isinstance(split.images, np.memmap)
+    assert isinstance(split.images.rows, np.memmap)
     images, labels = split.batch(np.array([5, 3]), torch.device("cpu"))
     assert images.dtype == torch.uint8
     assert labels.tolist() == [2, 0]
-    np.testing.assert_array_equal(images[0], split.images[5])
+    np.testing.assert_array_equal(images[0], split.images.rows[5])
     values = to_float(torch.tensor([0, 255], dtype=torch.uint8))
     torch.testing.assert_close(values, torch.tensor([-1.0, 1.0]))
 

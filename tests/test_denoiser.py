@@ -112,6 +112,6 @@ def test_cached_latents_are_those_of_the_images() -> None:
 
 def test_noise_of_a_time_step_is_as_strong_as_its_schedule_says() -> None:
     _, model = denoiser("no_scaling")
-    clean = torch.zeros(64, 4, 32)
+    clean = torch.zeros(2000, 4, 32)
     noisy = model.corrupt(clean, 500, Randomness(torch.device("cpu"), 0))
     assert noisy.std().item() == pytest.approx(500 / 999 * math.sqrt(2), rel=0.02)

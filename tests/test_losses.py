@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldae.classifiers import SmallVGG
+from ldae.ranks import BatchNorm
 from ldae.tokenizers.losses import (
     PatchDiscriminator,
     Perceptual,
@@ -235,7 +236,7 @@ def test_the_discriminator_has_pix2pixs_layers_and_initial_values() -> None:
     torch.manual_seed(0)
     network = PatchDiscriminator(64)
     convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
     described = [(conv.in_channels, conv.out_channels, conv.stride[0], conv.bias is not None) for conv in convs]
     assert described == [
         (3, 64, 2, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -170,10 +171,19 @@ def test_why_gathers_jobs_by_their_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("question", ["plan", "status", "why"])
-def test_the_questions_are_commands(question: str) -> None:
+def test_the_questions_are_commands(question: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scales", tmp_path / "scales")
+    shutil.copy(ROOT / "config.yaml", tmp_path)
     command = [sys.executable, "-m", "ldae.cli", question]
-    said = subprocess.run([*command, "dae", "--scale", "smoke"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() and not said.stderr
-    wrong = subprocess.run([*command, "daee"], cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def ask(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    said = ask("dae", "--scale", "smoke")
+    assert said.returncode == 0 and said.stdout.strip() and not said.stderr
+    wrong = ask("daee")
     assert wrong.returncode != 0
     assert "'daee' is no target" in wrong.stderr and len(wrong.stderr.splitlines()) == 1

@@ -31,7 +31,7 @@ from ldae.sources.folder import centre_crop, decode
 from ldae.spec import Dataset, DatasetStage, Folder, Photos
 
 SIZE = 16
-ARRAYS = [f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_labels", "_groups")]
+ARRAYS = [f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_labels", "_groups", "_checksums")]
 
 
 def run(dataset: Dataset, out: Path, workers: int = 1) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from ldae.claims import judge, paper_value, spearman, write_claims
 from ldae.figures import FIGURES, Inputs, write_figure
-from ldae.files import write_json
+from ldae.files import sums_of, write_json
 from ldae.record import digest
 from ldae.results import Results, collect
 from ldae.tables import write_cost, write_table
@@ -196,8 +196,10 @@ def inputs_of(kind: str, folder: Path, wanted: dict[str, Any]) -> Inputs:
         images = rng.integers(256, size=(16, 3, 32, 32)).astype(np.uint8)
         np.savez(run / "pictures.npz", clean=images, noisy=images, denoised=images)
         np.save(run / "samples.npy", images)
+        write_json(run / "samples.json", {"sha256": sums_of(run / "samples.npy")})
     (folder / "fits").mkdir(exist_ok=True)
     save_file({"basis": rng.standard_normal((20, 768)), "variance": np.ones(20)}, folder / "fits/tokenizer.safetensors")
+    write_json(folder / "fits/tokenizer.json", {"sha256": sums_of(folder / "fits/tokenizer.safetensors")})
     files: dict[str, Any] = {
         "curves": {"histories": [run / "history.csv" for run in runs]},
         "noise": {"pictures": [run / "pictures.npz" for run in runs]},

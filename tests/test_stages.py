@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ldae.denoise import denoise, denoise_pictures
-from ldae.files import read_json, sha256
+from ldae.files import read_json, sha256, sums_of, write_json
 from ldae.judge import judge, reference
 from ldae.pretrain import pretrain
 from ldae.pretrain_baseline import pretrain_baseline
@@ -259,7 +259,8 @@ def test_true_images_are_nearer_to_themselves_than_noise(workshop: Workshop, tmp
     for name, images in (("true", train), ("noise", noise)):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "samples.npy", images)
-        (tmp_path / name / "samples.json").write_text('{"row": "r", "seed": 0, "lineage": {}}')
+        record = {"row": "r", "seed": 0, "lineage": {}, "sha256": sums_of(tmp_path / name / "samples.npy")}
+        write_json(tmp_path / name / "samples.json", record)
         judge(
             stage,
             revision=1,
