@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ldae import spec
 from ldae.checking import StudyError
-from ldae.process import STOPPED, Stopped, die_with_driver, process_seconds, requeue, stopping
+from ldae.process import STOPPED, Rank, Stopped, die_with_driver, process_seconds, requeue, stopping
 from ldae.progress import log
 
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -242,7 +242,7 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     if "checkpoint_seconds" in options:
         stopping.watch(limit if "SLURM_JOB_ID" in os.environ else None)
     processes = options.pop("processes", 1)
-    if processes > 1 and not _is_rank():
+    if processes > 1 and Rank.from_environment().size == 1:
         _become_ranks(processes)
     stage = spec_model.model_validate_json(options.pop("spec"))
     del options["action"]
@@ -260,12 +260,6 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     with ranks.group():
         run(stage, **options, import_seconds=imported)
     return imported
-
-
-def _is_rank() -> bool:
-    """Whether this process was started as one of several, by `torchrun` or by a step of Slurm's `srun`."""
-    in_step = "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return "RANK" in os.environ or in_step
 
 
 def _become_ranks(processes: int) -> None:

@@ -58,6 +58,25 @@ def _end_with(descriptor: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Rank(NamedTuple):
+    """This process among those that share a job's work."""
+
+    number: int
+    size: int  # how many there are
+    local: int  # the number among those on this machine
+
+    @classmethod
+    def from_environment(cls) -> Rank:
+        """As `torchrun` or a step of Slurm's `srun` has numbered it; alone where neither has."""
+        if "RANK" in os.environ:
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        elif "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_NTASKS", "1") != "1":
+            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        else:
+            return cls(0, 1, 0)
+        return cls(*(int(os.environ[name]) for name in names))
+
+
 class Stopped(Exception):
     """A training has saved and stopped, as it was asked to; started again, it goes on."""
 

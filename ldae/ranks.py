@@ -12,34 +12,17 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ldae import progress
+from ldae.process import Rank
 
 PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
 PORTS = 20_000  # the first port for ranks that Slurm has started; their job's number is added
-
-
-class Rank(NamedTuple):
-    """This process among all."""
-
-    number: int
-    size: int  # of the group
-    local: int  # the number among those on this machine
-
-    @classmethod
-    def from_environment(cls) -> Rank:
-        """As Slurm's `srun` or `torchrun` has numbered it; alone where neither has."""
-        step = os.environ.get("SLURM_STEP_ID"), int(os.environ.get("SLURM_NTASKS", "1"))
-        if "RANK" in os.environ:
-            return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-        if step[0] is not None and step[1] > 1:
-            return cls(*(int(os.environ[name]) for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")))
-        return cls(0, 1, 0)
 
 
 @contextmanager

@@ -25,8 +25,9 @@ from ldae.model import open_baseline
 from ldae.pretrain import pretrain
 from ldae.pretrain_baseline import pretrain_baseline
 from ldae.probe import probe
+from ldae.process import Rank
 from ldae.randomness import Randomness
-from ldae.ranks import Rank, first_host
+from ldae.ranks import first_host
 from ldae.sample import sample
 from ldae.spec import (
     BaselineStage,
