@@ -1,11 +1,13 @@
 """Stage: turns photographs or a user's images into arrays that training reads without decoding anything.
 
 The arrays are filled in place on disk by a pool of processes, so that memory stays small whatever the data set. Each
-image is a function of the configuration and of its position, so that the bytes do not depend on the pool.
+image is a function of the configuration and of its position, so that the bytes do not depend on the pool; and a journal
+beside each array tells how far it is, so that a killed stage goes on where it was.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -24,7 +26,7 @@ from ldae.arrays import save_array, save_row_sums
 from ldae.files import sha256, whole, write_json
 from ldae.process import die_with_parent
 from ldae.progress import progress
-from ldae.record import lineage
+from ldae.record import Lineage, lineage
 from ldae.sources import Broken, Images, Source, folder, photos
 from ldae.spec import DatasetStage, Folder, Photos
 
@@ -57,6 +59,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         ValueError: in one line, when the data set cannot be used as it is; nothing is written then.
     """
     source, size = _open(stage.dataset), stage.dataset.size
+    made = lineage("dataset", stage, revision)
     out.mkdir(parents=True, exist_ok=True)
     _check_space(source, size, out)
     splits = {}
@@ -64,14 +67,15 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         run = stack.enter_context(_pool(workers))
         for name, images in source.splits.items():
             target = stack.enter_context(whole(out / f"{name}.npy"))
-            splits[name] = _draw(name, images, size, target, run)
+            journal = stack.enter_context(_journal(target, made))
+            splits[name] = _draw(name, images, size, journal, run)
         (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
     for name, split in splits.items():
         save_array(out / f"{name}_labels.npy", split.labels)
         save_array(out / f"{name}_groups.npy", split.groups)
         save_row_sums(out / f"{name}.npy")
     manifest = _manifest(stage.dataset, source.classes, splits, out)
-    write_json(out / "manifest.json", manifest | {"lineage": lineage("dataset", stage, revision)})
+    write_json(out / "manifest.json", manifest | {"lineage": made})
 
 
 def _open(dataset: Photos | Folder) -> Source:
@@ -104,12 +108,53 @@ def _start_worker() -> None:
         os._exit(1)
 
 
-def _draw(name: str, images: Images, size: int, target: Path, run: Run) -> Split:
-    """Fills the array at `target` with a split's images."""
-    total = len(images.labels)
-    open_memmap(target, mode="w+", dtype=np.uint8, shape=(total, 3, size, size))
-    chunks = (Chunk(target, start, images.part(start, start + CHUNK)) for start in range(0, total, CHUNK))
-    outcomes = _watched(run(_fill, chunks), f"preparing {name}", total)
+class Journal:
+    """How far an array is filled, and with what: a line for each finished chunk, in order."""
+
+    def __init__(self, target: Path, identity: str) -> None:
+        """Goes on with the journal of an array that was begun with the same `identity`, or starts one."""
+        self.target, self.path = target, target.with_suffix(".journal")
+        self.outcomes: list[int | Broken] = []
+        begun = self.path.read_text() if self.path.exists() and target.exists() else ""
+        *lines, _ = begun.split("\n")  # a line that was cut short is none
+        if lines[:1] == [identity]:
+            for line in lines[1:]:
+                self.outcomes += [
+                    Broken(*outcome) if isinstance(outcome, list) else outcome for outcome in json.loads(line)
+                ]
+        else:
+            lines = [identity]
+        self.path.write_text("".join(f"{line}\n" for line in lines))
+
+    def add(self, outcomes: list[int | Broken]) -> None:
+        """Notes the next chunk, whose images are on disk."""
+        self.outcomes += outcomes
+        with self.path.open("a") as file:
+            file.write(json.dumps(outcomes) + "\n")
+
+
+@contextmanager
+def _journal(target: Path, made: Lineage) -> Iterator[Journal]:
+    """The journal of an array, which goes when the array has its name; a killed stage leaves both."""
+    journal = Journal(target, json.dumps(made, sort_keys=True))
+    try:
+        yield journal
+    finally:
+        journal.path.unlink(missing_ok=True)
+
+
+def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> Split:
+    """Fills a split's array with what it still lacks."""
+    target, total = journal.target, len(images.labels)
+    done = len(journal.outcomes)
+    if not done:
+        open_memmap(target, mode="w+", dtype=np.uint8, shape=(total, 3, size, size))
+    chunks = (Chunk(target, start, images.part(start, start + CHUNK)) for start in range(done, total, CHUNK))
+    with progress(f"preparing {name}", total, "images", done) as bar:
+        for result in run(_fill, chunks):
+            journal.add(result)
+            bar.advance(len(result))
+    outcomes = journal.outcomes
     broken = [outcome for outcome in outcomes if isinstance(outcome, Broken)]
     if len(broken) > MOST_BROKEN * total:
         raise ValueError(
@@ -133,16 +178,7 @@ def _fill(chunk: Chunk) -> list[int | Broken]:
         else:
             array[position] = image.pixels
             outcomes.append(image.group)
-    return outcomes
-
-
-def _watched(results: Iterator[list[int | Broken]], title: str, total: int) -> list[int | Broken]:
-    """Joins the chunks' outcomes as they arrive, and shows how far they are."""
-    outcomes: list[int | Broken] = []
-    with progress(title, total, "images") as bar:
-        for result in results:
-            outcomes += result
-            bar.advance(len(result))
+    array.flush()  # the journal will say that these are on disk
     return outcomes
 
 

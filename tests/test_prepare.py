@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import ldae.prepare as stage_module
 from ldae.files import read_json, sha256
 from ldae.prepare import prepare
 from ldae.sources import Picture, folder, photos
@@ -171,6 +173,44 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 7])
+def test_a_killed_stage_goes_on_where_it_was(chunks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = some_photos(train=700, val=300)  # six chunks and three
+    whole = run(dataset, tmp_path / "whole")
+    fill, filled = stage_module._fill, []
+
+    def dying(chunk: Any) -> Any:
+        if len(filled) == chunks:
+            os._exit(0)
+        filled.append(chunk.start)
+        return fill(chunk)
+
+    killed = get_context("fork").Process(target=_prepare_with, args=(dying, dataset, tmp_path / "parts"))
+    killed.start()
+    killed.join(60)
+    monkeypatch.setattr(stage_module, "_fill", lambda chunk: filled.append(chunk.start) or fill(chunk))
+    parts = run(dataset, tmp_path / "parts")
+    assert len(filled) == 9 - chunks
+    assert parts == whole
+    for file in ARRAYS:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {*ARRAYS, "manifest.json"}
+
+
+def _prepare_with(fill: Any, dataset: Dataset, out: Path) -> None:
+    stage_module._fill = fill
+    run(dataset, out)
+
+
+def test_an_array_that_was_begun_with_another_configuration_is_not_gone_on_with(tmp_path: Path) -> None:
+    whole = run(some_photos(), tmp_path / "whole")
+    out = tmp_path / "parts"
+    out.mkdir()
+    (out / ".train.npy.partial").write_bytes(b"something else")
+    (out / ".train.npy.journal").write_text('{"dataset": "another"}\n[1, 2, 3]\n')
+    assert run(some_photos(), out) == whole
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
