@@ -27,8 +27,8 @@ from ldae.files import sha256, whole, write_json
 from ldae.process import die_with_parent
 from ldae.progress import progress
 from ldae.record import Lineage, lineage
-from ldae.sources import Broken, Images, Source, folder, photos
-from ldae.spec import DatasetStage, Folder, Photos
+from ldae.sources import Broken, Images, Source, folder, photos, tars
+from ldae.spec import Dataset, DatasetStage, Folder, Photos
 
 CHUNK = 128  # images a task
 MOST_BROKEN = 0.01  # of a split's images
@@ -78,8 +78,10 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     write_json(out / "manifest.json", manifest | {"lineage": made})
 
 
-def _open(dataset: Photos | Folder) -> Source:
-    return photos.load(dataset) if isinstance(dataset, Photos) else folder.load(dataset)
+def _open(dataset: Dataset) -> Source:
+    if isinstance(dataset, Photos):
+        return photos.load(dataset)
+    return folder.load(dataset) if isinstance(dataset, Folder) else tars.load(dataset)
 
 
 def _check_space(source: Source, size: int, out: Path) -> None:
@@ -191,9 +193,7 @@ def _compact(path: Path, kept: NDArray[np.int64]) -> None:
             compacted[start : start + CHUNK] = images[kept[start : start + CHUNK]]
 
 
-def _manifest(
-    dataset: Photos | Folder, classes: tuple[str, ...], splits: dict[str, Split], out: Path
-) -> dict[str, Any]:
+def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Split], out: Path) -> dict[str, Any]:
     """What the arrays hold, in words that are the same for every run."""
     files = [f"{name}{part}.npy" for name in splits for part in ("", "_labels", "_groups", "_checksums")]
     return {

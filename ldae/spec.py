@@ -206,7 +206,15 @@ class Folder(Part):
     seed: int = 0
 
 
-Dataset = Annotated[Photos | Folder, Field(discriminator="source")]
+class ImageNet(Part):
+    """The three files that ImageNet (ILSVRC 2012) is distributed as, in one folder."""
+
+    source: Literal["imagenet"]
+    path: str
+    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
+
+
+Dataset = Annotated[Photos | Folder | ImageNet, Field(discriminator="source")]
 
 
 class Size(Part):

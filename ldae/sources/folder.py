@@ -116,16 +116,19 @@ class Files:
 
     def __iter__(self) -> Iterator[Picture | Broken]:
         """Decodes the files."""
-        return (self._draw(position, path) for position, path in enumerate(self.paths, self.first))
+        for position, path in enumerate(self.paths, self.first):
+            # a disk that fails is no broken image: its error ends the stage
+            yield draw((self.root / path).read_bytes(), self.size, position, path)
 
-    def _draw(self, position: int, path: str) -> Picture | Broken:
-        content = (self.root / path).read_bytes()  # a disk that fails is no broken image: its error ends the stage
-        try:
-            return Picture(decode(content, self.size), position)
-        except UnidentifiedImageError:  # its message holds an address in memory
-            return Broken(path, "is no image that Pillow can read" if content else "is empty")
-        except Exception as error:  # on damaged bytes the decoders raise almost anything
-            return Broken(path, f"{type(error).__name__}: {error}")
+
+def draw(content: bytes, size: int, group: int, name: str) -> Picture | Broken:
+    """The image in a file's content, or what is wrong with it."""
+    try:
+        return Picture(decode(content, size), group)
+    except UnidentifiedImageError:  # its message holds an address in memory
+        return Broken(name, "is no image that Pillow can read" if content else "is empty")
+    except Exception as error:  # on damaged bytes the decoders raise almost anything
+        return Broken(name, f"{type(error).__name__}: {error}")
 
 
 def decode(content: bytes, size: int) -> NDArray[np.uint8]:

@@ -1,0 +1,126 @@
+"""ImageNet as it is distributed: images inside tar files, which are read where they lie and never unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldae.sources import Broken, Picture, Source
+from ldae.sources.folder import draw
+from ldae.spec import ImageNet
+
+TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # inside the development kit
+
+
+class Member(NamedTuple):
+    """A file in a tar file."""
+
+    name: str
+    offset: int  # of its content in the outermost file
+    size: int
+
+
+def load(dataset: ImageNet) -> Source:
+    """Lists the images of both splits; a `ValueError` names a file that is absent or not what it should be."""
+    root = Path(dataset.path).expanduser()
+    for name in (TRAIN, VAL, DEVKIT):
+        if not (root / name).is_file():
+            raise ValueError(
+                f"{root / name}: is absent; dataset.path should be a folder with {TRAIN}, {VAL} and {DEVKIT}"
+            )
+    classes = sorted(members(root / TRAIN), key=lambda member: member.name)
+    if not classes:
+        raise ValueError(f"{root / TRAIN}: holds nothing; expected a tar file for each class")
+    names = tuple(PurePosixPath(member.name).stem for member in classes)
+    train = [(member, label) for label, inner in enumerate(classes) for member in inside(root / TRAIN, inner)]
+    val = sorted(members(root / VAL), key=lambda member: member.name)
+    truth = validation_labels(root / DEVKIT, names)
+    if len(val) != len(truth):
+        raise ValueError(f"{root / VAL}: holds {len(val)} images, and {DEVKIT} has labels for {len(truth)}")
+    splits = {
+        "train": Archived.of(root / TRAIN, dataset.size, train),
+        "val": Archived.of(root / VAL, dataset.size, list(zip(val, truth, strict=True))),
+    }
+    return Source(names, dict(splits))
+
+
+def members(path: Path, *, start: int = 0) -> Iterator[Member]:
+    """The files in a tar file that begins at a place of another file; a `ValueError` names one that is no tar file."""
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if member.isfile():
+                        yield Member(member.name, member.offset_data, member.size)
+        except tarfile.TarError as error:
+            raise ValueError(f"{path}: is no whole tar file ({error})") from None
+
+
+def inside(path: Path, outer: Member) -> Iterator[Member]:
+    """The files in a tar file that is itself in the tar file at `path`."""
+    for member in members(path, start=outer.offset):
+        yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
+
+
+def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
+    """The label of each validation image in the order of their names, as places in `classes`."""
+    from scipy.io import loadmat
+
+    with tarfile.open(devkit, mode="r:gz") as archive:
+        found = {
+            part: archive.extractfile(member)
+            for member in archive
+            for part in (META, TRUTH)
+            if member.name.endswith(part) and member.isfile()
+        }
+        meta, truth = (found.get(part) for part in (META, TRUTH))
+        if meta is None or truth is None:
+            raise ValueError(f"{devkit}: lacks {META if meta is None else TRUTH}")
+        synsets = loadmat(BytesIO(meta.read()), squeeze_me=True)["synsets"]
+        lines = truth.read().split()
+    names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(synsets)}
+    labels = {name: label for label, name in enumerate(classes)}
+    try:
+        return [labels[names[int(line)]] for line in lines]
+    except KeyError as error:
+        raise ValueError(f"{devkit}: names class {error}, of which {TRAIN} has no images") from None
+
+
+@dataclass(frozen=True)
+class Archived:
+    """Images of one split inside a tar file; each is a group of its own."""
+
+    archive: Path
+    size: int
+    names: tuple[str, ...]
+    places: NDArray[np.int64]  # (N, 2) offset and size of each image in the archive
+    labels: NDArray[np.int64]  # (N,)
+    first: int = 0  # position of the first image in its split
+
+    @classmethod
+    def of(cls, archive: Path, size: int, labelled: list[tuple[Member, int]]) -> Archived:
+        """All images of a split."""
+        places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
+        labels = np.array([label for _, label in labelled], dtype=np.int64)
+        return cls(archive, size, tuple(member.name for member, _ in labelled), places, labels)
+
+    def part(self, start: int, stop: int) -> Archived:
+        """The images at positions start..stop."""
+        names, places, labels = self.names[start:stop], self.places[start:stop], self.labels[start:stop]
+        return replace(self, names=names, places=places, labels=labels, first=self.first + start)
+
+    def __iter__(self) -> Iterator[Picture | Broken]:
+        """Decodes the images."""
+        with self.archive.open("rb") as file:
+            for position, (name, (offset, size)) in enumerate(zip(self.names, self.places, strict=True), self.first):
+                file.seek(offset)
+                yield draw(file.read(size), self.size, position, name)
