@@ -1,4 +1,4 @@
-"""Our reader (uint8 memory map, batched) against a loader that decodes JPEGs with Pillow, per core, at 64 pixels.
+"""Our reader (uint8 memory map, batches, checksums) against a loader that decodes JPEGs with Pillow, at 64 pixels.
 
 The JPEGs have the size of ImageNet's photographs, 500 x 375; both end with mirrored floats in [-1, 1].
 """
@@ -13,7 +13,9 @@ import torch
 from comparison import in_turn, save
 from PIL import Image
 
+from ldae.arrays import save_row_sums
 from ldae.dataset import Split, flip, to_float
+from ldae.randomness import Randomness
 from ldae.sources.folder import decode
 
 SIDE, STORED, BATCH = 64, 20_000, 128
@@ -35,17 +37,19 @@ def main() -> None:
         np.save(folder / "train.npy", rng.integers(0, 256, (STORED, 3, SIDE, SIDE), dtype=np.uint8))
         np.save(folder / "train_labels.npy", np.zeros(STORED, dtype=np.int64))
         np.save(folder / "train_groups.npy", np.arange(STORED))
+        save_row_sums(folder / "train.npy")
         split = Split.open(folder, "train")
-        generator, device = torch.Generator().manual_seed(0), torch.device("cpu")
+        device = torch.device("cpu")
+        randomness = Randomness(device, 0)
 
         def ours() -> None:
             for _ in range(BATCHES):
                 images, _ = split.batch(rng.integers(0, STORED, BATCH), device)
-                to_float(flip(images, generator))
+                to_float(flip(images, randomness))
 
         def theirs() -> None:
             pictures = np.stack([decode(file.read_bytes(), SIDE) for file in files])
-            to_float(flip(torch.from_numpy(pictures), generator))
+            to_float(flip(torch.from_numpy(pictures), randomness))
 
         report = in_turn(ours, theirs, 10)
         reading = in_turn(lambda: split.batch(rng.integers(0, STORED, BATCHES * BATCH), device), lambda: None, 20)

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from ldae.cost import transformer_macs
 from ldae.denoiser import Denoiser, mixed_precision
 from ldae.network import TIME_FREQUENCIES, Transformer
-from ldae.pretrain import BETAS, Run
+from ldae.pretrain import Pretraining
+from ldae.randomness import Randomness
 from ldae.spec import PATCH, PretrainStage, Size, Training
 from ldae.tokenizers import pca
-from ldae.training import pick_device
+from ldae.training import BETAS, Run, pick_device
 
 SIZES = {
     "cpu": (Size(width=64, heads=4, encoder_blocks=2, decoder_blocks=2), 64, 32),
@@ -99,18 +100,19 @@ def main() -> None:
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     theirs = PlainStep(plain, fitted)
-    draws = ours.draw(batch, torch.Generator(device).manual_seed(0))
+    draws = ours.draw(batch, Randomness(device, 0))
     floats = images.float() / 127.5 - 1
     with torch.no_grad():
         first, second = ours(floats, labels, draws).mean(), theirs.loss(floats, draws.time, draws.noise)
     tolerance = 1e-5 if device.type == "cpu" else 1e-2
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
-    run = Run(ours, stage, seed=0, total=10_000, identity="")
+    task = Pretraining(ours, stage)
+    run = Run(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
     if device.type == "cuda":
         for block in ours.network.layers:
             block.compile()
     repetitions = 60 if device.type == "cpu" else 15
-    report = in_turn(lambda: run.update(images, labels, batch), lambda: theirs.step(images), repetitions)
+    report = in_turn(lambda: run.update(images, labels), lambda: theirs.step(images), repetitions)
     macs = transformer_macs(
         tokens=ours.grid**2,
         width=size.width,
