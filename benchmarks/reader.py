@@ -15,6 +15,7 @@ from PIL import Image
 
 from ldae.arrays import save_row_sums
 from ldae.dataset import Split, flip, to_float
+from ldae.files import sums_of, write_json
 from ldae.randomness import Randomness
 from ldae.sources.folder import decode
 
@@ -38,6 +39,8 @@ def main() -> None:
         np.save(folder / "train_labels.npy", np.zeros(STORED, dtype=np.int64))
         np.save(folder / "train_groups.npy", np.arange(STORED))
         save_row_sums(folder / "train.npy")
+        sums = sums_of(folder / "train_labels.npy", folder / "train_groups.npy")
+        write_json(folder / "manifest.json", {"sha256": sums})
         split = Split.open(folder, "train")
         device = torch.device("cpu")
         randomness = Randomness(device, 0)

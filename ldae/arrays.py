@@ -45,11 +45,15 @@ def row_sums(rows: NDArray[Any]) -> NDArray[np.uint64]:
     return sums + flat[:, words:].sum(1, dtype=np.uint64)
 
 
+def all_row_sums(path: Path) -> NDArray[np.uint64]:
+    """The checksums of all rows of an array on disk."""
+    rows = open_array(path, mapped=True)
+    return np.concatenate([row_sums(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)])
+
+
 def save_row_sums(path: Path) -> None:
     """Writes the checksums of an array's rows beside it."""
-    rows = open_array(path, mapped=True)
-    sums = [row_sums(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
-    save_array(sums_beside(path), np.concatenate(sums))
+    save_array(sums_beside(path), all_row_sums(path))
 
 
 def sums_beside(path: Path) -> Path:

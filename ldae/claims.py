@@ -76,7 +76,7 @@ def write_claims(definition: dict[str, Any], results: Results, *, out: Path) -> 
             + ".",
             f"If every true value lay just at its margin, {(1 - LEVEL) / 2:.1%} of the verdicts on each side would be "
             f"given by chance: of these {len(shown)} claims about {len(shown) * (1 - LEVEL):.1f}. Of the {decided} "
-            f"that are decided, at most about {decided * (1 - LEVEL) / 2:.1f} are expected to be wrong.",
+            f"verdicts that are given, at most about {len(shown) * (1 - LEVEL) / 2:.1f} are expected to be wrong.",
             *(
                 ["One seed says nothing of how much another would differ, so no claim can hold by it alone."]
                 if seeds == 1

@@ -247,7 +247,7 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     stage = spec_model.model_validate_json(options.pop("spec"))
     del options["action"]
     if name != "prepare":
-        _limit_threads(threads)
+        _limit_threads(max(1, threads // max(1, processes)))
     own = name.replace("-", "_")
     module, function = FUNCTIONS.get(name, (own, own))
     run = getattr(importlib.import_module(f"ldae.{module}"), function)
@@ -264,7 +264,9 @@ def _run_stage(arguments: argparse.Namespace) -> float:
 
 def _become_ranks(processes: int) -> None:
     """Starts this very command in so many processes, in the place of this one."""
-    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "ldae.cli"]
+    passed_on = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", passed_on]
+    command = [*launcher, "-m", "ldae.cli"]
     os.execv(sys.executable, [sys.executable, *command, *sys.argv[1:]])
 
 
@@ -366,7 +368,8 @@ def main() -> None:
         sys.exit(f"ldae: {error}")
     except Stopped as stopped:
         log(f"{stopped}; started again, it goes on there")
-        requeue()
+        if stopping.in_time and Rank.from_environment().number == 0:
+            requeue()
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit("ldae: interrupted")

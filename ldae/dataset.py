@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldae.arrays import CheckedRows, open_array
+from ldae.files import intact, read_json
 from ldae.randomness import Randomness
 
 
@@ -27,7 +28,9 @@ class Split:
     @classmethod
     def open(cls, folder: Path, name: str) -> Split:
         """Opens `train` or `val` of a prepared folder without reading its images."""
-        labels, groups = (open_array(folder / f"{name}_{what}.npy") for what in ("labels", "groups"))
+        manifest = read_json(folder / "manifest.json")
+        paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
+        labels, groups = (open_array(intact(path, manifest)) for path in paths)
         return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups)
 
     def __len__(self) -> int:

@@ -59,9 +59,7 @@ def reference(
         mean, covariance = published_statistics(stage.judging.reference)
     else:
         extractor, moments = open_extractor(stage.judging, judge, device), Moments()
-        for _, features in features_of(
-            Split.open(dataset, "train").images.rows, extractor, device, title="true images"
-        ):
+        for _, features in features_of(Split.open(dataset, "train").images, extractor, device, title="true images"):
             moments.update(features)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     with whole(out / "reference.npz") as partial, partial.open("wb") as file:

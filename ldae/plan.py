@@ -25,6 +25,7 @@ from ldae.cost import (
 from ldae.files import read_json
 from ldae.record import Lineage
 from ldae.spec import NUM_TIMES, PATCH, PATCH_DIM, Architecture, ConvolutionalStage, Photos, PretrainStage
+from ldae.tables import seconds_of
 from ldae.variants import Study
 
 IMAGENET = (1_281_167, 50_000, 1000)  # training and validation images, classes
@@ -222,7 +223,8 @@ class Forecast:
 def measured(jobs: list[Job]) -> dict[Job, float]:
     """The seconds of those jobs that have run as the study is now; preparing the images tells none."""
     records = ((job, job.about()) for job in jobs)
-    return {job: about.get("provenance", {}).get("seconds", 0.0) for job, about in records if about is not None}
+    no_seconds = {"seconds": 0.0}
+    return {job: seconds_of(about.get("provenance", no_seconds)) for job, about in records if about is not None}
 
 
 def rates(seconds: dict[Job, float]) -> dict[str, float]:

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from ldae.arrays import save_array, save_row_sums
+from ldae.arrays import all_row_sums, save_array
 from ldae.files import sha256, whole, write_json
 from ldae.process import die_with_parent
 from ldae.progress import progress
-from ldae.record import Lineage, lineage
+from ldae.record import lineage
 from ldae.sources import Broken, Images, Source, folder, photos, tars
 from ldae.spec import Dataset, DatasetStage, Folder, Photos
 
@@ -62,18 +62,19 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     made = lineage("dataset", stage, revision)
     out.mkdir(parents=True, exist_ok=True)
     _check_space(source, size, out)
-    splits = {}
+    splits, sums = {}, {}
     with ExitStack() as stack:
         run = stack.enter_context(_pool(workers))
         for name, images in source.splits.items():
-            target = stack.enter_context(whole(out / f"{name}.npy"))
-            journal = stack.enter_context(_journal(target, made))
+            identity = json.dumps([made, images.fingerprint], sort_keys=True)
+            journal = stack.enter_context(_begun(out / f"{name}.npy", identity))
             splits[name] = _draw(name, images, size, journal, run)
+            sums[name] = all_row_sums(journal.target)
         (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
     for name, split in splits.items():
         save_array(out / f"{name}_labels.npy", split.labels)
         save_array(out / f"{name}_groups.npy", split.groups)
-        save_row_sums(out / f"{name}.npy")
+        save_array(out / f"{name}_checksums.npy", sums[name])
     manifest = _manifest(stage.dataset, source.classes, splits, out)
     write_json(out / "manifest.json", manifest | {"lineage": made})
 
@@ -136,13 +137,22 @@ class Journal:
 
 
 @contextmanager
-def _journal(target: Path, made: Lineage) -> Iterator[Journal]:
-    """The journal of an array, which goes when the array has its name; a killed stage leaves both."""
-    journal = Journal(target, json.dumps(made, sort_keys=True))
+def _begun(path: Path, identity: str) -> Iterator[Journal]:
+    """The journal of an array that takes its name when the block has ended well.
+
+    What a kill, a failing disk or an impatient person leaves is gone on with; images that are refused leave nothing.
+    """
+    journal = Journal(path.with_name(f".{path.name}.partial"), identity)
     try:
         yield journal
-    finally:
-        journal.path.unlink(missing_ok=True)
+    except ValueError:
+        for left in (journal.target, journal.path):
+            left.unlink(missing_ok=True)
+        raise
+    with journal.target.open("rb") as file:
+        os.fsync(file.fileno())
+    journal.target.replace(path)
+    journal.path.unlink()
 
 
 def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> Split:
@@ -164,7 +174,7 @@ def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> S
             f"the first: {broken[0].path}: {broken[0].reason}"
         )
     kept = np.array([i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Broken)])
-    if broken:
+    if len(np.load(target, mmap_mode="r")) > len(kept):
         _compact(target, kept)
     groups = np.array([outcome for outcome in outcomes if not isinstance(outcome, Broken)])
     return Split(images.labels[kept], np.unique(groups, return_inverse=True)[1], broken)
@@ -195,7 +205,7 @@ def _compact(path: Path, kept: NDArray[np.int64]) -> None:
 
 def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Split], out: Path) -> dict[str, Any]:
     """What the arrays hold, in words that are the same for every run."""
-    files = [f"{name}{part}.npy" for name in splits for part in ("", "_labels", "_groups", "_checksums")]
+    files = [f"{name}_{part}.npy" for name in splits for part in ("labels", "groups", "checksums")]
     return {
         "source": dataset.source,
         "size": dataset.size,

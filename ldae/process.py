@@ -86,6 +86,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.in_time = False  # before a limit, and not because somebody wants it
         self._deadline = math.inf
 
     def watch(self, minutes: float | None) -> None:
@@ -101,7 +102,7 @@ class Stopping:
     def asked(self) -> str | None:
         """Why to stop, or None."""
         if self.reason is None and process_seconds() > self._deadline:
-            self.reason = "its time limit is near"
+            self.reason, self.in_time = "its time limit is near", True
         return self.reason
 
     def _hear(self, number: int, _: FrameType | None) -> None:

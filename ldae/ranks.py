@@ -168,8 +168,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        centre: Tensor = _Mean.apply(input.mean(axes))
-        centred = input - centre.view(shape)
+        values = input.float()  # statistics in half precision would not be those of a single process
+        centre: Tensor = _Mean.apply(values.mean(axes))
+        centred = values - centre.view(shape)
         variance: Tensor = _Mean.apply(centred.square().mean(axes))
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             count = size() * input.numel() / input.shape[1]
@@ -178,4 +179,6 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
                 self.running_mean.lerp_(centre, self.momentum or 0.0)
                 self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
         normed = centred * (variance + self.eps).rsqrt().view(shape)
-        return normed if self.weight is None else normed * self.weight.view(shape) + self.bias.view(shape)
+        if self.weight is not None:
+            normed = normed * self.weight.view(shape) + self.bias.view(shape)
+        return normed.to(input.dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldae.arrays import open_array, read_arrays
-from ldae.files import read_json
+from ldae.files import intact, read_json
 from ldae.record import digest
 from ldae.statistics import Estimate, grouped_mean
 
@@ -82,7 +82,7 @@ def collect(
     Raises:
         ValueError: for a result that is missing or was made from another specification than the study's.
     """
-    groups = open_array(dataset.parent / "val_groups.npy")
+    groups = open_array(intact(dataset.parent / "val_groups.npy", read_json(dataset)))
     found = {(about["row"], about["seed"]): (about, path) for path in probes for about in [read_json(path)]}
     judged = {(about["row"], about["seed"]): (about, path) for path in distances for about in [read_json(path)]}
     correct = {path: _correct(path) for path in probes}

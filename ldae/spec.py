@@ -281,6 +281,11 @@ class Convolutional(Part):
     seed: int = 0
     log_every: Positive = 50
 
+    def without(self, unused: list[str]) -> Convolutional:
+        """The same with these keys at their defaults: editing them concerns nothing that does not use them."""
+        defaults = {key: type(self).model_fields[key].default for key in unused}
+        return self.model_copy(update=defaults)
+
 
 class Classifier(Part):
     """How a small classifier is trained with labels: for the perceptual loss, or to judge samples."""
@@ -462,12 +467,12 @@ class ConvolutionalStage(Part):
 def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | ConvolutionalStage:
     """The fit that a row's tokenizer needs."""
     if tokenizer.kind == "conv":
-        return ConvolutionalStage(
-            dim=tokenizer.dim,
-            perceptual=tokenizer.perceptual,
-            adversarial=tokenizer.adversarial,
-            convolutional=scale.convolutional,
-        )
+        losses = {"perceptual": tokenizer.perceptual, "adversarial": tokenizer.adversarial}
+        stage = ConvolutionalStage(dim=tokenizer.dim, **losses, convolutional=scale.convolutional)
+        unused = [] if stage.is_published else ["published"]
+        unused += [] if stage.perceptual else ["perceptual", "perceptual_weight", "lpips"]
+        unused += [] if stage.adversarial else ["adversarial_weight", "adversarial_start", "discriminator_width"]
+        return stage.model_copy(update={"convolutional": scale.convolutional.without(unused)})
     return TokenizerStage(
         kind=tokenizer.kind,
         patch=PIXEL_PATCHES[tokenizer.dim] if tokenizer.kind == "pixel" else PATCH,

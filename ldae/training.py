@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ldae import ranks
 from ldae.dataset import Order
 from ldae.files import whole
-from ldae.process import Stopped, beat, sole_holder, stopping
+from ldae.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.progress import log, progress
 from ldae.randomness import Randomness, stream
 from ldae.spec import Training
@@ -140,6 +140,7 @@ class Run:
         self.device = next(task.module.parameters()).device
         self.randomness = Randomness(self.device, part=ranks.number(), parts=ranks.size())
         self.step, self.seconds = 0, 0.0
+        self.losses = torch.zeros((), device=self.device)  # summed up since the history's last line
         self.history: list[str] = []
 
     def update(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor | float]:
@@ -179,7 +180,7 @@ class Run:
         if path.exists():
             path.replace(folder / "previous.pt")
         optimizers = [optimizer.state_dict() for optimizer in self.task.optimizers]
-        save_checkpoint(path, self.results() | {"optimizers": optimizers, "step": self.step})
+        save_checkpoint(path, self.results() | {"optimizers": optimizers, "step": self.step, "losses": self.losses})
 
     def restore(self, folder: Path) -> None:
         """Goes on from the newest checkpoint of this very run that can be read, if there is one.
@@ -195,6 +196,7 @@ class Run:
                 for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
                     optimizer.load_state_dict(saved)
                 self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+                self.losses.copy_(state["losses"])
                 if not ranks.number():
                     log(f"resuming at step {self.step} from {path}")
                 return
@@ -252,31 +254,33 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
     """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines."""
     order = Order(len(source), stream(run.seed, ORDER))
     first, before = run.step, run.seconds
-    start = saved = time.monotonic()
-    losses = torch.zeros((), device=run.device)
+    start = saved = beaten = time.monotonic()
     with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
         for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
             measured = run.update(inputs, labels)
-            losses += next(iter(measured.values()))
+            run.losses += next(iter(measured.values()))
             noted = run.step % run.log_every == 0
             if noted or run.step == run.total:
                 count = run.log_every if noted else run.step % run.log_every
-                values = averaged(measured | {next(iter(measured)): losses.item() / count}, run.device)
+                values = averaged(measured | {next(iter(measured)): run.losses.item() / count}, run.device)
                 run.note(values)
-                losses.zero_()
+                run.losses.zero_()
                 bar.note = f"loss {next(iter(values.values())):.4g}"
-                if not ranks.number():
-                    beat(resume)
             bar.advance(run.batch)
-            run.seconds = before + time.monotonic() - start
-            if not noted or run.step == run.total:
-                continue
+            now = time.monotonic()
+            run.seconds = before + now - start
+            if now - beaten >= HEARTBEAT_SECONDS and not ranks.number():
+                beat(resume)
+                beaten = now
+            if run.step == run.total:
+                break
             reason = stopping.asked()
             stops = ranks.any_of(reason is not None)
-            if stops or time.monotonic() - saved >= checkpoint_seconds:
+            if (stops or now - saved >= checkpoint_seconds) and run.losses.isfinite():
                 run.save(resume)
-                saved = time.monotonic()
+                saved = now
             if stops:
+                ranks.agreed(0)  # none leaves before rank 0 has saved: the others' end would end it too
                 why = reason or "another rank was asked to"
                 raise Stopped(f"{run.title}: saved and stopped at step {run.step} of {run.total}: {why}")
 

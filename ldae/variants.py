@@ -38,6 +38,12 @@ from ldae.spec import (
     tokenizer_stage,
 )
 
+LINEAR = ("pca", "patch_vae", "patch_ae")  # the tokenizers that have filters to be shown
+# What the graph's rules are called: tables and figures are targets too, each by its own name.
+RULES = (
+    "main all all_tables all_figures dataset tokenizer convolutional_tokenizer classifier pretrain pretrain_baseline "
+    "probe probe_pixels sample reference judge denoise table figure claims cost cost_all"
+).split()
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -234,7 +240,7 @@ class Study:
                 raise StudyError(
                     f"--config: unknown key {key!r}{nearest(key, OVERRIDES)}; allowed: {listed(OVERRIDES)}"
                 )
-        path = Path(overrides["study"]) if "study" in overrides else root / "config.yaml"
+        path = Path(str(overrides["study"])) if "study" in overrides else root / "config.yaml"
         values = read_yaml(path)
         given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
         for key, value in given.items():
@@ -242,6 +248,9 @@ class Study:
         file = checked(StudyFile, values | given, path.name)
         if len(set(file.seeds)) < len(file.seeds):
             raise StudyError(f"{path.name}: seeds: {file.seeds} names a seed twice")
+        taken = [view for view in (*file.tables, *file.figures) if view in RULES]
+        if taken:
+            raise StudyError(f"{path.name}: {taken[0]!r} is the name of a rule; give that table or figure another")
         both = [view for view in file.tables if view in file.figures]
         if both:
             raise StudyError(f"{path.name}: {both[0]!r} names a table and a figure; rename one, for both are targets")
@@ -461,6 +470,25 @@ def _check_names(
             raise StudyError(f"{place}.series: {name!r} is a row, not a sweep; sweeps: {listed(sweeps)}")
     if isinstance(definition, Claim):
         _check_claim(definition, file, variants, sweeps, place)
+    elif isinstance(definition, DimensionFigure | RowsFigure):
+        _check_figure(definition, variants, sweeps, place)
+
+
+def _check_figure(
+    figure: DimensionFigure | RowsFigure, variants: dict[str, Variant], sweeps: dict[str, list[Point]], place: str
+) -> None:
+    """Refuses a figure of rows that do not have what it shows."""
+    if isinstance(figure, DimensionFigure):
+        for name in figure.filters.values():
+            if name not in variants or variants[name].spec.tokenizer.kind not in LINEAR:
+                raise StudyError(f"{place}.filters: {name!r} has no filters; name a row of {listed(LINEAR)}")
+        return
+    rows = [variants[point.variant] for name in figure.rows for point in sweeps.get(name, [Point(name, "", Paper())])]
+    for row in rows:
+        if figure.kind == "samples" and not row.fid:
+            raise StudyError(f"{place}: {row.name!r} has no samples; name rows with paper.fid or fid: true")
+        if figure.kind in ("noise", "denoising") and row.spec.method.name != "denoiser":
+            raise StudyError(f"{place}: {row.name!r} denoises nothing; name a denoiser's row")
 
 
 def _check_claim(
@@ -526,8 +554,12 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
             if not _has_block(spec, scale):
                 continue
             paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
-            label = sweep.label.format(value=value)
+            label = _labelled(sweep.label, value, place)
             point = names.setdefault(spec, _point_name(name, value))
+            if point in variants and variants[point].spec != spec:
+                raise StudyError(
+                    f"{place}: value {value!r} is named {point!r}, as another run is; rename the sweep or that"
+                )
             if point not in variants:
                 variants[point] = _variant(Variant(point, label, sweep.parent, spec, paper, fid=False), place)
             sweeps[name].append(Point(point, label, paper, value))
@@ -550,6 +582,14 @@ def _has_block(spec: Spec, scale: Scale) -> bool:
     size = scale.sizes.named(spec.network.size)
     blocks = size.encoder_blocks + (size.decoder_blocks if spec.method.name == "denoiser" else 0)
     return 1 <= size.encoder_blocks + spec.features.offset <= blocks
+
+
+def _labelled(label: str, value: Any, place: str) -> str:
+    """A sweep's label with its value in the place of `{value}`."""
+    try:
+        return label.format(value=value)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise StudyError(f"{place}.label: {label!r} cannot take {value!r}; write e.g. 'd = {{value}}'") from None
 
 
 def _point_name(sweep: str, value: Any) -> str:

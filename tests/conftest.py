@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldae.arrays import save_row_sums
-from ldae.files import write_json
+from ldae.files import sums_of, write_json
 from ldae.fit_tokenizer import fit_tokenizer
 from ldae.spec import Fitting, TokenizerStage
 
@@ -30,7 +30,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(dataset / f"{split}_groups.npy", np.arange(num) // 2)
         save_row_sums(dataset / f"{split}.npy")
     lineage = {"dataset": {"revision": 1, "spec": {}}}
-    write_json(dataset / "manifest.json", {"size": 32, "classes": ["a", "b", "c"], "lineage": lineage})
+    sums = sums_of(*(dataset / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
+    about = {"size": 32, "classes": ["a", "b", "c"], "lineage": lineage, "sha256": sums}
+    write_json(dataset / "manifest.json", about)
     stage = TokenizerStage(fitting=Fitting(patches=150))
     fit_tokenizer(stage, revision=1, dataset=dataset, out=folder / "pca")
     return folder

@@ -34,7 +34,8 @@ SHARES = {"first": 0.4, "second": 0.5, "third": 0.42}  # of the images that each
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "dataset").mkdir()
     np.save(tmp_path / "dataset/val_groups.npy", np.arange(NUM) // 4)
-    write_json(tmp_path / "dataset/manifest.json", {"classes": list("abcde")})
+    sums = sums_of(tmp_path / "dataset/val_groups.npy")
+    write_json(tmp_path / "dataset/manifest.json", {"classes": list("abcde"), "sha256": sums})
     for row, share in SHARES.items():
         for seed in (0, 1, 2):
             save(tmp_path / row / f"seed{seed}", row, seed, share + 0.01 * seed)

@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     assert train(prepared, tmp_path) == uninterrupted
     said = capfd.readouterr().err
     assert "checkpoint.pt: cannot be read" in said
-    assert "resuming at step 6" in said
+    assert "resuming at step 8" in said
 
 
 def test_a_loss_that_is_no_number_ends_the_run_by_name(

@@ -199,3 +199,40 @@ def test_a_mistake_on_the_command_line_is_told_by_name(root: Path, overrides: di
 def test_a_file_that_is_no_study_is_refused(root: Path, content: str) -> None:
     (root / "config.yaml").write_text(content, encoding="latin-1")
     assert "config.yaml" in mistake(root)
+
+
+@pytest.fixture
+def whole(root: Path) -> Path:
+    """The same with the whole study."""
+    shutil.copy(ROOT / "config.yaml", root)
+    return root
+
+
+def test_what_a_tokenizer_does_not_use_trains_it_not_again(whole: Path) -> None:
+    before = Study.load(whole, {"scale": "smoke"})
+    edit(whole, "scales/smoke.yaml", "discriminator_width: 8", "discriminator_width: 4, perceptual_weight: 0.5")
+    after = Study.load(whole, {"scale": "smoke"})
+    same = {name for name in before.tokenizers if before.tokenizers[name] == after.tokenizers[name]}
+    assert {"conv-16", "conv-8", "pca"} <= same
+    assert {"conv-16-adversarial", "conv-16-perceptual-adversarial"}.isdisjoint(same)
+
+
+ROW = "  pca_d8:\n    from: dit\n    label: x\n    set: {noise.schedule: gamma2}\n"
+SAMPLES = "rows: [dit, no_labels, no_perceptual, no_adversarial, conv_vae]\n  training"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("VAE, d = {value}", "VAE, d = {dim}", ["conv_vae_d.label", "{dim}"]),
+        (SAMPLES, "rows: [ldae]\n  training", ["samples", "'ldae'", "fid"]),
+        ("rows: [classical_dae, ldae]", "rows: [mae_b]", ["figure7", "'mae_b'", "denoises nothing"]),
+        ("filters: {patch-wise VAE: patch_vae,", "filters: {patch-wise VAE: pca_d,", ["figure4.filters", "'pca_d'"]),
+        ("  dae:\n    title", "  probe:\n    title", ["'probe'", "the name of a rule"]),
+        ("  no_labels:\n    from: dit", f"{ROW}  no_labels:\n    from: dit", ["pca_d", "'pca_d8'", "another run"]),
+    ],
+)
+def test_what_would_fail_only_later_is_refused_at_once(whole: Path, old: str, new: str, words: list[str]) -> None:
+    edit(whole, "config.yaml", old, new)
+    text = mistake(whole)
+    assert all(word in text for word in words), text

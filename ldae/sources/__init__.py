@@ -30,6 +30,10 @@ class Images(Protocol):
     def labels(self) -> NDArray[np.int64]:
         """The class of each image (N,)."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Another one for another list of images."""
+
     def part(self, start: int, stop: int) -> Images:
         """The images at positions start..stop, each of which is drawn as it would be here."""
 

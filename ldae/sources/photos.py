@@ -147,6 +147,11 @@ class Crops:
         """The photograph of each crop (N,)."""
         return np.array(self.indices, dtype=np.int64) % len(PHOTOGRAPHS)
 
+    @property
+    def fingerprint(self) -> str:
+        """What decides the crops beside the configuration: the versions of the photographs' packages."""
+        return " ".join(f"{package} {distribution(package).version}" for package in sorted({p for p, _ in PHOTOGRAPHS}))
+
     def part(self, start: int, stop: int) -> Crops:
         """The crops at positions start..stop."""
         return replace(self, indices=self.indices[start:stop])

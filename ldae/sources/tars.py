@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -75,18 +77,19 @@ def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
     """The label of each validation image in the order of their names, as places in `classes`."""
     from scipy.io import loadmat
 
-    with tarfile.open(devkit, mode="r:gz") as archive:
-        found = {
-            part: archive.extractfile(member)
-            for member in archive
-            for part in (META, TRUTH)
-            if member.name.endswith(part) and member.isfile()
-        }
-        meta, truth = (found.get(part) for part in (META, TRUTH))
-        if meta is None or truth is None:
-            raise ValueError(f"{devkit}: lacks {META if meta is None else TRUTH}")
-        synsets = loadmat(BytesIO(meta.read()), squeeze_me=True)["synsets"]
-        lines = truth.read().split()
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(devkit, mode="r:gz") as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                found |= {part: content.read() for part in (META, TRUTH) if content and member.name.endswith(part)}
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(f"{devkit}: is no whole tar file ({error})") from None
+    for part in (META, TRUTH):
+        if part not in found:
+            raise ValueError(f"{devkit}: lacks {part}")
+    synsets = loadmat(BytesIO(found[META]), squeeze_me=True)["synsets"]
+    lines = found[TRUTH].split()
     names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(synsets)}
     labels = {name: label for label, name in enumerate(classes)}
     try:
@@ -112,6 +115,12 @@ class Archived:
         places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
         labels = np.array([label for _, label in labelled], dtype=np.int64)
         return cls(archive, size, tuple(member.name for member, _ in labelled), places, labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the images' names, labels and places."""
+        numbers = np.concatenate([self.labels, self.places.flatten()])
+        return hashlib.sha256("\0".join(self.names).encode() + numbers.tobytes()).hexdigest()
 
     def part(self, start: int, stop: int) -> Archived:
         """The images at positions start..stop."""
