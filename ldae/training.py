@@ -276,8 +276,10 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
                 break
             reason = stopping.asked()
             stops = ranks.any_of(reason is not None)
-            if (stops or now - saved >= checkpoint_seconds) and run.losses.isfinite():
-                run.save(resume)
+            if stops or ranks.any_of(now - saved >= checkpoint_seconds):
+                run.losses.copy_(ranks.mean(run.losses))  # other ranks than these may go on with it
+                if run.losses.isfinite():
+                    run.save(resume)
                 saved = now
             if stops:
                 ranks.agreed(0)  # none leaves before rank 0 has saved: the others' end would end it too
