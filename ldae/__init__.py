@@ -8,6 +8,8 @@ Five parts, each with one question, composed by one `Denoiser`:
     objective    what is predicted, and how are errors weighed?
     denoiser     the composition: images in, loss out
 
-Stages turn files into files (`prepare`, `fit_tokenizer`, `pretrain`, `probe`); readers turn result files into
-tables and figures. `spec` is the vocabulary, `variants` turns a study's rows into specs.
+Stages turn files into files: `prepare`, `fit_tokenizer`, `train_tokenizer`, `train_classifier`, `pretrain`,
+`pretrain_baseline`, `probe`, `sample`, `judge`, `denoise`. Readers turn result files into `tables`, `figures` and
+verdicts on `claims`; `plan` and `status` tell what a study costs and where it stands. `spec` is the vocabulary,
+`variants` turns a study's rows into specs, and `ranks` lets several processes share one training.
 """
