@@ -1,7 +1,9 @@
 # Tables and figures, from result files alone. Each is a target by file name and by its own name. These stages are cheap,
-# so they name the code that they run as input and follow its every change.
+# so they name the code that they run as input and follow its every change, and come before all others: a person may
+# look at the first table while the rest is still computed.
 
 READERS = ROOT / "ldae"
+AT_ONCE = len(study.urgency) + 1
 
 for kind, ending in (("tables", ".md"), ("figures", ".png")):
     for name in getattr(study.file, kind):
@@ -34,6 +36,7 @@ rule table:
         "<logs>/tables/{table}.log",
     benchmark:
         "<benchmarks>/tables/{table}.tsv"
+    priority: AT_ONCE
     localrule: True
     conda:
         "../environment.yml"
@@ -70,6 +73,7 @@ rule figure:
         "<logs>/figures/{figure}.log",
     benchmark:
         "<benchmarks>/figures/{figure}.tsv"
+    priority: AT_ONCE
     localrule: True
     conda:
         "../environment.yml"
@@ -102,6 +106,7 @@ rule claims:
         "<logs>/tables/claims.log",
     benchmark:
         "<benchmarks>/tables/claims.tsv"
+    priority: AT_ONCE
     localrule: True
     conda:
         "../environment.yml"
@@ -130,6 +135,7 @@ for name, targets in (("cost", ["main"]), ("cost_all", ["main", "all"])):
             f"<logs>/tables/{name}.log",
         benchmark:
             f"<benchmarks>/tables/{name}.tsv"
+        priority: AT_ONCE
         localrule: True
         conda:
             "../environment.yml"

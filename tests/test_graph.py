@@ -60,6 +60,8 @@ def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
     for kind, parts in endings.items():
         for name in study[kind]:
             assert all((results / kind / f"{name}{ending}").stat().st_size > 100 for ending in parts), name
+    first_run = min(run.stat().st_mtime for run in results.glob("pretrain/*/*/run.json"))
+    assert (results / "figures/figure3.png").stat().st_mtime < first_run  # something to look at, before all training
     claims = pd.read_csv(results / "tables/claims.csv")
     assert claims["name"].tolist() == list(study["claims"])
     rows = pd.read_csv(results / "tables/reorienting.csv").set_index("name")
