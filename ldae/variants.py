@@ -462,21 +462,25 @@ def _point_name(sweep: str, value: Any) -> str:
 
 
 def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
-    """A scale by name: its file in `folder`, on top of the scale it is `from`, section by section."""
+    """A scale by name: its file in `folder`, on top of the scales that it is `from`, section by section."""
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         raise StudyError(
             f"scale: {name!r} has no file {folder.name}/{name}.yaml{nearest(name, known)}; known: {listed(known)}"
         )
-    values = read_yaml(path)
+    return name, checked(Scale, _inherited(folder, name, ()), f"{folder.name}/{path.name}")
+
+
+def _inherited(folder: Path, name: str, above: tuple[str, ...]) -> dict[str, Any]:
+    """The sections of a scale's file, on top of those of the scale that it is `from`; `above` are on top of it."""
+    values = read_yaml(folder / f"{name}.yaml")
     base = values.pop("from", None)
-    if base is not None:
-        inherited = folder / f"{base}.yaml"
-        if not inherited.is_file() or base == name:
-            raise StudyError(f"{folder.name}/{path.name}: from: {base!r} is no other scale of {folder.name}/")
-        values = read_yaml(inherited) | values
-    return name, checked(Scale, values, f"{folder.name}/{path.name}")
+    if base is None:
+        return values
+    if base in (*above, name) or not (folder / f"{base}.yaml").is_file():
+        raise StudyError(f"{folder.name}/{name}.yaml: from: {base!r} is no other scale of {folder.name}/")
+    return _inherited(folder, base, (*above, name)) | values
 
 
 def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:

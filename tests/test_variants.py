@@ -117,6 +117,16 @@ def test_a_scale_of_ones_own_starts_from_another(root: Path) -> None:
     mine, smoke = Study.load(root, {"scale": "mine"}), Study.load(root, {"scale": "smoke"})
     assert mine.scale.dataset.source == "folder"
     assert mine.scale.training == smoke.scale.training
+    (root / "scales/larger.yaml").write_text("from: mine\nsampling: {num: 107, steps: 5, batch: 5}\n")
+    larger = Study.load(root, {"scale": "larger"})
+    assert (larger.scale.sampling.num, larger.scale.dataset) == (107, mine.scale.dataset)
+
+
+def test_scales_that_start_from_each_other_are_refused(root: Path) -> None:
+    (root / "scales/mine.yaml").write_text("from: other\n")
+    (root / "scales/other.yaml").write_text("from: mine\n")
+    with pytest.raises(StudyError, match="scales/other.yaml: from: 'mine' is no other scale"):
+        Study.load(root, {"scale": "mine"})
 
 
 @pytest.mark.parametrize(
