@@ -17,7 +17,7 @@ from ldae.spec import Part
 AnyPart = TypeVar("AnyPart", bound=Part)
 
 
-class StudyError(Exception):
+class StudyError(ValueError):
     """A mistake of the user's, in one line, whatever the words that it quotes."""
 
     def __init__(self, text: str) -> None:

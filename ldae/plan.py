@@ -23,9 +23,8 @@ from ldae.cost import (
     transformer_parameters,
 )
 from ldae.files import read_json
-from ldae.record import Lineage
+from ldae.record import Lineage, seconds_of
 from ldae.spec import NUM_TIMES, PATCH, PATCH_DIM, Architecture, ConvolutionalStage, Photos, PretrainStage
-from ldae.tables import seconds_of
 from ldae.variants import Study
 
 IMAGENET = (1_281_167, 50_000, 1000)  # training and validation images, classes

@@ -56,6 +56,11 @@ def provenance(device: str, import_seconds: float, **measured: float) -> dict[st
     } | {name: round(value, 2) for name, value in measured.items()}
 
 
+def seconds_of(provenance: dict[str, Any]) -> float:
+    """What a job has cost: of a training that took several attempts, all of them."""
+    return max(provenance["seconds"], provenance.get("training_seconds", 0.0))
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

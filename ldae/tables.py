@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ldae.files import read_json, write_text
+from ldae.record import seconds_of
 from ldae.results import Results, RowResult
 from ldae.statistics import Estimate
 
@@ -171,11 +172,6 @@ def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
             "distance_error": row.distance.error,
         }
     return record
-
-
-def seconds_of(provenance: dict[str, Any]) -> float:
-    """What a job has cost: of a training that took several attempts, all of them."""
-    return max(provenance["seconds"], provenance.get("training_seconds", 0.0))
 
 
 def write_cost(results: list[Path], *, out: Path) -> None:

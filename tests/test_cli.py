@@ -39,7 +39,7 @@ def test_every_stage_explains_its_options(stage: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["pretrian"], ["invalid choice", "pretrian", "pretrain"]),
+        (["pretrian"], ["unknown command", "pretrian", "'pretrain'"]),
         (["prepare", "--out", "x"], ["--spec"]),
         (["prepare", "--out", "x", "--spec", '{"dataset":{"source":"photos"}}'], ["--spec", "size"]),
         (["prepare", "--out", "x", "--spec", "{"], ["--spec"]),

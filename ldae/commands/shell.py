@@ -1,0 +1,67 @@
+"""Completion of commands, options, rows, targets and scales in a person's shell."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldae.commands.parsing import Root
+
+if TYPE_CHECKING:
+    from ldae.variants import Study
+
+GROUP = "your shell"
+SHELLS = ("bash", "zsh", "fish")
+Completer = Callable[..., Iterable[str]]
+
+
+def add(root: Root) -> None:
+    """Adds the command that makes a shell complete."""
+    command = root.command(
+        GROUP,
+        "completion",
+        "print what makes a shell complete commands, options, rows, targets and scales",
+        examples='  eval "$(ldae completion bash)"     # in ~/.bashrc; for zsh, `zsh` in ~/.zshrc\n'
+        "  ldae completion fish | source      # in ~/.config/fish/config.fish",
+    )
+    command.set_defaults(action=_print_script)
+    command.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+
+
+def complete(root: Root) -> None:
+    """Answers a shell that asks how a line could go on, and ends the process; otherwise does nothing, at no cost."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete
+
+    argcomplete.autocomplete(root, always_complete_options=False)
+
+
+def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
+    """Lets the names of the study in this folder complete an argument."""
+
+    def complete(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+        from ldae.variants import Study
+
+        given = {key: getattr(parsed_args, key, None) for key in ("scale", "study")}
+        try:
+            return list(names(Study.load(Path.cwd(), {key: value for key, value in given.items() if value})))
+        except ValueError:  # a study with a mistake in it, or none: that is told once the command runs
+            return []
+
+    action.completer = complete
+
+
+def scales(**_: object) -> list[str]:
+    """The names of the scales in this folder."""
+    return sorted(path.stem for path in Path("scales").glob("*.yaml"))
+
+
+def _print_script(arguments: argparse.Namespace) -> None:
+    """Prints the shell's script."""
+    from argcomplete.shell_integration import shellcode
+
+    print(shellcode(["ldae"], shell=arguments.shell))

@@ -1,0 +1,177 @@
+"""The stages of the graph as commands: each reads the folders of earlier ones and writes its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from ldae.commands.parsing import Parser, Root
+from ldae.process import Rank, process_seconds, stopping
+
+GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
+FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
+    "probe-pixels": ("probe", "probe_pixels"),
+    "reference": ("judge", "reference"),
+    "denoise-validation": ("denoise", "denoise"),
+}
+DATASET = {"dataset": "the prepared images"}
+RESUME = {"resume": "where checkpoints outlive a failed attempt"}
+ROW = DATASET | {"tokenizer": "the fitted tokenizer"}
+TRAINED = ROW | {"model": "the trained row"}
+
+
+def add(root: Root) -> None:
+    """Adds all of them, in the order in which they run."""
+    _stage(root, "prepare", "prepare the images of a data set", "DatasetStage", {}, threads="worker processes")
+    _stage(root, "fit-tokenizer", "fit a tokenizer to training patches", "TokenizerStage", DATASET)
+    stage = _stage(
+        root, "train-classifier", "train a small classifier with labels", "ClassifierStage", DATASET | RESUME
+    )
+    _resumable(stage)
+    text = "train a convolutional tokenizer and cache the training set's latents"
+    stage = _stage(root, "train-tokenizer", text, "ConvolutionalStage", DATASET | RESUME)
+    _resumable(stage)
+    _parallel(stage)
+    stage.add_argument("--vgg", type=Path, metavar="DIR", help="the classifier whose features measure perception")
+    text = "train one row, or go on where its last attempt stopped"
+    stage = _stage(root, "pretrain", text, "PretrainStage", ROW | RESUME)
+    _resumable(stage)
+    _parallel(stage)
+    _named(stage, seed=True)
+    stage.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass, at most (default: all)")
+    stage = _stage(root, "pretrain-baseline", "train MAE or MoCo v3", "BaselineStage", DATASET | RESUME)
+    _resumable(stage)
+    _parallel(stage)
+    _named(stage, seed=True)
+    text = "linear probe and k-NN of a trained row and of its random features"
+    stage = _stage(root, "probe", text, "ProbeStage", DATASET | {"model": "the trained row"})
+    _named(stage)
+    _parallel(stage)
+    stage.add_argument("--tokenizer", type=Path, metavar="DIR", help="the fitted tokenizer, for a row that has one")
+    _stage(root, "probe-pixels", "the same probe on raw pixels, without a network", "ProbeStage", DATASET)
+    stage = _stage(root, "sample", "sample images from a trained row", "SampleStage", TRAINED)
+    _named(stage)
+    _parallel(stage)
+    stage = _stage(root, "reference", "statistics of the true images' features", "JudgeStage", DATASET)
+    _judged(stage)
+    inputs = {"samples": "a row's samples", "reference": "the true images' statistics"}
+    stage = _stage(root, "judge", "the Fréchet distance of samples from true images", "JudgeStage", inputs)
+    _judged(stage)
+    _named(_stage(root, "denoise-validation", "denoise validation images", "DenoiseStage", TRAINED))
+
+
+def _stage(
+    root: Root, name: str, text: str, model: str, inputs: dict[str, str], *, threads: str = "CPU threads"
+) -> Parser:
+    """A command that runs the function of its name, with the folders that it reads.
+
+    Args:
+        root: where to add it.
+        name: of the command; the stage's function has it, with underscores.
+        text: what it does.
+        model: of its `--spec`, by its name in `ldae.spec`.
+        inputs: the folders that it reads, and what each of them is.
+        threads: what `--threads` counts.
+    """
+    stage = root.command(GROUP, name, text)
+    stage.set_defaults(action=_run, spec_model=model, command=name)
+    stage.add_argument("--spec", required=True, metavar="JSON", help="what the stage reads of the row and of the scale")
+    stage.add_argument("--revision", type=int, default=1, metavar="N", help="of the stage's code (default 1)")
+    for folder, what in inputs.items():
+        stage.add_argument(f"--{folder}", type=Path, required=True, metavar="DIR", help=what)
+    stage.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    stage.add_argument("--threads", type=int, default=1, metavar="N", help=f"{threads} (default 1)")
+    return stage
+
+
+def _resumable(stage: Parser) -> None:
+    """Lets a stage write checkpoints."""
+    stage.add_argument(
+        "--checkpoint-seconds", type=float, default=300.0, metavar="S", help="between checkpoints (default 300)"
+    )
+    stage.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="a cluster job's time limit: saves and stops shortly before it",
+    )
+
+
+def _parallel(stage: Parser) -> None:
+    """Lets a stage work in several processes."""
+    stage.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="that share each batch, one for a GPU (default 1)"
+    )
+
+
+def _judged(stage: Parser) -> None:
+    """Tells a stage what judges."""
+    stage.add_argument("--judge", type=Path, metavar="DIR", help="the classifier that judges where Inception does not")
+
+
+def _named(stage: Parser, *, seed: bool = False) -> None:
+    """Tells a stage which row, and where it starts a run also which seed."""
+    stage.add_argument("--row", required=True, metavar="NAME", help="the row's name, for messages and results")
+    if seed:
+        stage.add_argument("--seed", type=int, default=0, metavar="K", help="of all its randomness (default 0)")
+
+
+def _run(arguments: argparse.Namespace) -> float:
+    """Runs a stage's function with what the command line says; returns when its imports were done."""
+    options = vars(arguments)
+    name, model, threads = (options.pop(key) for key in ("command", "spec_model", "threads"))
+    limit = options.pop("minutes", None)
+    if "checkpoint_seconds" in options:
+        stopping.watch(limit if "SLURM_JOB_ID" in os.environ else None)
+    processes = options.pop("processes", 1)
+    if processes > 1 and Rank.from_environment().size == 1:
+        _become_ranks(processes)
+    stage = _read_spec(model, options.pop("spec"))
+    del options["action"]
+    if name != "prepare":
+        _limit_threads(max(1, threads // max(1, processes)))
+    own = name.replace("-", "_")
+    module, function = FUNCTIONS.get(name, (own, own))
+    run = getattr(importlib.import_module(f"ldae.{module}"), function)
+    imported = process_seconds()
+    if name == "prepare":
+        run(stage, **options, workers=threads)
+        return imported
+    from ldae import ranks
+
+    with ranks.group():
+        run(stage, **options, import_seconds=imported)
+    return imported
+
+
+def _read_spec(model: str, text: str) -> object:
+    """A stage's specification from its JSON."""
+    from pydantic import ValidationError
+
+    from ldae import spec
+
+    try:
+        return getattr(spec, model).model_validate_json(text)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        key = ".".join(map(str, mistake["loc"]))
+        raise ValueError(f"--spec: {key}: {mistake['msg']}, found {mistake['input']!r}") from None
+
+
+def _become_ranks(processes: int) -> None:
+    """Starts this very command in so many processes, in the place of this one."""
+    passed_on = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", passed_on]
+    command = [*launcher, "-m", "ldae.cli"]
+    os.execv(sys.executable, [sys.executable, *command, *sys.argv[1:]])
+
+
+def _limit_threads(threads: int) -> None:
+    """Sets the number of CPU threads, before any library with a pool of its own is imported."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)

@@ -1,0 +1,171 @@
+"""Questions about the study in this folder, and the command that runs a part of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldae.commands.parsing import Parser, Root
+from ldae.commands.shell import completed, scales
+
+if TYPE_CHECKING:
+    from ldae.variants import Study
+
+GROUP = "the study in this folder"
+QUESTIONS = (
+    (
+        "plan",
+        "what targets would cost: jobs, FLOPs, hours and disk, before anything runs",
+        "  ldae plan all --scale gpu            # everything, on one GPU\n"
+        "  ldae plan figure5 pca                # a figure and a row",
+    ),
+    (
+        "status",
+        "how each training is doing, and the last words of those that failed",
+        "  ldae status                          # all of the study\n"
+        "  ldae status dae --seeds [0,1,2]      # one table, three seeds",
+    ),
+    (
+        "why",
+        "what of targets would run again, and because of which change",
+        "  ldae why                             # all of the study\n"
+        "  ldae why figure5                     # one figure",
+    ),
+)
+
+
+def add(root: Root) -> None:
+    """Adds all of them."""
+    command = root.command(
+        GROUP,
+        "list",
+        "the rows as a tree, each with its one change; the sweeps; the targets",
+        examples="  ldae list\n  ldae list --study tests/study.yaml",
+    )
+    command.set_defaults(action=_list)
+    _of_study(command)
+    command = root.command(
+        GROUP,
+        "show",
+        "a row in full: its configuration, what the scale adds, its lineage and its results",
+        examples="  ldae show ldae\n  ldae show pca_d8 --scale imagenet   # a point of a sweep",
+    )
+    command.set_defaults(action=_show)
+    completed(command.add_argument("row", metavar="ROW", help="its name"), _rows)
+    _of_study(command)
+    command = root.command(
+        GROUP,
+        "diff",
+        "the keys in which two rows differ, and the stages that they do not share",
+        examples="  ldae diff pca ldae\n  ldae diff mae_l ldae_l --scale imagenet",
+    )
+    command.set_defaults(action=_diff)
+    for place in ("first", "second"):
+        completed(command.add_argument(place, metavar=place.upper(), help="the name of a row"), _rows)
+    _of_study(command)
+    command = root.command(
+        GROUP,
+        "run",
+        "run rows, sweeps or other targets with all that they need, through Snakemake",
+        about="A row is run to its probe, and to the distance of its samples where it has an FID.",
+        examples="  ldae run ldae                           # one row, on all cores\n"
+        "  ldae run pca_d --seeds [0,1,2]          # a sweep, three seeds\n"
+        "  ldae run dae -n                         # a table: what would run\n"
+        "  ldae run dit --profile slurm --scale imagenet",
+    )
+    command.set_defaults(action=_run)
+    completed(command.add_argument("names", nargs="+", metavar="NAME", help="of rows, sweeps, targets"), _targets)
+    command.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
+    command.add_argument("--profile", metavar="NAME", help="of Snakemake, e.g. slurm, instead of this machine's cores")
+    command.add_argument("-n", "--dry-run", action="store_true", help="only tell what would run")
+    _of_study(command)
+    for name, text, examples in QUESTIONS:
+        command = root.command(GROUP, name, text, examples=examples)
+        command.set_defaults(action=_ask, question=name)
+        targets = command.add_argument(
+            "targets", nargs="*", default=["all"], metavar="TARGET", help="as for snakemake, or rows (default all)"
+        )
+        completed(targets, _targets)
+        _of_study(command)
+        if name == "plan":
+            command.add_argument(
+                "--images", type=int, metavar="N", help="of the training set, where they are not prepared"
+            )
+            command.add_argument(
+                "--jobs", type=int, metavar="N", help="at a time (default: what the cores allow, or 1 GPU)"
+            )
+
+
+def _of_study(command: Parser) -> None:
+    """Lets a command look at another scale, other seeds, or another study than this folder's."""
+    scale = command.add_argument("--scale", metavar="NAME", help="a file of scales/ (default: the study's)")
+    scale.completer = scales  # type: ignore[attr-defined]
+    command.add_argument("--seeds", metavar="LIST", help="e.g. [0,1,2] (default: the study's)")
+    command.add_argument("--study", metavar="FILE", help="another study than config.yaml")
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, str]:
+    """What the command line says of the study."""
+    given = {key: getattr(arguments, key) for key in ("scale", "seeds", "study")}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _study(arguments: argparse.Namespace) -> Study:
+    from ldae.variants import Study
+
+    return Study.load(Path.cwd(), _given(arguments))
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from ldae.rows import listing, say
+
+    say(*listing(_study(arguments)))
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from ldae.rows import say, shown
+
+    say(*shown(_study(arguments), Path.cwd(), arguments.row))
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    from ldae.rows import differences, say
+
+    say(*differences(_study(arguments), arguments.first, arguments.second))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Becomes Snakemake."""
+    from ldae.rows import results_for
+
+    where = ["--profile", arguments.profile] if arguments.profile else ["--cores", str(arguments.cores or "all")]
+    dry = ["--dry-run"] if arguments.dry_run else []
+    targets = results_for(_study(arguments), arguments.names)
+    given = [f"{key}={value}" for key, value in _given(arguments).items()]
+    config = ["--config", *given] if given else []
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *where, *dry, *targets, *config])
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    """Answers what a study costs, where it stands, or what would run again."""
+    from ldae.plan import plan
+    from ldae.status import status, why
+
+    study, root = _study(arguments), Path.cwd()
+    if arguments.question == "plan":
+        print(plan(study, root, arguments.targets, images=arguments.images, slots=arguments.jobs))
+    else:
+        print({"status": status, "why": why}[arguments.question](study, root, arguments.targets))
+
+
+def _rows(study: Study) -> list[str]:
+    return list(study.variants)
+
+
+def _targets(study: Study) -> list[str]:
+    common = ["main", "all", "all_tables", "all_figures", "claims"]
+    return [*common, *study.file.tables, *study.file.figures, *study.sweeps, *study.variants]

@@ -1,0 +1,88 @@
+"""The readers as commands: tables, figures, claims and the cost, from result files alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ldae.commands.parsing import Root
+from ldae.process import process_seconds
+
+GROUP = "readers of results, which the rules call"
+FILES = {
+    "dataset": "manifest.json of the prepared images",
+    "pixels": "probe.json of raw pixels",
+    "probes": "probe.json of the rows",
+    "distances": "distance.json of the rows",
+    "histories": "history.csv of the rows",
+    "pictures": "pictures.npz of the rows",
+    "samples": "samples.npy of the rows",
+    "tokenizers": "fits or records of tokenizers",
+}
+
+
+def add(root: Root) -> None:
+    """Adds all of them."""
+    for name in ("table", "figure", "claims"):
+        view = root.command(GROUP, name, f"write {'the ' if name == 'claims' else 'a '}{name} from results")
+        view.set_defaults(action=_write_view, view=name)
+        view.add_argument("--definition", type=json.loads, required=True, metavar="JSON", help="its rows and labels")
+        for option, what in FILES.items():
+            view.add_argument(f"--{option}", type=Path, nargs="*", default=[], metavar="FILE", help=what)
+        view.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
+    cost = root.command(GROUP, "cost", "add up what the runs have cost, in seconds and memory")
+    cost.set_defaults(action=_write_cost)
+    cost.add_argument("--results", type=Path, nargs="+", required=True, metavar="JSON", help="result files")
+    cost.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
+
+
+def _write_view(arguments: argparse.Namespace) -> float:
+    """Writes a table, a figure or the claims; returns when the imports were done."""
+    from ldae.results import collect
+
+    shown, given = arguments.definition, {name: getattr(arguments, name) for name in FILES}
+    results = None
+    if given["probes"]:
+        (dataset,), (pixels,) = given["dataset"], given["pixels"]
+        results = collect(shown, dataset=dataset, probes=given["probes"], pixels=pixels, distances=given["distances"])
+    if arguments.view == "figure":
+        from ldae.figures import Inputs, write_figure
+
+        imported = process_seconds()
+        kinds = ("histories", "pictures", "samples", "tokenizers")
+        inputs = Inputs(results, **{kind: given[kind] for kind in kinds}, schedules=_signal_powers(shown))
+        write_figure(shown, inputs, out=arguments.out)
+        return imported
+    if results is None:
+        raise ValueError(f"{arguments.view}: names no --probes")
+    if arguments.view == "table":
+        from ldae.tables import write_table
+
+        imported = process_seconds()
+        write_table(shown, results, tokenizers=given["tokenizers"], out=arguments.out)
+    else:
+        from ldae.claims import write_claims
+
+        imported = process_seconds()
+        write_claims(shown, results, out=arguments.out)
+    return imported
+
+
+def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
+    """The signal's power under each noise schedule that a figure shows: figures themselves are drawn without torch."""
+    if "schedules" not in shown:
+        return {}
+    from ldae.noise import SCHEDULES
+
+    return {label: SCHEDULES[name](1.0).signal.square().numpy() for label, name in shown["schedules"].items()}
+
+
+def _write_cost(arguments: argparse.Namespace) -> float:
+    """Adds up the cost; returns when the imports were done."""
+    from ldae.tables import write_cost
+
+    imported = process_seconds()
+    write_cost(arguments.results, out=arguments.out)
+    return imported
