@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ldae import spec
-from ldae.checking import StudyError
+from ldae.checking import StudyError, nearest
 from ldae.process import STOPPED, Rank, Stopped, die_with_driver, process_seconds, requeue, stopping
 from ldae.progress import log
 
@@ -173,6 +173,26 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--sigma", type=float, default=math.sqrt(1 / 3), metavar="S", help="noise level (default 0.577)")
     own.add_argument("--seed", type=int, default=0, metavar="K", help="of the noise (default 0)")
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+
+    taken = commands.add_parser(
+        "export",
+        help="write a trained encoder as a folder that timm loads",
+        description="Folds a trained row's conditioning and tokenizer into a plain Vision Transformer and writes it as "
+        "a folder for timm: model.safetensors, config.json and a model card.",
+        epilog="Example: ldae export ldae --out encoder, or "
+        "ldae export results/laptop/pretrain/ldae/seed0 --out encoder",
+        formatter_class=_Help,
+    )
+    taken.set_defaults(action=_export)
+    taken.add_argument("what", metavar="ROW", help="a row of the study, or the folder of its run")
+    taken.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    taken.add_argument(
+        "--time", type=int, metavar="T", help="the time step to fix (default: what the row is probed at)"
+    )
+    taken.add_argument("--offset", type=int, metavar="B", help="of the last block kept, from the encoder's last")
+    taken.add_argument("--scale", metavar="NAME", help="of a row, a file of scales/ (default: the study's)")
+    taken.add_argument("--seed", type=int, metavar="K", help="of a row (default: the study's first)")
+    taken.add_argument("--study", metavar="FILE", help="of a row, another study than config.yaml")
     return root
 
 
@@ -334,6 +354,42 @@ def _denoise_pictures(arguments: argparse.Namespace) -> float:
     options = {name: getattr(arguments, name) for name in ("model", "sigma", "seed", "out")}
     denoise_pictures(arguments.pictures, **options)
     return imported
+
+
+def _export(arguments: argparse.Namespace) -> float:
+    """Exports a row of the study in this folder, or a run by its folder; returns when the imports were done."""
+    named = {key: getattr(arguments, key) for key in ("scale", "seed", "study") if getattr(arguments, key) is not None}
+    model, features, about = Path(arguments.what), spec.Features(), dict[str, str]()
+    if model.name == arguments.what and not (model / "run.json").is_file():  # a row may be called as a folder here is
+        model, features, about = _run_of(arguments.what, **named)
+    elif named:
+        raise ValueError(f"--{next(iter(named))}: goes with the name of a row; {model} is the folder of a run already")
+    given = {key: getattr(arguments, key) for key in ("time", "offset") if getattr(arguments, key) is not None}
+
+    from ldae.export import export
+
+    imported = process_seconds()
+    export(model, out=arguments.out, features=features.model_copy(update=given), about=about)
+    return imported
+
+
+def _run_of(row: str, *, seed: int | None = None, **overrides: str) -> tuple[Path, spec.Features, dict[str, str]]:
+    """The folder of a row's run, what of it is probed, and what a model card can say of it."""
+    from ldae.variants import Study
+
+    study = Study.load(Path.cwd(), overrides)
+    if row not in study.variants:
+        raise StudyError(f"{row!r} is neither a folder nor a row of the study{nearest(row, study.variants)}")
+    seed = study.file.seeds[0] if seed is None else seed
+    changes, parent = [], study.variants[row].parent
+    while parent is not None:
+        changes.append(study.variants[parent].label)
+        parent = study.variants[parent].parent
+    about = {"label": study.variants[row].label}
+    if changes:
+        about["made from"] = "; ".join(reversed(changes))
+    folder = Path(f"results/{study.scale_name}/pretrain/{study.runs[row]}/seed{seed}")
+    return folder, study.variants[row].spec.features, about
 
 
 def _write_cost(arguments: argparse.Namespace) -> float:
