@@ -9,7 +9,26 @@ Five parts, each with one question, composed by one `Denoiser`:
     denoiser     the composition: images in, loss out
 
 Stages turn files into files: `prepare`, `fit_tokenizer`, `train_tokenizer`, `train_classifier`, `pretrain`,
-`pretrain_baseline`, `probe`, `sample`, `judge`, `denoise`. Readers turn result files into `tables`, `figures` and
-verdicts on `claims`; `plan` and `status` tell what a study costs and where it stands. `spec` is the vocabulary,
-`variants` turns a study's rows into specs, and `ranks` lets several processes share one training.
+`pretrain_baseline`, `probe`, `sample`, `judge`, `denoise`, `export`. Readers turn result files into `tables`,
+`figures` and verdicts on `claims`; `plan` and `status` tell what a study costs and where it stands. `spec` is the
+vocabulary, `variants` turns a study's rows into specs, and `ranks` lets several processes share one training.
+`ldae.load` opens a finished run in Python; `folding` is how its encoder becomes an ordinary Vision Transformer.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldae.api import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`load`, with which torch is imported only when it is asked for."""
+    if name == "load":
+        from ldae.api import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

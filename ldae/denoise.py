@@ -13,7 +13,7 @@ from torch import Tensor
 from ldae.dataset import Split, to_float, to_uint8
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, whole, write_json
-from ldae.model import open_denoiser, open_run
+from ldae.model import open_denoiser, open_finished
 from ldae.progress import log
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
@@ -107,13 +107,11 @@ def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: i
     Raises:
         ValueError, OSError: in one line, for a file that is no image or a folder that holds no trained row.
     """
-    run, results = open_run(model), model.absolute().parents[2]
-    manifest = read_json(results / "dataset/manifest.json")
-    denoiser = open_denoiser(model, results / "tokenizers" / run.stage.tokenizer.name, manifest).to(pick_device())
-    device = denoiser.noise.signal.device
+    finished, device = open_finished(model), pick_device()
+    denoiser = finished.denoiser.to(device)
     for picture in pictures:
         try:
-            pixels = decode(picture.read_bytes(), manifest["size"])
+            pixels = decode(picture.read_bytes(), finished.manifest["size"])
         except (UnidentifiedImageError, ValueError) as error:
             raise ValueError(f"{picture}: is no image that can be read ({type(error).__name__})") from None
         result = denoise_images(denoiser, torch.from_numpy(pixels.copy())[None].to(device), sigma=sigma, seed=seed)

@@ -91,6 +91,42 @@ def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = Fals
     return encoder.eval().requires_grad_(False)
 
 
+class Finished(NamedTuple):
+    """A finished run of a row or a baseline, with all that lies around it in the results of a scale."""
+
+    run: dict[str, Any]  # its record
+    manifest: dict[str, Any]  # of the images that it was trained on
+    network: nn.Module  # a `Denoiser`, or the `Encoder` of a baseline; frozen, on the CPU
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network of a row; a `ValueError` for a baseline's."""
+        if not isinstance(self.network, Denoiser):
+            raise ValueError(
+                f"{self.run['row']}: is {self.run['method']}, which does not denoise; name a denoiser's run"
+            )
+        return self.network
+
+
+def open_finished(folder: Path) -> Finished:
+    """Opens a run by its folder, e.g. results/laptop/pretrain/ldae/seed0; what else it takes is found from there.
+
+    Raises:
+        ValueError, OSError: in one line, for a folder that holds no run, or files that are damaged or missing.
+    """
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0"
+        )
+    results = folder.absolute().parent.parent.parent
+    run, manifest = read_json(folder / "run.json"), read_json(results / "dataset/manifest.json")
+    if run["method"] != "denoiser":
+        return Finished(run, manifest, open_baseline(folder, manifest))
+    stage = PretrainStage.model_validate(run["lineage"]["pretrain"]["spec"])
+    tokenizer = results / "tokenizers" / stage.tokenizer.name
+    return Finished(run, manifest, open_denoiser(folder, tokenizer, manifest))
+
+
 def open_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A trained classifier, frozen, and its record."""
     about = read_json(folder / "classifier.json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,22 @@ import torch
 from ldae.arrays import save_row_sums
 from ldae.files import sums_of, write_json
 from ldae.fit_tokenizer import fit_tokenizer
-from ldae.spec import Fitting, TokenizerStage
+from ldae.pretrain import pretrain
+from ldae.pretrain_baseline import pretrain_baseline
+from ldae.spec import (
+    BaselineStage,
+    Fitting,
+    MAETraining,
+    MoCoTraining,
+    Network,
+    Noise,
+    Objective,
+    PretrainStage,
+    Size,
+    Tokenizer,
+    TokenizerStage,
+    Training,
+)
 
 torch.set_num_threads(1)
 
@@ -36,3 +52,34 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = TokenizerStage(fitting=Fitting(patches=150))
     fit_tokenizer(stage, revision=1, dataset=dataset, out=folder / "pca")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a scale with three finished runs, `ldae`, `mae` and `moco_v3`, each of two blocks at width 16."""
+    results = tmp_path_factory.mktemp("finished") / "results/tiny"
+    (results / "tokenizers").mkdir(parents=True)
+    (results / "dataset").symlink_to(prepared / "dataset")
+    (results / "tokenizers/pca").symlink_to(prepared / "pca")
+    size = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)
+    training = Training(steps=30, batch=16, rate=0.1, warmup=0.1)
+    folders = {"dataset": results / "dataset", "resume": results / "resume"}
+    about: dict[str, Any] = {"seed": 0, "revision": 1}
+    row = PretrainStage(
+        size=size,
+        training=training,
+        tokenizer=Tokenizer(dim=8),
+        noise=Noise(schedule="unscaled"),
+        network=Network(input="image", output="image"),
+        objective=Objective(predict="clean", weight="signal", tail=0.1),
+    )
+    out = results / "pretrain/ldae/seed0"
+    pretrain(row, row="ldae", **about, **folders, tokenizer=results / "tokenizers/pca", out=out)
+    recipes = {
+        "mae": MAETraining(**training.model_dump(), decoder_width=16, decoder_heads=2, decoder_blocks=1),
+        "moco_v3": MoCoTraining(**training.model_dump(), hidden=16, out=8),
+    }
+    for method, recipe in recipes.items():
+        stage = BaselineStage.model_validate({"size": size, method: recipe})
+        pretrain_baseline(stage, row=method, **about, **folders, out=results / f"pretrain/{method}/seed0")
+    return results

@@ -20,6 +20,7 @@ STAGES = {
     "sample",
     "judge",
     "denoise",
+    "export",
 }
 TORCHLESS = set(
     "spec checking study_file variants record process driver files progress cost "

@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ldae.commands.parsing import Root
+from ldae.commands.parsing import Root, nearest
+from ldae.commands.shell import completed, scales
 from ldae.process import process_seconds
+
+if TYPE_CHECKING:
+    from ldae.spec import Features
+    from ldae.variants import Study
 
 GROUP = "a trained row"
 
@@ -29,6 +35,27 @@ def add(root: Root) -> None:
     own.add_argument("--seed", type=int, default=0, metavar="K", help="of the noise (default 0)")
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
 
+    taken = root.command(
+        GROUP,
+        "export",
+        "write a trained encoder as a folder that timm loads",
+        about="Folds the conditioning and the tokenizer into a plain Vision Transformer and writes model.safetensors, "
+        "config.json and a model card.",
+        examples="  ldae export ldae --out encoder           # a row of the study\n"
+        "  ldae export results/laptop/pretrain/ldae/seed0 --out encoder",
+    )
+    taken.set_defaults(action=_export)
+    completed(taken.add_argument("what", metavar="ROW", help="a row of the study, or the folder of its run"), _rows)
+    taken.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    taken.add_argument(
+        "--time", type=int, metavar="T", help="the time step to fix (default: what the row is probed at)"
+    )
+    taken.add_argument("--offset", type=int, metavar="B", help="of the last block kept, from the encoder's last")
+    scale = taken.add_argument("--scale", metavar="NAME", help="of a row, a file of scales/ (default: the study's)")
+    scale.completer = scales  # type: ignore[attr-defined]
+    taken.add_argument("--seed", type=int, metavar="K", help="of a row (default: the study's first)")
+    taken.add_argument("--study", metavar="FILE", help="of a row, another study than config.yaml")
+
 
 def _denoise(arguments: argparse.Namespace) -> float:
     """Denoises a user's own pictures; returns when the imports were done."""
@@ -38,3 +65,45 @@ def _denoise(arguments: argparse.Namespace) -> float:
     options = {name: getattr(arguments, name) for name in ("model", "sigma", "seed", "out")}
     denoise_pictures(arguments.pictures, **options)
     return imported
+
+
+def _rows(study: Study) -> list[str]:
+    return list(study.variants)
+
+
+def _export(arguments: argparse.Namespace) -> float:
+    """Exports a row of the study in this folder, or a run by its folder; returns when the imports were done."""
+    from ldae.spec import Features
+
+    named = {key: getattr(arguments, key) for key in ("scale", "seed", "study") if getattr(arguments, key) is not None}
+    model, features, about = Path(arguments.what), Features(), dict[str, str]()
+    if model.name == arguments.what and not (model / "run.json").is_file():  # a row may be called as a folder here is
+        model, features, about = _run_of(arguments.what, **named)
+    elif named:
+        raise ValueError(f"--{next(iter(named))}: goes with the name of a row; {model} is the folder of a run already")
+    given = {key: getattr(arguments, key) for key in ("time", "offset") if getattr(arguments, key) is not None}
+
+    from ldae.export import export
+
+    imported = process_seconds()
+    export(model, out=arguments.out, features=features.model_copy(update=given), about=about)
+    return imported
+
+
+def _run_of(row: str, *, seed: int | None = None, **overrides: str) -> tuple[Path, Features, dict[str, str]]:
+    """The folder of a row's run, what of it is probed, and what a model card can say of it."""
+    from ldae.variants import Study, StudyError
+
+    study = Study.load(Path.cwd(), overrides)
+    if row not in study.variants:
+        raise StudyError(f"{row!r} is neither a folder nor a row of the study{nearest(row, study.variants)}")
+    seed = study.file.seeds[0] if seed is None else seed
+    changes, parent = [], study.variants[row].parent
+    while parent is not None:
+        changes.append(study.variants[parent].label)
+        parent = study.variants[parent].parent
+    about = {"label": study.variants[row].label}
+    if changes:
+        about["made from"] = "; ".join(reversed(changes))
+    folder = Path(f"results/{study.scale_name}/pretrain/{study.runs[row]}/seed{seed}")
+    return folder, study.variants[row].spec.features, about

@@ -140,8 +140,12 @@ def draw(content: bytes, size: int, group: int, name: str) -> Picture | Broken:
 def decode(content: bytes, size: int) -> NDArray[np.uint8]:
     """Decodes an image file of any kind, upright, cropped in the centre, to RGB (3, size, size)."""
     with Image.open(io.BytesIO(content)) as image:
-        upright = ImageOps.exif_transpose(image)
-        return np.asarray(centre_crop(to_rgb(upright), size)).transpose(2, 0, 1)
+        return to_pixels(image, size)
+
+
+def to_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An image of any mode and size, upright, cropped in the centre, as RGB (3, size, size)."""
+    return np.asarray(centre_crop(to_rgb(ImageOps.exif_transpose(image)), size)).transpose(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
