@@ -92,7 +92,8 @@ def _export(arguments: argparse.Namespace) -> float:
 
 def _run_of(row: str, *, seed: int | None = None, **overrides: str) -> tuple[Path, Features, dict[str, str]]:
     """The folder of a row's run, what of it is probed, and what a model card can say of it."""
-    from ldae.variants import Study, StudyError
+    from ldae.checking import StudyError
+    from ldae.variants import Study
 
     study = Study.load(Path.cwd(), overrides)
     if row not in study.variants:
