@@ -123,8 +123,10 @@ def model_card(folded: Folded, finished: Finished, features: Features, about: di
         "licence": "Apache-2.0, as the code that made it; the training images keep their own",
     }
     folding = (
-        f"The conditioning at time step t = {features.time} is folded into the weights, and so is all that stands "
-        "between the pixels and the first block: no time step, no label and no tokenizer is needed. "
+        f"""
+Its conditioning at time step t = {features.time} is folded into the weights, and so is all that stands between the
+pixels and the first block: no time step, no label and no tokenizer is needed.
+"""
         if run["method"] == "denoiser"
         else ""
     )
@@ -137,9 +139,9 @@ tags: [timm, image-feature-extraction, self-supervised]
 ---
 # {run["row"]}: an encoder of the deconstruction of denoising diffusion models
 
-A plain Vision Transformer. {folding}Images are scaled to [-1, 1]; there is no class token and no final norm, and the
+A plain Vision Transformer. Images are scaled to [-1, 1]; there is no class token and no final norm, and the
 representation is the mean of the tokens.
-
+{folding}
 ```python
 import timm
 from PIL import Image

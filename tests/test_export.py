@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from rows import FITTED, SIZE, TRAINING, VARIANTS, denoiser, fit, images
+from rows import FITTED, ROOT, SIZE, TRAINING, VARIANTS, denoiser, fit, images
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ldae import load
+from ldae import cli, load
+from ldae.checking import StudyError
 from ldae.dataset import to_float
 from ldae.denoiser import Denoiser
 from ldae.export import ARCHITECTURE, export, timm_config
@@ -245,6 +247,7 @@ def test_a_runs_own_weights_are_never_written_over(finished: Path) -> None:
     assert (run / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.graph
 def test_timm_alone_reaches_the_probes_accuracy(tmp_path: Path) -> None:
     """The whole way, on photographs: images, tokenizer, training, probe, export, logistic regression elsewhere."""
     results = tmp_path / "results/tiny"
@@ -267,3 +270,58 @@ def test_timm_alone_reaches_the_probes_accuracy(tmp_path: Path) -> None:
     own = load(model).encode(torch.from_numpy(np.load(dataset / "val.npy"))).cpu().numpy()
     np.testing.assert_allclose(np.load(tmp_path / "encoder/features.npy"), own, rtol=1e-5, atol=1e-5)
     assert f"| {100 * found['top1']:.1f} % (95 % interval" in (tmp_path / "encoder/README.md").read_text()
+
+
+@pytest.fixture
+def study(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the study and results at smoke scale, to type commands in; `ldae` is a folder here too."""
+    (tmp_path / "ldae").mkdir()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/smoke").symlink_to(finished)
+    for name in ("config.yaml", "scales"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ldae(*arguments: str) -> None:
+    """Runs a command in this process."""
+    parsed = cli.parser().parse_args(arguments)
+    parsed.action(parsed)
+
+
+def test_a_row_is_exported_by_its_name_as_the_study_probes_it(study: Path) -> None:
+    ldae("export", "ldae", "--scale", "smoke", "--out", "a")
+    card = Path("a/README.md").read_text()
+    assert "| label | + predict original image (l-DAE) |" in card
+    assert "| made from | DiT baseline; + remove class-conditioning; + remove VQGAN" in card
+    ldae("export", "time_clean40", "--scale", "smoke", "--out", "b")
+    assert "t = 40" in Path("b/README.md").read_text()
+    ldae("export", "results/smoke/pretrain/ldae/seed0", "--out", "c", "--time", "40", "--offset", "-1")
+    state = {name: load_file(f"{name}/model.safetensors") for name in ("a", "b", "c")}
+    assert torch.equal(state["b"]["blocks.0.norm1.bias"], state["c"]["blocks.0.norm1.bias"])
+    assert not torch.equal(state["a"]["blocks.0.norm1.bias"], state["b"]["blocks.0.norm1.bias"])
+    assert len(state["b"]) == len(state["c"]) + 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ldea"], "'ldea' is neither a folder nor a row of the study .did you mean 'ldae'"),
+        (["time_noisy40"], "is probed with noise"),
+        (["ldae", "--seed", "7"], "results/smoke/pretrain/ldae/seed7: holds no finished run"),
+        (["results/smoke/pretrain/mae/seed0", "--offset", "1"], r"offset: \+1 is no block"),
+        (["results/smoke/pretrain/ldae"], "holds no finished run"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(arguments: list[str], words: str, study: Path) -> None:
+    named = [] if "/" in arguments[0] else ["--scale", "smoke"]
+    with pytest.raises((StudyError, ValueError, OSError), match=words) as mistake:
+        ldae("export", *arguments, *named, "--out", "out")
+    assert "\n" not in str(mistake.value)
+    assert not Path("out").exists()
+
+
+def test_a_scale_beside_a_folder_is_refused(study: Path) -> None:
+    with pytest.raises(ValueError, match="--scale: goes with the name of a row"):
+        ldae("export", "results/smoke/pretrain/ldae/seed0", "--scale", "smoke", "--out", "out")

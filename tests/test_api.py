@@ -1,0 +1,129 @@
+"""`from ldae import load`: a finished run in a person's own Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldae import load
+from ldae.api import Run
+from ldae.denoiser import Denoiser
+from ldae.files import read_json
+from ldae.probe import denoiser_encoders
+from ldae.randomness import Randomness
+from ldae.spec import ProbeStage, Probing
+
+RUNS = ("ldae", "mae", "moco_v3")
+
+
+@pytest.fixture(scope="module")
+def run(finished: Path) -> Run:
+    return load(finished / "pretrain/ldae/seed0")
+
+
+@pytest.fixture(scope="module")
+def pictures(finished: Path) -> Tensor:
+    return torch.from_numpy(np.load(finished / "dataset/val.npy"))
+
+
+def test_importing_the_package_costs_no_torch() -> None:
+    code = "import sys, ldae; assert 'torch' not in sys.modules; ldae.load; sys.exit('torch' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_has_nothing_else() -> None:
+    with pytest.raises(ImportError, match="cannot import name 'lode'"):
+        from ldae import lode  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_a_run_is_open_in_one_call(finished: Path) -> None:
+    run = load(str(finished / "pretrain/ldae/seed0"))
+    assert (run.row, run.seed, run.image_size, run.classes) == ("ldae", 0, 32, ["a", "b", "c"])
+    assert isinstance(run.model, Denoiser)
+    assert run.tokenizer is run.model.tokenizer
+    assert run.record == read_json(finished / "pretrain/ldae/seed0/run.json")
+    assert not any(parameter.requires_grad for parameter in run.model.parameters())
+    assert load(finished / "pretrain/mae/seed0").tokenizer is None
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_features_are_the_means_of_tokens(name: str, finished: Path, pictures: Tensor) -> None:
+    run = load(finished / f"pretrain/{name}/seed0")
+    tokens = run.tokens(pictures)
+    assert tokens.shape == (24, 4, 16)
+    torch.testing.assert_close(run.encode(pictures), tokens.mean(1))
+    assert not torch.allclose(run.tokens(pictures, offset=-1), tokens, atol=1e-3)
+
+
+def test_features_are_those_that_are_probed(run: Run, finished: Path, pictures: Tensor) -> None:
+    stage = ProbeStage(probing=Probing(mode="cached", rates=(1.0,)), time=40, offsets=(0, 1))
+    manifest = read_json(finished / "dataset/manifest.json")
+    model = finished / "pretrain/ldae/seed0"
+    encoders = denoiser_encoders(stage, model, finished / "tokenizers/pca", manifest, run.device)
+    probed = encoders.encode(encoders.prepare(run.preprocess(pictures), Randomness(run.device)))
+    for offset in stage.offsets:
+        torch.testing.assert_close(run.encode(pictures, time=40, offset=offset), probed[f"trained/{offset}"])
+
+
+def test_images_are_taken_in_several_forms(run: Run, pictures: Tensor) -> None:
+    expected = run.preprocess(pictures[:2])
+    assert expected.dtype == torch.float32
+    assert expected.abs().max() <= 1 + 1e-6
+    opened = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures[:2]]
+    for form in (opened, tuple(opened), expected, expected.double()):
+        torch.testing.assert_close(run.preprocess(form), expected)
+    for single in (opened[0], pictures[0], expected[0]):
+        torch.testing.assert_close(run.preprocess(single), expected[:1])
+    assert run.preprocess(Image.new("LA", (70, 40))).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.zeros(2, 3, 64, 64), r"found shape \(2, 3, 64, 64\), expected \(N, 3, 32, 32\)"),
+        (torch.zeros(32, 32, 3, dtype=torch.uint8), r"found shape \(1, 32, 32, 3\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.int64), "found torch.int64, expected uint8"),
+        (torch.full((1, 3, 32, 32), 255.0), r"found floats from 255 to 255, expected them in \[-1, 1\]"),
+        (torch.full((1, 3, 32, 32), float("nan")), "found floats from nan"),
+    ],
+)
+def test_images_of_another_form_are_refused_in_a_line(images: Tensor, words: str, run: Run) -> None:
+    with pytest.raises(ValueError, match=words):
+        run.encode(images)
+
+
+def test_a_block_or_time_that_there_is_not_is_named(run: Run, pictures: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"offset: \+2 is no block"):
+        run.encode(pictures, offset=2)
+    with pytest.raises(ValueError, match="time: 1000 is no time step"):
+        run.encode(pictures, time=1000)
+
+
+def test_noise_is_added_and_removed(run: Run, pictures: Tensor) -> None:
+    result = run.denoise(pictures, 0.5)
+    assert torch.equal(result.clean.cpu(), pictures)
+    assert all(part.shape == pictures.shape and part.dtype == torch.uint8 for part in result)
+    again = run.denoise(run.preprocess(pictures), 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(result, again, strict=True))
+    assert not torch.equal(run.denoise(pictures, 0.5, seed=1).noisy, result.noisy)
+    distances = [
+        (run.denoise(pictures, sigma).noisy.float() - result.clean.float()).abs().mean() for sigma in (0.1, 1.0)
+    ]
+    assert distances[0] < distances[1]
+
+
+def test_a_baseline_does_not_denoise(finished: Path, pictures: Tensor) -> None:
+    with pytest.raises(ValueError, match="mae: is mae, which does not denoise"):
+        load(finished / "pretrain/mae/seed0").denoise(pictures, 0.5)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no finished run.*name a folder like"):
+        load(tmp_path)
