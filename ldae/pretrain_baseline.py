@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ldae import ranks
@@ -17,7 +16,7 @@ from ldae.baselines.moco import MoCo, momentum_at
 from ldae.cost import baseline_macs
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
-from ldae.files import read_json, sums_of, whole, write_json, write_text
+from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build_baseline
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
@@ -35,6 +34,7 @@ from ldae.training import (
     set_rate,
     trained,
 )
+from ldae.weights import save_weights
 
 SMALLEST_CROP = 0.2  # of the area, for MAE
 MOCO_BETAS = (0.9, 0.999)  # MoCo v3 takes AdamW's defaults
@@ -144,12 +144,9 @@ def pretrain_baseline(
             return
         prefix = "encoder."
         encoder = {
-            name.removeprefix(prefix): tensor.cpu().contiguous()
-            for name, tensor in finished["weights"].items()
-            if name.startswith(prefix)
+            name.removeprefix(prefix): tensor for name, tensor in finished["weights"].items() if name.startswith(prefix)
         }
-        with whole(out / "model.safetensors") as partial:
-            save_file(encoder, partial)
+        save_weights(out / "model.safetensors", encoder)
         write_text(out / "history.csv", history_text(finished["history"]))
         steps = training.total_steps(len(images))
         write_json(

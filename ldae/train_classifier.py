@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldae.classifiers import CLASSIFIERS
 from ldae.dataset import Split, random_resized_crop, to_float
-from ldae.files import read_json, sums_of, whole, write_json, write_text
+from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import INITIAL
 from ldae.randomness import Randomness, stream
 from ldae.record import lineage, provenance
 from ldae.spec import Classifier, ClassifierStage
 from ldae.training import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
+from ldae.weights import save_weights
 
 SMALLEST_CROP = 0.35  # of the area
 WARMUP, WEIGHT_DECAY, SMOOTHING = 0.2, 0.05, 0.1  # chosen at laptop scale by accuracy on validation images
@@ -110,8 +110,7 @@ def train_classifier(
         weights = {name: tensor.cpu().contiguous() for name, tensor in finished["weights"].items()}
         network = new()
         network.load_state_dict(weights)
-        with whole(out / "weights.safetensors") as partial:
-            save_file(weights, partial)
+        save_weights(out / "weights.safetensors", weights)
         write_text(out / "history.csv", history_text(finished["history"]))
         write_json(
             out / "classifier.json",
