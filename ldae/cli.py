@@ -365,7 +365,7 @@ def main() -> None:
         mistake = error.errors()[0]
         sys.exit(f"ldae: --spec: {'.'.join(map(str, mistake['loc']))}: {mistake['msg']}, found {mistake['input']!r}")
     except (StudyError, ValueError, OSError) as error:
-        sys.exit(f"ldae: {error}")
+        sys.exit(f"ldae: {' '.join(str(error).split())}")
     except Stopped as stopped:
         log(f"{stopped}; started again, it goes on there")
         if stopping.in_time and Rank.from_environment().number == 0:

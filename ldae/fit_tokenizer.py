@@ -27,7 +27,7 @@ SHOWN_DIMS = (8, 16, 32, 64, 128)  # of the PCA, whose reconstruction is measure
 def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) -> Iterator[Tensor]:
     """Batches (n, 3 * patch^2) of patches, the same number from every image, at random places of the token grid."""
     rng = np.random.default_rng(seed)
-    tokens = (train.images.rows.shape[-1] // PATCH) ** 2
+    tokens = (train.size // PATCH) ** 2
     num_images = min(len(train), -(-num_patches // tokens))
     per_image = min(tokens, -(-num_patches // num_images))
     chosen = np.sort(rng.permutation(len(train))[:num_images])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldae.arrays import CheckedRows, open_array, read_arrays, release
+from ldae.arrays import open_array, read_arrays, release
 from ldae.dataset import Split
 from ldae.extractors import Extractor, open_extractor
 from ldae.files import intact, read_json, sha256, whole, write_json
@@ -25,7 +25,7 @@ FOLDS = 10  # of the samples, to extrapolate from
 
 @torch.inference_mode()
 def features_of(
-    images: np.ndarray | CheckedRows, extractor: Extractor, device: torch.device, *, title: str
+    images: np.ndarray | Split, extractor: Extractor, device: torch.device, *, title: str
 ) -> Iterator[tuple[int, Tensor]]:
     """The features (n, F) of images (N, 3, S, S), uint8, batch by batch, each with its first image's number."""
     with progress(title, len(images), "images") as bar:
@@ -61,7 +61,7 @@ def reference(
         mean, covariance = published_statistics(stage.judging.reference)
     else:
         extractor, moments = open_extractor(stage.judging, judge, device), Moments()
-        for _, features in features_of(Split.open(dataset, "train").images, extractor, device, title="true images"):
+        for _, features in features_of(Split.open(dataset, "train"), extractor, device, title="true images"):
             moments.update(features)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     with whole(out / "reference.npz") as partial, partial.open("wb") as file:

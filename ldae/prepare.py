@@ -59,7 +59,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     Raises:
         ValueError: in one line, when the data set cannot be used as it is; nothing is written then.
     """
-    source, size = _open(stage.dataset), stage.dataset.size
+    source, size = _open(stage.dataset), stage.dataset.stored
     made = lineage("dataset", stage, revision)
     out.mkdir(parents=True, exist_ok=True)
     _check_space(source, size, out)

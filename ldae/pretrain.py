@@ -16,7 +16,7 @@ from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
-from ldae.spec import PretrainStage
+from ldae.spec import PATCH, PretrainStage
 from ldae.training import (
     BETAS,
     Averaged,
@@ -55,7 +55,7 @@ class Pretraining:
         if inputs.dtype != torch.uint8:
             return choose_mirrored(inputs, randomness)
         if self.recipe.crop == "random":
-            return random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+            return random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=self.denoiser.grid * PATCH)
         return to_float(flip(inputs, randomness))
 
     def update(
@@ -123,7 +123,7 @@ def pretrain(
     made = lineage("pretrain", stage, revision, read_json(tokenizer / "tokenizer.json")["lineage"])
     identity = json.dumps([made, seed], sort_keys=True)
     images = Split.open(dataset, "train")
-    source: Source = images
+    source: Source = images.uncropped if stage.recipe.crop == "random" else images
     if stage.tokenizer.kind == "conv" and stage.recipe.crop == "center":
         source = Latents.open(tokenizer, images.labels)
 

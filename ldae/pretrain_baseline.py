@@ -43,7 +43,9 @@ MOCO_BETAS = (0.9, 0.999)  # MoCo v3 takes AdamW's defaults
 class MAETask:
     """A masked autoencoder and its optimizer."""
 
-    def __init__(self, module: MAE, training: MAETraining) -> None:
+    def __init__(self, module: MAE, training: MAETraining, size: int) -> None:
+        """Prepares it for images of side `size`."""
+        self.size = size
         self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)]
@@ -52,7 +54,7 @@ class MAETask:
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on random crops of uint8 images (N, 3, S, S); labels are not looked at."""
-        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=self.size)
         masking = self.module.draw(len(images), randomness)
         rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
@@ -68,7 +70,9 @@ class MAETask:
 class MoCoTask:
     """MoCo v3's networks, their momentum copies and the optimizer."""
 
-    def __init__(self, module: MoCo, training: MoCoTraining) -> None:
+    def __init__(self, module: MoCo, training: MoCoTraining, size: int) -> None:
+        """Prepares them for images of side `size`."""
+        self.size = size
         self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=MOCO_BETAS, fused=True)]
@@ -77,7 +81,7 @@ class MoCoTask:
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on two views of uint8 images (N, 3, S, S); labels are not looked at."""
-        first, second = two_views(to_float(inputs), randomness)
+        first, second = two_views(to_float(inputs), randomness, size=self.size)
         rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
         self.module.momentum_update(momentum_at(step / total))
@@ -125,9 +129,9 @@ def pretrain_baseline(
     def start() -> Run:
         module = build_baseline(stage, seed=seed, image_size=manifest["size"]).to(device)
         task = (
-            MAETask(cast(MAE, module), training)
+            MAETask(cast(MAE, module), training, images.size)
             if isinstance(training, MAETraining)
-            else MoCoTask(cast(MoCo, module), training)
+            else MoCoTask(cast(MoCo, module), training, images.size)
         )
         return Run(
             task,
@@ -139,7 +143,9 @@ def pretrain_baseline(
             identity=identity,
         )
 
-    with trained(start, images, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+    with trained(
+        start, images.uncropped, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+    ) as finished:
         if finished is None:
             return
         prefix = "encoder."

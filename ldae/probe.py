@@ -89,10 +89,11 @@ def extract(
         own = turn % ranks.size() == ranks.number()
         if not own and turn:  # of the first batch all learn what there is to know
             continue
-        images = to_float(split.batch(chosen[start : start + probing.extract_batch], crop.device)[0])
+        seen = split if crop.view is None else split.uncropped
+        images = to_float(seen.batch(chosen[start : start + probing.extract_batch], crop.device)[0])
         if crop.view is not None:
             randomness.restart(crop.seed, AUGMENT, crop.view, first + start)
-            images = random_resized_crop(images, randomness)
+            images = random_resized_crop(images, randomness, size=split.size)
         randomness.restart(crop.seed, CORRUPT, 0 if crop.view is None else crop.view + 1, first + start)
         for name, pooled in encoders.encode(encoders.prepare(images, randomness)).items():
             if name not in features:

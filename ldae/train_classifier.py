@@ -27,8 +27,9 @@ BATCH = 256  # images in evaluation
 class Labelling:
     """A classifier and its optimizer."""
 
-    def __init__(self, network: nn.Module, recipe: Classifier) -> None:
-        self.module, self.recipe = network, recipe
+    def __init__(self, network: nn.Module, recipe: Classifier, size: int) -> None:
+        """Prepares a network for images of side `size`."""
+        self.module, self.recipe, self.size = network, recipe, size
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
         ]
@@ -37,7 +38,7 @@ class Labelling:
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on random crops of uint8 images (N, 3, S, S) with labels (N,)."""
-        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=self.size)
         rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
         set_rate(self.optimizers[0], rate)
         logits = self.module(images)
@@ -95,7 +96,7 @@ def train_classifier(
 
     def start() -> Run:
         return Run(
-            Labelling(new(), recipe),
+            Labelling(new(), recipe, train.size),
             title=f"classifier {stage.architecture}",
             seed=recipe.seed,
             total=recipe.steps,
@@ -104,7 +105,9 @@ def train_classifier(
             identity=identity,
         )
 
-    with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+    with trained(
+        start, train.uncropped, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+    ) as finished:
         if finished is None:
             return
         weights = {name: tensor.cpu().contiguous() for name, tensor in finished["weights"].items()}

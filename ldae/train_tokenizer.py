@@ -25,7 +25,7 @@ from ldae.published_vae import from_stable_diffusion
 from ldae.randomness import Randomness, stream
 from ldae.reconstruction import collapsed, psnr
 from ldae.record import lineage, provenance
-from ldae.spec import PATCH, ConvolutionalStage
+from ldae.spec import PATCH, ConvolutionalStage, Weights
 from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.tokenizers.losses import (
     PatchDiscriminator,
@@ -224,9 +224,8 @@ def train_tokenizer(
         )
 
     if stage.is_published and recipe.published is not None:
-        path = Path(recipe.published.path).expanduser()
         if not ranks.number():
-            write(from_stable_diffusion(read_weights(path, recipe.published.sha256)), ["step,images"])
+            write(published_autoencoder(recipe.published), ["step,images"])
         return
     with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
         if finished is None:
@@ -234,6 +233,16 @@ def train_tokenizer(
         prefix = "autoencoder."
         weights = {k.removeprefix(prefix): v for k, v in finished["weights"].items() if k.startswith(prefix)}
         write(weights, finished["history"], training_seconds=finished["seconds"])
+
+
+def published_autoencoder(weights: Weights) -> dict[str, Tensor]:
+    """The state of a published autoencoder; an error of one line names a file that holds none."""
+    path = Path(weights.path).expanduser()
+    state = read_weights(path, weights.sha256)
+    try:
+        return from_stable_diffusion(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 @torch.inference_mode()

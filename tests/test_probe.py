@@ -151,7 +151,7 @@ def test_validation_never_chooses_the_rate(prepared: Path) -> None:
         class Shifted(type(data.val)):  # type: ignore[misc]
             pass
 
-        val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups)
+        val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups, data.val.size)
         shifted = Data(data.train, val, 3, data.held, data.device)
         result = evaluate(RAW, shifted, PROBING, seed=0, title="raw")["raw"]
         chosen.append((result.summary["rate"], result.summary["held_out"]))
