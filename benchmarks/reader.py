@@ -40,7 +40,7 @@ def main() -> None:
         np.save(folder / "train_groups.npy", np.arange(STORED))
         save_row_sums(folder / "train.npy")
         sums = sums_of(folder / "train_labels.npy", folder / "train_groups.npy")
-        write_json(folder / "manifest.json", {"sha256": sums})
+        write_json(folder / "manifest.json", {"size": SIDE, "sha256": sums})
         split = Split.open(folder, "train")
         device = torch.device("cpu")
         randomness = Randomness(device, 0)

@@ -2,33 +2,100 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.format import open_memmap
+from numpy.typing import DTypeLike, NDArray
 
-from ldae.files import whole
+from ldae.files import named, whole
 
-CHUNK = 1024  # rows that are summed up at once, to bound memory
+DAMAGE = (  # what NumPy and zipfile say of files that are no longer what they wrote
+    ValueError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
+RESIDENT = 2**26  # bytes that are read through a memory map before its pages are given back
 
 
 def open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     """An array of a `.npy` file, read or as a memory map; a `ValueError` names one that is cut short or no array."""
-    try:
+    with damage_of(path):
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: is damaged ({' '.join(str(error).split())}); delete it and run again") from None
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an `.npz` file, whose own checksums are looked at; a `ValueError` names one that is damaged."""
+@contextmanager
+def damage_of(path: Path) -> Iterator[None]:
+    """Says in one line what is wrong with a file that cannot be read, by its name."""
+    path.stat()  # an absent one is not damaged
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        yield
+    except DAMAGE as error:
         raise ValueError(f"{path}: is damaged ({' '.join(str(error).split())}); delete it and run again") from None
+
+
+def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
+    """An array on disk, all of it reserved, to be filled through a memory map.
+
+    Raises:
+        OSError: that names `path`, where the disk has not the space. (A map that outgrows the disk later would end its
+            writer without a word.)
+    """
+    with named(path):
+        array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            try:
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError:
+                path.unlink()  # what it has got of a full disk is of no use
+                raise
+    return array
+
+
+def release(array: NDArray[Any]) -> None:
+    """Gives the pages of an array's memory map back, if it has one: read once, they would be held as long as the map.
+
+    What has been written to them stays: it is the file's. A process that goes through a file of any size has then no
+    more of it in memory than lies between two calls.
+    """
+    mapped = array.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def in_chunks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """An array on disk, some rows at a time, of which only those at hand are in memory."""
+    step = max(1, RESIDENT // (rows[:1].nbytes or 1))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+        release(rows)
+
+
+def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
+    """All arrays of an `.npz` file, whose own checksums are looked at.
+
+    Raises:
+        ValueError: that names a file which is damaged, or which lacks one of the `names`. (One flipped bit in its list
+            of contents can hide an array.)
+    """
+    with damage_of(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays}
+        if missing := [name for name in names if name not in found]:
+            raise ValueError(f"{missing[0]!r} is not in it")
+        return found
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:
@@ -48,7 +115,7 @@ def row_sums(rows: NDArray[Any]) -> NDArray[np.uint64]:
 def all_row_sums(path: Path) -> NDArray[np.uint64]:
     """The checksums of all rows of an array on disk."""
     rows = open_array(path, mapped=True)
-    return np.concatenate([row_sums(rows[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)])
+    return np.concatenate([row_sums(chunk) for chunk in in_chunks(rows)])
 
 
 def save_row_sums(path: Path) -> None:
@@ -70,6 +137,7 @@ class CheckedRows:
         self._sums: NDArray[np.uint64] = open_array(sums_beside(path))
         if len(self._sums) != len(self.rows):
             raise ValueError(f"{path}: has {len(self.rows)} rows and {len(self._sums)} checksums; run again")
+        self._read = 0  # bytes since the pages were last given back
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -82,6 +150,10 @@ class CheckedRows:
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Copies of the rows at `indices`; a `ValueError` names the first that is damaged."""
         taken: NDArray[Any] = np.take(self.rows, indices, axis=0)
+        self._read += taken.nbytes
+        if self._read > RESIDENT:
+            release(self.rows)
+            self._read = 0
         wrong = np.flatnonzero(row_sums(taken) != self._sums[indices])
         if len(wrong):
             raise ValueError(f"{self.path}: row {indices[wrong[0]]} is damaged; delete the file and run again")

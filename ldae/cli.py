@@ -50,7 +50,7 @@ def _answer() -> None:
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
-        sys.exit(f"ldae: {error}")
+        sys.exit(f"ldae: {' '.join(str(error).split())}")
     except Stopped as stopped:
         log(f"{stopped}; started again, it goes on there")
         if stopping.in_time and Rank.from_environment().number == 0:

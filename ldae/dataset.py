@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from ldae.randomness import Randomness
 
 @dataclass(frozen=True)
 class Split:
-    """The training or validation images of a prepared data set."""
+    """The training or validation images of a prepared data set, of which the centres are seen."""
 
-    images: CheckedRows  # (N, 3, S, S), uint8
+    images: CheckedRows  # (N, 3, S', S'), uint8
     labels: Tensor  # (N,)
     groups: NDArray[np.int64]  # (N,) images of one group are not independent of each other
+    size: int  # S, at most S'
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Split:
@@ -31,7 +33,12 @@ class Split:
         manifest = read_json(folder / "manifest.json")
         paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
         labels, groups = (open_array(intact(path, manifest)) for path in paths)
-        return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups)
+        return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups, manifest["size"])
+
+    @property
+    def uncropped(self) -> Split:
+        """The same images with their margin, where they have one, for random crops."""
+        return replace(self, size=self.images.rows.shape[-1])
 
     def __len__(self) -> int:
         """The number of images."""
@@ -39,7 +46,17 @@ class Split:
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """The images (n, 3, S, S), still uint8, and labels (n,) at `indices`, on `device`."""
-        return _to_device(self.images, self.labels, indices, device)
+        return _to_device(self._cut(self.images.take(indices)), self.labels, indices, device)
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        """The images (n, 3, S, S) of a slice."""
+        return self._cut(self.images[part])
+
+    def _cut(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The centres (n, 3, S, S) of images (n, 3, S', S')."""
+        margin = stored.shape[-1] - self.size
+        inner = slice(margin // 2, margin // 2 + self.size)
+        return np.ascontiguousarray(stored[:, :, inner, inner]) if margin else stored
 
 
 @dataclass(frozen=True)
@@ -60,14 +77,14 @@ class Latents:
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """Latents of the images and of their mirror images (n, 2, T, d), half precision, and labels (n,)."""
-        return _to_device(self.values, self.labels, indices, device)
+        return _to_device(self.values.take(indices), self.labels, indices, device)
 
 
 def _to_device(
-    values: CheckedRows, labels: Tensor, indices: NDArray[np.int64], device: torch.device
+    values: NDArray[Any], labels: Tensor, indices: NDArray[np.int64], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The entries of both at `indices`, on `device`."""
-    chosen, names = torch.from_numpy(values.take(indices)), labels[torch.from_numpy(indices)]
+    """Values at `indices` and their labels, on `device`."""
+    chosen, names = torch.from_numpy(values), labels[torch.from_numpy(indices)]
     if device.type == "cuda":
         chosen, names = chosen.pin_memory(), names.pin_memory()
     return chosen.to(device, non_blocking=True), names.to(device, non_blocking=True)
@@ -100,17 +117,20 @@ def choose_mirrored(latents: Tensor, randomness: Randomness) -> Tensor:
     return latents[torch.arange(num, device=latents.device), chosen.long()].float()
 
 
-def random_resized_crop(images: Tensor, randomness: Randomness, smallest: float = 0.08) -> Tensor:
-    """A random window of each image, enlarged to full size with bicubic interpolation, mirrored half of the time.
+def random_resized_crop(
+    images: Tensor, randomness: Randomness, smallest: float = 0.08, *, size: int | None = None
+) -> Tensor:
+    """A random window of each image, scaled to one size with bicubic interpolation, mirrored half of the time.
 
     The window's share of the area is uniform in `smallest`..1 and the logarithm of its aspect ratio uniform in
     3/4..4/3, as in torchvision's `RandomResizedCrop`. All images of the batch are cropped in one call. A window is
-    never larger than the image, so there is nothing to antialias.
+    at most half as long again as the crop (`dataset.store`), and most are smaller, so nothing is antialiased.
 
     Args:
         images: (N, 3, S, S).
         randomness: on the images' device.
         smallest: the smallest share of the area.
+        size: the side of the crops; None for that of the images.
     """
     n, device = len(images), images.device
     uniform = randomness.uniform(5, n, batch=1)
@@ -123,7 +143,8 @@ def random_resized_crop(images: Tensor, randomness: Randomness, smallest: float 
     theta[:, 1, 1] = height
     theta[:, 0, 2] = (2 * uniform[2] - 1) * (1 - width)
     theta[:, 1, 2] = (2 * uniform[3] - 1) * (1 - height)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    side = size or images.shape[-1]
+    grid = F.affine_grid(theta, [n, 3, side, side], align_corners=False)
     # `border` takes half as long as `reflection`, and differs in the outermost pixel alone
     crops = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
     return crops.clamp_(-1, 1)

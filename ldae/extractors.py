@@ -14,7 +14,7 @@ from ldae.classifiers import SmallResNet
 from ldae.dataset import to_float
 from ldae.model import open_classifier
 from ldae.spec import Judging, Weights
-from ldae.tokenizers.losses import read_weights
+from ldae.weights import read_weights
 
 INCEPTION_FEATURES = "2048"  # of the last pooling, as FID is defined (Heusel et al., 2017)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,34 @@ def whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name once the block has ended without an error.
 
     Every file of the graph has one writer at a time, so what a killed one left is written over by the next.
+
+    Raises:
+        OSError: that names `path`, where the disk is full or cannot be written; what was there before stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with named(path):
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that cannot be written there is nothing to remove
+            partial.unlink()
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives errors of the disk the name of a file: those of writing, unlike those of opening, have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).name != f".{path.name}.partial":
+            raise
+        if error.errno is None:  # NumPy's own
+            raise OSError(f"{path}: {error}") from None
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_text(path: Path, text: str) -> None:

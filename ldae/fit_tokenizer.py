@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ldae.dataset import Split, to_float
-from ldae.files import read_json, sums_of, whole, write_json
+from ldae.files import read_json, sums_of, write_json
 from ldae.progress import progress
 from ldae.reconstruction import collapsed, psnr
 from ldae.record import lineage, provenance
@@ -19,6 +18,7 @@ from ldae.spec import PATCH, Tokenizer, TokenizerStage
 from ldae.tokenizers import FITS, build
 from ldae.tokenizers.patches import patchify
 from ldae.tokenizers.pixel import resize
+from ldae.weights import save_weights
 
 IMAGES = 1024  # a batch
 SHOWN_DIMS = (8, 16, 32, 64, 128)  # of the PCA, whose reconstruction is measured; the paper's own
@@ -27,7 +27,7 @@ SHOWN_DIMS = (8, 16, 32, 64, 128)  # of the PCA, whose reconstruction is measure
 def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) -> Iterator[Tensor]:
     """Batches (n, 3 * patch^2) of patches, the same number from every image, at random places of the token grid."""
     rng = np.random.default_rng(seed)
-    tokens = (train.images.rows.shape[-1] // PATCH) ** 2
+    tokens = (train.size // PATCH) ** 2
     num_images = min(len(train), -(-num_patches // tokens))
     per_image = min(tokens, -(-num_patches // num_images))
     chosen = np.sort(rng.permutation(len(train))[:num_images])
@@ -51,8 +51,7 @@ def fit_tokenizer(
     fitting = stage.fitting
     patches = sampled_patches(train, patch=stage.patch, num_patches=fitting.patches, seed=fitting.seed)
     fitted = FITS[stage.kind](patches, stage)
-    with whole(out / "tokenizer.safetensors") as partial:
-        save_file({name: tensor.contiguous() for name, tensor in fitted.items()}, partial)
+    save_weights(out / "tokenizer.safetensors", fitted)
     variance = fitted["variance"]
     dims = [dim for dim in SHOWN_DIMS if dim <= len(variance)] if stage.kind == "pca" else [len(variance)]
     reconstructions = {

@@ -81,22 +81,33 @@ class Heads:
         return (x @ self.weight.flatten(1)).view(len(x), *self.bias.shape) + self.bias
 
 
-def nearest_neighbours(train: Tensor, labels: Tensor, queries: Tensor, *, neighbours: int, classes: int) -> Tensor:
-    """The class (n,) that a weighted vote of the most similar training features gives, as in DINO's k-NN.
+class Neighbours:
+    """A weighted vote of the most similar training features, as in DINO's k-NN, which come part by part.
 
     Similarity is the cosine, a vote weighs exp(similarity / 0.07).
-
-    Args:
-        train: (N, F) with `labels` (N,).
-        queries: (n, F).
-        neighbours: how many vote.
-        classes: of the data set.
     """
-    train = torch.nn.functional.normalize(train, dim=1)
-    predictions = []
-    for chunk in torch.nn.functional.normalize(queries, dim=1).split(1024):
-        similarity, nearest = (chunk @ train.T).topk(min(neighbours, len(train)), dim=1)
-        votes = torch.zeros(len(chunk), classes, device=chunk.device)
-        votes.scatter_add_(1, labels[nearest], (similarity / 0.07).exp())
-        predictions.append(votes.argmax(1))
-    return torch.cat(predictions)
+
+    def __init__(self, queries: Tensor, neighbours: int) -> None:
+        """Seeks the neighbours of `queries` (n, F); so many vote."""
+        self.neighbours = neighbours
+        self._queries = torch.nn.functional.normalize(queries, dim=1)
+        self._similarity = queries.new_zeros(len(queries), 0)  # (n, k) of the nearest so far
+        self._labels = queries.new_zeros((len(queries), 0), dtype=torch.long)
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Takes more of the training features (N, F), with labels (N,), into account."""
+        features = torch.nn.functional.normalize(features, dim=1)
+        found = []
+        chunks = (parts.split(1024) for parts in (self._queries, self._similarity, self._labels))
+        for queries, similarity, names in zip(*chunks, strict=True):
+            nearest, places = (queries @ features.T).topk(min(self.neighbours, len(features)), dim=1)
+            similarity, names = torch.cat([similarity, nearest], 1), torch.cat([names, labels[places]], 1)
+            best, order = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1)
+            found.append((best, names.gather(1, order)))
+        self._similarity, self._labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+
+    def vote(self, classes: int) -> Tensor:
+        """The class (n,) of each query, of so many."""
+        votes = torch.zeros(len(self._queries), classes, device=self._queries.device)
+        votes.scatter_add_(1, self._labels, (self._similarity / 0.07).exp())
+        return votes.argmax(1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldae.arrays import CheckedRows, open_array, read_arrays
+from ldae.arrays import open_array, read_arrays, release
 from ldae.dataset import Split
 from ldae.extractors import Extractor, open_extractor
 from ldae.files import intact, read_json, sha256, whole, write_json
@@ -25,12 +25,14 @@ FOLDS = 10  # of the samples, to extrapolate from
 
 @torch.inference_mode()
 def features_of(
-    images: np.ndarray | CheckedRows, extractor: Extractor, device: torch.device, *, title: str
+    images: np.ndarray | Split, extractor: Extractor, device: torch.device, *, title: str
 ) -> Iterator[tuple[int, Tensor]]:
     """The features (n, F) of images (N, 3, S, S), uint8, batch by batch, each with its first image's number."""
     with progress(title, len(images), "images") as bar:
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
+            if isinstance(images, np.ndarray):
+                release(images)
             yield start, extractor.features(batch)
             bar.advance(len(batch))
 
@@ -59,7 +61,7 @@ def reference(
         mean, covariance = published_statistics(stage.judging.reference)
     else:
         extractor, moments = open_extractor(stage.judging, judge, device), Moments()
-        for _, features in features_of(Split.open(dataset, "train").images, extractor, device, title="true images"):
+        for _, features in features_of(Split.open(dataset, "train"), extractor, device, title="true images"):
             moments.update(features)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     with whole(out / "reference.npz") as partial, partial.open("wb") as file:
@@ -83,7 +85,12 @@ def published_statistics(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     arrays = read_arrays(path)
     if not {"mu", "sigma"} <= set(arrays):
         raise ValueError(f"{path}: holds {', '.join(arrays)}; expected mu and sigma, as ADM's reference files")
-    return arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+    mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; expected (F,) and (F, F)")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{path}: mu or sigma holds values that are no finite numbers")
+    return mean, covariance
 
 
 def judge(
@@ -110,7 +117,7 @@ def judge(
     extractor = open_extractor(stage.judging, judge, device)
     about = read_json(samples / "samples.json")
     images = open_array(intact(samples / "samples.npy", about), mapped=True)
-    arrays = read_arrays(reference / "reference.npz")
+    arrays = read_arrays(reference / "reference.npz", ("mean", "covariance"))
     mean, covariance = (torch.from_numpy(arrays[name]).to(device) for name in ("mean", "covariance"))
     folds = [Moments() for _ in range(FOLDS)]
     for start, features in features_of(images, extractor, device, title=f"judging {about['row']}"):

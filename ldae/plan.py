@@ -131,7 +131,14 @@ class Forecast:
 
     def _dataset(self) -> Job:
         record, made = self.results / "dataset/manifest.json", self.study.dataset_lineage()
-        return Job("dataset", "images", 0.0, (self.data.train + self.data.val) * 3.0 * self.size**2, record, made)
+        return Job(
+            "dataset",
+            "images",
+            0.0,
+            (self.data.train + self.data.val) * 3.0 * self.study.scale.dataset.stored**2,
+            record,
+            made,
+        )
 
     def _classifier(self, architecture: Architecture) -> Job:
         recipe = self.study.classifier_stage(architecture).classifier

@@ -10,20 +10,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from ldae.arrays import all_row_sums, save_array
-from ldae.files import sha256, whole, write_json
+from ldae.arrays import all_row_sums, new_array, release, save_array
+from ldae.files import named, sha256, whole, write_json
 from ldae.process import die_with_parent
 from ldae.progress import progress
 from ldae.record import lineage
@@ -31,6 +31,7 @@ from ldae.sources import Broken, Images, Source, folder, photos, tars
 from ldae.spec import Dataset, DatasetStage, Folder, Photos
 
 CHUNK = 128  # images a task
+AHEAD = 4  # tasks a process that wait for it or are done already
 MOST_BROKEN = 0.01  # of a split's images
 
 Run = Callable[[Callable[["Chunk"], list[int | Broken]], Iterator["Chunk"]], Iterator[list[int | Broken]]]
@@ -58,7 +59,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     Raises:
         ValueError: in one line, when the data set cannot be used as it is; nothing is written then.
     """
-    source, size = _open(stage.dataset), stage.dataset.size
+    source, size = _open(stage.dataset), stage.dataset.stored
     made = lineage("dataset", stage, revision)
     out.mkdir(parents=True, exist_ok=True)
     _check_space(source, size, out)
@@ -95,12 +96,30 @@ def _check_space(source: Source, size: int, out: Path) -> None:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Run]:
-    """A `map` over this many processes that keeps order; over this process alone for one."""
+    """A `map` over this many processes that keeps order; over this process alone for one.
+
+    A few tasks are under way at a time: the executor's own `map` would hold all of ImageNet's at once.
+    """
     if workers == 1:
         yield map
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
-        yield pool.map
+
+        def run(task: Callable[[Chunk], list[int | Broken]], chunks: Iterator[Chunk]) -> Iterator[list[int | Broken]]:
+            ahead: deque[Future[list[int | Broken]]] = deque()
+            for chunk in chunks:
+                ahead.append(pool.submit(task, chunk))
+                if len(ahead) > AHEAD * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+        try:
+            yield run
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a worker process has ended all at once; was there too little memory? Started again, it goes on there"
+            ) from None
 
 
 def _start_worker() -> None:
@@ -127,12 +146,13 @@ class Journal:
                 ]
         else:
             lines = [identity]
-        self.path.write_text("".join(f"{line}\n" for line in lines))
+        with named(self.path):
+            self.path.write_text("".join(f"{line}\n" for line in lines))
 
     def add(self, outcomes: list[int | Broken]) -> None:
         """Notes the next chunk, whose images are on disk."""
         self.outcomes += outcomes
-        with self.path.open("a") as file:
+        with named(self.path), self.path.open("a") as file:
             file.write(json.dumps(outcomes) + "\n")
 
 
@@ -160,7 +180,7 @@ def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> S
     target, total = journal.target, len(images.labels)
     done = len(journal.outcomes)
     if not done:
-        open_memmap(target, mode="w+", dtype=np.uint8, shape=(total, 3, size, size))
+        new_array(target, np.uint8, (total, 3, size, size))
     chunks = (Chunk(target, start, images.part(start, start + CHUNK)) for start in range(done, total, CHUNK))
     with progress(f"preparing {name}", total, "images", done) as bar:
         for result in run(_fill, chunks):
@@ -198,9 +218,11 @@ def _compact(path: Path, kept: NDArray[np.int64]) -> None:
     """Leaves only the `kept` images of an array on disk."""
     images = np.load(path, mmap_mode="r")
     with whole(path) as partial:
-        compacted = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(kept), *images.shape[1:]))
+        compacted = new_array(partial, np.uint8, (len(kept), *images.shape[1:]))
         for start in range(0, len(kept), CHUNK):
             compacted[start : start + CHUNK] = images[kept[start : start + CHUNK]]
+            release(images)
+            release(compacted)
 
 
 def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Split], out: Path) -> dict[str, Any]:

@@ -6,18 +6,17 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldae import ranks
 from ldae.cost import pretrain_macs
 from ldae.dataset import Latents, Split, choose_mirrored, flip, random_resized_crop, to_float
 from ldae.denoiser import Denoiser
-from ldae.files import read_json, sums_of, whole, write_json, write_text
+from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
-from ldae.spec import PretrainStage
+from ldae.spec import PATCH, PretrainStage
 from ldae.training import (
     BETAS,
     Averaged,
@@ -32,6 +31,7 @@ from ldae.training import (
     set_rate,
     trained,
 )
+from ldae.weights import save_weights
 
 SMALLEST_CROP = 0.2  # of the area, of a random resized crop in pretraining (MAE)
 
@@ -55,7 +55,7 @@ class Pretraining:
         if inputs.dtype != torch.uint8:
             return choose_mirrored(inputs, randomness)
         if self.recipe.crop == "random":
-            return random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+            return random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=self.denoiser.grid * PATCH)
         return to_float(flip(inputs, randomness))
 
     def update(
@@ -123,7 +123,7 @@ def pretrain(
     made = lineage("pretrain", stage, revision, read_json(tokenizer / "tokenizer.json")["lineage"])
     identity = json.dumps([made, seed], sort_keys=True)
     images = Split.open(dataset, "train")
-    source: Source = images
+    source: Source = images.uncropped if stage.recipe.crop == "random" else images
     if stage.tokenizer.kind == "conv" and stage.recipe.crop == "center":
         source = Latents.open(tokenizer, images.labels)
 
@@ -151,8 +151,7 @@ def pretrain(
         weights = finished["weights"]
         for name, part in (("model", "network."), ("ema", "average.")):
             tensors = {key.removeprefix(part): tensor for key, tensor in weights.items() if key.startswith(part)}
-            with whole(out / f"{name}.safetensors") as partial:
-                save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, partial)
+            save_weights(out / f"{name}.safetensors", tensors)
         write_text(out / "history.csv", history_text(finished["history"]))
         steps = int(finished["history"][-1].partition(",")[0])
         write_json(

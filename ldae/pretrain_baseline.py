@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ldae import ranks
@@ -17,7 +16,7 @@ from ldae.baselines.moco import MoCo, momentum_at
 from ldae.cost import baseline_macs
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
-from ldae.files import read_json, sums_of, whole, write_json, write_text
+from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build_baseline
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
@@ -35,6 +34,7 @@ from ldae.training import (
     set_rate,
     trained,
 )
+from ldae.weights import save_weights
 
 SMALLEST_CROP = 0.2  # of the area, for MAE
 MOCO_BETAS = (0.9, 0.999)  # MoCo v3 takes AdamW's defaults
@@ -43,7 +43,9 @@ MOCO_BETAS = (0.9, 0.999)  # MoCo v3 takes AdamW's defaults
 class MAETask:
     """A masked autoencoder and its optimizer."""
 
-    def __init__(self, module: MAE, training: MAETraining) -> None:
+    def __init__(self, module: MAE, training: MAETraining, size: int) -> None:
+        """Prepares it for images of side `size`."""
+        self.size = size
         self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)]
@@ -52,7 +54,7 @@ class MAETask:
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on random crops of uint8 images (N, 3, S, S); labels are not looked at."""
-        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=self.size)
         masking = self.module.draw(len(images), randomness)
         rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
@@ -68,7 +70,9 @@ class MAETask:
 class MoCoTask:
     """MoCo v3's networks, their momentum copies and the optimizer."""
 
-    def __init__(self, module: MoCo, training: MoCoTraining) -> None:
+    def __init__(self, module: MoCo, training: MoCoTraining, size: int) -> None:
+        """Prepares them for images of side `size`."""
+        self.size = size
         self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=MOCO_BETAS, fused=True)]
@@ -77,7 +81,7 @@ class MoCoTask:
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on two views of uint8 images (N, 3, S, S); labels are not looked at."""
-        first, second = two_views(to_float(inputs), randomness)
+        first, second = two_views(to_float(inputs), randomness, size=self.size)
         rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
         self.module.momentum_update(momentum_at(step / total))
@@ -125,9 +129,9 @@ def pretrain_baseline(
     def start() -> Run:
         module = build_baseline(stage, seed=seed, image_size=manifest["size"]).to(device)
         task = (
-            MAETask(cast(MAE, module), training)
+            MAETask(cast(MAE, module), training, images.size)
             if isinstance(training, MAETraining)
-            else MoCoTask(cast(MoCo, module), training)
+            else MoCoTask(cast(MoCo, module), training, images.size)
         )
         return Run(
             task,
@@ -139,17 +143,16 @@ def pretrain_baseline(
             identity=identity,
         )
 
-    with trained(start, images, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+    with trained(
+        start, images.uncropped, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+    ) as finished:
         if finished is None:
             return
         prefix = "encoder."
         encoder = {
-            name.removeprefix(prefix): tensor.cpu().contiguous()
-            for name, tensor in finished["weights"].items()
-            if name.startswith(prefix)
+            name.removeprefix(prefix): tensor for name, tensor in finished["weights"].items() if name.startswith(prefix)
         }
-        with whole(out / "model.safetensors") as partial:
-            save_file(encoder, partial)
+        save_weights(out / "model.safetensors", encoder)
         write_text(out / "history.csv", history_text(finished["history"]))
         steps = training.total_steps(len(images))
         write_json(

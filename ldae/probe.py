@@ -14,7 +14,7 @@ from torch import Tensor
 from ldae import ranks
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.files import read_json, whole, write_json
-from ldae.heads import Heads, head_rate, nearest_neighbours
+from ldae.heads import Heads, Neighbours, head_rate
 from ldae.model import build, open_baseline, open_run
 from ldae.progress import progress
 from ldae.randomness import Randomness, stream
@@ -25,6 +25,7 @@ from ldae.tokenizers.patches import patchify
 from ldae.training import device_name, pick_device
 
 AUGMENT, SHUFFLE, HEADS, HOLD, CORRUPT = 3, 4, 5, 6, 7  # streams of randomness
+PART = 2**16  # training images whose features are in memory at once when all is scored
 Features = dict[str, Tensor]  # pooled, by the encoder's name and the block's offset, e.g. "random/0": (N, F)
 
 
@@ -33,6 +34,14 @@ class Encoders(NamedTuple):
 
     prepare: Callable[[Tensor, Randomness], Tensor]  # images (n, 3, S, S) to what the networks are given
     encode: Callable[[Tensor], Features]
+
+
+class Crop(NamedTuple):
+    """Which window of an image is looked at, and where."""
+
+    view: int | None  # the number of an augmentation; None for the centre
+    seed: int  # of the augmentation
+    device: torch.device
 
 
 class Data(NamedTuple):
@@ -62,43 +71,60 @@ def hold_out(groups: NDArray[np.int64], share: float, seed: int) -> Tensor:
 
 
 def extract(
-    encoders: Encoders, split: Split, device: torch.device, probing: Probing, view: int | None, seed: int
+    encoders: Encoders, split: Split, chosen: NDArray[np.int64], probing: Probing, crop: Crop, *, first: int = 0
 ) -> Features:
-    """Each encoder's features (N, F) of all images of a split, in order; the ranks take turns with its batches.
+    """Each encoder's features (n, F) of the images `chosen` of a split; the ranks take turns with its batches.
 
     Args:
-        view: None for the centre crops, else the number of an augmentation.
-        seed: of the augmentation.
+        encoders: what is probed.
+        split: of the prepared images.
+        chosen: (n,) numbers of images, a piece of a pass over the split.
+        probing: the protocol.
+        crop: of which windows.
+        first: the place of this piece in the pass, from which its randomness follows.
     """
-    randomness = Randomness(device)
+    randomness = Randomness(crop.device)
     features: Features = {}
-    for turn, start in enumerate(range(0, len(split), probing.extract_batch)):
+    for turn, start in enumerate(range(0, len(chosen), probing.extract_batch)):
         own = turn % ranks.size() == ranks.number()
         if not own and turn:  # of the first batch all learn what there is to know
             continue
-        indices = np.arange(start, min(start + probing.extract_batch, len(split)))
-        images = to_float(split.batch(indices, device)[0])
-        if view is not None:
-            randomness.restart(seed, AUGMENT, view, start)
-            images = random_resized_crop(images, randomness)
-        randomness.restart(seed, CORRUPT, 0 if view is None else view + 1, start)
+        seen = split if crop.view is None else split.uncropped
+        images = to_float(seen.batch(chosen[start : start + probing.extract_batch], crop.device)[0])
+        if crop.view is not None:
+            randomness.restart(crop.seed, AUGMENT, crop.view, first + start)
+            images = random_resized_crop(images, randomness, size=split.size)
+        randomness.restart(crop.seed, CORRUPT, 0 if crop.view is None else crop.view + 1, first + start)
         for name, pooled in encoders.encode(encoders.prepare(images, randomness)).items():
             if name not in features:
-                features[name] = torch.zeros(len(split), pooled.shape[1], device=device)
+                features[name] = torch.zeros(len(chosen), pooled.shape[1], device=crop.device)
             if own:
                 features[name][start : start + len(pooled)] = pooled
     return {name: ranks.total(values) for name, values in features.items()}
 
 
-def augmented(encoders: Encoders, data: Data, probing: Probing, seed: int) -> Iterator[Features]:
-    """The training features of each epoch: of a new augmentation every time, or of a few of them in turn."""
-    if probing.mode == "exact":
-        for epoch in range(probing.epochs):
-            yield extract(encoders, data.train, data.device, probing, epoch, seed)
-        return
-    views = [extract(encoders, data.train, data.device, probing, view, seed) for view in range(probing.views)]
+def training_batches(
+    encoders: Encoders, data: Data, probing: Probing, seed: int
+) -> Iterator[tuple[float, Tensor, Features]]:
+    """For each step: the epochs before it, the images (n,) that it trains on, and their features.
+
+    Those of a few augmentations are held in memory, to be taken in turn; those of a new one every time are computed
+    batch by batch, for ImageNet's would not fit: seven blocks of two networks are 73 GB at width 1024.
+    """
+    num, device = len(data.train), data.device
+    batch = min(probing.batch, num)
+    crops = [Crop(view, seed, device) for view in range(probing.views if probing.mode == "cached" else probing.epochs)]
+    held = [extract(encoders, data.train, np.arange(num), probing, crop) for crop in crops if probing.mode == "cached"]
     for epoch in range(probing.epochs):
-        yield views[epoch % probing.views]
+        order = torch.randperm(num, generator=_generator(device, seed, SHUFFLE, epoch), device=device)
+        for start in range(0, num - batch + 1, batch):
+            chosen = order[start : start + batch]
+            if held:
+                features = {name: values[chosen] for name, values in held[epoch % probing.views].items()}
+            else:
+                images = chosen.cpu().numpy()
+                features = extract(encoders, data.train, images, probing, crops[epoch], first=start)
+            yield epoch + start / num, chosen, features
 
 
 class Probe:
@@ -121,21 +147,17 @@ class Probe:
 
 def train_probes(encoders: Encoders, data: Data, probing: Probing, *, seed: int, title: str) -> dict[str, Probe]:
     """Each encoder's trained probe."""
-    num = len(data.train)
-    batch = min(probing.batch, num)
+    batch = min(probing.batch, len(data.train))
     labels, held = data.train.labels.to(data.device), data.held.to(data.device)
     rates = torch.tensor(probing.rates, device=data.device) * batch / 256
     probes: dict[str, Probe] = {}
-    with progress(title, probing.epochs, "epochs") as bar:
-        for epoch, features in enumerate(augmented(encoders, data, probing, seed)):
-            for name, values in features.items() if not probes else ():
-                probes[name] = Probe(values.shape[1], data, rates, seed)
-            order = torch.randperm(num, generator=_generator(data.device, seed, SHUFFLE, epoch), device=data.device)
-            for start in range(0, num - batch + 1, batch):
-                chosen = order[start : start + batch]
-                share = head_rate(epoch + start / num, epochs=probing.epochs, warmup=probing.warmup)
-                for name, probe in probes.items():
-                    probe.step(features[name][chosen], labels[chosen], held[chosen], share)
+    with progress(title, probing.epochs * (len(data.train) // batch), "steps") as bar:
+        for epochs, chosen, features in training_batches(encoders, data, probing, seed):
+            share = head_rate(epochs, epochs=probing.epochs, warmup=probing.warmup)
+            for name, values in features.items():
+                if name not in probes:
+                    probes[name] = Probe(values.shape[1], data, rates, seed)
+                probes[name].step(values, labels[chosen], held[chosen], share)
             bar.advance(1)
     return probes
 
@@ -144,29 +166,50 @@ def evaluate(encoders: Encoders, data: Data, probing: Probing, *, seed: int, tit
     """Each encoder's accuracy; its rate is the best on held-out training images, and validation is only reported."""
     with torch.inference_mode():
         probes = train_probes(encoders, data, probing, seed=seed, title=title)
-        train = extract(encoders, data.train, data.device, probing, None, seed)
-        val = extract(encoders, data.val, data.device, probing, None, seed)
-        return {name: _score(probes[name], train[name], val[name], data, probing) for name in probes}
+        centre = Crop(None, seed, data.device)
+        val = extract(encoders, data.val, np.arange(len(data.val)), probing, centre)
+        scores = {name: Score(probes[name], val[name], data, probing) for name in probes}
+        size = -(-PART // probing.extract_batch) * probing.extract_batch
+        for start in range(0, len(data.train), size):
+            part = np.arange(start, min(start + size, len(data.train)))
+            for name, values in extract(encoders, data.train, part, probing, centre, first=start).items():
+                scores[name].update(values, part)
+        return {name: score.result() for name, score in scores.items()}
 
 
-def _score(probe: Probe, train: Tensor, val: Tensor, data: Data, probing: Probing) -> Result:
-    labels, val_labels = data.train.labels.to(data.device), data.val.labels.to(data.device)
-    held = data.held.to(data.device)
-    held_accuracy = (probe.choosing.predict(train[held]) == labels[held, None]).float().mean(0)  # (H,)
-    best = int(held_accuracy.argmax())
-    correct = (probe.final.predict(val)[:, best] == val_labels).cpu().numpy()
-    voted = nearest_neighbours(train, labels, val, neighbours=probing.neighbours, classes=data.classes)
-    interval = grouped_mean(correct.astype(np.float64), data.val.groups)
-    summary = {
-        "top1": interval.value,
-        "top1_low": interval.low,
-        "top1_high": interval.high,
-        "knn": (voted == val_labels).float().mean().item(),
-        "held_out": held_accuracy[best].item(),
-        "rate": probing.rates[best],
-        "rate_at_edge": len(probing.rates) > 1 and best in (0, len(probing.rates) - 1),
-    }
-    return Result(summary, correct.astype(np.uint8))
+class Score:
+    """How well one encoder's probe does; the training images, which choose its rate and vote, come part by part."""
+
+    def __init__(self, probe: Probe, val: Tensor, data: Data, probing: Probing) -> None:
+        """Of a trained probe, and features (num_val, F) of the validation images."""
+        self.probe, self.val, self.data, self.probing = probe, val, data, probing
+        self.neighbours = Neighbours(val, probing.neighbours)
+        self.right = torch.zeros(len(probing.rates), dtype=torch.long, device=val.device)  # of the held-out images
+
+    def update(self, features: Tensor, images: NDArray[np.int64]) -> None:
+        """Looks at features (n, F) of so many training `images`."""
+        labels = self.data.train.labels[images].to(features.device)
+        held = self.data.held[images].to(features.device)
+        self.right += (self.probe.choosing.predict(features[held]) == labels[held, None]).sum(0)
+        self.neighbours.update(features, labels)
+
+    def result(self) -> Result:
+        """The probe's accuracy at the rate that did best on the held-out training images."""
+        held_accuracy = self.right.float() / int(self.data.held.sum())  # (H,)
+        best = int(held_accuracy.argmax())
+        labels = self.data.val.labels.to(self.val.device)
+        correct = (self.probe.final.predict(self.val)[:, best] == labels).cpu().numpy()
+        interval = grouped_mean(correct.astype(np.float64), self.data.val.groups)
+        summary = {
+            "top1": interval.value,
+            "top1_low": interval.low,
+            "top1_high": interval.high,
+            "knn": (self.neighbours.vote(self.data.classes) == labels).float().mean().item(),
+            "held_out": held_accuracy[best].item(),
+            "rate": self.probing.rates[best],
+            "rate_at_edge": len(self.probing.rates) > 1 and best in (0, len(self.probing.rates) - 1),
+        }
+        return Result(summary, correct.astype(np.uint8))
 
 
 def open_data(dataset: Path, probing: Probing, classes: int) -> Data:

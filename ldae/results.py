@@ -85,7 +85,7 @@ def collect(
     groups = open_array(intact(dataset.parent / "val_groups.npy", read_json(dataset)))
     found = {(about["row"], about["seed"]): (about, path) for path in probes for about in [read_json(path)]}
     judged = {(about["row"], about["seed"]): (about, path) for path in distances for about in [read_json(path)]}
-    correct = {path: _correct(path) for path in probes}
+    correct = {path: _correct(path, about) for about, path in found.values()}
     rows = {}
     for wanted in definition["rows"]:
         results, distance = [], []
@@ -97,7 +97,7 @@ def collect(
         rows[wanted["name"]] = _over_seeds(wanted, results, groups, _distance(distance) if distance else None)
     about = read_json(pixels)
     _check(about, definition["pixels"], pixels)
-    reference = grouped_mean(_correct(pixels)["trained/0"], groups)
+    reference = grouped_mean(_correct(pixels, about)["trained/0"], groups)
     return Results(rows, reference, groups, len(read_json(dataset)["classes"]))
 
 
@@ -106,9 +106,9 @@ def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate
     return grouped_mean(values.mean(0), groups, spread=values.mean(1))
 
 
-def _correct(path: Path) -> dict[str, NDArray[np.float64]]:
+def _correct(path: Path, about: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
     """Whether each validation image was classified rightly, 1 or 0 (N,), by each encoder of a probe."""
-    arrays = read_arrays(path.parent / "correct.npz")
+    arrays = read_arrays(path.parent / "correct.npz", about["encoders"])
     return {name: correct.astype(np.float64) for name, correct in arrays.items()}
 
 

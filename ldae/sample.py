@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from ldae import ranks
+from ldae.arrays import new_array, release
 from ldae.dataset import Split, to_uint8
 from ldae.denoiser import Denoiser
 from ldae.diffusion import Process, sample_latents
@@ -102,11 +102,12 @@ def sample(
         return
     with whole(out / "samples.npy") as partial:
         shape = (sampling.num, 3, manifest["size"], manifest["size"])
-        samples = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        samples = new_array(partial, np.uint8, shape)
         done = 0
         for drawn in batches():
             samples[done : done + len(drawn)] = drawn
             done += len(drawn)
+            release(samples)
         samples.flush()
     write_json(
         out / "samples.json",

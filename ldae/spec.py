@@ -186,32 +186,52 @@ class Spec(Part):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Photos(Part):
+class Sides(Part):
+    """How large the images are that networks see, and how large they are kept."""
+
+    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
+    # Random crops are cut from images of this side, and centre crops of `size` from their middle; None keeps `size`
+    # alone. ImageNet's usual pairs are in the proportion of 292 to 256.
+    store: Annotated[int, Field(ge=PATCH)] | None = None
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.store is not None and not self.size <= self.store <= 1.5 * self.size:
+            raise ValueError(
+                f"store: {self.store} should lie between size, {self.size}, and half as much again, "
+                f"{1.5 * self.size:g}: random crops are not antialiased"
+            )
+        return self
+
+    @property
+    def stored(self) -> int:
+        """The side of the images on disk."""
+        return self.store or self.size
+
+
+class Photos(Sides):
     """The embedded data set: crops of the photographs that ship inside scikit-image, scikit-learn and matplotlib."""
 
     source: Literal["photos"]
-    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
     train: Positive
     val: Positive
     seed: int = 0
 
 
-class Folder(Part):
+class Folder(Sides):
     """A tree of class folders: with `train/` and `val/`, or one tree that is split by `val_fraction` and `seed`."""
 
     source: Literal["folder"]
     path: str
-    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     seed: int = 0
 
 
-class ImageNet(Part):
+class ImageNet(Sides):
     """The three files that ImageNet (ILSVRC 2012) is distributed as, in one folder."""
 
     source: Literal["imagenet"]
     path: str
-    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
 
 
 Dataset = Annotated[Photos | Folder | ImageNet, Field(discriminator="source")]

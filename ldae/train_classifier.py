@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldae.classifiers import CLASSIFIERS
 from ldae.dataset import Split, random_resized_crop, to_float
-from ldae.files import read_json, sums_of, whole, write_json, write_text
+from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import INITIAL
 from ldae.randomness import Randomness, stream
 from ldae.record import lineage, provenance
 from ldae.spec import Classifier, ClassifierStage
 from ldae.training import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
+from ldae.weights import save_weights
 
 SMALLEST_CROP = 0.35  # of the area
 WARMUP, WEIGHT_DECAY, SMOOTHING = 0.2, 0.05, 0.1  # chosen at laptop scale by accuracy on validation images
@@ -27,8 +27,9 @@ BATCH = 256  # images in evaluation
 class Labelling:
     """A classifier and its optimizer."""
 
-    def __init__(self, network: nn.Module, recipe: Classifier) -> None:
-        self.module, self.recipe = network, recipe
+    def __init__(self, network: nn.Module, recipe: Classifier, size: int) -> None:
+        """Prepares a network for images of side `size`."""
+        self.module, self.recipe, self.size = network, recipe, size
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
         ]
@@ -37,7 +38,7 @@ class Labelling:
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
         """One step on random crops of uint8 images (N, 3, S, S) with labels (N,)."""
-        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP)
+        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=self.size)
         rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
         set_rate(self.optimizers[0], rate)
         logits = self.module(images)
@@ -95,7 +96,7 @@ def train_classifier(
 
     def start() -> Run:
         return Run(
-            Labelling(new(), recipe),
+            Labelling(new(), recipe, train.size),
             title=f"classifier {stage.architecture}",
             seed=recipe.seed,
             total=recipe.steps,
@@ -104,14 +105,15 @@ def train_classifier(
             identity=identity,
         )
 
-    with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+    with trained(
+        start, train.uncropped, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+    ) as finished:
         if finished is None:
             return
         weights = {name: tensor.cpu().contiguous() for name, tensor in finished["weights"].items()}
         network = new()
         network.load_state_dict(weights)
-        with whole(out / "weights.safetensors") as partial:
-            save_file(weights, partial)
+        save_weights(out / "weights.safetensors", weights)
         write_text(out / "history.csv", history_text(finished["history"]))
         write_json(
             out / "classifier.json",

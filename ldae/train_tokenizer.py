@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldae import ranks
-from ldae.arrays import save_row_sums
+from ldae.arrays import new_array, release, save_row_sums
 from ldae.classifiers import SmallVGG
 from ldae.dataset import Split, flip, to_float
 from ldae.files import read_json, sums_of, whole, write_json, write_text
@@ -27,7 +25,7 @@ from ldae.published_vae import from_stable_diffusion
 from ldae.randomness import Randomness, stream
 from ldae.reconstruction import collapsed, psnr
 from ldae.record import lineage, provenance
-from ldae.spec import PATCH, ConvolutionalStage
+from ldae.spec import PATCH, ConvolutionalStage, Weights
 from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.tokenizers.losses import (
     PatchDiscriminator,
@@ -37,11 +35,11 @@ from ldae.tokenizers.losses import (
     hinge_loss,
     kl_divergence,
     lpips_weights,
-    read_weights,
     vgg16_features,
 )
 from ldae.tokenizers.pixel import fit as fit_moments
 from ldae.training import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
+from ldae.weights import read_weights, save_weights
 
 BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
 WARMUP = 0.05
@@ -143,6 +141,7 @@ def encoded(tokenizer: ConvTokenizer, train: Split, cache: np.ndarray, device: t
             images = to_float(train.batch(indices, device)[0])
             both = torch.stack([tokenizer.raw(images), tokenizer.raw(images.flip(-1))], dim=1).cpu()
             cache[start : start + len(indices)] = both.half().numpy()
+            release(cache)
             yield both.flatten(0, 2)
             bar.advance(len(indices))
 
@@ -202,12 +201,11 @@ def train_tokenizer(
         tokenizer = ConvTokenizer(fitted | blank, dim=stage.dim, scale="global").to(device)
         tokens = (manifest["size"] // PATCH) ** 2
         with whole(out / "latents.npy") as partial:
-            cache = open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(train), 2, tokens, stage.dim))
+            cache = new_array(partial, np.float16, (len(train), 2, tokens, stage.dim))
             fitted |= fit_moments(encoded(tokenizer, train, cache, device))
             cache.flush()
         save_row_sums(out / "latents.npy")
-        with whole(out / "tokenizer.safetensors") as partial:
-            save_file(fitted, partial)
+        save_weights(out / "tokenizer.safetensors", fitted)
         write_text(out / "history.csv", history_text(history))
         tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
         write_json(
@@ -226,9 +224,8 @@ def train_tokenizer(
         )
 
     if stage.is_published and recipe.published is not None:
-        path = Path(recipe.published.path).expanduser()
         if not ranks.number():
-            write(from_stable_diffusion(read_weights(path, recipe.published.sha256)), ["step,images"])
+            write(published_autoencoder(recipe.published), ["step,images"])
         return
     with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
         if finished is None:
@@ -236,6 +233,16 @@ def train_tokenizer(
         prefix = "autoencoder."
         weights = {k.removeprefix(prefix): v for k, v in finished["weights"].items() if k.startswith(prefix)}
         write(weights, finished["history"], training_seconds=finished["seconds"])
+
+
+def published_autoencoder(weights: Weights) -> dict[str, Tensor]:
+    """The state of a published autoencoder; an error of one line names a file that holds none."""
+    path = Path(weights.path).expanduser()
+    state = read_weights(path, weights.sha256)
+    try:
+        return from_stable_diffusion(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -203,13 +204,24 @@ class Run:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values whole."""
+    """Writes tensors and plain values whole; an `OSError` names the file where the disk has no room for it."""
     with whole(path) as partial:
-        torch.save(state, partial)
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # which is what torch makes of a full disk
+            raise OSError(f"cannot be written; is the disk full? ({str(error).splitlines()[0]})") from None
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Reads a checkpoint; nothing in it is executed."""
+    """Reads a checkpoint; nothing in it is executed, and a `ValueError` tells that bits of it have changed.
+
+    It is a zip file with checksums, which torch itself does not look at: it would go on with damaged weights.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
+        if any(member.external_attr for member in archive.infolist()):
+            raise ValueError("a tensor is marked as a folder")  # torch would leave its memory as it is found
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldae.heads import Heads, head_rate, nearest_neighbours
+from ldae.heads import Heads, Neighbours, head_rate
 
 
 def blobs(num: int = 240, features: int = 10, classes: int = 4, spread: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -85,5 +85,8 @@ def test_neighbours_vote_by_similarity() -> None:
         for index in similarity.argsort(descending=True)[:20]:
             votes[known[index]] += torch.exp(similarity[index] / 0.07)
         expected.append(int(votes.argmax()))
-    found = nearest_neighbours(train, known, queries, neighbours=20, classes=4)
-    assert found.tolist() == expected
+    for parts in ([200], [7, 100, 93]):  # all training features at once, or part by part
+        found = Neighbours(queries, 20)
+        for features, names in zip(train.split(parts), known.split(parts), strict=True):
+            found.update(features, names)
+        assert found.vote(4).tolist() == expected

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import ldae.probe as probe_module
 from ldae.dataset import to_float
 from ldae.files import read_json
 from ldae.pretrain import pretrain
@@ -84,12 +85,36 @@ def test_the_same_probe_gives_the_same_answer(prepared: Path, trained: Path, tmp
 
 
 def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
-    prepared: Path, trained: Path, tmp_path: Path
+    prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached = probed(prepared, trained, tmp_path / "cached", PROBING.model_copy(update={"views": 6}))
-    exact = probed(prepared, trained, tmp_path / "exact", PROBING.model_copy(update={"mode": "exact"}))
+    """An image's window follows from its place in the pass, so both passes go through the images in one order here."""
+    monkeypatch.setattr(torch, "randperm", lambda num, generator, device: torch.arange(num))
+    probing = PROBING.model_copy(update={"extract_batch": 12})
+    cached = probed(prepared, trained, tmp_path / "cached", probing.model_copy(update={"views": 6}))
+    exact = probed(prepared, trained, tmp_path / "exact", probing.model_copy(update={"mode": "exact"}))
     np.testing.assert_array_equal(cached["trained/0"], exact["trained/0"])
     np.testing.assert_array_equal(cached["random/0"], exact["random/0"])
+    assert cached["encoders"] == exact["encoders"]
+
+
+def test_the_exact_mode_never_holds_more_features_than_a_batch_has(
+    prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldae.probe.PART", 20)
+    extract, sizes = probe_module.extract, []
+
+    def counted(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        features = extract(*arguments, **options)
+        sizes.append(max(map(len, features.values())))
+        return features
+
+    monkeypatch.setattr(probe_module, "extract", counted)
+    exact = PROBING.model_copy(update={"mode": "exact"})
+    parts = probed(prepared, trained, tmp_path / "parts", exact)
+    assert sizes == [24] * 12 + [24] + [20, 20, 8]  # six epochs of two batches, validation, and training in parts
+    monkeypatch.undo()
+    whole = probed(prepared, trained, tmp_path / "whole", exact)
+    assert parts["encoders"] == whole["encoders"]
 
 
 def test_blocks_probed_in_one_pass_give_what_each_gives_alone(prepared: Path, trained: Path, tmp_path: Path) -> None:
@@ -126,7 +151,7 @@ def test_validation_never_chooses_the_rate(prepared: Path) -> None:
         class Shifted(type(data.val)):  # type: ignore[misc]
             pass
 
-        val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups)
+        val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups, data.val.size)
         shifted = Data(data.train, val, 3, data.held, data.device)
         result = evaluate(RAW, shifted, PROBING, seed=0, title="raw")["raw"]
         chosen.append((result.summary["rate"], result.summary["held_out"]))

@@ -26,17 +26,19 @@ GREY = (0.299, 0.587, 0.114)  # what red, green and blue weigh in luminance
 YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-def two_views(images: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
-    """Two random views (N, 3, S, S) of images (N, 3, S, S) in [-1, 1]."""
+def two_views(images: Tensor, randomness: Randomness, *, size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Two random views (N, 3, S, S) of images (N, 3, S', S') in [-1, 1]; S is `size`, or S'."""
     first, second = (
-        augment(images, randomness, blurred=b, solarized=s) for b, s in zip(BLURRED, SOLARIZED, strict=True)
+        augment(images, randomness, blurred=b, solarized=s, size=size) for b, s in zip(BLURRED, SOLARIZED, strict=True)
     )
     return first, second
 
 
-def augment(images: Tensor, randomness: Randomness, *, blurred: float, solarized: float) -> Tensor:
+def augment(
+    images: Tensor, randomness: Randomness, *, blurred: float, solarized: float, size: int | None = None
+) -> Tensor:
     """One random view (N, 3, S, S); `blurred` and `solarized` are the chances of these two."""
-    x = (random_resized_crop(images, randomness, SMALLEST_CROP) + 1) / 2
+    x = (random_resized_crop(images, randomness, SMALLEST_CROP, size=size) + 1) / 2
     uniform = randomness.uniform(9, len(x), batch=1)
     brightness, contrast, saturation = (
         1 + strength * (2 * uniform[i] - 1) for i, strength in enumerate((BRIGHTNESS, CONTRAST, SATURATION))

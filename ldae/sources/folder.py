@@ -18,6 +18,7 @@ from ldae.spec import Folder
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 SPLITS = ("train", "val")
+MOST_ELONGATED = 100  # sides, one to the other; scaled to the smaller one, a line of pixels would fill the memory
 
 Classes = dict[str, list[str]]  # a class -> its images, as sorted paths relative to the data set
 
@@ -32,7 +33,7 @@ def load(dataset: Folder) -> Source:
     else:
         splits = _divided(root, dataset.val_fraction, dataset.seed)
     classes = tuple(splits["train"])
-    return Source(classes, {split: Files.of(root, dataset.size, splits[split]) for split in SPLITS})
+    return Source(classes, {split: Files.of(root, dataset.stored, splits[split]) for split in SPLITS})
 
 
 def _given(root: Path, val_fraction: float | None) -> dict[str, Classes]:
@@ -69,9 +70,13 @@ def _divided(root: Path, val_fraction: float | None, seed: int) -> dict[str, Cla
 
 def _classes(root: Path, folder: Path) -> Classes:
     """The class folders in `folder` in alphabetical order, with their images; `ValueError` where any lack."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    names = [entry.name for entry in entries if entry.is_dir()]
+    stray = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
     if len(names) < 2:
         raise ValueError(f"{folder}: needs two class folders at least, has {len(names)}")
+    if stray:
+        raise ValueError(f"{stray[0]}: is in no class folder; move it into one, or away ({len(stray)} such images)")
     classes = {name: _images(root, folder / name) for name in names}
     for name, files in classes.items():
         if not files:
@@ -144,8 +149,15 @@ def decode(content: bytes, size: int) -> NDArray[np.uint8]:
 
 
 def to_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An image of any mode and size, upright, cropped in the centre, as RGB (3, size, size)."""
-    return np.asarray(centre_crop(to_rgb(ImageOps.exif_transpose(image)), size)).transpose(2, 0, 1)
+    """An image of any mode and size, upright, cropped in the centre, as RGB (3, size, size).
+
+    Raises:
+        ValueError: for one that is too elongated for a square.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if max(upright.size) > MOST_ELONGATED * min(upright.size):
+        raise ValueError(f"is {upright.width} x {upright.height} pixels, too elongated for a square")
+    return np.asarray(centre_crop(to_rgb(upright), size)).transpose(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

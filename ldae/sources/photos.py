@@ -55,7 +55,7 @@ def load(dataset: Photos) -> Source:
         locate(label)
     counts = {"train": dataset.train, "val": dataset.val}
     splits: dict[str, Images] = {
-        name: Crops(name, dataset.size, (dataset.seed, index), range(count))
+        name: Crops(name, dataset.stored, (dataset.seed, index), range(count))
         for index, (name, count) in enumerate(counts.items())
     }
     return Source(tuple(Path(file).stem for _, file in PHOTOGRAPHS), splits)

@@ -43,13 +43,15 @@ def load(dataset: ImageNet) -> Source:
         raise ValueError(f"{root / TRAIN}: holds nothing; expected a tar file for each class")
     names = tuple(PurePosixPath(member.name).stem for member in classes)
     train = [(member, label) for label, inner in enumerate(classes) for member in inside(root / TRAIN, inner)]
+    if lacking := set(range(len(classes))) - {label for _, label in train}:
+        raise ValueError(f"{root / TRAIN}: {classes[min(lacking)].name} holds no images")
     val = sorted(members(root / VAL), key=lambda member: member.name)
     truth = validation_labels(root / DEVKIT, names)
     if len(val) != len(truth):
         raise ValueError(f"{root / VAL}: holds {len(val)} images, and {DEVKIT} has labels for {len(truth)}")
     splits = {
-        "train": Archived.of(root / TRAIN, dataset.size, train),
-        "val": Archived.of(root / VAL, dataset.size, list(zip(val, truth, strict=True))),
+        "train": Archived.of(root / TRAIN, dataset.stored, train),
+        "val": Archived.of(root / VAL, dataset.stored, list(zip(val, truth, strict=True))),
     }
     return Source(names, dict(splits))
 
@@ -69,8 +71,11 @@ def members(path: Path, *, start: int = 0) -> Iterator[Member]:
 
 def inside(path: Path, outer: Member) -> Iterator[Member]:
     """The files in a tar file that is itself in the tar file at `path`."""
-    for member in members(path, start=outer.offset):
-        yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
+    try:
+        for member in members(path, start=outer.offset):
+            yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
+    except ValueError as error:
+        raise ValueError(f"{error}: {outer.name}, in it") from None
 
 
 def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
@@ -88,14 +93,17 @@ def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
     for part in (META, TRUTH):
         if part not in found:
             raise ValueError(f"{devkit}: lacks {part}")
-    synsets = loadmat(BytesIO(found[META]), squeeze_me=True)["synsets"]
-    lines = found[TRUTH].split()
-    names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(synsets)}
-    labels = {name: label for label, name in enumerate(classes)}
     try:
-        return [labels[names[int(line)]] for line in lines]
-    except KeyError as error:
-        raise ValueError(f"{devkit}: names class {error}, of which {TRAIN} has no images") from None
+        synsets = loadmat(BytesIO(found[META]), squeeze_me=True)["synsets"]
+        names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(synsets)}
+    except Exception as error:  # on other bytes SciPy raises almost anything
+        raise ValueError(f"{devkit}: {META} has no table of classes ({type(error).__name__}: {error})") from None
+    lines = [line.decode(errors="replace") for line in found[TRUTH].split()]
+    labels = {str(number): classes.index(name) for number, name in names.items() if name in classes}
+    for number, line in enumerate(lines, 1):
+        if line not in labels:
+            raise ValueError(f"{devkit}: line {number} of {TRUTH} is {line!r}, no class of which {TRAIN} has images")
+    return [labels[line] for line in lines]
 
 
 @dataclass(frozen=True)

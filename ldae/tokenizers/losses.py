@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldae import ranks
-from ldae.files import sha256 as digest
+from ldae.weights import read_weights
 
 VGG_CHANNELS = (64, 128, 256, 512, 512)  # of relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3
 LPIPS_SHIFT = (
@@ -81,17 +80,6 @@ class ScaledVGG(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, 3, S, S) to maps (N, C, H, W) of 64, 128, 256, 512, 512 channels, each half as high and wide."""
         return self.layers((images - self.shift) / self.scale)
-
-
-def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file, once its SHA-256 is the expected one."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: is absent; a file of sha256 {sha256} is needed here, and nothing replaces it")
-    if (found := digest(path)) != sha256.lower():
-        raise ValueError(f"{path}: has sha256 {found}, expected {sha256}")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def vgg16_features(path: Path, sha256: str) -> nn.Module:
