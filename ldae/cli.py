@@ -134,6 +134,15 @@ def parser() -> argparse.ArgumentParser:
     cost.add_argument("--results", type=Path, nargs="+", required=True, metavar="JSON", help="result files")
     cost.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
 
+    page = commands.add_parser("report", help="write the page of a study from results", formatter_class=_Help)
+    page.set_defaults(action=_write_page)
+    page.add_argument(
+        "--definition", type=json.loads, required=True, metavar="JSON", help="its rows, views and settings"
+    )
+    page.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder of a scale")
+    page.add_argument("--cost", type=Path, required=True, metavar="CSV", help="what the jobs have cost")
+    page.add_argument("--out", type=Path, required=True, metavar="HTML", help="where to write")
+
     for name, text, example in (
         ("plan", "what targets would cost: jobs, FLOPs, hours and disk, before anything runs", "plan all --scale gpu"),
         ("status", "how each training is doing, and the last words of those that failed", "status"),
@@ -342,6 +351,15 @@ def _write_cost(arguments: argparse.Namespace) -> float:
 
     imported = process_seconds()
     write_cost(arguments.results, out=arguments.out)
+    return imported
+
+
+def _write_page(arguments: argparse.Namespace) -> float:
+    """Writes the page of a study; returns when the imports were done."""
+    from ldae.report import write_page
+
+    imported = process_seconds()
+    write_page(arguments.definition, results=arguments.results, cost=arguments.cost, out=arguments.out)
     return imported
 
 

@@ -23,7 +23,7 @@ STAGES = {
 }
 TORCHLESS = set(
     "spec checking variants record process driver files progress cost "
-    "statistics results tables figures claims plan status prepare sources cli".split()
+    "statistics results tables figures claims report plan status prepare sources cli".split()
 )
 
 
