@@ -55,6 +55,7 @@ def write_claims(definition: dict[str, Any], results: Results, *, out: Path) -> 
         exact.append(
             {"name": claim["name"], "text": claim["text"], "paper": paper_value(claim, paper)}
             | {f"verdict_{measure}": finding.verdict for measure, finding in found.items()}
+            | {"said_accuracy": accuracy.said, "said_gain": "" if "rank" in claim else gain.said}
             | {
                 f"{measure}_{part}": value
                 for measure, finding in found.items()

@@ -80,7 +80,10 @@ def rows_of(study: Study, targets: Iterable[str]) -> list[str]:
         StudyError: for a target that there is not.
     """
     views: dict[str, Any] = {**study.file.tables, **study.file.figures}
-    common = {"main": ("main",), "all": ("main", "all"), "all_tables": ("main", "all"), "all_figures": ("main", "all")}
+    common: dict[str, tuple[str, ...]] = {
+        name: ("main", "all") for name in ("all", "all_tables", "all_figures", "report")
+    }
+    common |= dict.fromkeys(("main", "report_main"), ("main",))
     claims = [name for claim in study.file.claims.values() for name in claim.names]
     kinds: dict[str, dict[str, Any]] = {"all_tables": study.file.tables, "all_figures": study.file.figures}
     names: list[str] = []
@@ -88,7 +91,7 @@ def rows_of(study: Study, targets: Iterable[str]) -> list[str]:
         if target in common:
             shown = kinds.get(target, views)
             names += [name for view in shown.values() if view.target in common[target] for name in view.names]
-            names += claims if target in ("all", "all_tables") else []
+            names += claims if target in ("all", "all_tables", "report") else []
         elif target in views:
             names += views[target].names
         elif target == "claims":

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ldae.process import process_seconds
+from ldae.process import Rank, process_seconds
 from ldae.spec import Part
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
@@ -48,6 +48,7 @@ def provenance(device: str, import_seconds: float, **measured: float) -> dict[st
         "host": socket.gethostname(),
         "system": platform.platform(),
         "device": device,
+        "processes": Rank.from_environment().size,  # that shared the work, each with a device of its own
         "started": round(time.time() - process_seconds(), 2),  # seconds since 1970
         "seconds": round(process_seconds(), 2),
         "import_seconds": round(import_seconds, 2),

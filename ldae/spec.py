@@ -180,6 +180,16 @@ class Spec(Part):
         """The names of the parts in which this row differs from `parent`."""
         return [part for part in Spec.model_fields if getattr(self, part) != getattr(parent, part)]
 
+    def changes(self, parent: Spec) -> dict[str, tuple[Any, Any]]:
+        """By dotted key, what `parent` has and what this row has instead."""
+        before, after = parent.model_dump(), self.model_dump()
+        return {
+            f"{part}.{field}": (before[part][field], value)
+            for part in self.changed_parts(parent)
+            for field, value in after[part].items()
+            if value != before[part][field]
+        }
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A scale: how big the study is. No row changes these.

@@ -71,16 +71,16 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
     for _, row in _shown(definition, results):
         line = {
             "row": row.label,
-            "paper": _number(row.paper.get("probe")),
-            "accuracy": _interval(row.accuracy),
+            "paper": number(row.paper.get("probe")),
+            "accuracy": interval(row.accuracy),
             **({"over seeds": f"± {100 * row.by_seed.std(ddof=1):.1f}"} if seeds > 1 else {}),
-            "gain over random": _interval(row.gain, signed=True),
+            "gain over random": interval(row.gain, signed=True),
             "random weights": f"{100 * row.random.value:.1f}",
             "k-NN": f"{100 * row.knn:.1f}",
         }
         if judged is not None:
             distance = row.distance
-            line["paper, FID"] = _number(row.paper.get("fid"))
+            line["paper, FID"] = number(row.paper.get("fid"))
             line[judged.name] = "" if distance is None else f"{distance.value:.2f}"
             line["at infinite N"] = "" if distance is None else f"{distance.infinite:.2f} ± {distance.error:.2f}"
         if len(flops) > 1:
@@ -111,9 +111,9 @@ def _matrix(
     for series in definition["series"]:
         rows = {value: results.rows[name] for name, value in series["rows"]}
         lines = {
-            series["label"]: {value: _interval(row.accuracy) for value, row in rows.items()},
-            "- gain over random": {value: _interval(row.gain, signed=True) for value, row in rows.items()},
-            "- the paper": {value: _number(row.paper.get("probe")) for value, row in rows.items()},
+            series["label"]: {value: interval(row.accuracy) for value, row in rows.items()},
+            "- gain over random": {value: interval(row.gain, signed=True) for value, row in rows.items()},
+            "- the paper": {value: number(row.paper.get("probe")) for value, row in rows.items()},
         }
         shown += [{"": label} | {str(v): line.get(v, "") for v in values} for label, line in lines.items()]
     notes = [_note(definition, results)]
@@ -145,7 +145,7 @@ def _note(definition: dict[str, Any], results: Results) -> str:
     text = (
         f"Linear probe accuracy in percent [95 % interval], {results.num_val:,} validation images in "
         f"{results.num_groups:,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
-        f"Raw pixels: {_interval(results.pixels)}. Chance: {100 / results.classes:.1f}."
+        f"Raw pixels: {interval(results.pixels)}. Chance: {100 / results.classes:.1f}."
     )
     edge = [row.label for row in results.rows.values() if row.rate_at_edge]
     if edge:
@@ -190,6 +190,7 @@ def write_cost(results: list[Path], *, out: Path) -> None:
                 "imports": made["import_seconds"],
                 "peak MB": made["peak_memory_mb"],
                 "device": made["device"],
+                "processes": made.get("processes", 1),  # which older records do not tell
                 "commit": made["commit"],
             }
         )
@@ -219,11 +220,12 @@ def write_cost(results: list[Path], *, out: Path) -> None:
     write_text(out.with_suffix(".csv"), frame.to_csv(index=False))
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A percentage of the paper's, or nothing."""
     return "" if value is None else f"{value:.1f}"
 
 
-def _interval(estimate: Estimate, *, signed: bool = False) -> str:
+def interval(estimate: Estimate, *, signed: bool = False) -> str:
     """A value in percent with its interval."""
     value, low, high = (f"{100 * part:{'+' if signed else ''}.1f}" for part in estimate)
     return f"{value} [{low}, {high}]"

@@ -44,13 +44,14 @@ from ldae.study_file import (
     SchedulesFigure,
     StudyFile,
     Table,
+    Target,
 )
 
 LINEAR = ("pca", "patch_vae", "patch_ae")  # the tokenizers that have filters to be shown
 # What the graph's rules are called: tables and figures are targets too, each by its own name.
 RULES = (
     "main all all_tables all_figures dataset tokenizer convolutional_tokenizer classifier pretrain pretrain_baseline "
-    "probe probe_pixels sample reference judge denoise table figure claims cost cost_all"
+    "probe probe_pixels sample reference judge denoise table figure claims cost cost_all report report_main"
 ).split()
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
 
@@ -298,6 +299,48 @@ class Study:
             described.append(values)
         names = list(dict.fromkeys(name for claim in self.file.claims.values() for name in claim.names))
         return self.describe(names) | {"claims": described}
+
+    def page(self, *targets: Target) -> dict[str, Any]:
+        """All that the page of these common targets needs to know of the study, for its command line."""
+        tables, figures = (
+            {name: view for name, view in views.items() if view.target in targets}
+            for views in (self.file.tables, self.file.figures)
+        )
+        claims = self.file.claims if "all" in targets else {}
+        views = [*tables.values(), *figures.values(), *claims.values()]
+        described = self.describe(self.rows(name for view in views for name in view.names))
+        for row in described["rows"]:
+            row |= self._origin(self.variants[row["name"]])
+        shown = {name: self.definition("tables", name) for name in tables}
+        return described | {
+            "scale": self.scale_name,
+            # what a job asks of the machine changes no result
+            "settings": self.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
+            "revisions": self.file.revisions,
+            "tables": [
+                {"name": name, **{key: table[key] for key in ("title", "series") if key in table}}
+                for name, table in shown.items()
+            ],
+            "figures": [{"name": name, "title": figure.title, "kind": figure.kind} for name, figure in figures.items()],
+            "claims": [
+                {"name": name, "rows": self.rows(claim.names)}
+                | claim.model_dump(include={"where", "above", "below", "within"}, exclude_none=True)
+                for name, claim in claims.items()
+            ],
+        }
+
+    def _origin(self, variant: Variant) -> dict[str, Any]:
+        """Where a row comes from: its parent, what it changes of it, and its whole specification."""
+        parent = self.variants[variant.parent].spec if variant.parent is not None else Spec()
+        origin: dict[str, Any] = {
+            "parent": variant.parent,
+            "changes": {key: [before, after] for key, (before, after) in variant.spec.changes(parent).items()},
+            "spec": variant.spec.model_dump(exclude_defaults=True),
+            "trained": digest(self.run_lineage(variant.name)),
+        }
+        if self.is_denoiser(variant.name):
+            origin["tokenizer"] = variant.spec.tokenizer.name
+        return origin
 
     def _row(self, point: Point) -> dict[str, Any]:
         """A row as its readers see it, and the digests of what its results should have been made from."""

@@ -278,14 +278,19 @@ def views_of(*targets):
     return [view for view in views if view.target in targets]
 
 
-def results_of(*targets):
-    """The records of all jobs of these targets, whose cost is added up."""
-    names = dict.fromkeys(name for view in views_of(*targets) for name in view.names)
+def records_of(rows):
+    """The records of all jobs that rows need, the prepared images aside."""
     no_data = Data(
         train=0, val=0, classes=0, known=False
     )  # whose size says nothing of which jobs there are
-    jobs = Forecast(study, Path(RESULTS), no_data).jobs(study.rows(names))
+    jobs = Forecast(study, Path(RESULTS), no_data).jobs(rows)
     return [str(job.record) for job in jobs if job.stage != "dataset"]
+
+
+def results_of(*targets):
+    """The records of all jobs of these targets, whose cost is added up."""
+    names = dict.fromkeys(name for view in views_of(*targets) for name in view.names)
+    return records_of(study.rows(names))
 
 
 def tables_of(*targets):
@@ -295,6 +300,33 @@ def tables_of(*targets):
         for name, table in study.file.tables.items()
         if table.target in targets
     ]
+
+
+def views_on_page(*targets):
+    """All files of the tables, figures and claims of these targets that their page shows."""
+    endings = {"tables": ("md", "csv"), "figures": ("png", "svg", "csv")}
+    pages = [
+        *tables_of(*targets),
+        *figures_of(*targets),
+        *(CLAIMS if "all" in targets else []),
+    ]
+    return [
+        str(Path(view).with_suffix(f".{ending}"))
+        for view in pages
+        for ending in endings[Path(view).parent.name]
+    ]
+
+
+def rows_on_page(*targets):
+    """The rows that the page of these targets speaks of."""
+    return [row["name"] for row in study.page(*targets)["rows"]]
+
+
+def shared_by(rows):
+    """The records of what all rows are measured on and against."""
+    if not rows:
+        return []
+    return ["<results>/dataset/manifest.json", "<results>/probe/pixels/probe.json"]
 
 
 def figures_of(*targets):

@@ -145,3 +145,38 @@ for name, targets in (("cost", ["main"]), ("cost_all", ["main", "all"])):
             "adding up the cost"
         shell:
             "ldae cost --results {input.results} --out $(dirname {output.csv})/{params.name} > {log} 2>&1"
+
+
+for name, cost, targets in (
+    ("report_main", "cost", ["main"]),
+    ("report", "cost_all", ["main", "all"]),
+):
+
+    rule:
+        name:
+            name
+        input:
+            views=views_on_page(*targets),
+            cost=f"<results>/tables/{cost}.csv",
+            records=records_of(rows_on_page(*targets)),
+            shared=shared_by(rows_on_page(*targets)),
+            histories=first_of("pretrain", rows_on_page(*targets), "history.csv"),
+            code=sorted((READERS / "report").glob("*.*")),
+        output:
+            f"<results>/{name}.html",
+        log:
+            f"<logs>/{name}.log",
+        benchmark:
+            f"<benchmarks>/{name}.tsv"
+        localrule: True
+        conda:
+            "../environment.yml"
+        params:
+            definition=json.dumps(
+                study.page(*targets), sort_keys=True, ensure_ascii=False
+            ),
+        message:
+            "writing the page"
+        shell:
+            "ldae report --definition {params.definition:q} --results $(dirname {output}) --cost {input.cost}"
+            " --out {output} > {log} 2>&1"

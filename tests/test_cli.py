@@ -16,7 +16,7 @@ from ldae.driver import calm, clear_stale_locks
 from ldae.files import read_json, whole, write_json
 
 HOST = socket.gethostname()
-STAGES = ("prepare", "fit-tokenizer", "pretrain", "probe", "probe-pixels", "table", "figure", "cost")
+STAGES = ("prepare", "fit-tokenizer", "pretrain", "probe", "probe-pixels", "table", "figure", "cost", "report")
 
 
 def ldae(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -42,6 +42,7 @@ def test_one_command_leaves_tables_and_figures(finished: Graph) -> None:
         assert (results / file).stat().st_size > 100
     for file in ("figures/figure6.png", "figures/figure6.svg", "figures/figure6.csv"):
         assert (results / file).stat().st_size > 100
+    assert 'id="table-dae"' in (results / "report_main.html").read_text()
     table = (results / "tables/dae.md").read_text()
     labels = ["patch-wise PCA baseline", "+ predict clean data", "single noise level"]
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == labels
@@ -62,6 +63,10 @@ def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
             assert all((results / kind / f"{name}{ending}").stat().st_size > 100 for ending in parts), name
     first_run = min(run.stat().st_mtime for run in results.glob("pretrain/*/*/run.json"))
     assert (results / "figures/figure3.png").stat().st_mtime < first_run  # something to look at, before all training
+    page = (results / "report.html").read_text()
+    assert all(f'id="table-{name}"' in page for name in study["tables"])
+    assert all(f'id="figure-{name}"' in page for name in study["figures"])
+    assert "No record of its runs" not in page and "Not made yet" not in page
     claims = pd.read_csv(results / "tables/claims.csv")
     assert claims["name"].tolist() == list(study["claims"])
     rows = pd.read_csv(results / "tables/reorienting.csv").set_index("name")
@@ -78,12 +83,12 @@ def test_tables_and_figures_are_targets_by_name(finished: Graph) -> None:
 def test_editing_a_row_reruns_it_and_its_descendants(edited: Graph) -> None:
     edited.edit("config.yaml", "objective.predict: clean, ", "objective.predict: clean, noise.schedule: ddpm, ")
     # single_level starts from the edited row, but overrides the schedule, so its own configuration stays as it was
-    assert edited.planned() == {"pretrain": 1, "probe": 1, "table": 1, "figure": 1, "cost": 1}
+    assert edited.planned() == {"pretrain": 1, "probe": 1, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
 
 
 def test_editing_a_row_reruns_descendants_that_inherit_the_change(edited: Graph) -> None:
     edited.edit("config.yaml", "objective.weight: signal", "objective.weight: uniform")
-    assert edited.planned() == {"pretrain": 2, "probe": 2, "table": 1, "figure": 1, "cost": 1}
+    assert edited.planned() == {"pretrain": 2, "probe": 2, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_editing_a_row_reruns_descendants_that_inherit_the_change(edited: Graph)
 )
 def test_editing_a_label_or_a_paper_number_reruns_tables_alone(edited: Graph, old: str, new: str) -> None:
     edited.edit("config.yaml", old, new)
-    assert edited.planned() == {"table": 1, "figure": 1}
+    assert edited.planned() == {"table": 1, "figure": 1, "report_main": 1}
 
 
 def test_adding_a_row_runs_that_row_alone(edited: Graph) -> None:
@@ -108,12 +113,12 @@ def test_adding_a_seed_runs_that_seed_alone(edited: Graph) -> None:
 def test_editing_a_probe_setting_trains_nothing(edited: Graph) -> None:
     edited.edit("scales/smoke.yaml", "epochs: 5", "epochs: 6")
     planned = edited.planned()
-    assert planned == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost": 1}
+    assert planned == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
 
 
 def test_editing_the_number_of_steps_reruns_all_pretraining(edited: Graph) -> None:
     edited.edit("scales/smoke.yaml", "steps: 40", "steps: 41")
-    assert edited.planned() == {"pretrain": ROWS, "probe": ROWS, "table": 1, "figure": 1, "cost": 1}
+    assert edited.planned() == {"pretrain": ROWS, "probe": ROWS, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
 
 
 def test_editing_what_a_job_asks_of_the_machine_reruns_nothing(edited: Graph) -> None:
@@ -123,7 +128,7 @@ def test_editing_what_a_job_asks_of_the_machine_reruns_nothing(edited: Graph) ->
 
 def test_raising_a_revision_reruns_its_stage_and_what_follows(edited: Graph) -> None:
     edited.edit("config.yaml", "probe: 1,", "probe: 2,")
-    assert edited.planned() == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost": 1}
+    assert edited.planned() == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
 
 
 def test_a_table_refuses_results_of_another_specification(finished: Graph, tmp_path: Path) -> None:

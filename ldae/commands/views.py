@@ -1,4 +1,4 @@
-"""The readers as commands: tables, figures, claims and the cost, from result files alone."""
+"""The readers as commands: tables, figures, claims, the cost and the page, from result files alone."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def add(root: Root) -> None:
     cost.set_defaults(action=_write_cost)
     cost.add_argument("--results", type=Path, nargs="+", required=True, metavar="JSON", help="result files")
     cost.add_argument("--out", type=Path, required=True, metavar="PATH", help="path of the files, without ending")
+    page = root.command(GROUP, "report", "write the page of a study from results")
+    page.set_defaults(action=_write_page)
+    page.add_argument(
+        "--definition", type=json.loads, required=True, metavar="JSON", help="its rows, views and settings"
+    )
+    page.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder of a scale")
+    page.add_argument("--cost", type=Path, required=True, metavar="CSV", help="what the jobs have cost")
+    page.add_argument("--out", type=Path, required=True, metavar="HTML", help="where to write")
 
 
 def _write_view(arguments: argparse.Namespace) -> float:
@@ -85,4 +93,13 @@ def _write_cost(arguments: argparse.Namespace) -> float:
 
     imported = process_seconds()
     write_cost(arguments.results, out=arguments.out)
+    return imported
+
+
+def _write_page(arguments: argparse.Namespace) -> float:
+    """Writes the page of a study; returns when the imports were done."""
+    from ldae.report import write_page
+
+    imported = process_seconds()
+    write_page(arguments.definition, results=arguments.results, cost=arguments.cost, out=arguments.out)
     return imported

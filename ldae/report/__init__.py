@@ -1,0 +1,180 @@
+"""The page: tables, figures, verdicts, curves and origins in one HTML file, from result files alone; no torch.
+
+It asks nothing of any network, and its own policy forbids it to. Whatever comes from a study's YAML is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ldae.files import write_text
+from ldae.report import cells, origins, words
+from ldae.report.origins import Made, Row
+
+TEMPLATES = Path(__file__).parent
+TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+DESCRIPTIONS = {
+    "trajectory": "Accuracy of each row with its 95 % interval and with random weights, ours beside the paper's; where "
+    "samples were judged, their distance from true images below.",
+    "dimension": "Accuracy against the latent dimension, a curve for each tokenizer, ours beside the paper's; with "
+    "random weights dashed.",
+    "schedules": "The signal's share of the power at each time step.",
+    "noise": "Clean images, and the same with each row's noise.",
+    "denoising": "Clean validation images, the same with noise on their latents, and what the row makes of them.",
+    "samples": "The first samples of each row.",
+    "curves": "Loss and norm of the gradient against the images seen.",
+}
+
+
+class Picture(NamedTuple):
+    """A figure of the study, as the page holds it."""
+
+    name: str
+    title: str
+    kind: str
+    description: str
+    source: str  # a data URI
+    is_drawing: bool  # lines and letters alone, which may be shown light on dark
+
+
+def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Path) -> None:
+    """Writes the page of a study, of what lies in its results folder.
+
+    Args:
+        definition: the study's rows, tables, figures and claims, as `Study.page` gives them.
+        results: with `tables/`, `figures/` and, where the numbers come from, `pretrain/`, `probe/`, `judge/` and so on.
+        cost: what the jobs have cost, as CSV.
+        out: the page.
+
+    Raises:
+        ValueError: for a record that is damaged, or was made from another specification than the study's now.
+    """
+    seeds = definition["seeds"]
+    tables = [entry for entry in definition["tables"] if (results / f"tables/{entry['name']}.csv").is_file()]
+    pictures = [picture for entry in definition["figures"] if (picture := _picture(entry, results / "figures"))]
+    made = {entry["name"] for entry in tables} | {picture.name for picture in pictures}
+    has_claims = bool(definition["claims"]) and (results / "tables/claims.csv").is_file()
+    rows = [origins.row_of(row, results, seeds) for row in definition["rows"]]
+    script, style = (_asset(name) for name in ("script.js", "style.css"))
+    page = {
+        "scale": definition["scale"],
+        "seeds": seeds,
+        "missing": [v["title"] for v in (*definition["tables"], *definition["figures"]) if v["name"] not in made],
+        "first": _first(definition, pictures, tables, results),
+        "pictures": pictures,
+        "claims": cells.claims(definition["claims"], results / "tables", seeds) if has_claims else None,
+        "counts": _counts(results) if has_claims else "",
+        "tables": {entry["name"]: cells.table(entry, results / "tables", seeds) for entry in tables},
+        "rows": rows,
+        "known": {row.name: row.label for row in rows},
+        "shared": origins.provenance_of(_shared(rows, results)),
+        "facts": _facts(rows, results),
+        "curves": _curves(definition["rows"], results, seeds),
+        "cost": origins.cost(cells.read_csv(cost)) if cost.is_file() else None,
+        "settings": yaml.safe_dump(definition["settings"], sort_keys=False, default_flow_style=None, width=100),
+        "revisions": definition["revisions"],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html")
+    write_text(out, template.render(page, script=script, style=style, policy=_policy(script, style)))
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str, style: str) -> str:
+    """What a browser may do for this page: run its one script, use its one style sheet, show pictures that it holds."""
+    sums = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style))
+    allowed = zip(("script-src", "style-src"), sums, strict=True)
+    parts = [f"{kind} 'sha256-{value}'" for kind, value in allowed]
+    return "; ".join(["default-src 'none'", "img-src data:", *parts, "base-uri 'none'", "form-action 'none'"])
+
+
+def _picture(entry: dict[str, Any], folder: Path) -> Picture | None:
+    """A figure as whichever of its files is the smaller; none where it has not been drawn."""
+    files = [path for ending in TYPES if (path := folder / f"{entry['name']}{ending}").is_file()]
+    if not files:
+        return None
+    smallest = min(files, key=lambda path: path.stat().st_size)
+    content = base64.b64encode(smallest.read_bytes()).decode()
+    svg = folder / f"{entry['name']}.svg"
+    is_drawing = svg.is_file() and "<image" not in svg.read_text(encoding="utf-8")
+    source = f"data:{TYPES[smallest.suffix]};base64,{content}"
+    return Picture(**entry, description=DESCRIPTIONS[entry["kind"]], source=source, is_drawing=is_drawing)
+
+
+def _first(
+    definition: dict[str, Any], pictures: list[Picture], tables: list[dict[str, Any]], results: Path
+) -> tuple[Picture, str] | None:
+    """The trajectory, and in words what it shows."""
+    found = next((picture for picture in pictures if picture.kind == "trajectory"), None)
+    if found is None:
+        return None
+    lines = [line for entry in tables for line in cells.read_csv(results / f"tables/{entry['name']}.csv")]
+    gains = {line["name"]: line for line in lines}
+    rows = cells.read_csv(results / f"figures/{found.name}.csv")
+    return found, words.trajectory_in_words(rows, gains, seeds=len(definition["seeds"]))
+
+
+def _counts(results: Path) -> str:
+    """How many claims hold."""
+    return words.verdicts_in_words([line["verdict_accuracy"] for line in cells.read_csv(results / "tables/claims.csv")])
+
+
+def _shared(rows: list[Row], results: Path) -> list[Made]:
+    """The records of what several rows are made from or judged by."""
+    stages = {stage for row in rows for made in row.records for stage in made.about["lineage"]}
+    names = dict.fromkeys(row.tokenizer for row in rows if row.tokenizer is not None)
+    files = [
+        "dataset/manifest.json",
+        *(f"classifiers/{name}/classifier.json" for name in ("vgg", "resnet") if name in stages),
+        *(f"tokenizers/{name}/tokenizer.json" for name in names),
+        "probe/pixels/probe.json",
+        *(["judge/reference/reference.json"] if "judge" in stages else []),
+    ]
+    return [made for file in files if (made := origins.record(results, file)) is not None]
+
+
+def _facts(rows: list[Row], results: Path) -> dict[str, str]:
+    """What the study was run on, when and by which code."""
+    records = [made.about["provenance"] for row in rows for made in row.records]
+    facts = {}
+    manifest = origins.record(results, "dataset/manifest.json")
+    if manifest is not None:
+        about = manifest.about
+        train, val = (sum(about["counts"][split].values()) for split in ("train", "val"))
+        facts["images"] = f"{train:,} for training, {val:,} for validation, {about['size']} px"
+        facts["classes"] = f"{len(about['classes'])}, by chance {100 / len(about['classes']):.1f} %"
+    if records:
+        moments = [record["started"] for record in records]
+        ends = dict.fromkeys((origins.day(min(moments)), origins.day(max(moments))))
+        facts["made"] = " to ".join(ends)
+        facts["device"] = _listed(record["device"] for record in records)
+        facts["commit"] = _listed(record["commit"] for record in records)
+    return facts
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def _curves(rows: list[dict[str, Any]], results: Path, seeds: list[int]) -> list[dict[str, Any]]:
+    """The training curves of the first seed, one for each run."""
+    runs = {row["run"]: row for row in reversed(rows)}  # of rows that share a run, the first
+    histories = {run: results / f"pretrain/{run}/seed{seeds[0]}/history.csv" for run in runs}
+    ordered = [row for row in rows if runs[row["run"]] is row]
+    return [origins.curve(row, histories[row["run"]]) for row in ordered if histories[row["run"]].is_file()]
