@@ -6,15 +6,14 @@ A mistake is a `StudyError`: one line that names the file, the row, the key, wha
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from ldae.checking import StudyError, checked, first_mistake, listed, nearest, read_yaml
 from ldae.record import Lineage, digest, lineage
@@ -28,7 +27,6 @@ from ldae.spec import (
     DenoiseStage,
     Features,
     JudgeStage,
-    Part,
     PretrainStage,
     ProbeStage,
     SampleStage,
@@ -36,6 +34,16 @@ from ldae.spec import (
     Spec,
     TokenizerStage,
     tokenizer_stage,
+)
+from ldae.study_file import (
+    Claim,
+    DimensionFigure,
+    Figure,
+    Paper,
+    RowsFigure,
+    SchedulesFigure,
+    StudyFile,
+    Table,
 )
 
 LINEAR = ("pca", "patch_vae", "patch_ae")  # the tokenizers that have filters to be shown
@@ -45,151 +53,6 @@ RULES = (
     "probe probe_pixels sample reference judge denoise table figure claims cost cost_all"
 ).split()
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
-Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "sample", "judge", "denoise"]
-Rows = Annotated[list[str], Field(min_length=1)]
-
-
-class Paper(Part):
-    """What the paper reports for a row: linear probe accuracy in percent, FID-50K."""
-
-    probe: float | None = None
-    fid: float | None = None
-
-
-class Row(Part):
-    """A run: the run it starts from, and the one thing it changes."""
-
-    parent: str | None = Field(default=None, alias="from")
-    label: str
-    set: dict[str, Any] = {}
-    paper: Paper = Paper()
-    fid: bool = False  # whether it is sampled from though the paper gives no FID
-
-
-class Sweep(Part):
-    """Runs that differ in the value of one key."""
-
-    parent: str = Field(alias="from")
-    label: str
-    set: dict[str, Any] = {}
-    over: Annotated[dict[str, list[Any]], Field(min_length=1, max_length=1)]
-    paper: dict[Literal["probe", "fid"], list[float | None]] = {}
-
-
-class Table(Part):
-    """Rows and sweeps by name, in order; or `series`: a sweep a line, its values the columns."""
-
-    title: str
-    rows: Rows | None = None
-    series: dict[str, str] | None = None
-    target: Target = "all"
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        if (self.rows is None) == (self.series is None):
-            raise ValueError("rows: and series: stand together or not at all; give exactly one of the two")
-        return self
-
-    @property
-    def names(self) -> list[str]:
-        """The rows and sweeps that it shows."""
-        return self.rows if self.rows is not None else list((self.series or {}).values())
-
-
-class DimensionFigure(Part):
-    """Accuracy against the latent dimension: a curve for each sweep; and the filters of some rows' tokenizers."""
-
-    kind: Literal["dimension"]
-    title: str
-    series: dict[str, str]
-    filters: dict[str, str] = {}
-    target: Target = "all"
-
-    @property
-    def names(self) -> list[str]:
-        """The rows and sweeps that it shows."""
-        return list(self.series.values())
-
-
-class RowsFigure(Part):
-    """A figure of rows: the trajectory, noisy pictures, denoised pictures, or the training curves."""
-
-    kind: Literal["trajectory", "noise", "denoising", "curves", "samples"]
-    title: str
-    rows: Rows
-    target: Target = "all"
-
-    @property
-    def names(self) -> list[str]:
-        """The rows and sweeps that it shows."""
-        return self.rows
-
-
-class SchedulesFigure(Part):
-    """The noise schedules, which need no results."""
-
-    kind: Literal["schedules"]
-    title: str
-    schedules: dict[str, Literal["ddpm", "gamma2", "unscaled"]]
-    target: Target = "all"
-    names: tuple[str, ...] = ()
-
-
-Figure = Annotated[DimensionFigure | RowsFigure | SchedulesFigure, Field(discriminator="kind")]
-
-
-class Claim(Part):
-    """A statement of the paper: a weighted sum of rows, the place of a peak, or a rank correlation, and its margin."""
-
-    text: str
-    where: str  # in the paper
-    sum: Annotated[dict[str, float], Field(min_length=1)] | None = None  # of accuracies, in points
-    peak: str | None = None  # a sweep
-    among: list[Any] | None = None  # values of the sweep, one of which is the best
-    rank: Rows | None = None  # rows whose accuracy is set against the quality of their samples
-    above: float | None = None
-    below: float | None = None
-    within: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        if sum(form is not None for form in (self.sum, self.peak, self.rank)) != 1:
-            raise ValueError("sum: give exactly one of sum, peak and rank")
-        if (self.peak is None) != (self.among is None):
-            raise ValueError("among: goes with peak, and peak with among; give both or none")
-        margins = sum(margin is not None for margin in (self.above, self.below, self.within))
-        if margins != (self.peak is None):
-            raise ValueError("above: sum and rank want exactly one of above, below and within; peak wants none")
-        return self
-
-    @property
-    def names(self) -> list[str]:
-        """The rows and sweeps that it speaks of."""
-        return list(self.sum or self.rank or [self.peak or ""])
-
-
-class StudyFile(Part):
-    """The study: one file, `config.yaml` unless another is named."""
-
-    scale: Annotated[str, Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    revisions: dict[Stage, Annotated[int, Field(ge=1)]]
-    variants: Annotated[dict[Name, Row], Field(min_length=1)]
-    sweeps: dict[Name, Sweep] = {}
-    tables: dict[Name, Table] = {}
-    figures: dict[Name, Figure] = {}
-    claims: dict[Name, Claim] = {}
-
-    @model_validator(mode="after")
-    def _all_revisions(self) -> Self:
-        missing = [stage for stage in typing.get_args(Stage) if stage not in self.revisions]
-        if missing:
-            raise ValueError(f"revisions: has no {listed(missing)}; write e.g. {missing[0]}: 1")
-        return self
 
 
 @dataclass(frozen=True)

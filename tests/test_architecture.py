@@ -23,7 +23,7 @@ STAGES = {
     "export",
 }
 TORCHLESS = set(
-    "spec checking variants record process driver files progress cost "
+    "spec checking study_file variants record process driver files progress cost "
     "statistics results tables figures claims plan status prepare sources cli".split()
 )
 
