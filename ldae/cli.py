@@ -28,6 +28,7 @@ VIEW_FILES = {
     "dataset": "manifest.json of the prepared images",
     "pixels": "probe.json of raw pixels",
     "probes": "probe.json of the rows",
+    "finetunes": "finetune.json of the rows",
     "distances": "distance.json of the rows",
     "histories": "history.csv of the rows",
     "pictures": "pictures.npz of the rows",
@@ -103,6 +104,18 @@ def parser() -> argparse.ArgumentParser:
     _named(stage)
     _parallel(stage)
     stage.add_argument("--tokenizer", type=Path, metavar="DIR", help="the fitted tokenizer, for a row that has one")
+    stage = _stage(
+        commands,
+        "finetune",
+        "fine-tune a trained row with labels, end to end, as a plain Vision Transformer",
+        spec.FinetuneStage,
+        dataset | {"model": "the trained row"} | RESUME,
+    )
+    _resumable(stage)
+    _parallel(stage)
+    _named(stage)
+    stage.add_argument("--tokenizer", type=Path, metavar="DIR", help="the fitted tokenizer, for a row that has one")
+    stage.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass, at most (default: all)")
     _stage(commands, "probe-pixels", "the same probe on raw pixels, without a network", spec.ProbeStage, dataset)
     stage = _stage(commands, "sample", "sample images from a trained row", spec.SampleStage, trained)
     _named(stage)
@@ -298,7 +311,8 @@ def _write_view(arguments: argparse.Namespace) -> float:
     results = None
     if given["probes"]:
         (dataset,), (pixels,) = given["dataset"], given["pixels"]
-        results = collect(shown, dataset=dataset, probes=given["probes"], pixels=pixels, distances=given["distances"])
+        files = {name: given[name] for name in ("probes", "finetunes", "distances")}
+        results = collect(shown, dataset=dataset, pixels=pixels, **files)
     if arguments.view == "figure":
         from ldae.figures import Inputs, write_figure
 
