@@ -39,7 +39,7 @@ def picture(size: int = 40) -> np.ndarray:
     """A smooth picture (S, S, 3), uint8, that has all values but the extreme ones, with edges in it."""
     y, x = np.mgrid[:size, :size] / size
     waves = [np.sin(7 * x + 3 * y), np.cos(5 * y - 2 * x), np.sin(4 * x * y + 1)]
-    steps = 30 * ((x > 0.4) & (y > 0.6))
+    steps = 30 * ((x > 0.4) & (y > 0.6)) + 8 * (np.indices(x.shape).sum(0) // 2 % 2)
     return np.stack([125 + 80 * wave + steps for wave in waves], axis=2).clip(10, 240).astype(np.uint8)
 
 
@@ -59,8 +59,8 @@ def test_an_operation_is_timms(name: str, level: float, sign: int, monkeypatch: 
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     found = OPERATIONS[name](x, torch.tensor([level / 10]), torch.tensor([float(sign)]))[0].permute(1, 2, 0).numpy()
     errors = np.abs(found - expected)
-    print(name, level, sign, np.median(errors), errors.mean(), (errors > 2).mean(), (errors > 4).mean())
     assert np.median(errors) <= 1.0
+    assert errors.mean() < 1.5  # more of it along the edges of what comes into sight
     assert np.abs(expected - pixels).mean() > 0.5, "the picture must show a difference"
 
 
