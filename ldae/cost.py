@@ -50,6 +50,11 @@ def vit_macs(*, tokens: int, width: int, blocks: int, in_dim: int, classes: int)
     return blocks * block_macs(tokens + 1, width) + tokens * width * in_dim + width * classes
 
 
+def classifier_vit_macs(*, tokens: int, width: int, blocks: int, classes: int) -> int:
+    """Multiply-adds of one image through a plain encoder and a linear classifier on the mean of its tokens."""
+    return blocks * block_macs(tokens, width) + tokens * width * PATCH_DIM + width * classes
+
+
 def mae_macs(*, tokens: int, width: int, blocks: int, in_dim: int, decoder_width: int, decoder_blocks: int) -> int:
     """Multiply-adds of one image through MAE: a quarter of its tokens through the encoder, all through the decoder."""
     kept = max(1, tokens // 4)

@@ -17,6 +17,7 @@ from ldae.cost import (
     autoencoder_macs,
     baseline_macs,
     classifier_macs,
+    classifier_vit_macs,
     pretrain_macs,
     tokenizer_training_macs,
     transformer_macs,
@@ -129,6 +130,8 @@ class Forecast:
         found += [self._pretrain(run, seed) for run in runs for seed in seeds]
         probes = dict.fromkeys(study.probes[row] for row in rows)
         found += [self._probe(probe, seed) for probe in probes for seed in seeds]
+        tuned = [row for row in rows if study.variants[row].finetune]
+        found += [self._finetune(row, seed) for row in tuned for seed in seeds]
         found += [job for run in judged for seed in seeds for job in (self._sample(run, seed), self._judge(run, seed))]
         return found
 
@@ -210,6 +213,28 @@ class Forecast:
         flops += 2.0 * 2 * heads * probing.epochs * self.data.train
         record = self.results / "probe" / probe / f"seed{seed}" / "probe.json"
         return Job("probe", f"{probe}, seed {seed}", flops, 0.0, record, study.probe_lineage(probe))
+
+    def _finetune(self, row: str, seed: int) -> Job:
+        study, stage = self.study, self.study.finetune_stage(row)
+        size = study.pretrain_stage(study.runs[row]).size
+        macs = classifier_vit_macs(
+            tokens=self.tokens,
+            width=size.width,
+            blocks=size.encoder_blocks + stage.offset,
+            classes=self.data.classes,
+        )
+        recipe = stage.finetuning
+        seen = 3 * recipe.total_steps(self.data.train) * recipe.batch + self.data.val  # forward passes' worth
+        record = self.results / "finetune" / row / f"seed{seed}" / "finetune.json"
+        weights = transformer_parameters(
+            width=size.width,
+            blocks=size.encoder_blocks + stage.offset,
+            in_dim=PATCH_DIM,
+            out_dim=self.data.classes,
+            conditioning=0,
+        )
+        disk = 2.0 * 4 * weights  # with their average, among the finished run's own files
+        return Job("finetune", f"{row}, seed {seed}", 2.0 * seen * macs, disk, record, study.finetune_lineage(row))
 
     def _sample(self, run: str, seed: int) -> Job:
         sampling, stage = self.study.scale.sampling, self.study.pretrain_stage(run)

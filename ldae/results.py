@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class RowResult:
     knn: float
     rate_at_edge: bool  # the probe's best learning rate was the smallest or largest that it tried
     training_flops: float  # of one seed
+    finetuned: Estimate | None  # accuracy after fine-tuning
     distance: Distance | None
 
 
@@ -68,15 +69,22 @@ class Results:
 
 
 def collect(
-    definition: dict[str, Any], *, dataset: Path, probes: Sequence[Path], pixels: Path, distances: Sequence[Path] = ()
+    definition: dict[str, Any],
+    *,
+    dataset: Path,
+    probes: Sequence[Path],
+    pixels: Path,
+    finetunes: Sequence[Path] = (),
+    distances: Sequence[Path] = (),
 ) -> Results:
-    """Reads the probes and the judged samples of a view's rows, and the probe of raw pixels.
+    """Reads the probes, the fine-tunings and the judged samples of a view's rows, and the probe of raw pixels.
 
     Args:
         definition: the view's `rows` (with the digest of the lineage that each result should have), `seeds`, `pixels`.
         dataset: the manifest of the prepared images.
         probes: `probe.json` of each probe and seed, in any order.
         pixels: `probe.json` of the raw pixels.
+        finetunes: `finetune.json` of each row and seed that has one.
         distances: `distance.json` of each row and seed that has one.
 
     Raises:
@@ -84,20 +92,30 @@ def collect(
     """
     groups = open_array(intact(dataset.parent / "val_groups.npy", read_json(dataset)))
     found = {(about["row"], about["seed"]): (about, path) for path in probes for about in [read_json(path)]}
-    judged = {(about["row"], about["seed"]): (about, path) for path in distances for about in [read_json(path)]}
-    correct = {path: _correct(path, about) for about, path in found.values()}
+    tuned, judged = (
+        {(about["row"], about["seed"]): (about, path) for path in paths for about in [read_json(path)]}
+        for paths in (finetunes, distances)
+    )
+    correct = {path: _correct(path, about["encoders"]) for about, path in found.values()}
     rows = {}
     for wanted in definition["rows"]:
-        results, distance = [], []
+        results, finetuned, distance = [], [], []
         for seed in definition["seeds"]:
             about, path = _current(found, (wanted["probe"], seed), wanted["lineage"], "probe")
             results.append((about, correct[path]))
+            if "finetuned" in wanted and finetunes:
+                path = _current(tuned, (wanted["name"], seed), wanted["finetuned"], "fine-tuning")[1]
+                finetuned.append(_correct(path, ["finetuned"])["finetuned"])
             if "distance" in wanted and distances:
                 distance.append(_current(judged, (wanted["run"], seed), wanted["distance"], "distance")[0])
-        rows[wanted["name"]] = _over_seeds(wanted, results, groups, _distance(distance) if distance else None)
+        rows[wanted["name"]] = replace(
+            _over_seeds(wanted, results, groups),
+            finetuned=estimate(np.stack(finetuned), groups) if finetuned else None,
+            distance=_distance(distance) if distance else None,
+        )
     about = read_json(pixels)
     _check(about, definition["pixels"], pixels)
-    reference = grouped_mean(_correct(pixels, about)["trained/0"], groups)
+    reference = grouped_mean(_correct(pixels, about["encoders"])["trained/0"], groups)
     return Results(rows, reference, groups, len(read_json(dataset)["classes"]))
 
 
@@ -106,9 +124,9 @@ def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate
     return grouped_mean(values.mean(0), groups, spread=values.mean(1))
 
 
-def _correct(path: Path, about: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
-    """Whether each validation image was classified rightly, 1 or 0 (N,), by each encoder of a probe."""
-    arrays = read_arrays(path.parent / "correct.npz", about["encoders"])
+def _correct(path: Path, encoders: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """Whether each validation image was classified rightly, 1 or 0 (N,), by each encoder of a result."""
+    arrays = read_arrays(path.parent / "correct.npz", encoders)
     return {name: correct.astype(np.float64) for name, correct in arrays.items()}
 
 
@@ -128,9 +146,7 @@ def _check(about: dict[str, Any], expected: str, path: Path) -> None:
         raise ValueError(f"{path}: made from another specification than the study's now; delete it and run again")
 
 
-def _over_seeds(
-    wanted: dict[str, Any], results: list[Any], groups: NDArray[np.int64], distance: Distance | None
-) -> RowResult:
+def _over_seeds(wanted: dict[str, Any], results: list[Any], groups: NDArray[np.int64]) -> RowResult:
     trained_name, random_name = (f"{name}/{wanted['offset']}" for name in ("trained", "random"))
     trained = np.stack([correct[trained_name] for _, correct in results])  # (seeds, N)
     random = np.stack([correct[random_name] for _, correct in results])
@@ -147,7 +163,8 @@ def _over_seeds(
         knn=float(np.mean([encoder["knn"] for encoder in encoders])),
         rate_at_edge=any(encoder["rate_at_edge"] for encoder in encoders),
         training_flops=results[0][0]["training_flops"],
-        distance=distance,
+        finetuned=None,
+        distance=None,
     )
 
 

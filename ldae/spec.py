@@ -399,6 +399,39 @@ class Baselines(Part):
     moco_v3: MoCoTraining
 
 
+class LayerDecay(Part):
+    """What a block's learning rate in fine-tuning is of that of the block above it, for each size of the encoder.
+
+    The paper gives those of ViT-B and ViT-L; half-L has the width of the second.
+    """
+
+    base: Fraction = Field(alias="B", default=0.85)
+    half_large: Fraction = Field(alias="half-L", default=0.65)
+    large: Fraction = Field(alias="L", default=0.65)
+
+    def named(self, name: str) -> float:
+        """The decay of a row's `network.size`."""
+        return {"B": self.base, "half-L": self.half_large, "L": self.large}[name]
+
+
+class Finetuning(Training):
+    """The recipe of fine-tuning with labels (paper, App. B, which follows MAE); the defaults are the paper's."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    layer_decay: LayerDecay = LayerDecay()
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the last block's branches; the others' rise to it
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of labels; this one is MAE's, the paper names none
+    mixup: Annotated[float, Field(ge=0)] = 0.8  # parameter of the Beta distribution that images are blended by
+    cutmix: Annotated[float, Field(ge=0)] = 1.0  # the same, for the area that is pasted from another image
+    magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of RandAugment's two operations an image; 0 for none
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if self.batch % 2 and (self.mixup or self.cutmix):
+            raise ValueError(f"batch: {self.batch} is odd; mixup and cutmix take images in pairs")
+        return self
+
+
 class Probing(Part):
     """The linear probe's protocol (paper, App. A, which follows MAE)."""
 
@@ -434,6 +467,7 @@ class Scale(Part):
     classifiers: dict[Architecture, Classifier]
     training: Training
     baselines: Baselines
+    finetuning: Finetuning
     probing: Probing
     sampling: Sampling = Sampling()
     judging: Judging = Judging()
@@ -557,6 +591,26 @@ class ProbeStage(Part):
     time: int = 10
     noisy: bool = False
     probing: Probing
+
+
+class FinetuneStage(Part):
+    """What fine-tuning depends on, beside the encoder that it starts from."""
+
+    offset: int = 0
+    time: int = 10
+    layer_decay: float
+    finetuning: Finetuning
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> FinetuneStage:
+        """The fine-tuning of one row; of the layer decays it sees its own size's alone."""
+        recipe = scale.finetuning
+        return cls(
+            offset=row.features.offset,
+            time=row.features.time,
+            layer_decay=recipe.layer_decay.named(row.network.size),
+            finetuning=recipe.model_copy(update={"layer_decay": LayerDecay()}),
+        )
 
 
 class SampleStage(Part):

@@ -17,7 +17,7 @@ from ldae.record import Lineage
 from ldae.variants import Study
 
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
-RESUMED = {"pretrain": "pretrain", "tokenizer": "tokenizers", "classifier": "classifiers"}  # below logs/ and resume/
+RESUMED = ("pretrain", "tokenizer", "classifier", "finetune")  # the stages that write checkpoints
 STALE_SECONDS = 6 * HEARTBEAT_SECONDS
 SHOWN = ("running", "stale", "failed")
 

@@ -12,14 +12,15 @@ from ldae.spec import Part
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
-Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "sample", "judge", "denoise"]
+Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "finetune", "sample", "judge", "denoise"]
 Rows = Annotated[list[str], Field(min_length=1)]
 
 
 class Paper(Part):
-    """What the paper reports for a row: linear probe accuracy in percent, FID-50K."""
+    """What the paper reports for a row: accuracy in percent by linear probe and by fine-tuning, FID-50K."""
 
     probe: float | None = None
+    finetune: float | None = None
     fid: float | None = None
 
 
@@ -30,6 +31,7 @@ class Row(Part):
     label: str
     set: dict[str, Any] = {}
     paper: Paper = Paper()
+    finetune: bool = False  # whether it is fine-tuned though the paper gives no number
     fid: bool = False  # whether it is sampled from though the paper gives no FID
 
 
@@ -40,7 +42,7 @@ class Sweep(Part):
     label: str
     set: dict[str, Any] = {}
     over: Annotated[dict[str, list[Any]], Field(min_length=1, max_length=1)]
-    paper: dict[Literal["probe", "fid"], list[float | None]] = {}
+    paper: dict[Literal["probe", "finetune", "fid"], list[float | None]] = {}
 
 
 class Table(Part):

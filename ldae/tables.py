@@ -23,6 +23,7 @@ PERCEPTUAL = {  # what a perceptual loss has compared, as a tokenizer's record n
 STAGES = {
     "run.json": "pretrain",
     "probe.json": "probe",
+    "finetune.json": "finetune",
     "tokenizer.json": "tokenizer",
     "classifier.json": "classifier",
     "samples.json": "sample",
@@ -66,6 +67,7 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
     """A line for each row."""
     seeds = len(definition["seeds"])
     judged = next((row.distance for row in results.rows.values() if row.distance is not None), None)
+    tuned = any(row.finetuned is not None for row in results.rows.values())
     flops = {row.training_flops for row in results.rows.values()}
     shown = []
     for _, row in _shown(definition, results):
@@ -78,6 +80,9 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
             "random weights": f"{100 * row.random.value:.1f}",
             "k-NN": f"{100 * row.knn:.1f}",
         }
+        if tuned:
+            line["paper, fine-tuned"] = number(row.paper.get("finetune"))
+            line["fine-tuned"] = "" if row.finetuned is None else interval(row.finetuned)
         if judged is not None:
             distance = row.distance
             line["paper, FID"] = number(row.paper.get("fid"))
@@ -87,6 +92,11 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
             line["training FLOPs"] = f"{row.training_flops:.1e}"
         shown.append(line)
     notes = [_note(definition, results)]
+    if tuned:
+        notes.append(
+            "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, with the recipe of "
+            "the paper's App. B at this scale's length; averaged weights."
+        )
     if judged is not None:
         notes.append(
             f"{judged.name}: of {judged.num:,} samples, with averaged weights, ± its standard error; lower is better."
@@ -164,6 +174,8 @@ def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
         | {"knn": row.knn, "rate_at_edge": row.rate_at_edge, "training_flops": row.training_flops}
         | {f"seed{seed}": value for seed, value in zip(seeds, row.by_seed, strict=True)}
     )
+    if row.finetuned is not None:
+        record |= {"paper_finetuned": row.paper.get("finetune")} | _exact("finetuned", row.finetuned)
     if row.distance is not None:
         record |= {
             "distance": row.distance.name,

@@ -26,6 +26,7 @@ from ldae.spec import (
     DatasetStage,
     DenoiseStage,
     Features,
+    FinetuneStage,
     JudgeStage,
     PretrainStage,
     ProbeStage,
@@ -51,7 +52,7 @@ LINEAR = ("pca", "patch_vae", "patch_ae")  # the tokenizers that have filters to
 # What the graph's rules are called: tables and figures are targets too, each by its own name.
 RULES = (
     "main all all_tables all_figures dataset tokenizer convolutional_tokenizer classifier pretrain pretrain_baseline "
-    "probe probe_pixels sample reference judge denoise table figure claims cost cost_all report report_main"
+    "probe probe_pixels finetune sample reference judge denoise table figure claims cost cost_all report report_main"
 ).split()
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
 
@@ -65,6 +66,7 @@ class Variant:
     parent: str | None
     spec: Spec
     paper: Paper
+    finetune: bool
     fid: bool
 
 
@@ -202,6 +204,10 @@ class Study:
         """What probing raw pixels depends on."""
         return ProbeStage(probing=self.scale.probing)
 
+    def finetune_stage(self, row: str) -> FinetuneStage:
+        """What fine-tuning a row depends on."""
+        return FinetuneStage.of(self.variants[row].spec, self.scale)
+
     def sample_stage(self) -> SampleStage:
         """What sampling from a row depends on."""
         return SampleStage(sampling=self.scale.sampling)
@@ -249,6 +255,10 @@ class Study:
     def pixels_lineage(self) -> Lineage:
         """What the probe of raw pixels should have been made from."""
         return lineage("probe", self.pixels_stage(), self.file.revisions["probe"], self.dataset_lineage())
+
+    def finetune_lineage(self, row: str) -> Lineage:
+        """What the fine-tuning of a row should have been made from."""
+        return lineage("finetune", self.finetune_stage(row), self.file.revisions["finetune"], self.run_lineage(row))
 
     def sample_lineage(self, row: str) -> Lineage:
         """What the samples of a row should have been made from."""
@@ -302,10 +312,8 @@ class Study:
 
     def page(self, *targets: Target) -> dict[str, Any]:
         """All that the page of these common targets needs to know of the study, for its command line."""
-        tables, figures = (
-            {name: view for name, view in views.items() if view.target in targets}
-            for views in (self.file.tables, self.file.figures)
-        )
+        tables = {name: table for name, table in self.file.tables.items() if table.target in targets}
+        figures = {name: figure for name, figure in self.file.figures.items() if figure.target in targets}
         claims = self.file.claims if "all" in targets else {}
         views = [*tables.values(), *figures.values(), *claims.values()]
         described = self.describe(self.rows(name for view in views for name in view.names))
@@ -354,6 +362,8 @@ class Study:
             "offset": variant.spec.features.offset,
             "lineage": digest(self.probe_lineage(point.variant)),
         }
+        if variant.finetune:
+            row["finetuned"] = digest(self.finetune_lineage(point.variant))
         if variant.fid:
             row["distance"] = digest(self.distance_lineage(point.variant))
         return row
@@ -440,7 +450,8 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
                 f"{size.decoder_blocks}, counted from the encoder's last"
             )
         names[spec] = name
-        variants[name] = _variant(Variant(name, row.label, row.parent, spec, row.paper, row.fid), place)
+        variant = Variant(name, row.label, row.parent, spec, row.paper, row.finetune, row.fid)
+        variants[name] = _variant(variant, place)
     sweeps: dict[str, list[Point]] = {}
     for name, sweep in file.sweeps.items():
         place = f"{where}: sweeps.{name}"
@@ -467,16 +478,24 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
                     f"{place}: value {value!r} is named {point!r}, as another run is; rename the sweep or that"
                 )
             if point not in variants:
-                variants[point] = _variant(Variant(point, label, sweep.parent, spec, paper, fid=False), place)
+                variant = Variant(point, label, sweep.parent, spec, paper, finetune=False, fid=False)
+                variants[point] = _variant(variant, place)
             sweeps[name].append(Point(point, label, paper, value))
     return variants, sweeps
 
 
 def _variant(variant: Variant, place: str) -> Variant:
-    """The variant, sampled from where the paper gives an FID or the study asks for one."""
+    """The variant, fine-tuned and sampled from where the paper gives a number or the study asks for one."""
+    spec = variant.spec
+    if variant.finetune or variant.paper.finetune is not None:
+        if spec.method.name == "denoiser" and spec.tokenizer.kind == "conv":
+            raise StudyError(
+                f"{place}: tokenizer.kind 'conv' cannot be fine-tuned: no patch embedding can stand for its network; "
+                "finetune: true and paper.finetune need a patch-wise tokenizer"
+            )
+        variant = replace(variant, finetune=True)
     if not variant.fid and variant.paper.fid is None:
         return variant
-    spec = variant.spec
     if spec.method.name != "denoiser" or spec.noise.schedule not in PROCESSES:
         found = spec.method.name if spec.method.name != "denoiser" else f"noise.schedule {spec.noise.schedule!r}"
         raise StudyError(f"{place}: {found} cannot be sampled from; FID needs a denoiser with {listed(PROCESSES)}")

@@ -78,6 +78,11 @@ def probe_spec(wildcards):
     return study.probe_stage(wildcards.variant).to_json()
 
 
+def finetune_spec(wildcards):
+    """What fine-tuning a row depends on."""
+    return study.finetune_stage(wildcards.variant).to_json()
+
+
 def tokenizer_of(wildcards):
     """The files of the tokenizer that a row's network is given; none for a method that has no tokenizer."""
     run = study.runs[wildcards.variant]
@@ -164,6 +169,16 @@ def probes_for(names):
     )
 
 
+def finetunes_for(names):
+    """The fine-tunings of those rows that are fine-tuned, for every seed."""
+    rows = [row for row in study.rows(names) if study.variants[row].finetune]
+    return expand(
+        "<results>/finetune/{row}/seed{seed}/finetune.json",
+        row=rows,
+        seed=study.file.seeds,
+    )
+
+
 def distances_for(names):
     """The judged samples of those rows that are sampled from, for every seed."""
     rows = dict.fromkeys(
@@ -222,6 +237,12 @@ def distances_of(kind):
         return distances_for(view.names)
 
     return distances
+
+
+def finetunes_of_table(wildcards):
+    """For a table of rows: the fine-tunings that it shows."""
+    table = study.file.tables[wildcards.table]
+    return finetunes_for(table.names) if table.series is None else []
 
 
 def files_of_figure(kinds, folder, file):

@@ -1,4 +1,5 @@
-# How good the representation of a row is, what the same protocol gives without any network, and how good its samples are.
+# How good the representation of a row is, what the same protocol gives without any network, what the encoder is worth once
+# it is trained further with labels, and how good its samples are.
 
 
 rule probe:
@@ -59,6 +60,44 @@ rule probe_pixels:
     shell:
         "ldae probe-pixels --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"
+
+
+rule finetune:
+    input:
+        dataset="<results>/dataset/manifest.json",
+        tokenizer=tokenizer_of,
+        model=model_of,
+    output:
+        about="<results>/finetune/{variant}/seed{seed}/finetune.json",
+        correct="<results>/finetune/{variant}/seed{seed}/correct.npz",
+        history="<results>/finetune/{variant}/seed{seed}/history.csv",
+    log:
+        "<logs>/finetune/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/finetune/{variant}/seed{seed}.tsv"
+    priority: priority_of
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        gpu=study.scale.resources.gpu,
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+        micro_batch=study.scale.resources.micro_batch or study.scale.finetuning.batch,
+        checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
+    params:
+        spec=finetune_spec,
+        revision=revision_of("finetune"),
+        tokenizer=tokenizer_option,
+        resume=f"{RESULTS}/resume/finetune/{{variant}}/seed{{seed}}",
+    message:
+        "fine-tuning {wildcards.variant}, seed {wildcards.seed}"
+    shell:
+        "ldae finetune --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        " --dataset $(dirname {input.dataset}) {params.tokenizer}"
+        " --model $(dirname {input.model}) --resume {params.resume} --out $(dirname {output.about})"
+        " --threads {threads} --processes {resources.gpu} --micro-batch {resources.micro_batch}"
+        " --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
 
 
 rule sample:

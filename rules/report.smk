@@ -21,6 +21,7 @@ rule table:
         dataset=dataset_of("tables"),
         pixels=pixels_of("tables"),
         probes=probes_of("tables"),
+        finetunes=finetunes_of_table,
         distances=distances_of("tables"),
         tokenizers=tokenizers_of_table,
         code=[READERS / name for name in ("tables.py", "results.py", "statistics.py")],
@@ -46,8 +47,8 @@ rule table:
         "writing table {wildcards.table}"
     shell:
         "ldae table --definition {params.definition:q} --dataset {input.dataset} --pixels {input.pixels}"
-        " --probes {input.probes} --distances {input.distances} --tokenizers {input.tokenizers}"
-        " --out $(dirname {output.csv})/{wildcards.table} > {log} 2>&1"
+        " --probes {input.probes} --finetunes {input.finetunes} --distances {input.distances}"
+        " --tokenizers {input.tokenizers} --out $(dirname {output.csv})/{wildcards.table} > {log} 2>&1"
 
 
 rule figure:

@@ -17,6 +17,7 @@ STAGES = {
     "pretrain",
     "pretrain_baseline",
     "probe",
+    "finetune",
     "sample",
     "judge",
     "denoise",

@@ -9,12 +9,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldae.baselines.encoder import Encoder
 from ldae.baselines.mae import MAE
 from ldae.baselines.moco import MoCo
 from ldae.classifiers import SmallResNet, SmallVGG
 from ldae.cost import (
     VGG16,
     autoencoder_macs,
+    classifier_vit_macs,
     discriminator_macs,
     mae_macs,
     moco_macs,
@@ -24,6 +26,8 @@ from ldae.cost import (
     vgg_macs,
     vit_macs,
 )
+from ldae.finetune import vision_transformer
+from ldae.folding import fold
 from ldae.network import Transformer
 from ldae.randomness import Randomness
 from ldae.tokenizers.conv import Autoencoder
@@ -75,6 +79,13 @@ def test_the_tokenizer_s_formulas_count_what_it_does() -> None:
 def test_the_classifiers_formulas_count_what_they_do() -> None:
     assert counted(lambda: SmallVGG(5, 8).activations(IMAGES)) == 2 * small_vgg_macs(64, 8)
     assert counted(lambda: SmallResNet(5, 8).features(IMAGES)) == 2 * small_resnet_macs(64, 8)
+
+
+def test_the_formula_of_fine_tuning_counts_what_its_network_does() -> None:
+    encoder = Encoder(image_size=64, width=32, heads=2, blocks=2)
+    network = vision_transformer(fold(encoder, time=10, offset=0), classes=5, seed=0)
+    found = counted(lambda: network(IMAGES))
+    assert found == 2 * classifier_vit_macs(tokens=16, width=32, blocks=2, classes=5)
 
 
 def test_the_baselines_formulas_count_what_they_do() -> None:

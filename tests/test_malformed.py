@@ -77,6 +77,7 @@ STUDY_PLACES = [
     ("variants", "predict_clean", "set"),
     ("variants", "pca", "paper"),
     ("variants", "pca", "fid"),
+    ("variants", "pca", "finetune"),
     ("tables", "dae", "rows"),
     ("tables", "dae", "target"),
     ("tables", "dae", "title"),
@@ -100,6 +101,12 @@ SCALE_PLACES = [
     ("training", "batch"),
     ("training", "rate"),
     ("training", "warmup"),
+    ("finetuning",),
+    ("finetuning", "batch"),
+    ("finetuning", "layer_decay"),
+    ("finetuning", "drop_path"),
+    ("finetuning", "cutmix"),
+    ("finetuning", "magnitude"),
     ("probing", "mode"),
     ("probing", "rates"),
     ("probing", "batch"),
@@ -118,6 +125,7 @@ RIGHT: dict[tuple[str, ...], Callable[[Any], bool]] = {
     ("variants", "pca", "label"): lambda value: isinstance(value, str),
     ("variants", "pca", "paper"): lambda value: value == {},
     ("variants", "pca", "fid"): lambda value: isinstance(value, bool) or value == 0,
+    ("variants", "pca", "finetune"): lambda value: isinstance(value, bool) or value == 0,
     ("variants", "predict_clean", "from"): lambda value: value is None,
     ("tables", "dae", "title"): lambda value: isinstance(value, str),
     ("claims", "clean_costs", "above"): lambda value: value in (3, -1, 0, 1.5) and not isinstance(value, bool),
@@ -127,6 +135,10 @@ RIGHT: dict[tuple[str, ...], Callable[[Any], bool]] = {
     ("training", "batch"): lambda value: value == 3,
     ("training", "rate"): lambda value: value in (3, 1.5),
     ("training", "warmup"): lambda value: value == 0,
+    ("finetuning", "layer_decay"): lambda value: value == {},
+    ("finetuning", "drop_path"): lambda value: value == 0,
+    ("finetuning", "cutmix"): lambda value: value in (3, 0, 1.5),
+    ("finetuning", "magnitude"): lambda value: value in (3, 0, 1.5),
     ("probing", "rates"): lambda value: value == [1],
     ("probing", "batch"): lambda value: value == 3,
     ("sampling", "steps"): lambda value: value == 3,
@@ -182,6 +194,11 @@ def mistakes() -> Iterator[tuple[str, Change]]:
         yield f"set {key}={value!r}", setter(0, ("variants", "predict_clean", "set"), {key: value})
     for parent in ("predict_clean", "single_level", "nobody", EVIL, "pca "):  # itself, a later one, none
         yield f"from {parent!r}", setter(0, ("variants", "predict_clean", "from"), parent)
+    for recipe in ({"B": 2}, {"M": 0.5}):
+        yield f"layer decay {recipe!r}", setter(1, ("finetuning", "layer_decay"), recipe)
+    convolutional = {"from": "pca", "label": "x", "set": {"tokenizer.kind": "conv"}}
+    yield "fine-tuned through a conv tokenizer", setter(0, ("variants", "c"), convolutional | {"finetune": True})
+    yield "a paper's number for it", setter(0, ("variants", "c"), convolutional | {"paper": {"finetune": 80.0}})
     yield "no change", setter(0, ("variants", "predict_clean", "set"), {})
     yield "table and figure of one name", setter(0, ("tables", "figure6"), {"title": "x", "rows": ["pca"]})
     yield "equal seeds", setter(0, ("seeds",), [1, 1])

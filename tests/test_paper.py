@@ -41,6 +41,15 @@ SHOWN = [
     ("comparison, l-DAE ViT-B", "ldae_b", None, "probe", 66.6),
     ("comparison, l-DAE ViT-L", "ldae_l", None, "probe", 75.0),
 ]
+# Of the paper's App. B, which the slides do not show: accuracy after fine-tuning.
+SHOWN += [
+    ("fine-tuning, MoCo v3 ViT-B", "moco_v3_b", None, "finetune", 83.2),
+    ("fine-tuning, MAE ViT-B", "mae_b", None, "finetune", 83.6),
+    ("fine-tuning, l-DAE ViT-B", "ldae_b", None, "finetune", 83.7),
+    ("fine-tuning, MoCo v3 ViT-L", "moco_v3_l", None, "finetune", 84.1),
+    ("fine-tuning, MAE ViT-L", "mae_l", None, "finetune", 85.9),
+    ("fine-tuning, l-DAE ViT-L", "ldae_l", None, "finetune", 84.7),
+]
 
 
 @pytest.mark.parametrize(("what", "name", "value", "measure", "number"), SHOWN)

@@ -43,6 +43,15 @@ def test_the_papers_pretraining_costs_what_its_formula_says() -> None:
     assert found["dataset images"].disk == pytest.approx(1_331_167 * 3 * 256**2)
 
 
+def test_fine_tuning_costs_three_forward_passes_an_image() -> None:
+    """ViT-B on 256 tokens, 23 GMAC, of 1.28 M images for 100 epochs; for the rows of the comparison alone."""
+    found = jobs(Study.load(ROOT, {"scale": "imagenet"}), ["comparison"])
+    tuned = [name for name in found if name.startswith("finetune")]
+    assert len(tuned) == 6
+    assert found["finetune ldae_b, seed 0"].flops == pytest.approx(6 * 23.0e9 * 1_281_167 * 100, rel=0.02)
+    assert not [name for name in jobs(SMOKE, ["dae", "budget"]) if name.startswith("finetune")]
+
+
 def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
     command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--quiet", "rules", "--forceall", "reorienting"]
     said = subprocess.run([*command, "--config", "scale=smoke"], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ldae import ranks
 from ldae.dataset import to_float
 from ldae.files import read_json
+from ldae.finetune import finetune
 from ldae.model import open_baseline
 from ldae.pretrain import pretrain
 from ldae.pretrain_baseline import pretrain_baseline
@@ -33,6 +34,8 @@ from ldae.spec import (
     BaselineStage,
     Convolutional,
     ConvolutionalStage,
+    FinetuneStage,
+    Finetuning,
     MAETraining,
     MoCoTraining,
     Network,
@@ -280,6 +283,25 @@ def test_a_probe_by_several_is_the_probe_by_one(mode: Any, prepared: Path, tmp_p
             np.testing.assert_array_equal(one, other)
         one, other = (read_json(tmp_path / folder / "probe.json")["encoders"] for folder in ("1", str(size)))
         assert one == other
+
+
+def test_a_row_fine_tuned_by_several_is_the_row_fine_tuned_by_one(prepared: Path, tmp_path: Path) -> None:
+    train_row(prepared, tmp_path, **ROWS["noise"])
+    stage = FinetuneStage(
+        layer_decay=0.75, finetuning=Finetuning(steps=6, batch=16, rate=0.02, warmup=0.1, log_every=2)
+    )
+
+    def work(folder: Path) -> None:
+        folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": tmp_path / "out"}
+        finetune(stage, row="tiny", revision=1, resume=folder / "resume", out=folder / "out", **folders)
+
+    work(tmp_path / "1")
+    for size in SIZES:
+        in_group(size, tmp_path / str(size), lambda size=size: work(tmp_path / str(size)))
+        equal(tmp_path / "1/out", tmp_path / f"{size}/out", names=())
+        one, other = (torch.load(tmp_path / name / "resume/finished.pt")["weights"] for name in ("1", str(size)))
+        for name in ("network.head.weight", "average.fc_norm.weight", "network.blocks.0.mlp.fc1.weight"):
+            torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
 
 
 def test_samples_by_several_are_the_samples_by_one(prepared: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def save(folder: Path, row: str, seed: int, share: float) -> None:
     folder.mkdir(parents=True)
-    kinds = {"trained/0": share, "random/0": 0.2}
+    kinds = {"trained/0": share, "random/0": 0.2, "finetuned": share + 0.1}
     order = np.random.default_rng(0).permutation(NUM)  # the same images are easy for all
     np.savez(
         folder / "correct.npz", **{kind: (order < round(NUM * part)).astype(np.uint8) for kind, part in kinds.items()}
@@ -54,13 +54,15 @@ def save(folder: Path, row: str, seed: int, share: float) -> None:
     about = {"row": row, "seed": seed, "lineage": LINEAGE, "encoders": {"trained/0": summary}, "training_flops": 1e12}
     write_json(folder / "probe.json", about | {"provenance": PROVENANCE})
     distance = {"row": row, "seed": seed, "lineage": LINEAGE, "distance": "Fréchet distance (judge)", "num": 1000}
+    tuned = {"row": row, "seed": seed, "lineage": LINEAGE}
+    write_json(folder / "finetune.json", tuned | {"provenance": PROVENANCE})
     measured = {"value": 100 * share, "infinite": 90 * share, "error": 1.0, "judge_accuracy": 0.6}
     write_json(folder / "distance.json", distance | measured | {"provenance": PROVENANCE})
 
 
 def definition(seeds: list[int], names: tuple[str, ...] = ("second", "first"), **more: Any) -> dict[str, Any]:
     labels = {"second": "σ = √2 & more"}
-    paper = {"second": {"probe": 60.0, "fid": 20.0}, "third": {"probe": 61.0, "fid": 30.0}}
+    paper = {"second": {"probe": 60.0, "finetune": 80.0, "fid": 20.0}, "third": {"probe": 61.0, "fid": 30.0}}
     rows = [
         {
             "name": name,
@@ -77,13 +79,14 @@ def definition(seeds: list[int], names: tuple[str, ...] = ("second", "first"), *
     return {"title": "A title", "rows": rows, "seeds": seeds, "pixels": digest(LINEAGE)} | more
 
 
-def results_of(folder: Path, wanted: dict[str, Any], *, judged: bool = False) -> Results:
+def results_of(folder: Path, wanted: dict[str, Any], *, judged: bool = False, tuned: str = "") -> Results:
     folders = [folder / row / f"seed{seed}" for row in SHARES for seed in wanted["seeds"]]
     return collect(
         wanted,
         dataset=folder / "dataset/manifest.json",
         probes=[path / "probe.json" for path in folders],
         pixels=folder / "pixels/probe.json",
+        finetunes=[path / "finetune.json" for path in folders if path.parent.name == tuned],
         distances=[path / "distance.json" for path in folders] if judged else [],
     )
 
@@ -130,6 +133,32 @@ def test_a_number_of_the_studys_own_judge_is_not_called_fid(folder: Path) -> Non
     assert frame["distance_infinite"].tolist() == pytest.approx([45.45, 36.45])
     # two seeds of standard error 1, 0.9 apart
     assert frame["distance_error"].tolist() == pytest.approx([np.hypot(1 / np.sqrt(2), 0.45)] * 2)
+
+
+def test_a_table_of_fine_tuned_rows_shows_what_that_gave(folder: Path) -> None:
+    wanted = definition([0, 1])
+    wanted["rows"][0]["finetuned"] = digest(LINEAGE)
+    write_table(wanted, results_of(folder, wanted, tuned="second"), out=folder / "table")
+    frame = pd.read_csv(folder / "table.csv")
+    assert frame["finetuned"].tolist() == pytest.approx([0.605, np.nan], nan_ok=True)
+    assert frame["paper_finetuned"][0] == 80.0
+    text = (folder / "table.md").read_text()
+    header, _, first, second = (line for line in text.splitlines() if line.startswith("|"))
+    columns = [column.strip() for column in header.split("|")]
+    shown = [dict(zip(columns, (c.strip() for c in line.split("|")), strict=True)) for line in (first, second)]
+    assert [line["paper, fine-tuned"] for line in shown] == ["80.0", ""]
+    assert shown[0]["fine-tuned"].startswith("60.5 [") and shown[1]["fine-tuned"] == ""
+    assert "Fine-tuned: the encoder trained end to end" in text
+
+
+def test_a_fine_tuning_that_is_missing_or_of_another_specification_is_named(folder: Path) -> None:
+    wanted = definition([0])
+    wanted["rows"][0]["finetuned"] = digest(LINEAGE)
+    with pytest.raises(ValueError, match="row second, seed 0: no fine-tuning"):
+        results_of(folder, wanted, tuned="first")
+    wanted["rows"][0]["finetuned"] = "another"
+    with pytest.raises(ValueError, match=r"second/seed0/finetune.json: made from another specification"):
+        results_of(folder, wanted, tuned="second")
 
 
 def test_a_table_says_what_a_perceptual_loss_has_compared(folder: Path) -> None:

@@ -69,6 +69,36 @@ def test_the_imagenet_scale_is_the_papers_protocol() -> None:
     assert study.scale.dataset.size == 256
 
 
+def test_the_imagenet_scale_fine_tunes_as_the_papers_appendix_b() -> None:
+    study = Study.load(ROOT, {"scale": "imagenet"})
+    base, large = (study.finetune_stage(row) for row in ("ldae_b", "ldae_l"))
+    recipe = base.finetuning
+    assert (recipe.batch, recipe.rate * recipe.batch / 256, recipe.epochs) == (1024, pytest.approx(4e-3), 100)
+    assert (recipe.weight_decay, recipe.drop_path, recipe.ema) == (0.05, 0.1, 0.9999)
+    assert (recipe.mixup, recipe.cutmix, recipe.magnitude) == (0.8, 1.0, 9.0)
+    assert (base.layer_decay, large.layer_decay) == (0.85, 0.65)
+    assert base.finetuning == large.finetuning
+
+
+def test_rows_are_fine_tuned_where_the_paper_or_the_study_asks_for_it(root: Path) -> None:
+    assert {name for name, row in Study.load(ROOT, {}).variants.items() if row.finetune} == {
+        f"{method}_{size}" for method in ("moco_v3", "mae", "ldae") for size in "bl"
+    }
+    edit(root, "config.yaml", "probe: 65.1}", "probe: 65.1}\n    finetune: true")
+    study = Study.load(root, {})
+    assert [name for name, row in study.variants.items() if row.finetune] == ["pca"]
+    described = {row["name"]: row for row in study.definition("tables", "dae")["rows"]}
+    assert [name for name, row in described.items() if "finetuned" in row] == ["pca"]
+
+
+def test_the_layer_decay_of_another_size_concerns_no_row(root: Path) -> None:
+    before = Study.load(root, {}).finetune_stage("pca")
+    edit(root, "scales/smoke.yaml", "finetuning: {", "finetuning: {layer_decay: {L: 0.5}, ")
+    assert Study.load(root, {}).finetune_stage("pca") == before
+    edit(root, "scales/smoke.yaml", "{L: 0.5}", "{half-L: 0.5}")
+    assert Study.load(root, {}).finetune_stage("pca").layer_decay == 0.5
+
+
 def test_a_sweep_point_that_equals_a_row_is_that_row() -> None:
     study = Study.load(ROOT, {})
     points = {point.label: point.variant for point in study.sweeps["pca_d"]}
@@ -146,7 +176,7 @@ def test_scales_that_start_from_each_other_are_refused(root: Path) -> None:
         ("{objective.predict: clean, objective.weight: signal}", "{network.output: image}", ["predict", "'clean'"]),
         ("{noise.schedule: single}", "{objective.weight: signal}", ["single_level", "equals row 'predict_clean'"]),
         ("label: patch", "labl: patch", ["variants.pca.labl", "did you mean 'label'", "from, label, set, paper"]),
-        ("probe: 65.1", "prob: 65.1", ["variants.pca.paper.prob", "probe, fid"]),
+        ("probe: 65.1", "prob: 65.1", ["variants.pca.paper.prob", "probe, finetune, fid"]),
         ("rows: [pca,", "rows: [pcaa,", ["tables.dae", "'pcaa'", "did you mean 'pca'"]),
         ("kind: trajectory", "kind: trajektorie", ["figures.figure6.kind", "'trajektorie'", "'trajectory'"]),
         ("seeds: [0]", "seeds: [0, 0]", ["seeds", "twice"]),

@@ -51,6 +51,13 @@ def add(root: Root) -> None:
     _named(stage)
     _parallel(stage)
     stage.add_argument("--tokenizer", type=Path, metavar="DIR", help="the fitted tokenizer, for a row that has one")
+    text = "fine-tune a trained row with labels, end to end, as a plain Vision Transformer"
+    stage = _stage(root, "finetune", text, "FinetuneStage", DATASET | {"model": "the trained row"} | RESUME)
+    _resumable(stage)
+    _parallel(stage)
+    _named(stage)
+    stage.add_argument("--tokenizer", type=Path, metavar="DIR", help="the fitted tokenizer, for a row that has one")
+    stage.add_argument("--micro-batch", type=int, metavar="N", help="images a forward pass, at most (default: all)")
     _stage(root, "probe-pixels", "the same probe on raw pixels, without a network", "ProbeStage", DATASET)
     stage = _stage(root, "sample", "sample images from a trained row", "SampleStage", TRAINED)
     _named(stage)

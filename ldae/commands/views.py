@@ -15,6 +15,7 @@ FILES = {
     "dataset": "manifest.json of the prepared images",
     "pixels": "probe.json of raw pixels",
     "probes": "probe.json of the rows",
+    "finetunes": "finetune.json of the rows",
     "distances": "distance.json of the rows",
     "histories": "history.csv of the rows",
     "pictures": "pictures.npz of the rows",
@@ -54,7 +55,8 @@ def _write_view(arguments: argparse.Namespace) -> float:
     results = None
     if given["probes"]:
         (dataset,), (pixels,) = given["dataset"], given["pixels"]
-        results = collect(shown, dataset=dataset, probes=given["probes"], pixels=pixels, distances=given["distances"])
+        files = {name: given[name] for name in ("probes", "finetunes", "distances")}
+        results = collect(shown, dataset=dataset, pixels=pixels, **files)
     if arguments.view == "figure":
         from ldae.figures import Inputs, write_figure
 
