@@ -221,7 +221,7 @@ def _state(study: Study, root: Path, job: Job, row: str) -> tuple[str, str]:
     if about.get("lineage") != job.made:
         return "outdated (ldae why)", "yellow"
     if job.stage == "probe":
-        accuracy = about["encoders"][f"trained/{study.variants[row].spec.features.offset}"]["accuracy"]
+        accuracy = about["encoders"][f"trained/{study.variants[row].spec.features.offset}"]["top1"]
         return f"done: {100 * accuracy:.1f} %", "green"
     return "done", "green"
 

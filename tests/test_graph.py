@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,13 @@ def test_one_command_leaves_tables_and_figures(finished: Graph) -> None:
 
 def test_a_second_run_has_nothing_to_do(finished: Graph) -> None:
     assert "Nothing to be done" in finished.run()
+
+
+def test_a_row_shows_what_it_has_reached(finished: Graph) -> None:
+    command = [sys.executable, "-m", "ldae.cli", "show", "pca"]
+    said = subprocess.run(command, cwd=finished.folder, capture_output=True, text=True, check=True).stdout
+    accuracy = pd.read_csv(finished.folder / RESULTS / "tables/dae.csv").set_index("name").loc["pca", "accuracy"]
+    assert f"done: {100 * accuracy:.1f} %" in said
 
 
 def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
