@@ -107,4 +107,9 @@ def _run_of(row: str, *, seed: int | None = None, **overrides: str) -> tuple[Pat
     if changes:
         about["made from"] = "; ".join(reversed(changes))
     folder = Path(f"results/{study.scale_name}/pretrain/{study.runs[row]}/seed{seed}")
+    if not (folder / "run.json").is_file():
+        raise StudyError(
+            f"{row!r}, seed {seed}: is not trained yet at scale {study.scale_name} (no {folder}); "
+            f"`ldae run {row} --scale {study.scale_name}` does it"
+        )
     return folder, study.variants[row].spec.features, about
