@@ -472,6 +472,7 @@ class Scale(Part):
     sampling: Sampling = Sampling()
     judging: Judging = Judging()
     resources: Resources = Resources()
+    tracking: tuple[Literal["tensorboard", "wandb", "wandb-offline", "trackio"], ...] = ()  # no stage reads it
 
     @model_validator(mode="after")
     def _classifiers(self) -> Self:

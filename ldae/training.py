@@ -28,6 +28,8 @@ from ldae.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.progress import log, progress
 from ldae.randomness import Randomness, stream
 from ldae.spec import Training
+from ldae.tracking import Training as Tracked
+from ldae.tracking import tracked
 
 ORDER, DRAWS = 1, 2  # streams of randomness, beside the initial weights'
 BETAS = (0.9, 0.95)  # of AdamW; the paper names none, RCG's training "with the scheme of l-DAE" uses these
@@ -267,7 +269,9 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
     order = Order(len(source), stream(run.seed, ORDER))
     first, before = run.step, run.seconds
     start = saved = beaten = time.monotonic()
-    with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
+    training = Tracked(run.title, run.seed, run.identity, resume)
+    images = run.total * run.batch
+    with tracked(run.history, training) as tell, progress(run.title, images, "images", first * run.batch) as bar:
         for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
             measured = run.update(inputs, labels)
             run.losses += next(iter(measured.values()))
@@ -276,6 +280,7 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
                 count = run.log_every if noted else run.step % run.log_every
                 values = averaged(measured | {next(iter(measured)): run.losses.item() / count}, run.device)
                 run.note(values)
+                tell()
                 run.losses.zero_()
                 bar.note = f"loss {next(iter(values.values())):.4g}"
             bar.advance(run.batch)
