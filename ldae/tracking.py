@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -190,12 +191,12 @@ def tracked(history: list[str], training: Training) -> Iterator[Callable[[], Non
         for line in history[max(told, 1) :]:
             step, values = parsed(history[0], line)
             for name, tracker in list(trackers.items()):
-                attempt(name, lambda tracker=tracker, step=step, values=values: tracker.add(step, values))
+                attempt(name, partial(tracker.add, step, values))
         told = len(history)
 
     training.folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        opened = attempt(name, lambda name=name: TRACKERS[name][1](training))
+        opened = attempt(name, partial(TRACKERS[name][1], training))
         if opened is not None:
             trackers[name] = opened
     tell()

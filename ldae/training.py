@@ -154,7 +154,11 @@ class Run:
         return measured
 
     def note(self, measured: dict[str, float]) -> None:
-        """Adds a line to the history; a number that is none ends the run."""
+        """Adds a line to the history; a number that is none ends the run.
+
+        Raises:
+            ValueError: for a number that is not finite.
+        """
         if not all(map(math.isfinite, measured.values())):
             said = ", ".join(f"{name} {value}" for name, value in measured.items())
             raise ValueError(
@@ -189,6 +193,9 @@ class Run:
         """Goes on from the newest checkpoint of this very run that can be read, if there is one.
 
         It may have been written with another number of ranks.
+
+        Raises:
+            OSError: where ranks do not see the same files.
         """
         for path in (folder / "checkpoint.pt", folder / "previous.pt"):
             state = read_state(path, self.identity, self.device)
@@ -265,7 +272,11 @@ def batches(
 
 
 def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) -> None:
-    """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines."""
+    """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines.
+
+    Raises:
+        Stopped: once it has saved, when it was asked to stop or its time is nearly over.
+    """
     order = Order(len(source), stream(run.seed, ORDER))
     first, before = run.step, run.seconds
     start = saved = beaten = time.monotonic()

@@ -79,7 +79,11 @@ def inside(path: Path, outer: Member) -> Iterator[Member]:
 
 
 def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
-    """The label of each validation image in the order of their names, as places in `classes`."""
+    """The label of each validation image in the order of their names, as places in `classes`.
+
+    Raises:
+        ValueError: for a file that is damaged or incomplete, or names a class that `classes` lacks.
+    """
     from scipy.io import loadmat
 
     found: dict[str, bytes] = {}
