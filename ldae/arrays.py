@@ -38,7 +38,7 @@ def open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
 
 @contextmanager
 def damage_of(path: Path) -> Iterator[None]:
-    """Says in one line what is wrong with a file that cannot be read, by its name."""
+    """A `ValueError` says in one line what is wrong with a file that cannot be read, by its name."""
     path.stat()  # an absent one is not damaged
     try:
         yield

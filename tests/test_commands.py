@@ -95,8 +95,8 @@ def test_the_list_tells_each_change_label_sweep_and_target() -> None:
     line = next(line for line in said.splitlines() if " no_scaling " in line)
     assert "noise.schedule: unscaled" in line and "+ remove input scaling (fix γ = 1)" in line
     assert re.search(r"pca_d +pca +tokenizer.dim: 8, 16, 32, 64, 128", said)
-    for target in (*SMOKE.file.tables, *SMOKE.file.figures, "claims"):
-        assert re.search(rf"^{target} +(table|figure) ", said, re.MULTILINE), target
+    for target in (*SMOKE.file.tables, *SMOKE.file.figures, "claims", "report"):
+        assert re.search(rf"^{target} +(table|figure|page) ", said, re.MULTILINE), target
 
 
 def test_a_row_shows_where_each_of_its_values_comes_from() -> None:
@@ -149,6 +149,7 @@ def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> Non
     assert results_for(seeds, ["dit"]) == [*probes, *distances]
     assert results_for(SMOKE, ["block1", "ldae"]) == ["results/smoke/probe/ldae/seed0/probe.json"]  # one pass for both
     assert len(results_for(SMOKE, ["pca_d"])) == 5
+    assert [path.split("/")[2] for path in results_for(SMOKE, ["mae_b"])] == ["probe", "finetune"]
     assert results_for(SMOKE, ["dae", "claims"]) == ["dae", "claims"]
     with pytest.raises(StudyError, match="'pcaa' is no target or row .did you mean 'pca'"):
         results_for(SMOKE, ["pcaa"])

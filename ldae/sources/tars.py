@@ -70,7 +70,7 @@ def members(path: Path, *, start: int = 0) -> Iterator[Member]:
 
 
 def inside(path: Path, outer: Member) -> Iterator[Member]:
-    """The files in a tar file that is itself in the tar file at `path`."""
+    """The files in a tar file that is itself in the tar file at `path`; a `ValueError` names one that is damaged."""
     try:
         for member in members(path, start=outer.offset):
             yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
