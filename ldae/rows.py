@@ -193,8 +193,8 @@ def given_by(study: Study, name: str, key: str) -> str:
 def results_for(study: Study, names: list[str]) -> list[str]:
     """What Snakemake has to make for rows, sweeps and other targets.
 
-    Of a row it is what tables can show of it, for all seeds: its probes, and its fine-tuning and judged samples where it
-    has any. Every other target stands for itself.
+    Of a row it is what tables can show of it, for all seeds: its probes, and where it has any its fine-tuning and its
+    judged samples. Every other target stands for itself.
 
     Raises:
         StudyError: for a name that is none of these.

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from graph import Graph
 from rich.console import Console, RenderableType
 
 from ldae.checking import StudyError
@@ -31,10 +32,10 @@ def text(parts: list[RenderableType]) -> str:
     return captured.get()
 
 
-def ldae(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def ldae(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ldae.cli", *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -155,8 +156,9 @@ def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> Non
         results_for(SMOKE, ["pcaa"])
 
 
-def test_snakemake_runs_what_a_row_needs_and_no_more() -> None:
-    said = ldae("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run")
+def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
+    folder = Graph.fresh(tmp_path).folder
+    said = ldae("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run", folder=folder)
     assert said.returncode == 0, said.stderr
     planned = dict(re.findall(r"^(\w+) +(\d+)$", said.stdout, re.MULTILINE))
     assert planned == {"dataset": "1", "tokenizer": "1", "pretrain": "1", "probe": "1", "total": "4"}
