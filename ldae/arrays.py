@@ -38,7 +38,7 @@ def open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
 
 @contextmanager
 def damage_of(path: Path) -> Iterator[None]:
-    """Says in one line what is wrong with a file that cannot be read, by its name."""
+    """A `ValueError` says in one line what is wrong with a file that cannot be read, by its name."""
     path.stat()  # an absent one is not damaged
     try:
         yield
@@ -132,7 +132,11 @@ class CheckedRows:
     """An array on disk that is read row by row, each row compared with its checksum."""
 
     def __init__(self, path: Path) -> None:
-        """Opens it without reading it."""
+        """Opens it without reading it.
+
+        Raises:
+            ValueError: when it has not one checksum for each row.
+        """
         self.path, self.rows = path, open_array(path, mapped=True)
         self._sums: NDArray[np.uint64] = open_array(sums_beside(path))
         if len(self._sums) != len(self.rows):

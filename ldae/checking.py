@@ -41,7 +41,11 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _uni
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; refuses one that is missing, broken, or says a key twice."""
+    """The mapping in a YAML file; refuses one that is missing, broken, or says a key twice.
+
+    Raises:
+        StudyError: with the file's name, and the line where there is one.
+    """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
@@ -59,7 +63,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def checked(model: type[AnyPart], values: dict[str, Any], where: str, only: str | None = None) -> AnyPart:
-    """Validated values; with `only`, mistakes elsewhere than in that key are left for another check to tell."""
+    """Validated values; with `only`, mistakes elsewhere than in that key are left for another check to tell.
+
+    Raises:
+        StudyError: with `where` and the most telling of the mistakes.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -159,6 +159,9 @@ def rank_correlation(rows: list[RowResult], groups: NDArray[np.int64]) -> Estima
     """Spearman's correlation of accuracy with the quality of samples, with an interval over images, seeds and samples.
 
     Quality is the negative distance. Accuracies are resampled by groups, distances drawn within their errors.
+
+    Raises:
+        ValueError: for a row whose samples were not judged.
     """
     distances = [row.distance for row in rows]
     if any(distance is None for distance in distances):

@@ -39,6 +39,9 @@ class Process(NamedTuple):
         """Visits `steps` of the schedule's times, evenly from its first to its last, as guided diffusion and DiT do.
 
         The power follows from the betas after they were capped, so it may exceed the schedule's in the last steps.
+
+        Raises:
+            ValueError: for a schedule that defines no process, and for more steps than the schedule has times.
         """
         if noise.schedule in WITHOUT_PROCESS:
             raise ValueError(
@@ -56,7 +59,7 @@ class Process(NamedTuple):
 
     @property
     def power_before(self) -> Tensor:
-        """The signal's power before each step (S,)."""
+        """The signal's power before each step (S,), 1 before the first."""
         return torch.cat([torch.ones_like(self.power[:1]), self.power[:-1]])
 
 

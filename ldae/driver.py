@@ -7,11 +7,13 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ldae.files import write_text
 from ldae.process import started_seconds
+from ldae.tracking import TRACKING
 
 
 def clear_stale_locks(folder: Path) -> None:
@@ -38,15 +40,17 @@ def clear_stale_locks(folder: Path) -> None:
             lock.unlink(missing_ok=True)
 
 
-def equip_jobs(root: Path) -> None:
+def equip_jobs(root: Path, tracking: Iterable[str]) -> None:
     """Sets the environment of all jobs: they find the `ldae` of this interpreter, and end when this process does.
 
     Args:
         root: the folder that holds the package.
+        tracking: the trackers that trainings tell their history to.
     """
     for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
     os.environ["LDAE_DRIVER"] = f"{socket.gethostname()}:{os.getpid()}"
+    os.environ[TRACKING] = ",".join(tracking)
 
 
 def calm(scheduler: Any) -> None:

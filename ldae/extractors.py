@@ -49,7 +49,11 @@ def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -
 
 
 def inception(weights: Weights, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """torch-fidelity's Inception, which resizes as TensorFlow did, with the standard FID weights from a file."""
+    """torch-fidelity's Inception, which resizes as TensorFlow did, with the standard FID weights from a file.
+
+    Raises:
+        ValueError, OSError: for a file that is absent, another one than its SHA-256 says, or not Inception's weights.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path = Path(weights.path).expanduser()

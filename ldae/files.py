@@ -37,7 +37,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Gives errors of the disk the name of a file: those of writing, unlike those of opening, have none."""
+    """Gives an `OSError` of the disk the name of a file: those of writing, unlike those of opening, have none."""
     try:
         yield
     except OSError as error:

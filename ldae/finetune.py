@@ -197,7 +197,11 @@ def correct(network: nn.Module, split: Split, device: torch.device) -> NDArray[n
 
 
 def open_folded(stage: FinetuneStage, model: Path, tokenizer: Path | None, manifest: dict[str, Any]) -> Folded:
-    """The encoder of a finished run as a plain Vision Transformer; the arguments are those of `finetune`."""
+    """The encoder of a finished run as a plain Vision Transformer; the arguments are those of `finetune`.
+
+    Raises:
+        ValueError: for a denoiser without its tokenizer, or an encoder that no plain Vision Transformer equals.
+    """
     if read_json(model / "run.json")["method"] != "denoiser":
         network = open_baseline(model, manifest)
     elif tokenizer is None:

@@ -54,7 +54,11 @@ def fold(network: nn.Module, *, time: int, offset: int) -> Folded:
 
 
 def depth_of(network: nn.Module, *, time: int, offset: int) -> int:
-    """How many blocks a representation comes after; the arguments and errors are those of `fold`."""
+    """How many blocks a representation comes after; the arguments and errors are those of `fold`.
+
+    Raises:
+        ValueError: for a time or a block that the network does not have.
+    """
     if not 0 <= time < NUM_TIMES:
         raise ValueError(f"time: {time} is no time step; there are 0 to {NUM_TIMES - 1}")
     if isinstance(network, Denoiser):

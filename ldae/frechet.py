@@ -82,6 +82,9 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
     Args:
         mean1, mean2: (F,).
         covariance1, covariance2: (F, F), symmetric and positive semi-definite, possibly singular.
+
+    Raises:
+        ValueError: for a number that is not finite.
     """
     _require_finite(mean1, covariance1, mean2, covariance2)
     covariance1, covariance2 = covariance1.double(), covariance2.double()
@@ -94,6 +97,9 @@ def few_samples_distance(features: Tensor, mean: Tensor, covariance: Tensor) -> 
 
     With the centred features X the covariance is X^T X / (n - 1), so that S1 S2 has the eigenvalues of the n x n matrix
     X S2 X^T / (n - 1) and zeros.
+
+    Raises:
+        ValueError: for fewer than two samples, or a number that is not finite.
     """
     n = len(features)
     if n < 2:
@@ -129,6 +135,9 @@ def extrapolate(folds: Sequence[Moments], reference_mean: Tensor, reference_cova
         folds: at least 3 independent parts of the samples, of equal size.
         reference_mean: (F,).
         reference_covariance: (F, F).
+
+    Raises:
+        ValueError: for fewer than three folds, or features that are not finite.
     """
     num = len(folds)
     if num < 3:

@@ -26,7 +26,12 @@ def lars_step(weight: Tensor, gradient: Tensor, momentum: Tensor, rates: Tensor)
 
 
 def head_rate(progress: float, *, epochs: int, warmup: int) -> float:
-    """The share of the peak rate at `progress` epochs: linear warm-up, then half a cosine to zero."""
+    """The share of the peak rate at `progress` epochs: linear warm-up, then half a cosine to zero (MAE's probe).
+
+    Args:
+        progress: epochs that are over, with the part of the present one.
+        epochs, warmup: how many there are, and how many of them warm up.
+    """
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (epochs - warmup)))

@@ -76,7 +76,11 @@ def reference(
 
 
 def published_statistics(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (F,) and covariance (F, F) in a file of ADM's kind: an `.npz` with `mu` and `sigma`."""
+    """The mean (F,) and covariance (F, F) in a file of ADM's kind: an `.npz` with `mu` and `sigma`.
+
+    Raises:
+        FileNotFoundError, ValueError: for a file that is absent, another one than its SHA-256 says, or of another kind.
+    """
     path = Path(weights.path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is absent; judging.reference wants the file of sha256 {weights.sha256}")
@@ -112,6 +116,9 @@ def judge(
         out: where to write.
         judge: the folder of the study's own classifier, for `builtin` features.
         import_seconds: from the start of the process until now.
+
+    Raises:
+        ValueError: for a reference that was measured with other features than the samples' are.
     """
     device = pick_device()
     extractor = open_extractor(stage.judging, judge, device)

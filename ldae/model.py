@@ -43,7 +43,11 @@ class Trained(NamedTuple):
 
 
 def open_run(folder: Path, weights: str = "model") -> Trained:
-    """Reads a finished pretraining; `weights` is `model`, or `ema` for the averaged ones that sampling uses."""
+    """Reads a finished pretraining; `weights` is `model`, or `ema` for the averaged ones that sampling uses.
+
+    Raises:
+        ValueError: for a method that is no denoiser, and for files that are damaged.
+    """
     run = read_json(folder / "run.json")
     if run["method"] != "denoiser":
         raise ValueError(f"{folder}: holds {run['method']}, which is no denoiser")
@@ -112,7 +116,7 @@ def open_finished(folder: Path) -> Finished:
     """Opens a run by its folder, e.g. results/laptop/pretrain/ldae/seed0; what else it takes is found from there.
 
     Raises:
-        ValueError, OSError: in one line, for a folder that holds no run, or files that are damaged or missing.
+        ValueError, FileNotFoundError: in one line, for a folder that holds no run, or damaged or missing files.
     """
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(

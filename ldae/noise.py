@@ -33,7 +33,10 @@ class Level(NamedTuple):
 
 
 def ddpm(_: float) -> Level:
-    """The schedule of DDPM and DiT: signal^2 is the running product of 1 - beta, beta linear in 1e-4..0.02 (Fig. 3)."""
+    """The schedule of DDPM and DiT: signal^2 is the running product of 1 - beta, beta linear in 1e-4..0.02 (Fig. 3).
+
+    Its levels, as those of the others, are tables (num_times,) in float64.
+    """
     beta = torch.linspace(1e-4, 0.02, NUM_TIMES, dtype=torch.float64)
     power = torch.cumprod(1 - beta, 0)
     return Level(power.sqrt(), (1 - power).sqrt())

@@ -50,12 +50,15 @@ PREDICTIONS: dict[str, Prediction] = {"noise": PredictNoise(), "clean": PredictC
 
 
 def uniform(level: Level) -> Tensor:
-    """All noise levels count alike (eq. 2)."""
+    """All noise levels count alike (eq. 2): ones of the level's shape."""
     return torch.ones_like(level.signal)
 
 
 def signal(level: Level) -> Tensor:
-    """Cleaner inputs count more: lambda = gamma^2, or 1 / (1 + sigma^2) without input scaling (Sec. 4.3)."""
+    """Cleaner inputs count more: lambda = gamma^2, or 1 / (1 + sigma^2) without input scaling (Sec. 4.3).
+
+    Shaped as the level, between 0 and 1.
+    """
     return level.signal_share()
 
 

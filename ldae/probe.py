@@ -62,7 +62,11 @@ class Result(NamedTuple):
 
 
 def hold_out(groups: NDArray[np.int64], share: float, seed: int) -> Tensor:
-    """Marks (N,) the images of a random `share` of the groups, at least one and never all of them."""
+    """Marks (N,) the images of a random `share` of the groups, at least one and never all of them.
+
+    Raises:
+        ValueError: where all images form a single group.
+    """
     num = int(groups.max()) + 1
     if num < 2:
         raise ValueError("probing.held_out: the training images form a single group, so none can be held out")
@@ -240,6 +244,9 @@ def probe(
         tokenizer: the folder of the tokenizer's fit; None for a method that has none.
         out: gets `probe.json` and `correct.npz`: for each validation image, whether the probe was right.
         import_seconds: from the start of the process until now.
+
+    Raises:
+        ValueError: for a denoiser without its tokenizer.
     """
     run = read_json(model / "run.json")
     manifest = read_json(dataset / "manifest.json")
@@ -288,7 +295,11 @@ def denoiser_encoders(
 
 
 def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], device: torch.device) -> Encoders:
-    """A trained baseline's encoder, and the same with random weights; only its last block is probed."""
+    """A trained baseline's encoder, and the same with random weights; only its last block is probed.
+
+    Raises:
+        ValueError: when another block than the last is asked for, or noisy images.
+    """
     if stage.offsets != (0,) or stage.noisy:
         raise ValueError(f"{model}: of a method without noise only the encoder's last block is probed")
     encoders = {name: open_baseline(model, manifest, random=name == "random") for name in ("trained", "random")}

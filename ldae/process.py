@@ -123,7 +123,11 @@ def requeue() -> None:
 
 
 def started_seconds(pid: int | str = "self") -> float:
-    """When a process on this machine started, in seconds since the machine did; `OSError` where there is none."""
+    """When a process on this machine started, in seconds since the machine did.
+
+    Raises:
+        OSError: where there is none, or (`ProcessLookupError`) one that is dead already.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if fields[0] in "ZX":  # dead, and only waiting for its parent to take notice
         raise ProcessLookupError(f"process {pid} has ended")

@@ -48,13 +48,14 @@ class Progress:
 
     def line(self) -> str:
         """The state in words."""
+        share = f"({100 * self.done / self.total:.0f} %)"
+        return ", ".join([f"{self.title}: {self.done:,} of {self.total:,} {self.unit} {share}", *self.words()])
+
+    def words(self) -> list[str]:
+        """The rate, the time left, and the note."""
         left = (self.total - self.done) / self.rate if self.rate else 0.0
-        parts = [
-            f"{self.title}: {self.done:,} of {self.total:,} {self.unit} ({100 * self.done / self.total:.0f} %)",
-            f"{self.rate:,.0f} {self.unit}/s",
-            f"{_clock(left)} left",
-        ]
-        return ", ".join([*parts, self.note] if self.note else parts)
+        words = [f"{self.rate:,.0f} {self.unit}/s", f"{_clock(left)} left"]
+        return [*words, self.note] if self.note else words
 
 
 class Bar(Progress):
@@ -63,22 +64,21 @@ class Bar(Progress):
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         super().__init__(title, total, unit, done)
         from rich.console import Console  # only where a person watches
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}  {task.fields[note]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}  {task.fields[words]}"),
         )
         self.bar = RichProgress(*columns, console=Console(stderr=True))
-        self._task = self.bar.add_task(title, total=total, completed=done, note="")
+        self._task = self.bar.add_task(title, total=total, completed=done, words="")
 
     def advance(self, amount: int) -> None:
         """Records `amount` more and redraws the bar."""
         self.done += amount
-        self.bar.update(self._task, completed=self.done, note=f"{self.rate:,.0f} {self.unit}/s  {self.note}")
+        self.bar.update(self._task, completed=self.done, words="  ".join(self.words()))
 
 
 @contextmanager

@@ -82,7 +82,11 @@ def from_stable_diffusion(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check(mapped: dict[str, Tensor]) -> None:
-    """Refuses a state that `Autoencoder` would not load, in one line."""
+    """Refuses a state that `Autoencoder` would not load, in one line.
+
+    Raises:
+        ValueError: with the first weight that is absent or has another shape.
+    """
     for needed in ("encoder.conv_in.weight", "post_quant.weight"):
         if needed not in mapped:
             raise ValueError(f"not the weights of a KL-f8 VAE: {needed} is absent")

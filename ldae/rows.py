@@ -26,6 +26,8 @@ from ldae.variants import Study
 OWN = "green"  # what a row changes itself
 WIDE = 1000  # columns of a line that goes into a pipe, where nothing is cut off
 NO_DATA = Data(train=0, val=0, classes=0, known=False)  # whose size says nothing of which jobs there are
+PAGES = {"report_main": "main, all", "report": "all"}
+RESULTS = ("probe", "finetune", "judge")  # the stages whose numbers tables show
 USED_BY_BASELINES = ("method.", "network.size", "features.")
 
 
@@ -65,6 +67,7 @@ def listing(study: Study) -> list[RenderableType]:
     ]
     if study.file.claims:
         targets.append((_name("claims"), "table", "all", f"{len(study.file.claims)} statements of the paper, judged"))
+    targets += [(_name(name), "page", part, "All of it on one page") for name, part in PAGES.items()]
     return [
         _title("Rows", f"each starts from the one that it stands below; scale {study.scale_name}"),
         _columns(("row", "what it changes", "label"), rows),
@@ -166,6 +169,8 @@ def of_scale(study: Study, name: str) -> dict[str, Any]:
     else:
         parts["training"] = stage.mae or stage.moco_v3
     parts["probing"] = scale.probing
+    if study.variants[name].finetune:
+        parts["finetuning"] = study.finetune_stage(name).finetuning
     if study.variants[name].fid:
         parts |= {"sampling": scale.sampling, "judging": scale.judging}
     found = {f"{part}.{key}": value for part, of in parts.items() for key, value in leaves(of.model_dump())}
@@ -188,8 +193,8 @@ def given_by(study: Study, name: str, key: str) -> str:
 def results_for(study: Study, names: list[str]) -> list[str]:
     """What Snakemake has to make for rows, sweeps and other targets.
 
-    Of a row it is the probes of all seeds, and the judged samples where it has an FID; any other target stands for
-    itself.
+    Of a row it is what tables can show of it, for all seeds: its probes, and where it has any its fine-tuning and its
+    judged samples. Every other target stands for itself.
 
     Raises:
         StudyError: for a name that is none of these.
@@ -198,7 +203,7 @@ def results_for(study: Study, names: list[str]) -> list[str]:
     for name in names:
         jobs = _jobs(study, name)
         if name in study.variants or name in study.sweeps:
-            targets += [str(job.record) for job in jobs if job.stage in ("probe", "judge")]
+            targets += [str(job.record) for job in jobs if job.stage in RESULTS]
         else:
             targets.append(name)
     return list(dict.fromkeys(targets))

@@ -166,7 +166,12 @@ class Spec(Part):
         return self
 
     def changed(self, changes: dict[str, Any]) -> Spec:
-        """This row with dotted keys replaced, e.g. `{"objective.predict": "clean"}`; validated."""
+        """This row with dotted keys replaced, e.g. `{"objective.predict": "clean"}`; validated.
+
+        Raises:
+            KeyError: with an unknown key, and those that there are.
+            ValidationError: for a value that a key cannot have, or that fits no other value of the row.
+        """
         fields = self.model_dump()
         for key, value in changes.items():
             part, _, field = key.partition(".")
@@ -472,6 +477,7 @@ class Scale(Part):
     sampling: Sampling = Sampling()
     judging: Judging = Judging()
     resources: Resources = Resources()
+    tracking: tuple[Literal["tensorboard", "wandb", "wandb-offline", "trackio"], ...] = ()  # no stage reads it
 
     @model_validator(mode="after")
     def _classifiers(self) -> Self:

@@ -53,6 +53,6 @@ def resampled_means(values: NDArray[np.floating], groups: NDArray[np.integer]) -
 
 
 def seed_interval(values: NDArray[np.floating]) -> float:
-    """Half the 95 % t-interval of the mean of a few values."""
+    """Half the width of the 95 % t-interval of the mean of at least two values (k,), in their unit."""
     k = len(values)
     return float(stdtrit(k - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(k))

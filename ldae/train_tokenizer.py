@@ -236,7 +236,7 @@ def train_tokenizer(
 
 
 def published_autoencoder(weights: Weights) -> dict[str, Tensor]:
-    """The state of a published autoencoder; an error of one line names a file that holds none."""
+    """The state of a published autoencoder; a `ValueError` names, in one line, a file that holds none."""
     path = Path(weights.path).expanduser()
     state = read_weights(path, weights.sha256)
     try:

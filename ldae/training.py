@@ -28,6 +28,8 @@ from ldae.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.progress import log, progress
 from ldae.randomness import Randomness, stream
 from ldae.spec import Training
+from ldae.tracking import Training as Tracked
+from ldae.tracking import tracked
 
 ORDER, DRAWS = 1, 2  # streams of randomness, beside the initial weights'
 BETAS = (0.9, 0.95)  # of AdamW; the paper names none, RCG's training "with the scheme of l-DAE" uses these
@@ -152,7 +154,11 @@ class Run:
         return measured
 
     def note(self, measured: dict[str, float]) -> None:
-        """Adds a line to the history; a number that is none ends the run."""
+        """Adds a line to the history; a number that is none ends the run.
+
+        Raises:
+            ValueError: for a number that is not finite.
+        """
         if not all(map(math.isfinite, measured.values())):
             said = ", ".join(f"{name} {value}" for name, value in measured.items())
             raise ValueError(
@@ -187,6 +193,9 @@ class Run:
         """Goes on from the newest checkpoint of this very run that can be read, if there is one.
 
         It may have been written with another number of ranks.
+
+        Raises:
+            OSError: where ranks do not see the same files.
         """
         for path in (folder / "checkpoint.pt", folder / "previous.pt"):
             state = read_state(path, self.identity, self.device)
@@ -263,11 +272,17 @@ def batches(
 
 
 def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) -> None:
-    """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines."""
+    """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines.
+
+    Raises:
+        Stopped: once it has saved, when it was asked to stop or its time is nearly over.
+    """
     order = Order(len(source), stream(run.seed, ORDER))
     first, before = run.step, run.seconds
     start = saved = beaten = time.monotonic()
-    with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
+    training = Tracked(run.title, run.seed, run.identity, resume)
+    images = run.total * run.batch
+    with tracked(run.history, training) as tell, progress(run.title, images, "images", first * run.batch) as bar:
         for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
             measured = run.update(inputs, labels)
             run.losses += next(iter(measured.values()))
@@ -276,6 +291,7 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
                 count = run.log_every if noted else run.step % run.log_every
                 values = averaged(measured | {next(iter(measured)): run.losses.item() / count}, run.device)
                 run.note(values)
+                tell()
                 run.losses.zero_()
                 bar.note = f"loss {next(iter(values.values())):.4g}"
             bar.advance(run.batch)

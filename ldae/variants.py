@@ -180,7 +180,11 @@ class Study:
         return DatasetStage(dataset=self.scale.dataset)
 
     def classifier_stage(self, architecture: Architecture) -> ClassifierStage:
-        """What training a small classifier depends on."""
+        """What training a small classifier depends on.
+
+        Raises:
+            StudyError: for one that the scale gives no recipe of.
+        """
         if architecture not in self.scale.classifiers:
             raise StudyError(f"scale {self.scale_name}: classifiers.{architecture}: is missing; give its recipe")
         return ClassifierStage(architecture=architecture, classifier=self.scale.classifiers[architecture])
@@ -323,7 +327,7 @@ class Study:
         return described | {
             "scale": self.scale_name,
             # what a job asks of the machine changes no result
-            "settings": self.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
+            "settings": self.scale.model_dump(mode="json", by_alias=True, exclude={"resources", "tracking"}),
             "revisions": self.file.revisions,
             "tables": [
                 {"name": name, **{key: table[key] for key in ("title", "series") if key in table}}
@@ -434,6 +438,9 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
         file: the study.
         scale: its size; a sweep's points that probe a block which its networks lack are left out.
         where: the study's name, for messages.
+
+    Raises:
+        StudyError: for any mistake in a row or a sweep, by its name.
     """
     variants: dict[str, Variant] = {}
     names: dict[Spec, str] = {}
@@ -524,7 +531,11 @@ def _point_name(sweep: str, value: Any) -> str:
 
 
 def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
-    """A scale by name: its file in `folder`, on top of the scales that it is `from`, section by section."""
+    """A scale by name: its file in `folder`, on top of the scales that it is `from`, section by section.
+
+    Raises:
+        StudyError: for a file that is missing, broken, or says what no scale can say.
+    """
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))

@@ -28,7 +28,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file, once its SHA-256 is the expected one; nothing in it is executed.
 
     Raises:
-        ValueError, OSError: in one line, for a file that is absent, another one, or holds something else than numbers.
+        ValueError, FileNotFoundError: for a file that is absent, another one, or holds something else than numbers.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is absent; a file of sha256 {sha256} is needed here, and nothing replaces it")

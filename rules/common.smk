@@ -8,12 +8,13 @@ from pathlib import Path
 ROOT = Path(workflow.basedir).parent
 sys.path.insert(0, str(ROOT))
 
-from ldae import driver
+from ldae import driver, tracking
 from ldae.plan import Data, Forecast
 from ldae.variants import Study, StudyError
 
 try:
     study = Study.load(ROOT, config)
+    tracking.check(study.scale.tracking)
 except StudyError as error:
     sys.exit(str(error))  # raised, it would be three lines
 
@@ -21,7 +22,7 @@ RESULTS = f"results/{study.scale_name}"
 
 if workflow.is_main_process:
     driver.clear_stale_locks(Path(".snakemake"))
-driver.equip_jobs(ROOT)
+driver.equip_jobs(ROOT, study.scale.tracking)
 
 # What preparing the images may use: all that --cores gives to a local run; on a cluster, where nobody says --cores to
 # the driver and a job sees all of its node's, as many as any other job.

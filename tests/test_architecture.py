@@ -25,7 +25,7 @@ STAGES = {
 }
 TORCHLESS = set(
     "spec checking study_file variants record process driver files progress cost "
-    "statistics results tables figures claims report plan status rows commands prepare sources cli".split()
+    "statistics results tables figures claims report plan status rows tracking commands prepare sources cli".split()
 )
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from graph import Graph
 from rich.console import Console, RenderableType
 
 from ldae.checking import StudyError
@@ -31,10 +32,10 @@ def text(parts: list[RenderableType]) -> str:
     return captured.get()
 
 
-def ldae(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def ldae(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ldae.cli", *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -95,8 +96,8 @@ def test_the_list_tells_each_change_label_sweep_and_target() -> None:
     line = next(line for line in said.splitlines() if " no_scaling " in line)
     assert "noise.schedule: unscaled" in line and "+ remove input scaling (fix γ = 1)" in line
     assert re.search(r"pca_d +pca +tokenizer.dim: 8, 16, 32, 64, 128", said)
-    for target in (*SMOKE.file.tables, *SMOKE.file.figures, "claims"):
-        assert re.search(rf"^{target} +(table|figure) ", said, re.MULTILINE), target
+    for target in (*SMOKE.file.tables, *SMOKE.file.figures, "claims", "report"):
+        assert re.search(rf"^{target} +(table|figure|page) ", said, re.MULTILINE), target
 
 
 def test_a_row_shows_where_each_of_its_values_comes_from() -> None:
@@ -149,13 +150,15 @@ def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> Non
     assert results_for(seeds, ["dit"]) == [*probes, *distances]
     assert results_for(SMOKE, ["block1", "ldae"]) == ["results/smoke/probe/ldae/seed0/probe.json"]  # one pass for both
     assert len(results_for(SMOKE, ["pca_d"])) == 5
+    assert [path.split("/")[2] for path in results_for(SMOKE, ["mae_b"])] == ["probe", "finetune"]
     assert results_for(SMOKE, ["dae", "claims"]) == ["dae", "claims"]
     with pytest.raises(StudyError, match="'pcaa' is no target or row .did you mean 'pca'"):
         results_for(SMOKE, ["pcaa"])
 
 
-def test_snakemake_runs_what_a_row_needs_and_no_more() -> None:
-    said = ldae("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run")
+def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
+    folder = Graph.fresh(tmp_path).folder
+    said = ldae("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run", folder=folder)
     assert said.returncode == 0, said.stderr
     planned = dict(re.findall(r"^(\w+) +(\d+)$", said.stdout, re.MULTILINE))
     assert planned == {"dataset": "1", "tokenizer": "1", "pretrain": "1", "probe": "1", "total": "4"}

@@ -70,7 +70,7 @@ def add(root: Root) -> None:
         GROUP,
         "run",
         "run rows, sweeps or other targets with all that they need, through Snakemake",
-        about="A row is run to its probe, and to the distance of its samples where it has an FID.",
+        about="A row is run to its probe, and to its fine-tuning and the distance of its samples where it has them.",
         examples="  ldae run ldae                           # one row, on all cores\n"
         "  ldae run pca_d --seeds [0,1,2]          # a sweep, three seeds\n"
         "  ldae run dae -n                         # a table: what would run\n"
@@ -167,5 +167,5 @@ def _rows(study: Study) -> list[str]:
 
 
 def _targets(study: Study) -> list[str]:
-    common = ["main", "all", "all_tables", "all_figures", "claims"]
+    common = ["main", "all", "all_tables", "all_figures", "report", "report_main", "claims"]
     return [*common, *study.file.tables, *study.file.figures, *study.sweeps, *study.variants]

@@ -87,7 +87,7 @@ def row_of(row: dict[str, Any], results: Path, seeds: list[int]) -> Row:
 
 
 def record(results: Path, path: str, lineage: str | None = None) -> Made | None:
-    """A record of the results folder, if it is there."""
+    """A record of the results folder, if it is there; a `ValueError` if it is not of this lineage."""
     file = results / path
     if not file.is_file():
         return None

@@ -70,7 +70,7 @@ def members(path: Path, *, start: int = 0) -> Iterator[Member]:
 
 
 def inside(path: Path, outer: Member) -> Iterator[Member]:
-    """The files in a tar file that is itself in the tar file at `path`."""
+    """The files in a tar file that is itself in the tar file at `path`; a `ValueError` names one that is damaged."""
     try:
         for member in members(path, start=outer.offset):
             yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
@@ -79,7 +79,11 @@ def inside(path: Path, outer: Member) -> Iterator[Member]:
 
 
 def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
-    """The label of each validation image in the order of their names, as places in `classes`."""
+    """The label of each validation image in the order of their names, as places in `classes`.
+
+    Raises:
+        ValueError: for a file that is damaged or incomplete, or names a class that `classes` lacks.
+    """
     from scipy.io import loadmat
 
     found: dict[str, bytes] = {}

@@ -29,13 +29,13 @@ class Tokenizer(Protocol):
 
 
 def fit_vae(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
-    """The patch-wise VAE."""
+    """The patch-wise VAE, fitted to flattened patches (n, D), with the KL weight and the seed of a stage."""
     assert stage.dim is not None
     return linear.fit(patches, dim=stage.dim, kl=stage.fitting.kl, seed=stage.fitting.seed)
 
 
 def fit_ae(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
-    """The patch-wise AE."""
+    """The patch-wise AE, fitted to flattened patches (n, D): a VAE without the KL divergence."""
     assert stage.dim is not None
     return linear.fit(patches, dim=stage.dim, kl=0.0, seed=stage.fitting.seed)
 
@@ -56,5 +56,5 @@ TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
 
 
 def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> Tokenizer:
-    """The tokenizer of a row from its fitted tensors."""
+    """The tokenizer of a row from its fitted tensors; a `ValueError` says that they are of another dimension."""
     return TOKENIZERS[tokenizer.kind](fitted, dim=tokenizer.dim, scale=tokenizer.scale)

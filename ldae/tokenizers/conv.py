@@ -204,6 +204,9 @@ class ConvTokenizer(nn.Module):
                 (d,) of its tokens on data.
             dim: d, of a token: 4 C.
             scale: `dimension` to standardise each dimension alone, `global` to divide all of them by one number.
+
+        Raises:
+            ValueError: for a fit of another dimension.
         """
         super().__init__()
         self.dim = dim

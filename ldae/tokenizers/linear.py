@@ -55,6 +55,9 @@ def fit(patches: Iterable[Tensor], *, dim: int, kl: float, seed: int) -> dict[st
 
     Returns:
         `mean` (D,), `encode` V (d, D), `decode` U (D, d), and `variance` (d,) of the latents.
+
+    Raises:
+        ValueError: for fewer than two patches.
     """
     moments = pca.fit(patches)
     spectrum = moments["variance"]
@@ -101,6 +104,11 @@ class LinearTokenizer(nn.Module):
     decode_bias: Tensor
 
     def __init__(self, fitted: dict[str, Tensor], *, dim: int, scale: str) -> None:
+        """Folds the standardisation into both maps.
+
+        Raises:
+            ValueError: for a fit of another dimension.
+        """
         super().__init__()
         self.dim = dim
         mean, encode, decode, variance = (fitted[name] for name in ("mean", "encode", "decode", "variance"))

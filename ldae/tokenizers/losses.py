@@ -34,6 +34,9 @@ class Perceptual(nn.Module):
         Args:
             features: images (N, 3, S, S) in [-1, 1] to a list of activation maps (N, C, H, W).
             weights: how much each channel counts, nonnegative, (C,) or (1, C, 1, 1) for each map; None for one each.
+
+        Raises:
+            ValueError: for negative weights, which measure no distance.
         """
         super().__init__()
         self.features = features.requires_grad_(False)
@@ -92,6 +95,9 @@ def vgg16_features(path: Path, sha256: str) -> nn.Module:
 
     Returns:
         A `ScaledVGG` in float32.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_weights`, and for weights of another network.
     """
     import timm
 
@@ -115,6 +121,9 @@ def lpips_weights(path: Path, sha256: str) -> list[Tensor]:
     Args:
         path: tensors named `lin0.model.1.weight` to `lin4.model.1.weight`; `.safetensors`, or a file of `torch.save`.
         sha256: of the file, in hexadecimal.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_weights`, and for other weights than LPIPS'.
     """
     stored = read_weights(path, sha256)
     weights = []

@@ -14,7 +14,7 @@ def patchify(images: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch: int) -> Tensor:
-    """The inverse of `patchify`, for square images."""
+    """Flattened patches (N, T, C * patch^2) to square images (N, C, S, S): the inverse of `patchify`."""
     n, t, d = patches.shape
     side, c = round(t**0.5), d // patch**2
     grid = patches.reshape(n, side, side, c, patch, patch)
@@ -22,6 +22,6 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 
 
 def safe_deviation(variance: Tensor) -> Tensor:
-    """Standard deviations to divide by: dimensions without extent get a floor that keeps their latents at zero."""
+    """Standard deviations (d,) to divide by, of variances (d,); without extent, a floor keeps the latents at zero."""
     floor = 1e-4 * variance.max().sqrt().clamp_min(torch.finfo(torch.float32).tiny ** 0.25)
     return variance.sqrt().clamp_min(floor)

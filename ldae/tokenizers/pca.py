@@ -24,6 +24,9 @@ def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
     Returns:
         `mean` (D,), `basis` (D, D) with orthonormal rows by falling variance, each with its largest entry positive, and
         `variance` (D,), zero where the data have no extent.
+
+    Raises:
+        ValueError: for fewer than two patches.
     """
     count, shift = 0, torch.empty(0)
     total = outer = torch.zeros((), dtype=torch.float64)

@@ -13,7 +13,11 @@ from ldae.tokenizers.patches import patchify, safe_deviation, unpatchify
 
 
 def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The `mean` (d,) and `variance` (d,) of each dimension of a stream of patches (n, d), in float64."""
+    """The `mean` (d,) and `variance` (d,) of each dimension of a stream of patches (n, d), in float64.
+
+    Raises:
+        ValueError: for fewer than two patches.
+    """
     count, mean, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     for batch in patches:  # Chan's update of the running moments, which loses no digits to a large mean
         batch = batch.double()

@@ -1,0 +1,70 @@
+"""What is said beside the code, as far as a program can tell whether it is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "ldae").rglob("*.py"))
+
+
+def functions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The public functions and methods of a module or class."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from functions(node.body, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+            yield f"{prefix}{node.name}", node
+
+
+def own(node: ast.AST) -> Iterator[ast.AST]:
+    """What stands in a function, but not in one inside of it."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+            yield child
+            yield from own(child)
+
+
+def raised(function: ast.FunctionDef) -> set[str]:
+    """The errors that a function raises itself, by name."""
+    calls = (node.exc for node in own(function) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call))
+    return {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_function_that_raises_an_error_says_so(path: Path) -> None:
+    for name, function in functions(ast.parse(path.read_text()).body):
+        said = ast.get_docstring(function) or ""
+        assert all(error in said for error in raised(function)), f"{name}: {raised(function)}"
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)  # what the format demands
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert f"[{paper['title']}]({paper['url']})" in (ROOT / "README.md").read_text()
+
+
+def test_contributors_are_told_of_files_and_targets_that_there_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
+    paths = re.findall(r"(?:tests|rules|ldae)/[\w.]+\.\w+", text)
+    assert paths
+    assert all((ROOT / path).is_file() for path in paths), paths
+    headings = {
+        re.sub(r"\W+", "-", h.lower()) for h in re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(), re.M)
+    }
+    assert set(re.findall(r"README\.md#([\w-]+)", text)) <= headings
