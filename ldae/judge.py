@@ -89,12 +89,14 @@ def published_statistics(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     arrays = read_arrays(path)
     if not {"mu", "sigma"} <= set(arrays):
         raise ValueError(f"{path}: holds {', '.join(arrays)}; expected mu and sigma, as ADM's reference files")
-    mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
+    mean, covariance = arrays["mu"], arrays["sigma"]
+    if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: mu and sigma are {mean.dtype} and {covariance.dtype}, expected numbers")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; expected (F,) and (F, F)")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path}: mu or sigma holds values that are no finite numbers")
-    return mean, covariance
+    return mean.astype(np.float64), covariance.astype(np.float64)
 
 
 def judge(

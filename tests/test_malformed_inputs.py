@@ -1,4 +1,4 @@
-"""Broken pictures, trees, archives, weights and results, each told in one line; nothing is executed, nothing lost."""
+"""Broken pictures, trees, archives and weights, each told in one line: nothing is executed, nothing is lost."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ def class_tree(root: Path) -> Path:
     return root
 
 
-def prepare(path: Path, **dataset: Any) -> list[str]:
+def prepare(tree: Path, **dataset: Any) -> list[str]:
     """A command that prepares a folder over the earlier results."""
-    spec = {"dataset": {"source": "folder", "path": str(path), "size": SIDE} | dataset}
+    spec = {"dataset": {"source": "folder", "path": str(tree), "size": SIDE} | dataset}
     return ["prepare", "--spec", json.dumps(spec), "--out", "results/dataset"]
 
 
@@ -307,6 +307,15 @@ def inner(num: int = 2) -> bytes:
     return packed({f"{number}.JPEG": encoded("JPEG") for number in range(num)})
 
 
+def val() -> bytes:
+    return packed({f"{number}.JPEG": encoded("JPEG") for number in range(2)})
+
+
+def damaged(content: bytes, place: int) -> bytes:
+    """With one other byte."""
+    return content[:place] + bytes([content[place] ^ 0x7F]) + content[place + 1 :]
+
+
 def train(**classes: bytes) -> bytes:
     return packed({f"{name}.tar": content for name, content in ({"n01": inner(), "n02": inner()} | classes).items()})
 
@@ -318,8 +327,10 @@ ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
     "a class that is no tar": (TRAIN, train(n02=b"<html>" * 200), "n02.tar, in it"),
     "a class without images": (TRAIN, train(n02=packed({})), "n02.tar holds no images"),
     "a picture beside the classes": (TRAIN, packed({"n01.tar": inner(), "n02.JPEG": encoded("JPEG")}), "n02.JPEG, in"),
-    "a train tar cut short": (TRAIN, train()[:3000], f"{TRAIN}: "),
-    "a val tar cut short": (VAL, packed({f"{n}.JPEG": encoded("JPEG") for n in range(2)})[:2500], "val"),
+    "a train tar cut short": (TRAIN, train()[:15_000], f"{TRAIN}: is no whole tar file"),
+    "a val tar cut short": (VAL, val()[:2500], f"{VAL}: is no whole tar file"),
+    "a tar with a damaged header": (VAL, damaged(val(), 2048 + 100), f"{VAL}: is no whole tar file"),
+    "a class with a damaged header": (TRAIN, train(n02=damaged(inner(), 2048 + 100)), "n02.tar, in it"),
     "a broken picture": (TRAIN, train(n02=packed({"9.JPEG": b"<html>"})), "n02/9.JPEG: is no image"),
     "too few validation images": (VAL, packed({"0.JPEG": encoded("JPEG")}), "holds 1 images, and"),
     "a label out of range": (DEVKIT, kit(b"1\n3\n"), "line 2 of data/ILSVRC2012_validation_ground_truth.txt is '3'"),
@@ -335,7 +346,7 @@ ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_an_archive_that_cannot_be_used_is_named(name: str, refused: Callable[..., str], tmp_path: Path) -> None:
-    files = {TRAIN: train(), VAL: packed({f"{n}.JPEG": encoded("JPEG") for n in range(2)}), DEVKIT: kit()}
+    files = {TRAIN: train(), VAL: val(), DEVKIT: kit()}
     file, content, words = ARCHIVES[name]
     for path, whole in (files | ({file: content} if content is not None else {})).items():
         if path != file or content is not None:
@@ -453,12 +464,12 @@ STATISTICS: dict[str, tuple[bytes, str]] = {
     "text": (b"mu sigma", "is damaged"),
     "nothing": (b"", "is damaged"),
     "cut short": (archive(mu=np.zeros(3), sigma=np.eye(3))[:-100], "is damaged"),
-    "a zip of something else": (other_zip(), "mu is"),
+    "a zip of something else": (other_zip(), "is damaged ('mu' is no array)"),
     "without sigma": (archive(mu=np.zeros(3)), "holds mu; expected mu and sigma"),
     "sigma of another size": (archive(mu=np.zeros(3), sigma=np.eye(2)), "mu is (3,) and sigma (2, 2)"),
     "mu of two dimensions": (archive(mu=np.zeros((3, 3)), sigma=np.eye(3)), "mu is (3, 3)"),
     "no numbers": (archive(mu=np.full(3, np.nan), sigma=np.eye(3)), "no finite numbers"),
-    "words": (archive(mu=np.array(["a", "b"]), sigma=np.eye(2)), "mu or sigma"),
+    "words": (archive(mu=np.array(["a", "b"]), sigma=np.eye(2)), "mu and sigma are <U1 and float64"),
 }
 
 

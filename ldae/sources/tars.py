@@ -65,6 +65,9 @@ def members(path: Path, *, start: int = 0) -> Iterator[Member]:
                 for member in archive:
                     if member.isfile():
                         yield Member(member.name, member.offset_data, member.size)
+                file.seek(archive.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # which Python takes for an end, too
+                    raise tarfile.ReadError(f"it breaks off at byte {archive.offset}")
         except tarfile.TarError as error:
             raise ValueError(f"{path}: is no whole tar file ({error})") from None
 

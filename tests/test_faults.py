@@ -1,0 +1,158 @@
+"""Thirty kills at random over the graph: any process of it, anywhere in its work, each followed by a plain start."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from graph import RESULTS, Graph
+
+from ldae.plan import plan
+from ldae.status import status
+from ldae.variants import Study
+
+pytestmark = [pytest.mark.faults, pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd")]
+
+KILLS = int(os.environ.get("LDAE_FAULTS_KILLS", "30"))
+STEPS = 100  # of a training: long enough to be hit
+KINDS = {  # what a process of the graph is, by its command line; the first that fits
+    "worker": rb"multiprocessing\.spawn",
+    "shell": rb"bash\0-c\0|/bash\0-c",
+    "stage": rb"/ldae\0",
+    "driver": rb"snakemake",
+}
+
+
+class Process(NamedTuple):
+    """A living process of a graph."""
+
+    pid: int
+    kind: str
+    what: str  # e.g. the stage that it runs
+
+
+def processes(graph: Graph) -> list[Process]:
+    """All that work in a graph's folder now and will go on if nobody stops them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes()
+            inside = os.readlink(entry / "cwd") == str(graph.folder)
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:  # it has ended meanwhile
+            continue
+        kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, command)), None)
+        if inside and state not in "ZX" and kind is not None:
+            stage = re.search(rb"ldae[\0 ]([a-z-]+)", command)
+            found.append(Process(int(entry.name), kind, stage[1].decode() if stage else ""))
+    return found
+
+
+@contextmanager
+def held(process: Process) -> Iterator[int]:
+    """A descriptor of a process, which cannot come to mean another one as a number can."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def strike(
+    graph: Graph, driver: subprocess.Popen[bytes], kind: str, delay: float, chance: random.Random
+) -> Process | None:
+    """Kills a process of a kind, so long after the first one is seen; None when the driver has ended before."""
+    seen: float | None = None
+    while driver.poll() is None:
+        victims = [process for process in processes(graph) if process.kind == kind]
+        if victims and seen is None:
+            seen = time.monotonic()
+        if victims and seen is not None and time.monotonic() - seen >= delay:
+            victim = chance.choice(victims)
+            try:
+                with held(victim) as descriptor:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            except ProcessLookupError:  # it has ended just now
+                continue
+            return victim
+        time.sleep(0.02)
+    return None
+
+
+class Trainings:
+    """The finished trainings of a graph, none of which may be trained again."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.folder = graph.folder / RESULTS / "resume"
+        self.known: dict[Path, tuple[int, int]] = {}
+
+    def check(self) -> None:
+        """Fails if a training that was finished has been taken up again: its last file would be another one."""
+        for path in self.folder.rglob("finished.pt"):
+            about = path.stat()
+            first = self.known.setdefault(path, (about.st_ino, about.st_mtime_ns))
+            assert first == (about.st_ino, about.st_mtime_ns), f"{path} was made twice"
+
+
+def fresh(folder: Path) -> Graph:
+    """A graph with trainings that last long enough to be hit."""
+    folder.mkdir()
+    graph = Graph.fresh(folder)
+    graph.edit("scales/smoke.yaml", "steps: 40,", f"steps: {STEPS},")
+    return graph
+
+
+def test_thirty_kills_anywhere_end_in_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = int(os.environ.get("LDAE_FAULTS_SEED", time.time_ns() % 2**32))
+    chance = random.Random(seed)
+    struck: list[Process] = []
+    number = 0
+    with capsys.disabled():
+        print(f"\nLDAE_FAULTS_SEED={seed}", flush=True)
+        undisturbed = fresh(tmp_path / "undisturbed")
+        undisturbed.run()
+        while len(struck) < KILLS:
+            number += 1
+            graph = fresh(tmp_path / f"graph{number}")
+            trainings = Trainings(graph)
+            before = len(struck)
+            for _ in range(KILLS // 2):  # then it may end, and the next one is begun
+                if len(struck) == KILLS:
+                    break
+                prepared = (graph.folder / RESULTS / "dataset/manifest.json").exists()
+                kind = chance.choice([kind for kind in KINDS if kind != "worker" or not prepared])
+                driver = graph.start()
+                victim = strike(graph, driver, kind, chance.uniform(0.0, 4.0), chance)
+                code = driver.wait(timeout=900)  # a driver whose job was killed gives up; a killed one is gone
+                graph.wait_for_jobs_to_end(60)
+                trainings.check()
+                ask(graph)
+                if code == 0:
+                    break
+                assert victim is not None, graph.said.read_text()  # nothing fails unless it is hit
+                struck.append(victim)
+                print(f"{len(struck):2d} killed a {victim.kind} {victim.what}", flush=True)
+            graph.run()
+            trainings.check()
+            assert graph.tables() == undisturbed.tables()
+            assert len(struck) > before, "the graph ended before it could be hit once"
+        counts = Counter(victim.kind for victim in struck)
+        print(f"{len(struck)} kills over {number} graphs, seed {seed}: {dict(counts)}")
+    assert set(counts) == set(KINDS), f"not all kinds were hit: {counts}"
+
+
+def ask(graph: Graph) -> None:
+    """What a person would ask after a crash is answered, whatever it has left."""
+    study = Study.load(graph.folder, {"scale": "smoke"})
+    assert "trainings at scale smoke" in status(study, graph.folder, ["main"])
+    assert "Left to do" in plan(study, graph.folder, ["main"])
