@@ -15,7 +15,18 @@ from pydantic import ValidationError
 
 from ldae import spec
 from ldae.checking import StudyError
-from ldae.process import STOPPED, Rank, Stopped, die_with_driver, process_seconds, requeue, stopping
+from ldae.launch import in_ranks
+from ldae.process import (
+    STOPPED,
+    Rank,
+    Stopped,
+    die_with_driver,
+    die_with_parent,
+    nodes_of_job,
+    process_seconds,
+    requeue,
+    stopping,
+)
 from ldae.progress import log
 
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -192,7 +203,11 @@ def _resumable(stage: argparse.ArgumentParser) -> None:
 def _parallel(stage: argparse.ArgumentParser) -> None:
     """Lets a stage work in several processes."""
     stage.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="that share each batch, one for a GPU (default 1)"
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that share each batch, one for a GPU, on all nodes of a Slurm job (default 1)",
     )
 
 
@@ -238,16 +253,15 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     """Runs a stage's function with what the command line says; returns when its imports were done."""
     options = vars(arguments)
     name, spec_model, threads = (options.pop(key) for key in ("command", "spec_model", "threads"))
-    limit = options.pop("minutes", None)
+    stage = spec_model.model_validate_json(options.pop("spec"))
+    limit, processes = options.pop("minutes", None), options.pop("processes", 1)
+    if processes > 1 and Rank.from_environment().size == 1:
+        in_ranks(processes, threads=threads)
     if "checkpoint_seconds" in options:
         stopping.watch(limit if "SLURM_JOB_ID" in os.environ else None)
-    processes = options.pop("processes", 1)
-    if processes > 1 and Rank.from_environment().size == 1:
-        _become_ranks(processes)
-    stage = spec_model.model_validate_json(options.pop("spec"))
     del options["action"]
     if name != "prepare":
-        _limit_threads(max(1, threads // max(1, processes)))
+        _limit_threads(max(1, threads // max(1, processes // nodes_of_job())))
     own = name.replace("-", "_")
     module, function = FUNCTIONS.get(name, (own, own))
     run = getattr(importlib.import_module(f"ldae.{module}"), function)
@@ -260,14 +274,6 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     with ranks.group():
         run(stage, **options, import_seconds=imported)
     return imported
-
-
-def _become_ranks(processes: int) -> None:
-    """Starts this very command in so many processes, in the place of this one."""
-    passed_on = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", passed_on]
-    command = [*launcher, "-m", "ldae.cli"]
-    os.execv(sys.executable, [sys.executable, *command, *sys.argv[1:]])
 
 
 def _write_view(arguments: argparse.Namespace) -> float:
@@ -356,6 +362,8 @@ def _limit_threads(threads: int) -> None:
 def main() -> None:
     """Runs one stage; a mistake or a missing file is one line on standard error and a status other than zero."""
     die_with_driver()
+    if "LOCAL_RANK" in os.environ:
+        die_with_parent()
     arguments = parser().parse_args()
     try:
         imported = arguments.action(arguments)
@@ -367,12 +375,14 @@ def main() -> None:
     except (StudyError, ValueError, OSError) as error:
         sys.exit(f"ldae: {error}")
     except Stopped as stopped:
+        if Rank.from_environment().number:
+            return  # with status 0: a failure would end rank 0 before it has said, and asked for, what comes next
         log(f"{stopped}; started again, it goes on there")
-        if stopping.in_time and Rank.from_environment().number == 0:
+        if stopping.in_time:
             requeue()
         sys.exit(STOPPED)
     except KeyboardInterrupt:
-        sys.exit("ldae: interrupted")
+        sys.exit(1 if Rank.from_environment().number else "ldae: interrupted")
 
 
 if __name__ == "__main__":

@@ -41,12 +41,16 @@ def clear_stale_locks(folder: Path) -> None:
 def equip_jobs(root: Path) -> None:
     """Sets the environment of all jobs: they find the `ldae` of this interpreter, and end when this process does.
 
+    On a cluster they also learn how many nodes they have: the plugin that starts them removes what Slurm says of it.
+
     Args:
         root: the folder that holds the package.
     """
     for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
     os.environ["LDAE_DRIVER"] = f"{socket.gethostname()}:{os.getpid()}"
+    if "SLURM_JOB_NUM_NODES" in os.environ:
+        os.environ["LDAE_NODES"] = os.environ["SLURM_JOB_NUM_NODES"]
 
 
 def calm(scheduler: Any) -> None:

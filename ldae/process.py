@@ -77,6 +77,15 @@ class Rank(NamedTuple):
         return cls(*(int(os.environ[name]) for name in names))
 
 
+def nodes_of_job() -> int:
+    """How many nodes Slurm has given to the job that this process is in; 1 outside of one.
+
+    Of Slurm's variables, Snakemake's plugin leaves a rule's command little but the job's number; `driver.equip_jobs`
+    keeps this one.
+    """
+    return int(os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("LDAE_NODES", "1"))
+
+
 class Stopped(Exception):
     """A training has saved and stopped, as it was asked to; started again, it goes on."""
 

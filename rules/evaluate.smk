@@ -18,7 +18,8 @@ rule probe:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -48,7 +49,7 @@ rule probe_pixels:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -78,7 +79,8 @@ rule sample:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -108,7 +110,7 @@ rule reference:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -139,7 +141,7 @@ rule judge:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -170,7 +172,7 @@ rule denoise:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:

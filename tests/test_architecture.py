@@ -22,7 +22,7 @@ STAGES = {
     "denoise",
 }
 TORCHLESS = set(
-    "spec checking variants record process driver files progress cost "
+    "spec checking variants record process launch driver files progress cost "
     "statistics results tables figures claims plan status prepare sources cli".split()
 )
 

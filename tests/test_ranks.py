@@ -305,10 +305,20 @@ def test_a_command_starts_its_processes_itself(prepared: Path, tmp_path: Path) -
     folders |= {"resume": tmp_path / "2/resume", "out": tmp_path / "2/out"}
     for name, folder in folders.items():
         command += [f"--{name}", str(folder)]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert said.returncode == 0, said.stderr
     assert len([line for line in said.stderr.splitlines() if line.startswith("tiny: ")]) == 1  # rank 0 alone speaks
     equal(tmp_path / "1/out", tmp_path / "2/out", names=("model", "ema"))
+
+
+def test_a_mistake_of_several_processes_is_one_line(prepared: Path, tmp_path: Path) -> None:
+    spec = PretrainStage(size=SIZE, training=TRAINING, **ROWS["noise"]).to_json()
+    folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "resume": tmp_path, "out": tmp_path}
+    command = [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", spec, "--processes", "3"]
+    command += [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert said.returncode == 1
+    assert said.stderr == ("ldae: tiny: batch: 16 images cannot be divided among 3 processes; 15 or 18 could\n")
 
 
 def test_only_rank_0_writes(prepared: Path, tmp_path: Path) -> None:

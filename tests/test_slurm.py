@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -17,6 +18,7 @@ from slurm_cluster import Cluster
 
 REASON = slurm_cluster.why_not()
 on_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")
+ROWS = 3
 SMOKE = ("all_tables", "--config", "scale=smoke")
 
 
@@ -43,6 +45,32 @@ def test_the_profile_asks_for_what_the_scale_says() -> None:
     assert "config" not in profile
     assert not {"cores", "set-resources", "set-threads"} & profile.keys()
     assert profile["configfile"] == "slurm/study.yaml"
+
+
+def test_jobs_that_several_processes_share_ask_for_all_gpus_and_others_for_one() -> None:
+    rules = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    found = {"shared": 0, "alone": 0}
+    for rule in re.split(r"^rule ", rules, flags=re.MULTILINE)[1:]:
+        if "--processes {resources.gpu}" in rule:
+            found["shared"] += 1
+            assert "gpu=PROCESSES" in rule and "**SEVERAL_NODES" in rule, rule
+        elif "gpu=" in rule:
+            found["alone"] += 1
+            assert "gpu=ONE_GPU" in rule and "SEVERAL_NODES" not in rule, rule
+    assert found == {"shared": 5, "alone": 5}
+
+
+def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
+    """Editing what a job asks of the machine reruns nothing: the text of its command must not change."""
+    graph = Graph.fresh(tmp_path)
+    commands = []
+    for resources in ("gpu: 2", "gpu: 1, nodes: 2"):
+        graph.edit("scales/smoke.yaml", "minutes: 5", f"minutes: 5, {resources}")
+        said = graph.run("--dry-run", "--printshellcmds", "dae")
+        commands.append([line for line in said.splitlines() if line.startswith("Shell command")])
+        graph.edit("scales/smoke.yaml", f"minutes: 5, {resources}", "minutes: 5")
+    assert commands[0] == commands[1]
+    assert sum("--processes 2 " in line for line in commands[0]) == 2 * ROWS
 
 
 @pytest.fixture(scope="module")
