@@ -11,5 +11,6 @@ Five parts, each with one question, composed by one `Denoiser`:
 Stages turn files into files: `prepare`, `fit_tokenizer`, `train_tokenizer`, `train_classifier`, `pretrain`,
 `pretrain_baseline`, `probe`, `sample`, `judge`, `denoise`. Readers turn result files into `tables`, `figures` and
 verdicts on `claims`; `plan` and `status` tell what a study costs and where it stands. `spec` is the vocabulary,
-`variants` turns a study's rows into specs, and `ranks` lets several processes share one training.
+`variants` turns a study's rows into specs; `launch` starts
+several processes for one training, and `ranks` lets them share it.
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ldae import driver, launch
+from ldae.process import job_seconds, nodes_of_job, process_seconds
 from ldae.spec import PretrainStage, Size, Training
 
 RANKS = (
@@ -129,12 +130,19 @@ def test_a_mistake_in_a_specification_is_told_before_there_are_ranks() -> None:
     assert said.returncode == 1 and len(said.stderr.splitlines()) == 1 and "size" in said.stderr
 
 
-def test_a_job_s_number_of_nodes_reaches_its_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_job_s_nodes_and_its_beginning_reach_its_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Snakemake reads its rules in the job before it removes Slurm's variables and starts the command."""
     for name in ("PATH", "PYTHONPATH", "LDAE_DRIVER", "LDAE_NODES"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setenv("LDAE_JOB", "6 0.0")  # of the job that submitted this one
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setattr(driver, "process_seconds", lambda: 50.0)
     driver.equip_jobs(tmp_path)
     monkeypatch.delenv("SLURM_JOB_NUM_NODES")
+    monkeypatch.setattr(driver, "process_seconds", lambda: 0.0)
     driver.equip_jobs(tmp_path)
-    assert launch.nodes_of_job() == 2
+    assert nodes_of_job() == 2
+    assert 50 <= job_seconds() < 60
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert job_seconds() == pytest.approx(process_seconds(), abs=1)
