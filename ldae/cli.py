@@ -7,7 +7,16 @@ import sys
 
 from ldae.commands import models, shell, stages, study, views
 from ldae.commands.parsing import Root
-from ldae.process import STOPPED, Rank, Stopped, die_with_driver, process_seconds, requeue, stopping
+from ldae.process import (
+    STOPPED,
+    Rank,
+    Stopped,
+    die_with_driver,
+    die_with_parent,
+    process_seconds,
+    requeue,
+    stopping,
+)
 from ldae.progress import log
 
 BROKEN_PIPE = 141  # what a shell says of a program whose reader has gone, e.g. `ldae list | head -1`
@@ -40,6 +49,8 @@ def main() -> None:
 
 def _answer() -> None:
     die_with_driver()
+    if "LOCAL_RANK" in os.environ:
+        die_with_parent()
     root = parser()
     shell.complete(root)
     arguments = root.parse_args()
@@ -52,12 +63,14 @@ def _answer() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"ldae: {' '.join(str(error).split())}")
     except Stopped as stopped:
+        if Rank.from_environment().number:
+            return  # with status 0: a failure would end rank 0 before it has said, and asked for, what comes next
         log(f"{stopped}; started again, it goes on there")
-        if stopping.in_time and Rank.from_environment().number == 0:
+        if stopping.in_time:
             requeue()
         sys.exit(STOPPED)
     except KeyboardInterrupt:
-        sys.exit("ldae: interrupted")
+        sys.exit(1 if Rank.from_environment().number else "ldae: interrupted")
 
 
 if __name__ == "__main__":

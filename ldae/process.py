@@ -77,6 +77,15 @@ class Rank(NamedTuple):
         return cls(*(int(os.environ[name]) for name in names))
 
 
+def nodes_of_job() -> int:
+    """How many nodes Slurm has given to the job that this process is in; 1 outside of one.
+
+    Of Slurm's variables, Snakemake's plugin leaves a rule's command little but the job's number; `driver.equip_jobs`
+    keeps this one.
+    """
+    return int(os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("LDAE_NODES", "1"))
+
+
 class Stopped(Exception):
     """A training has saved and stopped, as it was asked to; started again, it goes on."""
 
@@ -90,9 +99,9 @@ class Stopping:
         self._deadline = math.inf
 
     def watch(self, minutes: float | None) -> None:
-        """Listens to the signals from now on, and stops in time for a limit of `minutes` from the process's start.
+        """Listens to the signals from now on, and stops in time for a limit of `minutes` from the job's start.
 
-        A tenth of the limit, two minutes at the most, is kept for saving and for what had come before the process.
+        A tenth of the limit, two minutes at the most, is kept for saving.
         """
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._hear)
@@ -101,7 +110,7 @@ class Stopping:
 
     def asked(self) -> str | None:
         """Why to stop, or None."""
-        if self.reason is None and process_seconds() > self._deadline:
+        if self.reason is None and job_seconds() > self._deadline:
             self.reason, self.in_time = "its time limit is near", True
         return self.reason
 
@@ -137,6 +146,12 @@ def started_seconds(pid: int | str = "self") -> float:
 def process_seconds() -> float:
     """Seconds since this process was started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_seconds()
+
+
+def job_seconds() -> float:
+    """Seconds since this process's Slurm job was started, as `driver.equip_jobs` has noted, or else the process."""
+    job, _, started = os.environ.get("LDAE_JOB", "").partition(" ")
+    return time.time() - float(started) if job and job == os.environ.get("SLURM_JOB_ID") else process_seconds()
 
 
 @contextmanager

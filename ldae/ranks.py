@@ -9,6 +9,9 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import socket
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,17 +20,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from ldae import progress
-from ldae.process import Rank
+from ldae.launch import PORTS
+from ldae.process import Rank, Stopped
 
 PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
-PORTS = 20_000  # the first port for ranks that Slurm has started; their job's number is added
+SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 
 
 @contextmanager
 def group() -> Iterator[Rank]:
-    """Joins the group of ranks that the environment names, for as long as the block lasts; all but rank 0 are quiet."""
+    """Joins the group of ranks that the environment names, for as long as the block lasts; all but rank 0 are quiet.
+
+    Of ranks that fail, the first raises what it has met, and the others end with status 1.
+    """
     rank = Rank.from_environment()
     if rank.number:
         progress.be_quiet()
@@ -36,15 +44,51 @@ def group() -> Iterator[Rank]:
         return
     if "MASTER_ADDR" not in os.environ:  # under srun
         os.environ["MASTER_ADDR"] = first_host(os.environ["SLURM_STEP_NODELIST"])
-        os.environ["MASTER_PORT"] = str(PORTS + int(os.environ["SLURM_JOB_ID"]) % PORTS)
+        os.environ["MASTER_PORT"] = str(PORTS[int(os.environ["SLURM_JOB_ID"]) % len(PORTS)])
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(rank.local)
-    dist.init_process_group("nccl" if on_gpu else "gloo", rank=rank.number, world_size=rank.size, timeout=PATIENCE)
+        _take_gpu(rank)
+    store = next(rendezvous("env://", rank.number, rank.size, timeout=PATIENCE))[0]
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", store=store, rank=rank.number, world_size=rank.size, timeout=PATIENCE
+    )
     try:
         yield rank
+    except Stopped:
+        raise
+    except Exception:
+        if not _speaks_for_all(store, rank):
+            sys.exit(1)
+        raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _take_gpu(rank: Rank) -> None:
+    """Gives this rank a GPU of its own; a `ValueError`, of one rank alone, where a machine has fewer than ranks."""
+    gpus = torch.cuda.device_count()
+    if rank.local > gpus:
+        sys.exit(1)
+    if rank.local == gpus:
+        raise ValueError(f"--processes: more than the {gpus} GPUs of {socket.gethostname()}; one a GPU would be right")
+    torch.cuda.set_device(rank.local)
+
+
+def _speaks_for_all(store: Any, rank: Rank) -> bool:
+    """Whether this rank, which has failed, is the first to do so: the others fail with it, or of it, and keep silent.
+
+    Rank 0 gives them a moment to learn it, for what they ask ends with it.
+    """
+    try:
+        first = store.add("failed", 1) == 1
+        dist.destroy_process_group()  # wakes up those that wait for this one
+        deadline = time.monotonic() + SECONDS_TO_FAIL
+        while not rank.number and store.add("failed", 0) < rank.size and time.monotonic() < deadline:
+            time.sleep(0.05)
+    except RuntimeError:  # rank 0 has gone, and with it what could be asked
+        return True
+    return bool(first)
 
 
 def first_host(nodes: str) -> str:

@@ -452,14 +452,33 @@ class Probing(Part):
 
 
 class Resources(Part):
-    """What one job asks of the machine. None of this changes a result, so none of it makes anything run again."""
+    """What one job asks of the machine. None of this changes a result, so none of it makes anything run again.
+
+    Threads, GPUs and memory are those of each node.
+    """
 
     threads: Positive = 1
     gpu: Annotated[int, Field(ge=0)] = 0
+    nodes: Positive = 1  # of a Slurm job that several processes share
     mem_mb: Positive = 3000
     minutes: Positive = 60
     micro_batch: Positive | None = None  # images a forward pass in training; None for the whole batch
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+    @model_validator(mode="after")
+    def _several_nodes(self) -> Self:
+        if self.nodes > 1 and not self.gpu:
+            raise ValueError(f"nodes: {self.nodes} nodes are for GPUs, one process for each; give gpu, or nodes: 1")
+        if self.nodes > 1 and self.threads < self.gpu:
+            raise ValueError(
+                f"threads: {self.threads} cores a node are too few for a process on each of {self.gpu} GPUs"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """How many share a batch: one for each GPU of all nodes; 0 without GPUs, where a single one does all."""
+        return self.nodes * self.gpu
 
 
 class Scale(Part):

@@ -40,6 +40,24 @@ CONVOLUTIONAL = [name for name in study.tokenizers if study.is_convolutional(nam
 FITTED = [name for name in study.tokenizers if not study.is_convolutional(name)]
 
 
+# What a job of several processes asks for. `gpu` is the number of all of them, and of the GPUs of all nodes, which `gres`
+# spreads evenly. With `mpi` the plugin starts the command once, on the first node, and leaves the others to it (`ldae`
+# calls srun); it wants `tasks` then, and makes them tasks of each GPU unless it is told not to.
+PROCESSES = study.scale.resources.processes
+ONE_GPU = min(1, study.scale.resources.gpu)
+SEVERAL_NODES = (
+    {
+        "nodes": study.scale.resources.nodes,
+        "gres": f"gpu:{study.scale.resources.gpu}",
+        "mpi": "srun",
+        "tasks": study.scale.resources.nodes,
+        "tasks_per_gpu": 0,
+    }
+    if study.scale.resources.nodes > 1
+    else {}
+)
+
+
 def one_of(names):
     """A regular expression that matches these names alone."""
     return "|".join(names) or "none"

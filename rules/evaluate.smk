@@ -19,7 +19,8 @@ rule probe:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -49,7 +50,7 @@ rule probe_pixels:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -117,7 +118,8 @@ rule sample:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -147,7 +149,7 @@ rule reference:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -178,7 +180,7 @@ rule judge:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
@@ -209,7 +211,7 @@ rule denoise:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:

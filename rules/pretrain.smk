@@ -22,7 +22,8 @@ rule pretrain:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
         micro_batch=study.scale.resources.micro_batch or study.scale.training.batch,
@@ -60,7 +61,8 @@ rule pretrain_baseline:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),

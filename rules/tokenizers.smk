@@ -52,7 +52,8 @@ rule convolutional_tokenizer:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
@@ -85,7 +86,7 @@ rule classifier:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        gpu=ONE_GPU,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),

@@ -22,8 +22,8 @@ class Graph:
         self.folder = folder
 
     @classmethod
-    def fresh(cls, folder: Path, study: str = "study.yaml") -> Graph:
-        """A copy in which nothing has run yet, of a study of the tests."""
+    def fresh(cls, folder: Path, study: str | Path = "study.yaml") -> Graph:
+        """A copy in which nothing has run yet, of a study of the tests or of another."""
         for name in ("workflow", "rules", "scales", "slurm", "ldae"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "environment.yml", folder)
@@ -48,9 +48,9 @@ class Graph:
         """What the last snakemake said."""
         return self.folder / "said.txt"
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, seconds: float = 1800) -> str:
         """Runs snakemake to its end and returns what it said; fails when it did."""
-        returncode = self.start(*arguments).wait(timeout=600)
+        returncode = self.start(*arguments).wait(timeout=seconds)
         output = self.said.read_text()
         assert returncode == 0, output
         return output
@@ -78,6 +78,10 @@ class Graph:
         results = self.folder / RESULTS
         names = [*results.glob("tables/dae.*"), *results.glob("figures/*"), *results.glob("pretrain/*/*/*.safetensors")]
         return {str(path.relative_to(results)): path.read_bytes() for path in sorted(names)}
+
+    def checkpoint(self, row: str) -> Path:
+        """Where the training of a row keeps what it has done so far."""
+        return self.folder / RESULTS / "resume/pretrain" / row / "seed0/checkpoint.pt"
 
     def jobs(self) -> list[int]:
         """The ids of the stages that run in this folder now."""

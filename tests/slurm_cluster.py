@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -60,7 +61,7 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def finish(self, graph: Graph, process: subprocess.Popen[bytes], seconds: float = 900) -> None:
+    def finish(self, graph: Graph, process: subprocess.Popen[bytes], seconds: float = 3600) -> None:
         """Waits for snakemake's end, and fails when it did."""
         returncode = process.wait(timeout=seconds)
         logs = "\n".join(path.read_text()[-2000:] for path in graph.folder.glob(".snakemake/slurm_logs/*/*/*.log"))
@@ -71,21 +72,34 @@ class Cluster:
         lines = self.run("squeue", "--noheader", "--format=%i|%k", f"--states={','.join(states)}").splitlines()
         return dict(line.split("|", 1) for line in lines)
 
-    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 900) -> None:
         """Returns once a condition holds."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}"
             time.sleep(0.3)
 
-    def wait_for_training(self) -> str:
-        """The id of a job that is training; returns once there is one."""
-        self.wait_for(lambda: self.training(), "a training")
-        return self.training()[0]
+    def wait_for_training(self, graph: Graph) -> str:
+        """The id of a job that is training and has saved some of it; returns once there is one."""
+        found: list[str] = []
 
-    def training(self) -> list[str]:
-        """The ids of the jobs that run the rule `pretrain`."""
-        return [job for job, comment in self.jobs("RUNNING").items() if "rule_pretrain" in comment]
+        def some() -> bool:
+            found[:] = [job for job, row in self.training().items() if graph.checkpoint(row).exists()]
+            return bool(found)
+
+        self.wait_for(some, "a training")
+        return found[0]
+
+    def training(self) -> dict[str, str]:
+        """The ids of the jobs that run the rule `pretrain`, and their rows."""
+        running = {
+            job: re.fullmatch(r"rule_pretrain_wildcards_(\w+)_0", text) for job, text in self.jobs("RUNNING").items()
+        }
+        return {job: found[1] for job, found in running.items() if found}
+
+    def ask(self, job: str, what: str) -> str:
+        """What squeue says of a job, in its own letters: `%N` its nodes, `%D` how many they are, `%T` its state."""
+        return self.run("squeue", "--noheader", f"--format={what}", f"--jobs={job}", "--states=all").strip()
 
     def daemon(self, name: str) -> int:
         """The process id of `slurmctld`, `slurmd-n1` or `slurmd-n2`."""
@@ -97,7 +111,7 @@ def running(folder: Path) -> Iterator[Cluster]:
     """A Slurm that ends with the block."""
     holder = subprocess.Popen(["unshare", "-m", str(START), str(folder)], start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (folder / "ready").exists():
             assert holder.poll() is None and time.monotonic() < deadline, "Slurm did not start"
             time.sleep(0.1)

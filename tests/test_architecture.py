@@ -24,7 +24,7 @@ STAGES = {
     "export",
 }
 TORCHLESS = set(
-    "spec checking study_file variants record process driver files progress cost "
+    "spec checking study_file variants record process launch driver files progress cost "
     "statistics results tables figures claims report plan status rows tracking commands prepare sources cli".split()
 )
 

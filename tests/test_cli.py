@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import signal
 import socket
@@ -8,11 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
-from ldae import cli
-from ldae.driver import calm, clear_stale_locks
+from ldae import cli, driver
+from ldae.driver import calm, clear_stale_locks, never_wait_in_vain
 from ldae.files import read_json, whole, write_json
 
 HOST = socket.gethostname()
@@ -168,3 +172,67 @@ def test_the_scheduler_looks_once_in_a_timespan_however_often_it_is_asked_to() -
         assert scheduler._open_jobs.acquire(timeout=10)
     time.sleep(0.4)
     assert not scheduler._open_jobs.acquire(blocking=False)
+
+
+class Job(NamedTuple):
+    external_jobid: str
+
+
+def plugin(answers: list[dict[str, str] | None]) -> Any:
+    """A plugin that is given these answers in turn, and reports as the real one does."""
+
+    async def query_job_status(command: str, logger: Any) -> tuple[dict[str, str] | None, float | None]:
+        answer = answers.pop(0)
+        return answer, None if answer is None else 0.1
+
+    class Executor:
+        async def check_active_jobs(self, active_jobs: list[Job]) -> Any:
+            states, _ = await module.query_job_status("squeue", None)
+            for job in active_jobs if states is not None else ():
+                self.said[job.external_jobid] = states.get(job.external_jobid, "")
+                if self.said[job.external_jobid] not in ("COMPLETED", "FAILED", "CANCELLED", "UNKNOWN"):
+                    yield job
+
+        said: ClassVar[dict[str, str]] = {}
+
+    module = SimpleNamespace(query_job_status=query_job_status, Executor=Executor)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("answers", "last"),
+    [
+        ([None, {"1": "RUNNING"}, {"1": "COMPLETED"}], "COMPLETED"),  # Slurm did not answer for a while
+        ([{"1": "RUNNING"}, {"1": "CANCELLED by 1000"}], "CANCELLED"),  # in sacct's words
+        ([{"1": "RUNNING"}, {}, {}], "UNKNOWN"),  # Slurm has forgotten it
+        ([{}, {}], "UNKNOWN"),  # before anybody asked
+        ([{"1": "PREEMPTED"}, {"1": "PREEMPTED"}], "FAILED"),  # and will not be queued again
+        ([{"1": "PREEMPTED"}, {"1": "PENDING"}, {"1": "PREEMPTED"}, {"1": "RUNNING"}], "RUNNING"),
+    ],
+)
+def test_no_job_is_forgotten_and_none_is_waited_for_in_vain(
+    answers: list[dict[str, str] | None], last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "LOST_SECONDS", 0.01)
+    module = plugin(list(answers))
+    never_wait_in_vain(module)
+    executor, jobs = module.Executor(), [Job("1")]
+
+    async def check(jobs: list[Job]) -> list[Job]:
+        return [job async for job in executor.check_active_jobs(jobs)]
+
+    for turn in range(len(answers)):
+        assert jobs, f"the job was given up after {turn} answers"
+        jobs = asyncio.run(check(jobs))
+        time.sleep(0.02)
+    assert executor.said["1"] == last
+    assert jobs == ([Job("1")] if last == "RUNNING" else [])
+
+
+def test_the_parts_of_the_slurm_plugin_that_are_mended_have_their_names() -> None:
+    """Else `never_wait_in_vain` does nothing, and this plugin's faults are to be looked at again."""
+    import snakemake_executor_plugin_slurm as slurm
+
+    assert list(inspect.signature(slurm.query_job_status).parameters) == ["command", "logger"]
+    assert list(inspect.signature(slurm.Executor.check_active_jobs).parameters) == ["self", "active_jobs"]
+    assert "await query_job_status(" in inspect.getsource(slurm.Executor.check_active_jobs)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
+from comparison import equal
 from torch import Tensor
 
 from ldae import ranks
@@ -77,24 +77,6 @@ def _member(number: int, size: int, store: Path, work: Callable[[], None]) -> No
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=size)
     work()
     dist.destroy_process_group()
-
-
-def equal(first: Path, second: Path, *, names: tuple[str, ...]) -> None:
-    """Weights to 1e-5, and histories to as many digits as they have."""
-    for name in names:
-        one, other = load_file(first / f"{name}.safetensors"), load_file(second / f"{name}.safetensors")
-        assert one.keys() == other.keys()
-        for key, tensor in one.items():
-            # softmax does not see a key's bias: its gradient is rounding alone, which Adam makes as large as any other
-            if key.endswith(".k.bias"):
-                continue
-            if key.endswith("qkv.bias"):
-                for weights in (tensor, other[key]):
-                    weights.view(3, -1)[1] = 0
-            torch.testing.assert_close(other[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
-    histories = [np.genfromtxt(folder / "history.csv", delimiter=",", names=True) for folder in (first, second)]
-    for column in histories[0].dtype.names:
-        np.testing.assert_allclose(histories[1][column], histories[0][column], rtol=2e-4, err_msg=column)
 
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -327,10 +309,20 @@ def test_a_command_starts_its_processes_itself(prepared: Path, tmp_path: Path) -
     folders |= {"resume": tmp_path / "2/resume", "out": tmp_path / "2/out"}
     for name, folder in folders.items():
         command += [f"--{name}", str(folder)]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert said.returncode == 0, said.stderr
     assert len([line for line in said.stderr.splitlines() if line.startswith("tiny: ")]) == 1  # rank 0 alone speaks
     equal(tmp_path / "1/out", tmp_path / "2/out", names=("model", "ema"))
+
+
+def test_a_mistake_of_several_processes_is_one_line(prepared: Path, tmp_path: Path) -> None:
+    spec = PretrainStage(size=SIZE, training=TRAINING, **ROWS["noise"]).to_json()
+    folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "resume": tmp_path, "out": tmp_path}
+    command = [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", spec, "--processes", "3"]
+    command += [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert said.returncode == 1
+    assert said.stderr == ("ldae: tiny: batch: 16 images cannot be divided among 3 processes; 15 or 18 could\n")
 
 
 def test_only_rank_0_writes(prepared: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,11 +14,13 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 import yaml
+from comparison import equal
 from graph import RESULTS, ROOT, Graph
 from slurm_cluster import Cluster
 
 REASON = slurm_cluster.why_not()
 on_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")
+ROWS = 3
 SMOKE = ("all_tables", "--config", "scale=smoke")
 
 
@@ -45,6 +49,32 @@ def test_the_profile_asks_for_what_the_scale_says() -> None:
     assert profile["configfile"] == "slurm/study.yaml"
 
 
+def test_jobs_that_several_processes_share_ask_for_all_gpus_and_others_for_one() -> None:
+    rules = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    found = {"shared": 0, "alone": 0}
+    for rule in re.split(r"^rule ", rules, flags=re.MULTILINE)[1:]:
+        if "--processes {resources.gpu}" in rule:
+            found["shared"] += 1
+            assert "gpu=PROCESSES" in rule and "**SEVERAL_NODES" in rule, rule
+        elif "gpu=" in rule:
+            found["alone"] += 1
+            assert "gpu=ONE_GPU" in rule and "SEVERAL_NODES" not in rule, rule
+    assert found == {"shared": 5, "alone": 5}
+
+
+def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
+    """Editing what a job asks of the machine reruns nothing: the text of its command must not change."""
+    graph = Graph.fresh(tmp_path)
+    commands = []
+    for resources in ("gpu: 2", "gpu: 1, nodes: 2"):
+        graph.edit("scales/smoke.yaml", "minutes: 5", f"minutes: 5, {resources}")
+        said = graph.run("--dry-run", "--printshellcmds", "dae")
+        commands.append([line for line in said.splitlines() if line.startswith("Shell command")])
+        graph.edit("scales/smoke.yaml", f"minutes: 5, {resources}", "minutes: 5")
+    assert commands[0] == commands[1]
+    assert sum("--processes 2 " in line for line in commands[0]) == 2 * ROWS
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with slurm_cluster.running(tmp_path_factory.mktemp("slurm")) as running:
@@ -67,12 +97,13 @@ def test_slurm_gives_the_tables_that_a_local_run_gives(cluster: Cluster, finishe
     assert graph.tables() == finished.tables()
 
 
-LONG = 3000  # steps; more than a minute
+LONG = 1000  # steps; time enough for things to happen
+LONGER = 4000  # more than a minute
 
 
-def slow(graph: Graph, *, minutes: int = 5) -> Graph:
-    """The graph with trainings that are long enough for things to happen to them."""
-    graph.edit("scales/smoke.yaml", "steps: 40,", f"steps: {LONG},")
+def slow(graph: Graph, *, steps: int = LONG, minutes: int = 60) -> Graph:
+    """The graph with longer trainings."""
+    graph.edit("scales/smoke.yaml", "steps: 40,", f"steps: {steps},")
     graph.edit("scales/smoke.yaml", "minutes: 5,", f"minutes: {minutes},")
     graph.edit("scales/smoke.yaml", "log_every: 5}\nbaselines", "log_every: 50}\nbaselines")
     return graph
@@ -86,8 +117,18 @@ def slowly_finished(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 
 @pytest.fixture
-def graph(tmp_path: Path) -> Graph:
-    return slow(Graph.fresh(tmp_path))
+def graph(slowly_finished: Graph, tmp_path: Path) -> Graph:
+    """The same with all that comes before the trainings."""
+    graph = slow(Graph.fresh(tmp_path))
+    for name in (RESULTS / "dataset", RESULTS / "tokenizers", RESULTS / "probe/pixels", Path(".snakemake/metadata")):
+        shutil.copytree(slowly_finished.folder / name, graph.folder / name)
+    return graph
+
+
+def resumed(graph: Graph) -> set[str]:
+    """The rows whose training has gone on from a checkpoint."""
+    logs = (graph.folder / RESULTS / "logs/pretrain").glob("*/*.log")
+    return {path.parent.name for path in logs if "resuming at step" in path.read_text()}
 
 
 @on_slurm
@@ -96,37 +137,55 @@ class TestFaults:
     """Each ends in the tables of an undisturbed local run, without a person's help."""
 
     def test_a_training_that_outlasts_its_time_limit_goes_on_in_the_next(
-        self, cluster: Cluster, slowly_finished: Graph, tmp_path: Path
+        self, cluster: Cluster, tmp_path: Path
     ) -> None:
-        graph = slow(Graph.fresh(tmp_path), minutes=1)
-        cluster.finish(graph, cluster.start(graph, *SMOKE))
-        assert graph.tables() == slowly_finished.tables()
-        logs = [path.read_text() for path in (graph.folder / RESULTS / "logs/pretrain").rglob("*.log")]
-        assert any("resuming at step" in log for log in logs), "no training met its limit; make them longer"
+        """A single one, on a machine where starting takes less than its minute."""
+        local, graph = (
+            slow(Graph.fresh(tmp_path / name), steps=LONGER, minutes=minutes)
+            for name, minutes in (("local", 60), ("slurm", 1))
+        )
+        weights = RESULTS / "pretrain/pca/seed0/model.safetensors"
+        local.run(str(weights))
+        cluster.finish(graph, cluster.start(graph, str(weights), *SMOKE[1:]))
+        assert (graph.folder / weights).read_bytes() == (local.folder / weights).read_bytes()
+        assert resumed(graph), "the training did not meet its limit; make it longer"
 
     def test_a_preempted_training_goes_on_later(self, cluster: Cluster, slowly_finished: Graph, graph: Graph) -> None:
         process = cluster.start(graph, *SMOKE)
-        cluster.wait_for_training()
-        time.sleep(10)
+        job = cluster.wait_for_training(graph)
         urgent = ("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 5")
         cluster.run(*urgent)
-        cluster.wait_for(lambda: not cluster.training(), "the preemption")
+        cluster.wait_for(lambda: job not in cluster.training(), "the preemption")
         cluster.finish(graph, process)
         assert graph.tables() == slowly_finished.tables()
+        assert resumed(graph)
 
     def test_a_cancelled_training_is_tried_again(self, cluster: Cluster, slowly_finished: Graph, graph: Graph) -> None:
         process = cluster.start(graph, *SMOKE)
-        job = cluster.wait_for_training()
-        time.sleep(10)
-        cluster.run("scancel", job)
+        cluster.run("scancel", cluster.wait_for_training(graph))
+        cluster.finish(graph, process)
+        assert graph.tables() == slowly_finished.tables()
+        assert resumed(graph)
+
+    def test_a_training_whose_node_goes_down_goes_on_elsewhere(
+        self, cluster: Cluster, slowly_finished: Graph, graph: Graph
+    ) -> None:
+        """Slurm knows nothing of what runs on such a node: the training may live on beside the one that follows it."""
+        process = cluster.start(graph, *SMOKE)
+        job = cluster.wait_for_training(graph)
+        node = cluster.ask(job, "%N")
+        os.kill(cluster.daemon(f"slurmd-{node}"), signal.SIGKILL)
+        cluster.wait_for(lambda: "down" in cluster.run("sinfo", "--noheader", f"--nodes={node}"), "the node's loss")
+        cluster.wait_for(lambda: cluster.ask(job, "%N") != node, "another start of the training")
+        cluster.run("slurmd", "-N", node)
         cluster.finish(graph, process)
         assert graph.tables() == slowly_finished.tables()
 
     def test_a_restarted_controller_is_waited_for(self, cluster: Cluster, slowly_finished: Graph, graph: Graph) -> None:
         process = cluster.start(graph, *SMOKE)
-        cluster.wait_for_training()
+        cluster.wait_for_training(graph)
         os.kill(cluster.daemon("slurmctld"), signal.SIGTERM)
-        time.sleep(5)
+        time.sleep(20)
         cluster.run("slurmctld")
         cluster.finish(graph, process)
         assert graph.tables() == slowly_finished.tables()
@@ -135,9 +194,63 @@ class TestFaults:
         self, cluster: Cluster, slowly_finished: Graph, graph: Graph
     ) -> None:
         process = cluster.start(graph, *SMOKE)
-        cluster.wait_for_training()
-        time.sleep(15)
+        cluster.wait_for_training(graph)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
         cluster.finish(graph, cluster.start(graph, *SMOKE))
         assert graph.tables() == slowly_finished.tables()
+
+
+def on_two_nodes(graph: Graph) -> Graph:
+    """The graph whose shared jobs have a rank on each node."""
+    graph.edit("scales/smoke.yaml", "minutes: 5,", "minutes: 30, gpu: 1, nodes: 2,")
+    return graph
+
+
+@on_slurm
+@pytest.mark.faults
+class TestNodes:
+    """Jobs of several nodes."""
+
+    def test_a_training_by_two_nodes_is_the_training_by_one(
+        self, cluster: Cluster, finished: Graph, tmp_path: Path
+    ) -> None:
+        graph = on_two_nodes(Graph.fresh(tmp_path))
+        process = cluster.start(graph, *SMOKE)
+        nodes = set()
+
+        def trains() -> bool:
+            nodes.update(cluster.ask(job, "%D") for job in cluster.training())
+            return process.poll() is not None
+
+        cluster.wait_for(trains, "the tables", seconds=3600)
+        cluster.finish(graph, process)
+        assert nodes == {"2"}
+        for row in ("pca", "predict_clean", "single_level"):
+            one, two = (where.folder / RESULTS / "pretrain" / row / "seed0" for where in (finished, graph))
+            equal(one, two, names=("model", "ema"))
+
+    def test_what_a_job_is_told_reaches_the_ranks_of_all_its_nodes(self, cluster: Cluster, tmp_path: Path) -> None:
+        """They save and stop together, and the next attempt goes on."""
+        graph = on_two_nodes(Graph.fresh(tmp_path))
+        graph.edit("scales/smoke.yaml", "steps: 40,", "steps: 400,")
+        target = str(RESULTS / "pretrain/pca/seed0/model.safetensors")
+        process = cluster.start(graph, target, *SMOKE[1:])
+        cluster.run("scancel", "--signal=USR1", cluster.wait_for_training(graph))
+        log = graph.folder / RESULTS / "logs/pretrain/pca/seed0.log"
+        cluster.wait_for(lambda: "saved and stopped" in log.read_text() or resumed(graph), "the training's stop")
+        cluster.finish(graph, process)
+        assert resumed(graph) == {"pca"}
+
+
+@on_slurm
+@pytest.mark.faults
+def test_the_whole_study_on_slurm_gives_the_tables_of_a_local_run(cluster: Cluster, tmp_path: Path) -> None:
+    local, graph = (Graph.fresh(tmp_path / name, ROOT / "config.yaml") for name in ("local", "slurm"))
+    local.run("all_tables", seconds=7200)
+    cluster.finish(graph, cluster.start(graph, *SMOKE), seconds=7200)
+    tables = [path.relative_to(local.folder) for path in (local.folder / RESULTS / "tables").iterdir()]
+    compared = [path for path in tables if not path.name.startswith("cost")]  # which counts seconds
+    assert len(compared) > 30
+    for path in compared:
+        assert (graph.folder / path).read_bytes() == (local.folder / path).read_bytes(), path

@@ -241,6 +241,22 @@ def test_a_file_that_is_no_study_is_refused(root: Path, content: str) -> None:
     assert "config.yaml" in mistake(root)
 
 
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ("nodes: 2", ["resources", "nodes: 2", "give gpu"]),
+        ("nodes: 0, gpu: 1", ["resources.nodes", "0"]),
+        ("nodes: 2, gpu: 4", ["resources", "threads: 1", "4 GPUs"]),
+    ],
+)
+def test_a_job_on_several_nodes_needs_a_gpu_and_a_core_for_each_process(
+    root: Path, resources: str, words: list[str]
+) -> None:
+    edit(root, "scales/smoke.yaml", "minutes: 5", f"minutes: 5, {resources}")
+    text = mistake(root)
+    assert all(word in text for word in words), text
+
+
 @pytest.fixture
 def whole(root: Path) -> Path:
     """The same with the whole study."""

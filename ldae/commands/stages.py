@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import sys
 from pathlib import Path
 
 from ldae.commands.parsing import Parser, Root
-from ldae.process import Rank, process_seconds, stopping
+from ldae.launch import in_ranks
+from ldae.process import Rank, nodes_of_job, process_seconds, stopping
 
 GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -110,7 +110,11 @@ def _resumable(stage: Parser) -> None:
 def _parallel(stage: Parser) -> None:
     """Lets a stage work in several processes."""
     stage.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="that share each batch, one for a GPU (default 1)"
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that share each batch, one for a GPU, on all nodes of a Slurm job (default 1)",
     )
 
 
@@ -130,16 +134,15 @@ def _run(arguments: argparse.Namespace) -> float:
     """Runs a stage's function with what the command line says; returns when its imports were done."""
     options = vars(arguments)
     name, model, threads = (options.pop(key) for key in ("command", "spec_model", "threads"))
-    limit = options.pop("minutes", None)
+    stage = _read_spec(model, options.pop("spec"))
+    limit, processes = options.pop("minutes", None), options.pop("processes", 1)
+    if processes > 1 and Rank.from_environment().size == 1:
+        in_ranks(processes, threads=threads)
     if "checkpoint_seconds" in options:
         stopping.watch(limit if "SLURM_JOB_ID" in os.environ else None)
-    processes = options.pop("processes", 1)
-    if processes > 1 and Rank.from_environment().size == 1:
-        _become_ranks(processes)
-    stage = _read_spec(model, options.pop("spec"))
     del options["action"]
     if name != "prepare":
-        _limit_threads(max(1, threads // max(1, processes)))
+        _limit_threads(max(1, threads // max(1, processes // nodes_of_job())))
     own = name.replace("-", "_")
     module, function = FUNCTIONS.get(name, (own, own))
     run = getattr(importlib.import_module(f"ldae.{module}"), function)
@@ -166,14 +169,6 @@ def _read_spec(model: str, text: str) -> object:
         mistake = error.errors()[0]
         key = ".".join(map(str, mistake["loc"]))
         raise ValueError(f"--spec: {key}: {mistake['msg']}, found {mistake['input']!r}") from None
-
-
-def _become_ranks(processes: int) -> None:
-    """Starts this very command in so many processes, in the place of this one."""
-    passed_on = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", passed_on]
-    command = [*launcher, "-m", "ldae.cli"]
-    os.execv(sys.executable, [sys.executable, *command, *sys.argv[1:]])
 
 
 def _limit_threads(threads: int) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Slurm cluster of two nodes on this machine, in a mount namespace of its own (unshare -m), for tests.
-# Usage: unshare -m tests/slurm/start.sh FOLDER PYTHON_BIN
+# Usage: unshare -m tests/slurm/start.sh FOLDER
 # Writes FOLDER/ready once both nodes are idle, then waits; ending it ends the daemons.
 set -euo pipefail
 folder=$1
@@ -50,6 +50,8 @@ NodeName=n2 Name=gpu File=$folder/gpu1
 CONF
 mkdir -p /etc/slurm
 mount --bind "$folder/etc" /etc/slurm
+{ cat /etc/hosts && echo "127.0.0.1 n1 n2"; } >"$folder/hosts" # ranks of two nodes meet by name
+mount --bind "$folder/hosts" /etc/hosts
 [ -s "$key" ] || { mkdir -p /etc/munge && dd if=/dev/urandom bs=1 count=1024 of=$key status=none; }
 mkdir -p /run/munge /var/log/munge /var/lib/munge
 chown -R munge:munge /etc/munge /run/munge /var/log/munge /var/lib/munge
