@@ -64,10 +64,13 @@ class Run:
                 training images; or a tensor (N, 3, S, S), or (3, S, S) for a single image: uint8, or floats in [-1, 1].
 
         Raises:
-            ValueError: for a tensor of another size, type or range.
+            ValueError: for anything else, and a tensor of another size, type or range.
         """
         if not isinstance(images, Tensor):
             pictures = [images] if isinstance(images, Image.Image) else list(images)
+            other = [type(picture).__name__ for picture in pictures if not isinstance(picture, Image.Image)]
+            if other or not pictures:
+                raise ValueError(f"images: found {other[0] if other else 'none'}, expected PIL images or one tensor")
             images = torch.from_numpy(np.stack([to_pixels(picture, self.image_size) for picture in pictures]))
         if images.dim() == 3:
             images = images[None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,9 +93,12 @@ def test_images_are_taken_in_several_forms(run: Run, pictures: Tensor) -> None:
         (torch.zeros(1, 3, 32, 32, dtype=torch.int64), "found torch.int64, expected uint8"),
         (torch.full((1, 3, 32, 32), 255.0), r"found floats from 255 to 255, expected them in \[-1, 1\]"),
         (torch.full((1, 3, 32, 32), float("nan")), "found floats from nan"),
+        ("cat.jpg", "found str, expected PIL images or one tensor"),
+        (np.zeros((2, 3, 32, 32), np.uint8), "found ndarray, expected PIL images or one tensor"),
+        ([], "found none, expected PIL images"),
     ],
 )
-def test_images_of_another_form_are_refused_in_a_line(images: Tensor, words: str, run: Run) -> None:
+def test_images_of_another_form_are_refused_in_a_line(images: Any, words: str, run: Run) -> None:
     with pytest.raises(ValueError, match=words):
         run.encode(images)
 
