@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from graph import Graph
 from rich.console import Console, RenderableType
@@ -16,8 +17,10 @@ from rich.console import Console, RenderableType
 from ldae.checking import StudyError
 from ldae.cli import parser
 from ldae.commands import models, shell, stages, study
-from ldae.files import write_json
+from ldae.files import read_json, write_json
+from ldae.probe import probe_pixels
 from ldae.rows import differences, given_by, listing, results_for, shown
+from ldae.spec import ProbeStage, Probing
 from ldae.variants import Study
 
 ROOT = Path(__file__).parent.parent
@@ -117,19 +120,22 @@ def test_a_baseline_s_row_shows_only_what_it_uses() -> None:
     assert "noise.schedule" not in said and "tokenizer" not in said
 
 
-def test_a_row_shows_which_results_are_there_and_current(tmp_path: Path) -> None:
+def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results/smoke"
     write_json(folder / "dataset/manifest.json", {"lineage": SMOKE.dataset_lineage()})
     write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": SMOKE.dataset_lineage()})
-    probe = {"lineage": SMOKE.probe_lineage("pca"), "encoders": {"trained/0": {"accuracy": 0.315}}}
-    write_json(folder / "probe/pca/seed0/probe.json", probe)
+    probing = Probing(mode="cached", batch=24, epochs=2, rates=(1.0,), warmup=1)
+    probe_pixels(ProbeStage(probing=probing), revision=1, dataset=prepared / "dataset", out=tmp_path / "pixels")
+    encoders = read_json(tmp_path / "pixels/probe.json")["encoders"]  # as a probe writes them
+    write_json(folder / "probe/pca/seed0/probe.json", {"lineage": SMOKE.probe_lineage("pca"), "encoders": encoders})
     (folder / "tokenizers/pca").mkdir(parents=True)
     (folder / "tokenizers/pca/tokenizer.json").write_text("{")
     lines = {line.split()[0]: line for line in text(shown(SMOKE, tmp_path, "pca")).split("\n\n")[-1].splitlines()[2:]}
     assert lines["dataset"].rstrip().endswith("done")
     assert "damaged" in lines["tokenizer"]
     assert "outdated" in lines["pretrain"]
-    assert "done: 31.5 %" in lines["probe"]
+    correct = np.load(tmp_path / "pixels/correct.npz")["trained/0"]
+    assert f"done: {100 * correct.mean():.1f} %" in lines["probe"]
 
 
 def test_two_rows_differ_in_the_keys_of_the_change_between_them() -> None:
