@@ -50,7 +50,7 @@ class Graph:
 
     def run(self, *arguments: str) -> str:
         """Runs snakemake to its end and returns what it said; fails when it did."""
-        returncode = self.start(*arguments).wait(timeout=600)
+        returncode = self.start(*arguments).wait(timeout=1800)
         output = self.said.read_text()
         assert returncode == 0, output
         return output
