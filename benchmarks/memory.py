@@ -1,0 +1,178 @@
+"""The most memory that each stage takes, of N and of 4 N images, and in S and in 4 S steps.
+
+All stages run in one process, whose peak is set back before each. What a stage takes beside the images, such as its
+libraries, is in all numbers; what counts is how far the two of a pair differ. The features of a cached probe are the
+one thing that grows by design; its exact mode, which ImageNet needs, holds those of a batch alone. Of files that are
+read through memory maps 4 MB may stay mapped here, instead of 64, so that small files show what large ones would.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comparison import save
+
+from ldae import arrays
+from ldae.arrays import save_row_sums
+from ldae.files import sums_of, write_json
+from ldae.fit_tokenizer import fit_tokenizer
+from ldae.judge import judge, reference
+from ldae.prepare import prepare
+from ldae.pretrain import pretrain
+from ldae.pretrain_baseline import pretrain_baseline
+from ldae.probe import probe
+from ldae.sample import sample
+from ldae.spec import (
+    BaselineStage,
+    Classifier,
+    ClassifierStage,
+    Convolutional,
+    ConvolutionalStage,
+    DatasetStage,
+    Fitting,
+    JudgeStage,
+    MAETraining,
+    Photos,
+    PretrainStage,
+    ProbeStage,
+    Probing,
+    SampleStage,
+    Sampling,
+    Size,
+    Tokenizer,
+    TokenizerStage,
+    Training,
+)
+from ldae.train_classifier import train_classifier
+from ldae.train_tokenizer import train_tokenizer
+
+SIDE, IMAGES, STEPS = 64, 1500, 20
+SIZE = Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1)
+RECIPE: dict[str, Any] = {"batch": 64, "rate": 0.01, "warmup": 0.1}
+
+
+def peak_memory(action: Callable[[], object]) -> int:
+    """The most memory in MB that this process has at a time while it does something (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    action()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+def images(folder: Path, num: int) -> Path:
+    """So many prepared images of noise."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", num), ("val", 500)):
+        np.save(folder / f"{split}.npy", rng.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8))
+        save_row_sums(folder / f"{split}.npy")
+        np.save(folder / f"{split}_labels.npy", np.arange(count) % 10)
+        np.save(folder / f"{split}_groups.npy", np.arange(count))
+    sums = sums_of(*(folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
+    about = {"size": SIDE, "classes": [str(label) for label in range(10)], "lineage": {}, "sha256": sums}
+    write_json(folder / "manifest.json", about)
+    return folder
+
+
+class Stages:
+    """Every stage, on data of a size and for a number of steps."""
+
+    def __init__(self, folder: Path, num: int, steps: int) -> None:
+        folder.mkdir()
+        self.folder, self.num, self.steps = folder, num, steps
+        self.dataset = images(folder / "dataset", num)
+        self.common: dict[str, Any] = {"revision": 1, "dataset": self.dataset}
+
+    def _training(self, name: str) -> dict[str, Any]:
+        return self.common | {"resume": self.folder / "resume" / name, "out": self.folder / name}
+
+    def prepare(self) -> None:
+        """Of the photographs."""
+        dataset = Photos(source="photos", size=SIDE, train=self.num, val=100)
+        prepare(DatasetStage(dataset=dataset), revision=1, out=self.folder / "prepared", workers=1)
+
+    def fit_tokenizer(self) -> None:
+        """To one patch an image and token."""
+        stage = TokenizerStage(fitting=Fitting(patches=16 * self.num))
+        fit_tokenizer(stage, out=self.folder / "pca", **self.common)
+
+    def train_classifier(self) -> None:
+        """The one that judges."""
+        recipe = Classifier(width=4, steps=self.steps, batch=64, rate=1e-3)
+        train_classifier(ClassifierStage(architecture="resnet", classifier=recipe), **self._training("resnet"))
+
+    def train_tokenizer(self) -> None:
+        """And caching latents."""
+        recipe = Convolutional(width=4, blocks=1, steps=self.steps, batch=8, rate=1e-3)
+        train_tokenizer(ConvolutionalStage(dim=16, convolutional=recipe), **self._training("vae"))
+
+    def pretrain(self) -> None:
+        """A row."""
+        stage = PretrainStage(size=SIZE, training=Training(steps=self.steps, **RECIPE), tokenizer=Tokenizer(dim=16))
+        pretrain(stage, row="pca", seed=0, tokenizer=self.folder / "pca", **self._training("row"))
+
+    def pretrain_baseline(self) -> None:
+        """MAE."""
+        decoder = {"decoder_width": 16, "decoder_heads": 2, "decoder_blocks": 1}
+        stage = BaselineStage(size=SIZE, mae=MAETraining(steps=self.steps, **RECIPE, **decoder))
+        pretrain_baseline(stage, row="mae", seed=0, **self._training("mae"))
+
+    def _probe(self, mode: Any) -> None:
+        probing = Probing(mode=mode, epochs=1, warmup=0, batch=512, rates=(1.0,))
+        folders = {"model": self.folder / "row", "tokenizer": self.folder / "pca", "out": self.folder / mode}
+        probe(ProbeStage(probing=probing), row="pca", **folders, **self.common)
+
+    def probe_cached(self) -> None:
+        """Which holds all features."""
+        self._probe("cached")
+
+    def probe_exact(self) -> None:
+        """Which holds those of a batch."""
+        self._probe("exact")
+
+    def sample(self) -> None:
+        """As many samples as there are images."""
+        stage = SampleStage(sampling=Sampling(num=self.num, steps=1, batch=100))
+        folders = {"model": self.folder / "row", "tokenizer": self.folder / "pca", "out": self.folder / "samples"}
+        sample(stage, row="pca", **folders, **self.common)
+
+    def reference(self) -> None:
+        """Of all training images."""
+        reference(JudgeStage(judging={}), out=self.folder / "reference", judge=self.folder / "resnet", **self.common)
+
+    def judge(self) -> None:
+        """Of all samples."""
+        folders = {"samples": self.folder / "samples", "reference": self.folder / "reference"}
+        judge(JudgeStage(judging={}), revision=1, judge=self.folder / "resnet", out=self.folder / "distance", **folders)
+
+
+STAGES = [name for name in vars(Stages) if not name.startswith("_")]
+
+
+def main() -> None:
+    """Measures every stage at both sizes, the larger one second."""
+    torch.set_num_threads(1)
+    arrays.RESIDENT = 2**22
+    report: dict[str, Any] = {
+        "what": f"MB at most, of {IMAGES} and {4 * IMAGES} images of {SIDE} pixels, "
+        f"{IMAGES * 3 * SIDE**2 / 1e6:.0f} and {4 * IMAGES * 3 * SIDE**2 / 1e6:.0f} MB, "
+        f"in {STEPS} and {4 * STEPS} steps"
+    }
+    with tempfile.TemporaryDirectory() as name:
+        warm, *sizes = [
+            Stages(Path(name) / str(num), num, steps)
+            for num, steps in ((200, 2), (IMAGES, STEPS), (4 * IMAGES, 4 * STEPS))
+        ]
+        for stage in STAGES:
+            getattr(warm, stage)()  # what is imported or made once counts for neither
+            report[stage] = [peak_memory(getattr(size, stage)) for size in sizes]
+    save("memory", report)
+
+
+if __name__ == "__main__":
+    main()
