@@ -319,7 +319,7 @@ class Study:
         tables = {name: table for name, table in self.file.tables.items() if table.target in targets}
         figures = {name: figure for name, figure in self.file.figures.items() if figure.target in targets}
         claims = self.file.claims if "all" in targets else {}
-        views = [*tables.values(), *figures.values(), *claims.values()]
+        views: list[Table | Figure | Claim] = [*tables.values(), *figures.values(), *claims.values()]
         described = self.describe(self.rows(name for view in views for name in view.names))
         for row in described["rows"]:
             row |= self._origin(self.variants[row["name"]])

@@ -61,16 +61,21 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
     pictures = [picture for entry in definition["figures"] if (picture := _picture(entry, results / "figures"))]
     made = {entry["name"] for entry in tables} | {picture.name for picture in pictures}
     has_claims = bool(definition["claims"]) and (results / "tables/claims.csv").is_file()
+    claims = cells.claims(definition["claims"], results / "tables", seeds) if has_claims else None
+    verdicts = [cell.verdict for line in claims.lines for cell in line if cell.verdict] if claims else []
+    missing = [view["title"] for view in (*definition["tables"], *definition["figures"]) if view["name"] not in made]
+    if unjudged := len(definition["claims"]) - len(verdicts):
+        missing.append(f"the verdicts on {unjudged} claims")
     rows = [origins.row_of(row, results, seeds) for row in definition["rows"]]
     script, style = (_asset(name) for name in ("script.js", "style.css"))
     page = {
         "scale": definition["scale"],
         "seeds": seeds,
-        "missing": [v["title"] for v in (*definition["tables"], *definition["figures"]) if v["name"] not in made],
+        "missing": missing,
         "first": _first(definition, pictures, tables, results),
         "pictures": pictures,
-        "claims": cells.claims(definition["claims"], results / "tables", seeds) if has_claims else None,
-        "counts": _counts(results) if has_claims else "",
+        "claims": claims,
+        "counts": words.verdicts_in_words(verdicts),
         "tables": {entry["name"]: cells.table(entry, results / "tables", seeds) for entry in tables},
         "rows": rows,
         "known": {row.name: row.label for row in rows},
@@ -128,11 +133,6 @@ def _first(
     gains = {line["name"]: line for line in lines}
     rows = cells.read_csv(results / f"figures/{found.name}.csv")
     return found, words.trajectory_in_words(rows, gains, seeds=len(definition["seeds"]))
-
-
-def _counts(results: Path) -> str:
-    """How many claims hold."""
-    return words.verdicts_in_words([line["verdict_accuracy"] for line in cells.read_csv(results / "tables/claims.csv")])
 
 
 def _shared(rows: list[Row], results: Path) -> list[Made]:

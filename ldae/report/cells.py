@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldae.claims import marked
+from ldae.claims import HOLDS, UNDECIDED, marked
 from ldae.statistics import Estimate
 from ldae.tables import interval
 
@@ -189,7 +189,7 @@ def _of_pipes(text: str) -> Sheet:
 
 
 def claims(entries: list[dict[str, Any]], folder: Path, seeds: list[int]) -> Sheet:
-    """The verdicts from their files; each claim leads to the rows that it speaks of."""
+    """The verdicts from their files, of the claims that were judged; each leads to the rows that it speaks of."""
     records = {record["name"]: record for record in read_csv(folder / "claims.csv")}
     points = [record for record in records.values() if _unit(record) == "points"]
     known = [float(record[f"accuracy_{part}"]) for record in points for part in ("low", "high")]
@@ -197,18 +197,22 @@ def claims(entries: list[dict[str, Any]], folder: Path, seeds: list[int]) -> She
     axes = {"points": Axis([-1.0, 1.0, *known]), "correlation": Axis([-1.0, 1.0])}
     lines = []
     for entry in entries:
+        if entry["name"] not in records:
+            continue
         record = records[entry["name"]]
         whisker = None
         if unit := _unit(record):
             axis = axes[unit]
             quantity = Estimate(*(float(record[f"accuracy_{part}"]) for part in ("value", "low", "high")))
             whisker = axis.whisker(quantity, _difference(record["paper"]), _side(entry, axis))
-        verdict = marked(record["verdict_accuracy"], len(seeds))
+        word = record["verdict_accuracy"]
+        counted = UNDECIDED if word == HOLDS and len(seeds) == 1 else word  # as `marked` says it
+        verdict = marked(word, len(seeds))
         gain = f"{record['said_gain']}: {marked(record['verdict_gain'], len(seeds))}" if record["said_gain"] else ""
         lines.append(
             [
                 Cell(record["text"], sort=record["text"], rows=tuple(entry["rows"])),
-                Cell(verdict, sort=verdict, verdict=record["verdict_accuracy"]),
+                Cell(verdict, sort=verdict, verdict=counted),
                 Cell(record["said_accuracy"], sort=number(record["accuracy_value"]), whisker=whisker),
                 Cell(record["paper"], sort=record["paper"]),
                 Cell(entry["where"], sort=entry["where"]),

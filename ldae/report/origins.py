@@ -102,18 +102,17 @@ def provenance_of(records: Iterable[Made]) -> Sheet | None:
     headings = ("stage", "seed", "made", "device", "commit", "versions", "seconds", "memory, MB", "file")
     lines = []
     for made in records:
-        origin = made.about.get("provenance", {})
-        started = origin.get("started")
+        origin = made.about.get("provenance", {})  # which the prepared images have none of
         lines.append(
             [
                 Cell(made.stage),
                 Cell(made.seed),
-                Cell(day(started) if started is not None else ""),
+                Cell(day(origin["started"]) if origin else ""),
                 Cell(_device(origin)),
-                Cell(origin.get("commit") or "not in a checkout"),
+                Cell((origin["commit"] or "outside a checkout") if origin else ""),
                 Cell(", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items())),
-                Cell(f"{seconds_of(origin):.0f}" if "seconds" in origin else ""),
-                Cell(f"{origin['peak_memory_mb']:,}" if "peak_memory_mb" in origin else ""),
+                Cell(f"{seconds_of(origin):.0f}" if origin else ""),
+                Cell(f"{origin['peak_memory_mb']:,}" if origin else ""),
                 Cell(made.path),
             ]
         )
@@ -125,7 +124,8 @@ def curve(row: dict[str, Any], history: Path) -> dict[str, Any]:
     """What a training has measured against the images it had seen, as the page's script draws it."""
     with history.open(encoding="utf-8", newline="") as file:
         steps = list(csv.DictReader(file))
-    measured = {name: [float(step[name]) for step in steps] for name in ("images", *CURVES) if name in steps[0]}
+    names = [name for name in ("images", *CURVES) if steps and name in steps[0]]  # none of a very short training
+    measured = {name: [float(step[name]) for step in steps] for name in names}
     return {"row": row["name"], "label": row["label"]} | {name: _thinned(values) for name, values in measured.items()}
 
 

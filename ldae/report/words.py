@@ -35,7 +35,8 @@ def trajectory_in_words(rows: list[Record], gains: dict[str, Record], seeds: int
     else:
         said.append(f"The best of the {len(rows)} rows is {_named(best)} with {_accuracy(best)}.")
     steps = [_step(before, after) for before, after in pairwise(rows)]
-    fall, rise = (choose(steps, key=lambda step: step.points) for choose in (min, max)) if steps else (None, None)
+    fall = min(steps, key=lambda step: step.points, default=None)
+    rise = max(steps, key=lambda step: step.points, default=None)
     told = [_told("fall", fall)] if fall and fall.points < 0 else []
     told += [_told("rise", rise)] if rise and rise.points > 0 else []
     if told:
