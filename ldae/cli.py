@@ -22,6 +22,7 @@ from ldae.process import (
     Stopped,
     die_with_driver,
     die_with_parent,
+    is_wanted,
     nodes_of_job,
     process_seconds,
     requeue,
@@ -257,8 +258,11 @@ def _run_stage(arguments: argparse.Namespace) -> float:
     limit, processes = options.pop("minutes", None), options.pop("processes", 1)
     if processes > 1 and Rank.from_environment().size == 1:
         in_ranks(processes, threads=threads)
+    on_cluster = "SLURM_JOB_ID" in os.environ
     if "checkpoint_seconds" in options:
-        stopping.watch(limit if "SLURM_JOB_ID" in os.environ else None)
+        stopping.watch(limit if on_cluster else None)
+    elif on_cluster:
+        stopping.give_up()
     del options["action"]
     if name != "prepare":
         _limit_threads(max(1, threads // max(1, processes // nodes_of_job())))
@@ -378,7 +382,7 @@ def main() -> None:
         if Rank.from_environment().number:
             return  # with status 0: a failure would end rank 0 before it has said, and asked for, what comes next
         log(f"{stopped}; started again, it goes on there")
-        if stopping.in_time:
+        if stopping.in_time or is_wanted():
             requeue()
         sys.exit(STOPPED)
     except KeyboardInterrupt:
