@@ -13,6 +13,7 @@ from ldae.process import (
     Stopped,
     die_with_driver,
     die_with_parent,
+    is_wanted,
     process_seconds,
     requeue,
     stopping,
@@ -66,7 +67,7 @@ def _answer() -> None:
         if Rank.from_environment().number:
             return  # with status 0: a failure would end rank 0 before it has said, and asked for, what comes next
         log(f"{stopped}; started again, it goes on there")
-        if stopping.in_time:
+        if stopping.in_time or is_wanted():
             requeue()
         sys.exit(STOPPED)
     except KeyboardInterrupt:

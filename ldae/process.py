@@ -87,7 +87,7 @@ def nodes_of_job() -> int:
 
 
 class Stopped(Exception):
-    """A training has saved and stopped, as it was asked to; started again, it goes on."""
+    """A stage has stopped, as it was asked to: a training has saved before; started again, it goes on."""
 
 
 class Stopping:
@@ -108,6 +108,11 @@ class Stopping:
         if minutes is not None:
             self._deadline = 60 * minutes - min(6 * minutes, 120.0)
 
+    def give_up(self) -> None:
+        """From now on, a signal to stop ends the process's work wherever it is, by `Stopped`."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._abandon)
+
     def asked(self) -> str | None:
         """Why to stop, or None."""
         if self.reason is None and job_seconds() > self._deadline:
@@ -117,12 +122,28 @@ class Stopping:
     def _hear(self, number: int, _: FrameType | None) -> None:
         self.reason = f"{signal.Signals(number).name} was received"
 
+    def _abandon(self, number: int, frame: FrameType | None) -> None:
+        self._hear(number, frame)
+        raise Stopped(f"stopped: {self.reason}")
+
 
 stopping = Stopping()
 
 
+def is_wanted() -> bool:
+    """Whether Slurm calls this process's job running: it was not cancelled, and has not met a limit.
+
+    A signal that such a job hears announces a preemption, or is what the job has asked for.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or not shutil.which("squeue"):
+        return False
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
+
+
 def requeue() -> None:
-    """Asks Slurm to queue this process's job again, so that a run of many time limits needs nobody to restart it.
+    """Asks Slurm to queue this process's job again, so that a run of many interruptions needs nobody to restart it.
 
     Slurm ends the job then, so that this may never return; outside of a Slurm job it does nothing.
     """

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graph import Graph
@@ -100,6 +100,23 @@ class Cluster:
     def ask(self, job: str, what: str) -> str:
         """What squeue says of a job, in its own letters: `%N` its nodes, `%D` how many they are, `%T` its state."""
         return self.run("squeue", "--noheader", f"--format={what}", f"--jobs={job}", "--states=all").strip()
+
+    def lose(self, node: str) -> None:
+        """Ends all that runs on a node at once, as if its power were cut."""
+        os.kill(self.daemon(f"slurmd-{node}"), signal.SIGKILL)
+        tasks, keepers = set(), set()
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"SLURMD_NODENAME={node}\0".encode() in (entry / "environ").read_bytes():
+                    tasks.add(int(entry.name))
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    if Path(f"/proc/{parent}/comm").read_text() == "slurmstepd\n":
+                        keepers.add(parent)
+            except OSError:  # it has ended meanwhile
+                continue
+        for process in [*keepers, *tasks]:  # Slurm's own first, so that they tell nobody
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def daemon(self, name: str) -> int:
         """The process id of `slurmctld`, `slurmd-n1` or `slurmd-n2`."""

@@ -18,10 +18,13 @@ from comparison import equal
 from graph import RESULTS, ROOT, Graph
 from slurm_cluster import Cluster
 
+from ldae.spec import Resources
+
 REASON = slurm_cluster.why_not()
 on_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")
 ROWS = 3
 SMOKE = ("all_tables", "--config", "scale=smoke")
+TABLE = ("dae", "--config", "scale=smoke")
 
 
 def test_the_profile_studies_imagenet_unless_told_otherwise(tmp_path: Path) -> None:
@@ -47,6 +50,11 @@ def test_the_profile_asks_for_what_the_scale_says() -> None:
     assert "config" not in profile
     assert not {"cores", "set-resources", "set-threads"} & profile.keys()
     assert profile["configfile"] == "slurm/study.yaml"
+
+
+def test_the_page_on_clusters_explains_what_a_job_may_ask_for() -> None:
+    page = (ROOT / "docs/cluster.md").read_text()
+    assert [name for name in Resources.model_fields if f"| `{name}` |" not in page] == []
 
 
 def test_jobs_that_several_processes_share_ask_for_all_gpus_and_others_for_one() -> None:
@@ -97,12 +105,13 @@ def test_slurm_gives_the_tables_that_a_local_run_gives(cluster: Cluster, finishe
     assert graph.tables() == finished.tables()
 
 
-LONG = 1000  # steps; time enough for things to happen
+LONG = 400  # steps; time enough for things to happen
 LONGER = 4000  # more than a minute
 
 
 def slow(graph: Graph, *, steps: int = LONG, minutes: int = 60) -> Graph:
-    """The graph with longer trainings."""
+    """The graph with a single row, whose training is longer."""
+    graph.edit("config.yaml", "rows: [pca, predict_clean, single_level]", "rows: [pca]")
     graph.edit("scales/smoke.yaml", "steps: 40,", f"steps: {steps},")
     graph.edit("scales/smoke.yaml", "minutes: 5,", f"minutes: {minutes},")
     graph.edit("scales/smoke.yaml", "log_every: 5}\nbaselines", "log_every: 50}\nbaselines")
@@ -112,7 +121,7 @@ def slow(graph: Graph, *, steps: int = LONG, minutes: int = 60) -> Graph:
 @pytest.fixture(scope="module")
 def slowly_finished(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     graph = slow(Graph.fresh(tmp_path_factory.mktemp("slow")))
-    graph.run("all_tables")
+    graph.run("dae")
     return graph
 
 
@@ -123,6 +132,11 @@ def graph(slowly_finished: Graph, tmp_path: Path) -> Graph:
     for name in (RESULTS / "dataset", RESULTS / "tokenizers", RESULTS / "probe/pixels", Path(".snakemake/metadata")):
         shutil.copytree(slowly_finished.folder / name, graph.folder / name)
     return graph
+
+
+def submitted(graph: Graph, row: str) -> int:
+    """How many jobs have been submitted for a row's training."""
+    return graph.said.read_text().count(f"/rule_pretrain/{row}_0/")
 
 
 def resumed(graph: Graph) -> set[str]:
@@ -149,32 +163,34 @@ class TestFaults:
         cluster.finish(graph, cluster.start(graph, str(weights), *SMOKE[1:]))
         assert (graph.folder / weights).read_bytes() == (local.folder / weights).read_bytes()
         assert resumed(graph), "the training did not meet its limit; make it longer"
+        assert submitted(graph, "pca") == 1
 
     def test_a_preempted_training_goes_on_later(self, cluster: Cluster, slowly_finished: Graph, graph: Graph) -> None:
-        process = cluster.start(graph, *SMOKE)
+        """Told of it, it saves and asks to be queued again, so that the preemption counts as no failure."""
+        process = cluster.start(graph, *TABLE)
         job = cluster.wait_for_training(graph)
         urgent = ("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 5")
         cluster.run(*urgent)
         cluster.wait_for(lambda: job not in cluster.training(), "the preemption")
         cluster.finish(graph, process)
         assert graph.tables() == slowly_finished.tables()
-        assert resumed(graph)
+        assert resumed(graph) == {"pca"}
+        assert submitted(graph, "pca") == 1
 
     def test_a_cancelled_training_is_tried_again(self, cluster: Cluster, slowly_finished: Graph, graph: Graph) -> None:
-        process = cluster.start(graph, *SMOKE)
+        process = cluster.start(graph, *TABLE)
         cluster.run("scancel", cluster.wait_for_training(graph))
         cluster.finish(graph, process)
         assert graph.tables() == slowly_finished.tables()
-        assert resumed(graph)
+        assert resumed(graph) == {"pca"}
 
     def test_a_training_whose_node_goes_down_goes_on_elsewhere(
         self, cluster: Cluster, slowly_finished: Graph, graph: Graph
     ) -> None:
-        """Slurm knows nothing of what runs on such a node: the training may live on beside the one that follows it."""
-        process = cluster.start(graph, *SMOKE)
+        process = cluster.start(graph, *TABLE)
         job = cluster.wait_for_training(graph)
         node = cluster.ask(job, "%N")
-        os.kill(cluster.daemon(f"slurmd-{node}"), signal.SIGKILL)
+        cluster.lose(node)
         cluster.wait_for(lambda: "down" in cluster.run("sinfo", "--noheader", f"--nodes={node}"), "the node's loss")
         cluster.wait_for(lambda: cluster.ask(job, "%N") != node, "another start of the training")
         cluster.run("slurmd", "-N", node)
@@ -182,7 +198,7 @@ class TestFaults:
         assert graph.tables() == slowly_finished.tables()
 
     def test_a_restarted_controller_is_waited_for(self, cluster: Cluster, slowly_finished: Graph, graph: Graph) -> None:
-        process = cluster.start(graph, *SMOKE)
+        process = cluster.start(graph, *TABLE)
         cluster.wait_for_training(graph)
         os.kill(cluster.daemon("slurmctld"), signal.SIGTERM)
         time.sleep(20)
@@ -193,11 +209,11 @@ class TestFaults:
     def test_a_driver_that_is_killed_and_started_again_trains_nothing_twice(
         self, cluster: Cluster, slowly_finished: Graph, graph: Graph
     ) -> None:
-        process = cluster.start(graph, *SMOKE)
+        process = cluster.start(graph, *TABLE)
         cluster.wait_for_training(graph)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
-        cluster.finish(graph, cluster.start(graph, *SMOKE))
+        cluster.finish(graph, cluster.start(graph, *TABLE))
         assert graph.tables() == slowly_finished.tables()
 
 

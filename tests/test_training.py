@@ -223,18 +223,54 @@ def run_command(prepared: Path, folder: Path, steps: int) -> list[str]:
     return command + [part for name, path in folders.items() for part in (f"--{name}", str(path))]
 
 
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_run_that_is_asked_to_stop_saves_and_says_so(asked: signal.Signals, prepared: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(run_command(prepared, tmp_path, 10**6), stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a Slurm job that $STATE is the state of, and whose requests stand in a file `asked`."""
+    for name, does in (("scontrol", f'echo "$@" > {tmp_path}/asked'), ("squeue", 'echo "$STATE"')):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+    return os.environ | {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "goes_on"),
+    [
+        (signal.SIGTERM, "COMPLETING", False),  # cancelled
+        (signal.SIGTERM, "RUNNING", True),  # about to be preempted
+        (signal.SIGUSR1, "RUNNING", True),  # as `sbatch --signal` announces a limit
+    ],
+)
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(
+    asked: signal.Signals, state: str, goes_on: bool, slurm: dict[str, str], prepared: Path, tmp_path: Path
+) -> None:
+    command = run_command(prepared, tmp_path, 10**6)
+    process = subprocess.Popen(command, env=slurm | {"STATE": state}, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "resume/lock").exists():
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(asked)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 75
     assert f"tiny: saved and stopped at step {steps_saved(tmp_path)} of 1000000: {asked.name} was received" in said
     assert not (tmp_path / "out").exists()
+    assert (tmp_path / "asked").exists() == goes_on
+
+
+def test_a_stage_without_checkpoints_is_queued_again_too(slurm: dict[str, str], prepared: Path, tmp_path: Path) -> None:
+    spec = '{"probing":{"batch":24,"epochs":1000000,"mode":"cached","rates":[1.0],"warmup":1}}'
+    command = [sys.executable, "-m", "ldae.cli", "probe-pixels", "--spec", spec, "--out", str(tmp_path / "out")]
+    command += ["--dataset", str(prepared / "dataset")]
+    process = subprocess.Popen(command, env=slurm | {"STATE": "RUNNING"}, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "epochs" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 75
+    assert "stopped: SIGTERM was received" in said and "Traceback" not in said
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
 
 
 def steps_saved(folder: Path) -> int:
@@ -243,15 +279,10 @@ def steps_saved(folder: Path) -> int:
 
 
 def test_a_run_stops_before_its_time_limit_on_a_cluster_alone(
-    prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
+    slurm: dict[str, str], prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
 ) -> None:
     long = [*run_command(prepared, tmp_path / "long", 10**6), "--minutes", "0.15"]
-    asked = tmp_path / "bin/scontrol"
-    asked.parent.mkdir()
-    asked.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
-    asked.chmod(0o755)
-    environment = os.environ | {"SLURM_JOB_ID": "7", "PATH": f"{asked.parent}{os.pathsep}{os.environ['PATH']}"}
-    stopped = subprocess.run(long, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    stopped = subprocess.run(long, env=slurm, capture_output=True, text=True, check=False, timeout=600)
     assert stopped.returncode == 75
     assert "its time limit is near" in stopped.stderr
     assert (tmp_path / "asked").read_text() == "requeue 7\n"

@@ -138,8 +138,11 @@ def _run(arguments: argparse.Namespace) -> float:
     limit, processes = options.pop("minutes", None), options.pop("processes", 1)
     if processes > 1 and Rank.from_environment().size == 1:
         in_ranks(processes, threads=threads)
+    on_cluster = "SLURM_JOB_ID" in os.environ
     if "checkpoint_seconds" in options:
-        stopping.watch(limit if "SLURM_JOB_ID" in os.environ else None)
+        stopping.watch(limit if on_cluster else None)
+    elif on_cluster:
+        stopping.give_up()
     del options["action"]
     if name != "prepare":
         _limit_threads(max(1, threads // max(1, processes // nodes_of_job())))
