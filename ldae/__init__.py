@@ -9,9 +9,9 @@ Five parts, each with one question, composed by one `Denoiser`:
     denoiser     the composition: images in, loss out
 
 Stages turn files into files: `prepare`, `fit_tokenizer`, `train_tokenizer`, `train_classifier`, `pretrain`,
-`pretrain_baseline`, `probe`, `sample`, `judge`, `denoise`, `export`. Readers turn result files into `tables`,
-`figures` and verdicts on `claims`; `plan` and `status` tell what a study costs and where it stands. `spec` is the
-vocabulary, `variants` turns a study's rows into specs, and `ranks` lets several processes share one training.
+`pretrain_baseline`, `adopt`, `probe`, `finetune`, `sample`, `judge`, `denoise`, `export`. Readers turn result files
+into `tables`, `figures` and verdicts on `claims`; `plan` and `status` tell what a study costs and where it stands.
+`spec` is the vocabulary, `variants` turns a study's rows into specs, and `ranks` lets processes share a training.
 `ldae.load` opens a finished run in Python; `folding` is how its encoder becomes an ordinary Vision Transformer.
 """
 

@@ -89,7 +89,7 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
             line[judged.name] = "" if distance is None else f"{distance.value:.2f}"
             line["at infinite N"] = "" if distance is None else f"{distance.infinite:.2f} ± {distance.error:.2f}"
         if len(flops) > 1:
-            line["training FLOPs"] = f"{row.training_flops:.1e}"
+            line["training FLOPs"] = "" if row.training_flops is None else f"{row.training_flops:.1e}"
         shown.append(line)
     notes = [_note(definition, results)]
     if tuned:
