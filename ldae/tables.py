@@ -94,8 +94,8 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
     notes = [_note(definition, results)]
     if tuned:
         notes.append(
-            "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, with the recipe of "
-            "the paper's App. B at this scale's length; averaged weights."
+            "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, after the recipe "
+            "of the paper's App. B, as the scale file has it; averaged weights."
         )
     if judged is not None:
         notes.append(
