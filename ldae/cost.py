@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ldae.spec import PATCH, PATCH_DIM, BaselineStage, Classifier, ConvolutionalStage, PretrainStage
+from ldae.spec import PATCH, PATCH_DIM, BaselineStage, Classifier, ConvolutionalStage, DenoiserStage
 
 VAE_MULTIPLES = (1, 2, 4, 4)  # of the convolutional tokenizer's width, level by level
 INCEPTION_MACS = 5_730_000_000  # of Inception v3 at 299 pixels
@@ -75,7 +75,7 @@ def moco_macs(*, tokens: int, width: int, blocks: int, in_dim: int, hidden: int,
     return 2 * (encoder + projector + predictor) + round(2 / 3 * (encoder + projector))
 
 
-def pretrain_macs(stage: PretrainStage, image_size: int) -> int:
+def pretrain_macs(stage: DenoiserStage, image_size: int) -> int:
     """A forward pass through a row's network, without its tokenizer."""
     size, dim = stage.size, stage.tokenizer.dim
     return transformer_macs(

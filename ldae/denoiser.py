@@ -14,7 +14,7 @@ from ldae.network import Transformer
 from ldae.noise import Level, NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
 from ldae.randomness import Randomness
-from ldae.spec import PATCH, PATCH_DIM, PretrainStage
+from ldae.spec import PATCH, PATCH_DIM, DenoiserStage
 from ldae.tokenizers.conv import ConvTokenizer
 from ldae.tokenizers.patches import patchify
 from ldae.tokenizers.pca import PCATokenizer
@@ -35,11 +35,11 @@ class Denoiser(nn.Module):
 
     deviation: Tensor  # (d,) what an image's residual is divided by, component by component
 
-    def __init__(self, stage: PretrainStage, fitted: dict[str, Tensor], *, image_size: int, classes: int) -> None:
+    def __init__(self, stage: DenoiserStage, fitted: dict[str, Tensor], *, image_size: int, classes: int) -> None:
         """Composes a row's parts.
 
         Args:
-            stage: what pretraining reads of the row and the scale.
+            stage: what it is made of.
             fitted: the tensors of the tokenizer's fit.
             image_size: side of the images in pixels.
             classes: of the data set; used only by rows that are given labels.

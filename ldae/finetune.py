@@ -145,6 +145,7 @@ class Tuning:
         """Prepares a network of `vision_transformer`; `micro_batch` is the most images of a forward pass."""
         self.recipe, self.classes = stage.finetuning, classes
         self.micro_batch = micro_batch or self.recipe.batch
+        self.size = PATCH * round(network.get_parameter("pos_embed").shape[1] ** 0.5)  # of its images, in pixels
         self.tuned = Tuned(network, self.recipe.drop_path)
         self.parallel = ranks.parallel(self.tuned)
         self.network = network
@@ -157,9 +158,9 @@ class Tuning:
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
-        """One step on this rank's part of a batch of uint8 images (N, 3, S, S) with labels (N,)."""
+        """One step on this rank's part of a batch of uint8 images (N, 3, S', S') with labels (N,)."""
         part = len(inputs)
-        images = random_resized_crop(to_float(inputs), randomness)
+        images = random_resized_crop(to_float(inputs), randomness, size=self.size)
         if self.recipe.magnitude:
             images = rand_augment(images, randomness, self.recipe.magnitude)
         images, targets = mixed(images, labels, randomness, classes=self.classes, recipe=self.recipe)
@@ -267,7 +268,9 @@ def finetune(
             identity=identity,
         )
 
-    with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+    with trained(
+        start, train.uncropped, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+    ) as finished:
         if finished is None:
             return
         prefix, network = "average.", fresh()

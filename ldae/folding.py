@@ -121,6 +121,8 @@ def _fold_block(block: Block, condition: Tensor) -> dict[str, Tensor]:
 
 def _fold_encoder(encoder: Encoder, depth: int) -> Folded:
     """A baseline's encoder is a plain Vision Transformer already, of timm's blocks."""
+    if encoder.class_token is not None:
+        raise ValueError("it is a published encoder with a class token; take that from where it was published")
     exact = copy.deepcopy(encoder).double()
     state = _embedding(lambda images: exact.embed(images.flatten(1)[:, None]), exact.positions)
     kept: Any = exact.blocks[:depth]

@@ -13,30 +13,31 @@ from ldae.classifiers import CLASSIFIERS
 from ldae.denoiser import Denoiser
 from ldae.files import intact, read_json
 from ldae.randomness import stream
-from ldae.spec import BaselineStage, PretrainStage
+from ldae.spec import AdoptStage, BaselineStage, DenoiserStage, PretrainStage
 
 INITIAL = 0  # the stream of randomness that initial weights are drawn from
 
 
-def build(stage: PretrainStage, *, seed: int, tokenizer: Path, manifest: dict[str, Any]) -> Denoiser:
+def build(stage: DenoiserStage, *, seed: int, tokenizer: Path, manifest: dict[str, Any]) -> Denoiser:
     """An untrained denoiser; the same seed gives the same weights.
 
     Args:
-        stage: what pretraining reads of the row and the scale.
+        stage: what it is made of.
         seed: of the run.
         tokenizer: the folder of the tokenizer's fit.
         manifest: of the data set.
     """
     fitted = load_file(intact(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
+    classes = stage.weights.classes if isinstance(stage, AdoptStage) else len(manifest["classes"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, INITIAL))
-        return Denoiser(stage, fitted, image_size=manifest["size"], classes=len(manifest["classes"]))
+        return Denoiser(stage, fitted, image_size=manifest["size"], classes=classes)
 
 
 class Trained(NamedTuple):
     """A finished run: its stage, its seed, its record and its weights."""
 
-    stage: PretrainStage
+    stage: DenoiserStage
     seed: int
     run: dict[str, Any]
     weights: dict[str, Tensor]
@@ -51,8 +52,14 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
     run = read_json(folder / "run.json")
     if run["method"] != "denoiser":
         raise ValueError(f"{folder}: holds {run['method']}, which is no denoiser")
-    stage = PretrainStage.model_validate(run["lineage"]["pretrain"]["spec"])
+    stage = stage_of(run)
     return Trained(stage, run["seed"], run, load_file(intact(folder / f"{weights}.safetensors", run)))
+
+
+def stage_of(run: dict[str, Any]) -> DenoiserStage:
+    """What the denoiser of a record is made of."""
+    spec = run["lineage"]["pretrain"]["spec"]
+    return (AdoptStage if "weights" in spec else PretrainStage).model_validate(spec)
 
 
 def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, weights: str = "model") -> Denoiser:
@@ -64,7 +71,8 @@ def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, we
 
 
 def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Module:
-    """An untrained MAE or MoCo v3; the same seed gives the same weights."""
+    """An untrained MAE or MoCo v3, or the encoder of a published one; the same seed gives the same weights."""
+    from ldae.baselines.encoder import Encoder
     from ldae.baselines.mae import MAE  # timm, which they are built with, takes seconds to import
     from ldae.baselines.moco import MoCo
 
@@ -76,6 +84,8 @@ def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Mo
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, INITIAL))
+        if stage.weights is not None:
+            return nn.ModuleDict({"encoder": Encoder(**size, class_token=True)})
         if stage.mae is not None:
             decoder: dict[str, Any] = {
                 name: getattr(stage.mae, name) for name in ("decoder_width", "decoder_heads", "decoder_blocks")
@@ -126,7 +136,7 @@ def open_finished(folder: Path) -> Finished:
     run, manifest = read_json(folder / "run.json"), read_json(results / "dataset/manifest.json")
     if run["method"] != "denoiser":
         return Finished(run, manifest, open_baseline(folder, manifest))
-    stage = PretrainStage.model_validate(run["lineage"]["pretrain"]["spec"])
+    stage = stage_of(run)
     tokenizer = results / "tokenizers" / stage.tokenizer.name
     return Finished(run, manifest, open_denoiser(folder, tokenizer, manifest))
 

@@ -25,7 +25,17 @@ from ldae.cost import (
 )
 from ldae.files import read_json
 from ldae.record import Lineage, seconds_of
-from ldae.spec import NUM_TIMES, PATCH, PATCH_DIM, Architecture, ConvolutionalStage, Photos, PretrainStage
+from ldae.spec import (
+    NUM_TIMES,
+    PATCH,
+    PATCH_DIM,
+    Architecture,
+    BaselineStage,
+    ConvolutionalStage,
+    DenoiserStage,
+    Photos,
+    PretrainStage,
+)
 from ldae.variants import Study
 
 IMAGENET = (1_281_167, 50_000, 1000)  # training and validation images, classes
@@ -180,7 +190,10 @@ class Forecast:
             macs = 3 * pretrain_macs(stage, self.size)
             macs += self._encoding(stage.tokenizer.name) if stage.recipe.crop == "random" else 0
             flops, copies = 2.0 * steps * stage.training.batch * macs, 2  # and the averaged weights
+        elif study.is_published(run):
+            flops, copies = 0.0, 1
         else:
+            assert isinstance(stage, BaselineStage)
             recipe = stage.mae or stage.moco_v3
             assert recipe is not None
             steps = recipe.total_steps(self.data.train)
@@ -196,7 +209,8 @@ class Forecast:
         )
         record = self.results / "pretrain" / run / f"seed{seed}" / "run.json"
         disk = 2.0 * copies * 4 * weights  # once more among the finished run's own files
-        return Job("pretrain", f"{run}, seed {seed}", flops, disk, record, study.run_lineage(run))
+        name = "adopt" if study.is_published(run) else "pretrain"
+        return Job(name, f"{run}, seed {seed}", flops, disk, record, study.run_lineage(run))
 
     def _probe(self, probe: str, seed: int) -> Job:
         study, probing = self.study, self.study.scale.probing
@@ -238,7 +252,7 @@ class Forecast:
 
     def _sample(self, run: str, seed: int) -> Job:
         sampling, stage = self.study.scale.sampling, self.study.pretrain_stage(run)
-        assert isinstance(stage, PretrainStage)
+        assert isinstance(stage, DenoiserStage)
         flops = 2.0 * sampling.num * min(sampling.steps, NUM_TIMES) * pretrain_macs(stage, self.size)
         record = self.results / "samples" / run / f"seed{seed}" / "samples.json"
         disk = sampling.num * 3.0 * self.size**2

@@ -43,7 +43,7 @@ class RowResult:
     random_correct: NDArray[np.float64]  # (seeds, N) the same with random weights
     knn: float
     rate_at_edge: bool  # the probe's best learning rate was the smallest or largest that it tried
-    training_flops: float  # of one seed
+    training_flops: float | None  # of one seed; not known of published weights
     finetuned: Estimate | None  # accuracy after fine-tuning
     distance: Distance | None
 

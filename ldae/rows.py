@@ -18,7 +18,7 @@ from ldae.checking import StudyError, nearest
 from ldae.files import read_json
 from ldae.plan import Data, Forecast, Job, rows_of
 from ldae.record import digest
-from ldae.spec import PretrainStage, Spec
+from ldae.spec import BaselineStage, DenoiserStage, PretrainStage, Spec
 from ldae.status import leaves
 from ldae.study_file import Sweep
 from ldae.variants import Study
@@ -152,7 +152,7 @@ def differences(study: Study, first: str, second: str) -> list[RenderableType]:
 
 def of_row(study: Study, name: str) -> dict[str, Any]:
     """A row's configuration by dotted keys; of a method that the paper compares with, what it uses."""
-    found = dict(leaves(study.variants[name].spec.model_dump()))
+    found = {key: value for key, value in leaves(study.variants[name].spec.model_dump()) if value is not None}
     if study.is_denoiser(name):
         return found
     return {key: value for key, value in found.items() if key.startswith(USED_BY_BASELINES)}
@@ -162,11 +162,12 @@ def of_scale(study: Study, name: str) -> dict[str, Any]:
     """What the scale adds to a row, by dotted keys: data, size, tokenizer's fit, training, probe and sampling."""
     stage, scale = study.pretrain_stage(name), study.scale
     parts: dict[str, Any] = {"dataset": scale.dataset, "size": stage.size}
-    if isinstance(stage, PretrainStage):
+    if isinstance(stage, DenoiserStage):
         fit = study.tokenizers[stage.tokenizer.name]
         parts |= {key: getattr(fit, key) for key in ("fitting", "convolutional") if hasattr(fit, key)}
+    if isinstance(stage, PretrainStage):
         parts["training"] = stage.training
-    else:
+    elif isinstance(stage, BaselineStage) and not study.is_published(name):
         parts["training"] = stage.mae or stage.moco_v3
     parts["probing"] = scale.probing
     if study.variants[name].finetune:
@@ -179,7 +180,7 @@ def of_scale(study: Study, name: str) -> dict[str, Any]:
 
 def given_by(study: Study, name: str, key: str) -> str:
     """The row, this one or one above it, that gave a key its value; `default` where none did."""
-    part, field = key.split(".")
+    part, field = key.split(".")[:2]
 
     def value(spec: Spec) -> Any:
         return getattr(getattr(spec, part), field)

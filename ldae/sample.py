@@ -79,6 +79,12 @@ def sample(
     manifest, run = read_json(dataset / "manifest.json"), open_run(model, "ema")
     process = Process.of(run.stage.noise, sampling.steps)
     denoiser = open_denoiser(model, tokenizer, manifest, weights="ema").to(device)
+    classes = len(manifest["classes"])
+    if denoiser.network.classes not in (0, classes):
+        raise ValueError(
+            f"{row}: its network knows {denoiser.network.classes} classes, the data set has {classes}; published "
+            "weights are sampled from with the classes that they were trained with"
+        )
     known = Split.open(dataset, "train").labels
     chosen = np.random.default_rng([run.seed, SAMPLING]).integers(len(known), size=sampling.num)
     labels = known[torch.from_numpy(chosen)].to(device)

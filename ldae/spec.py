@@ -43,6 +43,58 @@ class Part(BaseModel):
         return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True, separators=(",", ":"))
 
 
+class Size(Part):
+    """The size of the Diffusion Transformer: half of its blocks are the encoder, half the decoder."""
+
+    width: Annotated[int, Field(ge=8, multiple_of=4)]
+    heads: Positive
+    encoder_blocks: Positive
+    decoder_blocks: Positive
+    conditioning: Annotated[float, Field(gt=0, le=1)] = 0.25  # width of the time embedding / width (paper, App. A)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+
+class Weights(Part):
+    """A file of published weights or statistics: where it lies, and its SHA-256, without which it is not read."""
+
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Published(Weights):
+    """Published weights that a row takes instead of training: a DiT's, or those of an encoder that MAE has trained.
+
+    What their shapes must be follows from the numbers here; the heads are not to be seen in shapes.
+    """
+
+    width: Annotated[int, Field(ge=8, multiple_of=4)]
+    heads: Positive
+    blocks: Positive
+    classes: Positive = 1000  # that a DiT has labels of
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+    def size(self, method: str) -> Size:
+        """Of the network: the first half of a DiT's blocks are the encoder, and its conditioning has the full width."""
+        encoder = max(1, self.blocks // 2) if method == "denoiser" else self.blocks
+        return Size(
+            width=self.width,
+            heads=self.heads,
+            encoder_blocks=encoder,
+            decoder_blocks=max(1, self.blocks - encoder),
+            conditioning=1.0,
+        )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # A row: five parts of the method, and which of its activations are probed.
 # ---------------------------------------------------------------------------------------------------------------------
@@ -61,7 +113,8 @@ class Tokenizer(Part):
     # weigh a component alike in latents and in images, `global` with `pixel` units gave l-DAE (2000 steps, d = 32) a
     # held-out accuracy of 41.2, 42.2 and 38.5 with seeds 0 to 2, `dimension` with `whitened` units 37.3, 35.5 and 34.4.
     # (`global` with `whitened` units, which changes space and units at once: 44.9, 46.0, 44.2.)
-    scale: Literal["global", "dimension"] = "global"
+    # `published` multiplies them by 0.18215, the number that Stable Diffusion's VAE is used with.
+    scale: Literal["global", "dimension", "published"] = "global"
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -72,6 +125,8 @@ class Tokenizer(Part):
         if self.kind != "conv" and (self.perceptual or self.adversarial):
             loss = "perceptual" if self.perceptual else "adversarial"
             raise ValueError(f"tokenizer.{loss}: {self.kind!r} has no such loss; it needs tokenizer.kind 'conv'")
+        if self.kind != "conv" and self.scale == "published":
+            raise ValueError(f"tokenizer.scale: 'published' is of a 'conv' tokenizer, found {self.kind!r}")
         return self
 
     @property
@@ -123,6 +178,13 @@ class Method(Part):
     """What pretrains the encoder: a denoiser of the parts above, or a method that the paper compares with (Sec. 5)."""
 
     name: Literal["denoiser", "mae", "moco_v3"] = "denoiser"
+    weights: Published | None = None  # taken instead of training
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.weights is not None and self.name == "moco_v3":
+            raise ValueError("method.weights: published weights are read of DiT (method.name 'denoiser') and of 'mae'")
+        return self
 
 
 class Features(Part):
@@ -131,6 +193,14 @@ class Features(Part):
     offset: int = 0  # of the probed block from the encoder's last: +1 is the decoder's first
     time: Annotated[int, Field(ge=0, lt=NUM_TIMES)] = 10  # the time step that the conditioning is fixed to
     noisy: bool = False  # whether the images are given the noise of that step
+
+
+PUBLISHED_DIT: dict[str, dict[str, Any]] = {  # what a row that takes a DiT's weights has to say, beside where they lie
+    "tokenizer": {"kind": "conv", "dim": 16, "perceptual": True, "adversarial": True, "scale": "published"},
+    "noise": {"schedule": "ddpm"},
+    "network": {"labels": True, "input": "latent", "output": "latent"},
+    "objective": {"predict": "noise"},
+}
 
 
 class Spec(Part):
@@ -163,6 +233,13 @@ class Spec(Part):
             )
         if self.noise.schedule == "single" and self.objective.predict == "noise" and images:
             raise ValueError("noise.schedule: 'single' on images needs objective.predict 'clean'")
+        if self.method.weights is not None and self.method.name == "denoiser":
+            for part, fields in PUBLISHED_DIT.items():
+                for field, wanted in fields.items():
+                    if (found := getattr(getattr(self, part), field)) != wanted:
+                        raise ValueError(
+                            f"method.weights: of a DiT, whose {part}.{field} is {wanted!r}; found {found!r}"
+                        )
         return self
 
     def changed(self, changes: dict[str, Any]) -> Spec:
@@ -252,22 +329,6 @@ class ImageNet(Sides):
 Dataset = Annotated[Photos | Folder | ImageNet, Field(discriminator="source")]
 
 
-class Size(Part):
-    """The size of the Diffusion Transformer: half of its blocks are the encoder, half the decoder."""
-
-    width: Annotated[int, Field(ge=8, multiple_of=4)]
-    heads: Positive
-    encoder_blocks: Positive
-    decoder_blocks: Positive
-    conditioning: Annotated[float, Field(gt=0, le=1)] = 0.25  # width of the time embedding / width (paper, App. A)
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
-        return self
-
-
 class Sizes(Part):
     """The three sizes of the paper's Sec. 5 at this scale; all rows but a few have the middle one."""
 
@@ -278,13 +339,6 @@ class Sizes(Part):
     def named(self, name: str) -> Size:
         """The size of a row's `network.size`."""
         return {"B": self.base, "half-L": self.half_large, "L": self.large}[name]
-
-
-class Weights(Part):
-    """A file of published weights or statistics: where it lies, and its SHA-256, without which it is not read."""
-
-    path: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Fitting(Part):
@@ -498,6 +552,11 @@ class Scale(Part):
     resources: Resources = Resources()
     tracking: tuple[Literal["tensorboard", "wandb", "wandb-offline", "trackio"], ...] = ()  # no stage reads it
 
+    def size_of(self, row: Spec) -> Size:
+        """The size of a row's network."""
+        published = row.method.weights
+        return published.size(row.method.name) if published else self.sizes.named(row.network.size)
+
     @model_validator(mode="after")
     def _classifiers(self) -> Self:
         for name, wanted in (("vgg", self.convolutional.perceptual), ("resnet", self.judging.features)):
@@ -570,15 +629,20 @@ def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | Conv
     )
 
 
-class PretrainStage(Part):
-    """What pretraining a denoiser depends on."""
+class DenoiserStage(Part):
+    """What a denoiser is, wherever its weights come from."""
 
     tokenizer: Tokenizer = Tokenizer()
     noise: Noise = Noise()
     network: Network = Network()
     objective: Objective = Objective()
-    recipe: Recipe = Recipe()
     size: Size
+
+
+class PretrainStage(DenoiserStage):
+    """What pretraining a denoiser depends on."""
+
+    recipe: Recipe = Recipe()
     training: Training
 
     @classmethod
@@ -590,23 +654,45 @@ class PretrainStage(Part):
             network=row.network,
             objective=row.objective,
             recipe=row.recipe,
-            size=scale.sizes.named(row.network.size),
+            size=scale.size_of(row),
             training=scale.training,
         )
 
 
+class AdoptStage(DenoiserStage):
+    """What taking a published DiT's weights depends on."""
+
+    weights: Published
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> AdoptStage:
+        """The row's weights and what they are composed with."""
+        assert row.method.weights is not None
+        return cls(
+            tokenizer=row.tokenizer,
+            noise=row.noise,
+            network=row.network.model_copy(update={"size": Network().size}),  # the weights have their own
+            objective=row.objective,
+            size=scale.size_of(row),
+            weights=row.method.weights,
+        )
+
+
 class BaselineStage(Part):
-    """What pretraining with a method that the paper compares with depends on."""
+    """What pretraining with a method that the paper compares with, or taking its published weights, depends on."""
 
     size: Size
     mae: MAETraining | None = None
     moco_v3: MoCoTraining | None = None
+    weights: Published | None = None
 
     @classmethod
     def of(cls, row: Spec, scale: Scale) -> BaselineStage:
-        """The pretraining of one row; exactly one of the two recipes is given."""
-        name = row.method.name
-        return cls(size=scale.sizes.named(row.network.size), **{name: getattr(scale.baselines, name)})
+        """The pretraining of one row; exactly one of the two recipes, or weights, are given."""
+        name, size = row.method.name, scale.size_of(row)
+        if row.method.weights is not None:
+            return cls(size=size, weights=row.method.weights)
+        return cls(size=size, **{name: getattr(scale.baselines, name)})
 
 
 class ProbeStage(Part):

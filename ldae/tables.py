@@ -89,13 +89,13 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
             line[judged.name] = "" if distance is None else f"{distance.value:.2f}"
             line["at infinite N"] = "" if distance is None else f"{distance.infinite:.2f} ± {distance.error:.2f}"
         if len(flops) > 1:
-            line["training FLOPs"] = f"{row.training_flops:.1e}"
+            line["training FLOPs"] = "" if row.training_flops is None else f"{row.training_flops:.1e}"
         shown.append(line)
     notes = [_note(definition, results)]
     if tuned:
         notes.append(
-            "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, with the recipe of "
-            "the paper's App. B at this scale's length; averaged weights."
+            "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, after the recipe "
+            "of the paper's App. B, as the scale file has it; averaged weights."
         )
     if judged is not None:
         notes.append(

@@ -19,11 +19,13 @@ from ldae.checking import StudyError, checked, first_mistake, listed, nearest, r
 from ldae.record import Lineage, digest, lineage
 from ldae.spec import (
     PROCESSES,
+    AdoptStage,
     Architecture,
     BaselineStage,
     ClassifierStage,
     ConvolutionalStage,
     DatasetStage,
+    DenoiserStage,
     DenoiseStage,
     Features,
     FinetuneStage,
@@ -52,7 +54,8 @@ LINEAR = ("pca", "patch_vae", "patch_ae")  # the tokenizers that have filters to
 # What the graph's rules are called: tables and figures are targets too, each by its own name.
 RULES = (
     "main all all_tables all_figures dataset tokenizer convolutional_tokenizer classifier pretrain pretrain_baseline "
-    "probe probe_pixels finetune sample reference judge denoise table figure claims cost cost_all report report_main"
+    "adopt adopt_baseline probe probe_pixels finetune sample reference judge denoise table figure claims cost cost_all "
+    "report report_main"
 ).split()
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
 
@@ -189,11 +192,16 @@ class Study:
             raise StudyError(f"scale {self.scale_name}: classifiers.{architecture}: is missing; give its recipe")
         return ClassifierStage(architecture=architecture, classifier=self.scale.classifiers[architecture])
 
-    def pretrain_stage(self, row: str) -> PretrainStage | BaselineStage:
-        """What pretraining a row depends on."""
+    def is_published(self, row: str) -> bool:
+        """Whether a row takes published weights instead of training."""
+        return self.variants[row].spec.method.weights is not None
+
+    def pretrain_stage(self, row: str) -> PretrainStage | AdoptStage | BaselineStage:
+        """What pretraining a row, or taking its weights, depends on."""
         spec = self.variants[row].spec
-        stage: type[PretrainStage | BaselineStage] = PretrainStage if spec.method.name == "denoiser" else BaselineStage
-        return stage.of(spec, self.scale)
+        if spec.method.name != "denoiser":
+            return BaselineStage.of(spec, self.scale)
+        return AdoptStage.of(spec, self.scale) if self.is_published(row) else PretrainStage.of(spec, self.scale)
 
     def probe_stage(self, row: str) -> ProbeStage:
         """What the probe of a row depends on; it serves all rows that differ in the block alone."""
@@ -246,7 +254,7 @@ class Study:
     def run_lineage(self, row: str) -> Lineage:
         """What the pretraining of a row should have been made from."""
         stage = self.pretrain_stage(row)
-        if isinstance(stage, PretrainStage):
+        if isinstance(stage, DenoiserStage):
             made = self.tokenizer_lineage(stage.tokenizer.name)
         else:
             made = self.dataset_lineage()
@@ -407,6 +415,8 @@ def _check_figure(
     for row in rows:
         if figure.kind == "samples" and not row.fid:
             raise StudyError(f"{place}: {row.name!r} has no samples; name rows with paper.fid or fid: true")
+        if figure.kind == "curves" and row.spec.method.weights is not None:
+            raise StudyError(f"{place}: {row.name!r} was not trained here and has no curve; name trained rows")
         if figure.kind in ("noise", "denoising") and row.spec.method.name != "denoiser":
             raise StudyError(f"{place}: {row.name!r} denoises nothing; name a denoiser's row")
 
@@ -451,10 +461,15 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
         if spec in names:
             raise StudyError(f"{place}: equals row {names[spec]!r}; a row must change something")
         if not _has_block(spec, scale):
-            size = scale.sizes.named(spec.network.size)
+            size = scale.size_of(spec)
             raise StudyError(
                 f"{place}.set: features.offset: {spec.features.offset} is no block of {size.encoder_blocks} + "
                 f"{size.decoder_blocks}, counted from the encoder's last"
+            )
+        if spec.method.weights is not None and spec.method.name == "denoiser" and not scale.convolutional.published:
+            raise StudyError(
+                f"{place}: method.weights of a DiT, which works on the latents of Stable Diffusion's VAE; "
+                "name that as convolutional.published in the scale file"
             )
         names[spec] = name
         variant = Variant(name, row.label, row.parent, spec, row.paper, row.finetune, row.fid)
@@ -495,6 +510,8 @@ def _variant(variant: Variant, place: str) -> Variant:
     """The variant, fine-tuned and sampled from where the paper gives a number or the study asks for one."""
     spec = variant.spec
     if variant.finetune or variant.paper.finetune is not None:
+        if spec.method.weights is not None:
+            raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
         if spec.method.name == "denoiser" and spec.tokenizer.kind == "conv":
             raise StudyError(
                 f"{place}: tokenizer.kind 'conv' cannot be fine-tuned: no patch embedding can stand for its network; "
@@ -511,7 +528,7 @@ def _variant(variant: Variant, place: str) -> Variant:
 
 def _has_block(spec: Spec, scale: Scale) -> bool:
     """Whether the network has the block that the row probes."""
-    size = scale.sizes.named(spec.network.size)
+    size = scale.size_of(spec)
     blocks = size.encoder_blocks + (size.decoder_blocks if spec.method.name == "denoiser" else 0)
     return 1 <= size.encoder_blocks + spec.features.offset <= blocks
 

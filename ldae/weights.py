@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ldae.files import sha256 as digest
 from ldae.files import whole
+
+NESTED = ("ema", "model", "state_dict")  # under which a file keeps its weights; of DiT's the averaged ones come first
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -27,6 +30,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file, once its SHA-256 is the expected one; nothing in it is executed.
 
+    They may be kept under one of the names that checkpoints of whole trainings have for them.
+
     Raises:
         ValueError, FileNotFoundError: for a file that is absent, another one, or holds something else than numbers.
     """
@@ -35,7 +40,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     if (found := digest(path)) != sha256.lower():
         raise ValueError(f"{path}: has sha256 {found}, expected {sha256}")
     try:
-        state = (
+        state: Any = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
@@ -45,7 +50,8 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
         raise ValueError(f"{path}: holds no plain tensors, and nothing in it was executed ({kind})") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds a {type(state).__name__}, expected tensors by their names")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    state = next((state[name] for name in NESTED if isinstance(state.get(name), dict)), state)
+    tensors: dict[str, Tensor] = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} holds values that are no finite numbers")

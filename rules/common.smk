@@ -30,12 +30,9 @@ ALL_CORES = (
     workflow.is_main_process and workflow.resource_settings.cores
 ) or study.scale.resources.threads
 
-DENOISERS = [
-    run for run in dict.fromkeys(study.runs.values()) if study.is_denoiser(run)
-]
-BASELINES = [
-    run for run in dict.fromkeys(study.runs.values()) if not study.is_denoiser(run)
-]
+RUNS = list(dict.fromkeys(study.runs.values()))
+TRAINED = [run for run in RUNS if not study.is_published(run)]
+PUBLISHED = [run for run in RUNS if study.is_published(run)]
 CONVOLUTIONAL = [name for name in study.tokenizers if study.is_convolutional(name)]
 FITTED = [name for name in study.tokenizers if not study.is_convolutional(name)]
 
@@ -61,6 +58,16 @@ SEVERAL_NODES = (
 def one_of(names):
     """A regular expression that matches these names alone."""
     return "|".join(names) or "none"
+
+
+def denoisers(runs):
+    """A regular expression that matches those of these runs that are denoisers."""
+    return one_of([run for run in runs if study.is_denoiser(run)])
+
+
+def baselines(runs):
+    """The same for those of the methods that the paper compares with."""
+    return one_of([run for run in runs if not study.is_denoiser(run)])
 
 
 wildcard_constraints:

@@ -1,4 +1,5 @@
-# One network for each row and seed. Checkpoints are no declared output: Snakemake deletes those when a job fails.
+# One network for each row and seed, trained or published. Checkpoints are no declared output: Snakemake deletes those
+# when a job fails.
 
 
 rule pretrain:
@@ -16,7 +17,7 @@ rule pretrain:
     benchmark:
         "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
     wildcard_constraints:
-        variant=one_of(DENOISERS),
+        variant=denoisers(TRAINED),
     priority: priority_of
     conda:
         "../environment.yml"
@@ -55,7 +56,7 @@ rule pretrain_baseline:
     benchmark:
         "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
     wildcard_constraints:
-        variant=one_of(BASELINES),
+        variant=baselines(TRAINED),
     priority: priority_of
     conda:
         "../environment.yml"
@@ -77,3 +78,66 @@ rule pretrain_baseline:
         " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
         " --resume {params.resume} --out $(dirname {output.model})"
         " --threads {threads} --processes {resources.gpu} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
+
+
+rule adopt:
+    input:
+        dataset="<results>/dataset/manifest.json",
+        tokenizer=tokenizer_of,
+    output:
+        model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
+        ema="<results>/pretrain/{variant}/seed{seed}/ema.safetensors",
+        run="<results>/pretrain/{variant}/seed{seed}/run.json",
+    log:
+        "<logs>/pretrain/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
+    wildcard_constraints:
+        variant=denoisers(PUBLISHED),
+    priority: priority_of
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+    params:
+        spec=pretrain_spec,
+        revision=revision_of("pretrain"),
+    message:
+        "taking the published weights of {wildcards.variant}"
+    shell:
+        "ldae adopt --row {wildcards.variant} --seed {wildcards.seed}"
+        " --spec {params.spec:q} --revision {params.revision}"
+        " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
+        " --out $(dirname {output.model}) --threads {threads} > {log} 2>&1"
+
+
+rule adopt_baseline:
+    input:
+        "<results>/dataset/manifest.json",
+    output:
+        model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
+        run="<results>/pretrain/{variant}/seed{seed}/run.json",
+    log:
+        "<logs>/pretrain/{variant}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/pretrain/{variant}/seed{seed}.tsv"
+    wildcard_constraints:
+        variant=baselines(PUBLISHED),
+    priority: priority_of
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        mem_mb=study.scale.resources.mem_mb,
+        runtime=study.scale.resources.minutes,
+    params:
+        spec=pretrain_spec,
+        revision=revision_of("pretrain"),
+    message:
+        "taking the published weights of {wildcards.variant}"
+    shell:
+        "ldae adopt-baseline --row {wildcards.variant} --seed {wildcards.seed}"
+        " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
+        " --out $(dirname {output.model}) --threads {threads} > {log} 2>&1"

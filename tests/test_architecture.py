@@ -16,6 +16,7 @@ STAGES = {
     "train_classifier",
     "pretrain",
     "pretrain_baseline",
+    "adopt",
     "probe",
     "finetune",
     "sample",

@@ -39,7 +39,7 @@ def picture(size: int = 40) -> np.ndarray:
     """A smooth picture (S, S, 3), uint8, that has all values but the extreme ones, with edges in it."""
     y, x = np.mgrid[:size, :size] / size
     waves = [np.sin(7 * x + 3 * y), np.cos(5 * y - 2 * x), np.sin(4 * x * y + 1)]
-    steps = 30 * ((x > 0.4) & (y > 0.6)) + 8 * (np.indices(x.shape).sum(0) // 2 % 2)
+    steps = 30 * ((x > 0.4) & (y > 0.6)) + 24 * (np.indices(x.shape).sum(0) // 2 % 2)
     return np.stack([125 + 80 * wave + steps for wave in waves], axis=2).clip(10, 240).astype(np.uint8)
 
 
@@ -241,6 +241,13 @@ def test_micro_batches_equal_the_whole_batch() -> None:
         found.append([*losses, *task.module.parameters()])
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+
+
+def test_crops_are_cut_from_the_margin_that_images_are_kept_with() -> None:
+    task = Tuning(network(), STAGE, classes=3)
+    larger = torch.randint(256, (8, 3, 48, 48)).byte()
+    measured = task.update(larger, torch.arange(8) % 3, randomness(), step=0, total=8)
+    assert float(measured["loss"]) > 0
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,10 @@ def mistakes() -> Iterator[tuple[str, Change]]:
         ("features.time", 1000),
         ("recipe.length", 0),
         ("method.name", "simclr"),
+        ("method.weights", "dit.pt"),
+        ("method.weights", {"path": "dit.pt"}),
+        ("method.weights", {"path": EVIL, "sha256": "0" * 64, "width": 32, "heads": 2, "blocks": 2}),
+        ("tokenizer.scale", "published"),
         (EVIL, 1),
         ("ä.ö", 1),
     ):

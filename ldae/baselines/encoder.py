@@ -1,7 +1,8 @@
 """The plain Vision Transformer that both baselines train: a row's encoder without its conditioning.
 
 As in the rows there is no class token, and what is probed is the mean of the last block's tokens, without a norm: MoCo
-v3 loses 7 points where a norm comes before the mean, and nothing where the mean takes the class token's place.
+v3 loses 7 points where a norm comes before the mean, and nothing where the mean takes the class token's place. A
+published encoder keeps the class token that it was trained with among the tokens of each block, and out of the mean.
 """
 
 from __future__ import annotations
@@ -41,19 +42,24 @@ class Encoder(nn.Module):
 
     positions: Tensor  # (T, h), fixed
 
-    def __init__(self, *, image_size: int, width: int, heads: int, blocks: int) -> None:
+    def __init__(self, *, image_size: int, width: int, heads: int, blocks: int, class_token: bool = False) -> None:
+        """Builds it; with `class_token` as it was published, with positions that may be another image size's."""
         super().__init__()
         self.embed = xavier(nn.Linear(PATCH_DIM, width))
-        self.register_buffer("positions", grid_positions(image_size // PATCH, width), persistent=False)
+        self.register_buffer("positions", grid_positions(image_size // PATCH, width), persistent=class_token)
         self.blocks = vit_blocks(blocks, width=width, heads=heads)
+        self.class_token = nn.Parameter(0.02 * torch.randn(width)) if class_token else None
 
     def embedded(self, patches: Tensor) -> Tensor:
         """Flattened patches (N, T, D) as the first block's tokens (N, T, h)."""
         return self.embed(patches) + self.positions
 
     def forward(self, images: Tensor) -> Tensor:
-        """The last block's tokens."""
-        return self.blocks(self.embedded(patchify(images, PATCH)))
+        """The last block's tokens, those of patches alone."""
+        tokens = self.embedded(patchify(images, PATCH))
+        if self.class_token is None:
+            return self.blocks(tokens)
+        return self.blocks(torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1))[:, 1:]
 
 
 def take(tokens: Tensor, places: Tensor) -> Tensor:

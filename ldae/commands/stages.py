@@ -14,6 +14,7 @@ from ldae.process import Rank, nodes_of_job, process_seconds, stopping
 GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
     "probe-pixels": ("probe", "probe_pixels"),
+    "adopt-baseline": ("adopt", "adopt_baseline"),
     "reference": ("judge", "reference"),
     "denoise-validation": ("denoise", "denoise"),
 }
@@ -46,6 +47,10 @@ def add(root: Root) -> None:
     _resumable(stage)
     _parallel(stage)
     _named(stage, seed=True)
+    text = "take a published DiT's weights in the place of training"
+    _named(_stage(root, "adopt", text, "AdoptStage", ROW), seed=True)
+    text = "take an encoder that MAE has trained and published"
+    _named(_stage(root, "adopt-baseline", text, "BaselineStage", DATASET), seed=True)
     text = "linear probe and k-NN of a trained row and of its random features"
     stage = _stage(root, "probe", text, "ProbeStage", DATASET | {"model": "the trained row"})
     _named(stage)

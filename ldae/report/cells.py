@@ -123,6 +123,8 @@ def _lines(
     columns = [("row", False), ("paper", True), ("accuracy", True)]
     columns += [("over seeds", True)] if len(seeds) > 1 else []
     columns += [("gain over random", True), ("random weights", True), ("k-NN", True)]
+    tuned = any(record.get("finetuned") for record in records)
+    columns += [("paper, fine-tuned", True), ("fine-tuned", True)] if tuned else []
     columns += [("paper, FID", True), (judged, True)] if judged else []
     columns += [("training FLOPs", True)] if flops else []
     lines = []
@@ -142,6 +144,9 @@ def _lines(
             Cell(f"{100 * random.value:.1f}", sort=random.value),
             plain(record["knn"], "{:.1f}", 100),
         ]
+        if tuned:
+            line.append(plain(record["paper_finetuned"], "{:.1f}"))
+            line.append(shown(share(record, "finetuned"), row=name) if record["finetuned"] else Cell(""))
         if judged:
             error = number(record["distance_error"])
             distance = plain(record["distance_infinite"], "{:.2f}")

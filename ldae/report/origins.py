@@ -65,6 +65,7 @@ def row_of(row: dict[str, Any], results: Path, seeds: list[int]) -> Row:
         for folder, file, key in (
             (f"pretrain/{row['run']}", "run.json", "trained"),
             (f"probe/{row['probe']}", "probe.json", "lineage"),
+            (f"finetune/{row['name']}", "finetune.json", "finetuned"),
             (f"judge/{row['run']}", "distance.json", "distance"),
         )
         if key in row
@@ -76,7 +77,7 @@ def row_of(row: dict[str, Any], results: Path, seeds: list[int]) -> Row:
         label=row["label"],
         parent=row["parent"],
         changes=[(key, _value(before), _value(after)) for key, (before, after) in row["changes"].items()],
-        settings=[(key, _value(value)) for key, value in leaves(spec.model_dump())],
+        settings=[(key, _value(value)) for key, value in leaves(spec.model_dump()) if value is not None],
         spec=spec.to_json(),
         tokenizer=row.get("tokenizer"),
         run=row["run"],

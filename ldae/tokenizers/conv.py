@@ -18,6 +18,7 @@ from ldae.tokenizers.patches import patchify, safe_deviation, unpatchify
 MULTIPLES = (1, 2, 4, 4)  # of the width, at each level; between two levels the side is halved
 LATENT_PATCH = 2  # as in DiT-XL/2: with the stride of 8, a token for every 16 x 16 pixels
 LOG_VARIANCES = (-30.0, 20.0)  # limits, in which the variance and its logarithm are finite (latent diffusion)
+PUBLISHED_FACTOR = 0.18215  # of the latents of Stable Diffusion's VAE, in latent diffusion and in DiT
 PREFIX = "autoencoder."  # of the weights among a fit's tensors
 
 
@@ -203,7 +204,8 @@ class ConvTokenizer(nn.Module):
             fitted: the autoencoder's state, its names prefixed with `autoencoder.`, and the `mean` (d,) and `variance`
                 (d,) of its tokens on data.
             dim: d, of a token: 4 C.
-            scale: `dimension` to standardise each dimension alone, `global` to divide all of them by one number.
+            scale: `dimension` to standardise each dimension alone, `global` to divide all of them by one number,
+                `published` to multiply them by Stable Diffusion's and leave their mean where it is.
 
         Raises:
             ValueError: for a fit of another dimension.
@@ -219,9 +221,11 @@ class ConvTokenizer(nn.Module):
         self.autoencoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
         self.autoencoder.to(memory_format=torch.channels_last)
         freeze(self.autoencoder)
-        variance = fitted["variance"]
+        mean, variance = fitted["mean"], fitted["variance"]
         divisor = safe_deviation(variance) if scale == "dimension" else variance.mean().sqrt().expand(dim)
-        self.register_buffer("mean", fitted["mean"].float(), persistent=False)
+        if scale == "published":
+            mean, divisor = torch.zeros(dim), torch.full((dim,), 1 / PUBLISHED_FACTOR)
+        self.register_buffer("mean", mean.float(), persistent=False)
         self.register_buffer("divisor", divisor.float().contiguous(), persistent=False)
 
     def raw(self, images: Tensor) -> Tensor:
