@@ -9,11 +9,11 @@ Five parts, each with one question, composed by one `Denoiser`:
     denoiser     the composition: images in, loss out
 
 Stages turn files into files: `prepare`, `fit_tokenizer`, `train_tokenizer`, `train_classifier`, `pretrain`,
-`pretrain_baseline`, `adopt`, `probe`, `finetune`, `sample`, `judge`, `denoise`, `export`. Readers turn result files into
-`tables`, `figures`, verdicts on `claims` and the page of a `report`; `plan` and `status` tell what a study costs and
-where it stands. `spec` is the vocabulary, `variants` turns a study's rows into specs; `launch` starts several processes
-for one stage, `ranks` lets them share it. `ldae.load` opens a finished run in Python; `folding` is how its encoder
-becomes an ordinary Vision Transformer.
+`pretrain_baseline`, `adopt`, `probe`, `finetune`, `sample`, `judge`, `denoise`, `export`. Readers turn result files
+into `tables`, `figures`, verdicts on `claims` and the page of a `report`; `plan` and `status` tell what a study costs
+and where it stands. `spec` is the vocabulary, `variants` turns a study's rows into specs; `launch` starts several
+processes for one stage, `ranks` lets them share it. `ldae.load` opens a finished run in Python; `folding` is how its
+encoder becomes an ordinary Vision Transformer.
 """
 
 from __future__ import annotations
