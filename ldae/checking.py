@@ -71,14 +71,14 @@ def checked(model: type[AnyPart], values: dict[str, Any], where: str, only: str 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        if only is None or any(mistake["loc"][0] == only for mistake in error.errors()):
+        if only is None or any(mistake["loc"][:1] == (only,) for mistake in error.errors()):
             raise StudyError(f"{where}: {first_mistake(model, error, only)}") from None
         return model.model_construct()
 
 
 def first_mistake(model: type[BaseModel], error: ValidationError, only: str | None = None) -> str:
     """The most telling of pydantic's complaints, in one line: an unknown key often explains one that is missing."""
-    mistakes = [m for m in error.errors() if only is None or m["loc"][0] == only]
+    mistakes = [m for m in error.errors() if only is None or m["loc"][:1] == (only,)]
     mistake = min(mistakes, key=lambda m: m["type"] != "extra_forbidden")
     loc, kind, message = mistake["loc"], mistake["type"], mistake["msg"]
     if kind == "value_error":  # the text of our own validators, which names its key

@@ -194,6 +194,11 @@ def test_a_mistake_in_the_study_is_told_by_name(root: Path, old: str, new: str, 
     assert "config.yaml" in text or "scale:" in text
 
 
+def test_a_mistake_of_the_whole_study_is_told_beside_a_command_line(root: Path) -> None:
+    edit(root, "config.yaml", "pretrain: 1, ", "")
+    assert "config.yaml: revisions: has no pretrain" in mistake(root, scale="smoke")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
