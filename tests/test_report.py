@@ -202,19 +202,20 @@ def test_the_paragraph_says_what_the_numbers_say() -> None:
     rows = [line("a", 0.30, "60"), line("b", 0.10, "65"), line("c", 0.12, "70"), line("d", 0.20, "71")]
     gains = {"a": {"gain": "0.1", "gain_low": "0.05", "gain_high": "0.2"}}
     gains["b"] = {"gain": "0.1", "gain_low": "-0.05", "gain_high": "0.2"}
-    said = trajectory_in_words(rows, gains, seeds=1)
+    said = trajectory_in_words(rows, gains, seeds=1, judged=False)
     assert "accuracy goes from 30.0 % [28.0, 32.0] to 20.0 % [18.0, 22.0]" in said
     assert "The first of the 4 rows is the best." in said
     assert "the largest fall is at “b”, by 20.0 points (in the paper +5.0)" in said
     assert "the largest rise is at “d”, by 8.0 points (in the paper +1.0)" in said
     assert "In 2 of 3 steps the two rows' intervals do not overlap" in said
+    assert "told apart by the figure alone." in said
     assert "rank correlation of -0.20 with the paper's order" in said
     assert "in 1 of the 2 rows whose gain is in a table" in said
     assert said.endswith("There is one seed, which says nothing of how much another would differ.")
 
 
 def test_a_trajectory_of_one_row_without_the_papers_numbers_can_be_told() -> None:
-    said = trajectory_in_words([line("a", 0.30)], {}, seeds=2)
+    said = trajectory_in_words([line("a", 0.30)], {}, seeds=2, judged=True)
     assert "fall" not in said and "paper" not in said and "seed" not in said
 
 

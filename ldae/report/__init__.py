@@ -72,7 +72,7 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
         "scale": definition["scale"],
         "seeds": seeds,
         "missing": missing,
-        "first": _first(definition, pictures, tables, results),
+        "first": _first(definition, pictures, tables, results, judged=bool(verdicts)),
         "pictures": pictures,
         "claims": claims,
         "counts": words.verdicts_in_words(verdicts),
@@ -123,7 +123,7 @@ def _picture(entry: dict[str, Any], folder: Path) -> Picture | None:
 
 
 def _first(
-    definition: dict[str, Any], pictures: list[Picture], tables: list[dict[str, Any]], results: Path
+    definition: dict[str, Any], pictures: list[Picture], tables: list[dict[str, Any]], results: Path, *, judged: bool
 ) -> tuple[Picture, str] | None:
     """The trajectory, and in words what it shows."""
     found = next((picture for picture in pictures if picture.kind == "trajectory"), None)
@@ -132,7 +132,7 @@ def _first(
     lines = [line for entry in tables for line in cells.read_csv(results / f"tables/{entry['name']}.csv")]
     gains = {line["name"]: line for line in lines}
     rows = cells.read_csv(results / f"figures/{found.name}.csv")
-    return found, words.trajectory_in_words(rows, gains, seeds=len(definition["seeds"]))
+    return found, words.trajectory_in_words(rows, gains, seeds=len(definition["seeds"]), judged=judged)
 
 
 def _shared(rows: list[Row], results: Path) -> list[Made]:

@@ -20,13 +20,14 @@ class Step(NamedTuple):
     apart: bool  # whether the intervals of the two rows do not overlap
 
 
-def trajectory_in_words(rows: list[Record], gains: dict[str, Record], seeds: int) -> str:
+def trajectory_in_words(rows: list[Record], gains: dict[str, Record], *, seeds: int, judged: bool) -> str:
     """What the trajectory shows, and what it cannot decide.
 
     Args:
         rows: the figure's lines, in order.
         gains: by row, a line of a table with its gain over random weights.
         seeds: how many there are.
+        judged: whether the page has verdicts on claims.
     """
     first, last, best = rows[0], rows[-1], max(rows, key=lambda row: float(row["accuracy"]))
     said = [f"From {_named(first)} to {_named(last)}: accuracy goes from {_accuracy(first)} to {_accuracy(last)}."]
@@ -45,7 +46,7 @@ def trajectory_in_words(rows: list[Record], gains: dict[str, Record], seeds: int
         apart = sum(step.apart for step in steps)
         said.append(
             f"In {apart} of {len(steps)} steps the two rows' intervals do not overlap; the others are not told apart "
-            "by the figure alone" + (", and the claims below compare rows on the same images." if gains else ".")
+            "by the figure alone" + (", and the claims below compare rows on the same images." if judged else ".")
         )
     known = [row for row in rows if row["paper"]]
     if len(known) > 2:
