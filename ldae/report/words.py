@@ -31,7 +31,9 @@ def trajectory_in_words(rows: list[Record], gains: dict[str, Record], *, seeds: 
     """
     first, last, best = rows[0], rows[-1], max(rows, key=lambda row: float(row["accuracy"]))
     said = [f"From {_named(first)} to {_named(last)}: accuracy goes from {_accuracy(first)} to {_accuracy(last)}."]
-    if best is first or best is last:
+    if len(rows) == 1:
+        said = [f"Its one row is {_named(first)}, with {_accuracy(first)}."]
+    elif best is first or best is last:
         said.append(f"The {'first' if best is first else 'last'} of the {len(rows)} rows is the best.")
     else:
         said.append(f"The best of the {len(rows)} rows is {_named(best)} with {_accuracy(best)}.")
