@@ -73,7 +73,7 @@ def adopt_baseline(
 ) -> None:
     """Writes an encoder that MAE has trained as a row's `model.safetensors` and `run.json`.
 
-    The arguments and errors are those of `adopt`.
+    The arguments are those of `adopt`, and so is the `ValueError` for a file that holds something else.
     """
     if stage.weights is None:
         raise ValueError("weights: is missing; this stage takes published ones")

@@ -89,7 +89,7 @@ def with_biases(shapes: Shapes) -> Shapes:
 
 
 def check(state: dict[str, Tensor], shapes: Shapes, what: str) -> None:
-    """Refuses a state that has other weights than these, in one line that names the first; `what` they belong to."""
+    """Raises a `ValueError` for a state of other weights than these, which names the first; `what` they belong to."""
     for name in [*shapes, *sorted(state.keys() - shapes.keys())]:
         found = tuple(state[name].shape) if name in state else "absent"
         wanted = shapes.get(name, "nothing of this name")

@@ -81,7 +81,8 @@ rule finetune:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=study.scale.resources.gpu,
+        **SEVERAL_NODES,
+        gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
         micro_batch=study.scale.resources.micro_batch or study.scale.finetuning.batch,

@@ -70,7 +70,8 @@ class MadeUp:
         about = {"size": 64, "classes": classes, "counts": counts, "lineage": study.dataset_lineage()}
         write_json(self.folder / "dataset/manifest.json", about | {"sha256": sums_of(groups)})
         self.save("probe/pixels/correct.npz", **{"trained/0": self._correct(0.2)})
-        self.record("probe/pixels/probe.json", {"row": "raw pixels", "seed": 0, "lineage": study.pixels_lineage()})
+        about = {"row": "raw pixels", "seed": 0, "lineage": study.pixels_lineage(), "encoders": {"trained/0": {}}}
+        self.record("probe/pixels/probe.json", about)
         for name in study.tokenizers:
             fit = self.save(
                 f"tokenizers/{name}/tokenizer.safetensors",

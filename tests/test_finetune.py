@@ -64,11 +64,14 @@ def test_an_operation_is_timms(name: str, level: float, sign: int, monkeypatch: 
     assert np.abs(expected - pixels).mean() > 0.5, "the picture must show a difference"
 
 
-def test_each_image_has_two_operations_each_left_out_half_of_the_time() -> None:
+def test_each_image_has_two_operations_each_left_out_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.from_numpy(picture(16)).permute(2, 0, 1)[None].float().expand(4000, -1, -1, -1) / 127.5 - 1
-    changed = (rand_augment(images, randomness(), 9.0) - images).abs().amax((1, 2, 3)) > 1e-3
-    assert 0.72 < changed.float().mean() < 0.78
     assert rand_augment(images, randomness(), 9.0).abs().max() <= 1 + 1e-5
+    for name in OPERATIONS:
+        monkeypatch.setitem(OPERATIONS, name, lambda x, level, sign: x + 1)
+    operations = ((rand_augment(images, randomness(), 9.0) - images) * 127.5).mean((1, 2, 3)).round().long()
+    shares = operations.bincount() / len(images)
+    assert shares.tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
 
 
 def test_what_an_image_becomes_depends_not_on_the_number_of_ranks() -> None:

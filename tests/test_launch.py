@@ -132,16 +132,16 @@ def test_a_mistake_in_a_specification_is_told_before_there_are_ranks() -> None:
 
 def test_a_job_s_nodes_and_its_beginning_reach_its_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Snakemake reads its rules in the job before it removes Slurm's variables and starts the command."""
-    for name in ("PATH", "PYTHONPATH", "LDAE_DRIVER", "LDAE_NODES"):
+    for name in ("PATH", "PYTHONPATH", "LDAE_DRIVER", "LDAE_NODES", "LDAE_TRACKING"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setenv("LDAE_JOB", "6 0.0")  # of the job that submitted this one
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     monkeypatch.setattr(driver, "process_seconds", lambda: 50.0)
-    driver.equip_jobs(tmp_path)
+    driver.equip_jobs(tmp_path, [])
     monkeypatch.delenv("SLURM_JOB_NUM_NODES")
     monkeypatch.setattr(driver, "process_seconds", lambda: 0.0)
-    driver.equip_jobs(tmp_path)
+    driver.equip_jobs(tmp_path, [])
     assert nodes_of_job() == 2
     assert 50 <= job_seconds() < 60
     monkeypatch.setenv("SLURM_JOB_ID", "8")

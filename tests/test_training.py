@@ -265,7 +265,7 @@ def test_a_stage_without_checkpoints_is_queued_again_too(slurm: dict[str, str], 
     command += ["--dataset", str(prepared / "dataset")]
     process = subprocess.Popen(command, env=slurm | {"STATE": "RUNNING"}, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    assert "epochs" in process.stderr.readline()
+    assert "steps" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 75
