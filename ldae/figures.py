@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ldae.arrays import open_array, read_arrays
-from ldae.files import intact, read_json, whole, write_text
+from ldae.files import history_of, intact, read_json, whole, write_text
 from ldae.results import Results
 
 matplotlib.use("Agg")
@@ -260,7 +260,7 @@ def curves(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(inputs.histories)))
     for path, color in zip(inputs.histories, colors, strict=True):
         row = path.parent.parent.name
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(history_of(path.parent))
         frames.append(frame.assign(row=row, label=labels[row]))
         loss.plot(frame["images"], frame["loss"] / frame["loss"].iloc[0], color=color, lw=1.2, label=labels[row])
         norm.plot(frame["images"], frame["gradient_norm"], color=color, lw=1.0)
@@ -276,7 +276,7 @@ def curves(definition: dict[str, Any], inputs: Inputs) -> Drawn:
 def noise(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """Clean images, and the same with noise on what each row's tokenizer makes of them (the paper's Fig. 7)."""
     labels = [row["label"] for row in definition["rows"]]
-    arrays = [read_arrays(path) for path in inputs.pictures]
+    arrays = [read_arrays(path, ("clean", "noisy")) for path in inputs.pictures]
     panels = {"clean": arrays[0]["clean"]} | {
         label: pictures["noisy"] for label, pictures in zip(labels, arrays, strict=True)
     }
@@ -285,7 +285,7 @@ def noise(definition: dict[str, Any], inputs: Inputs) -> Drawn:
 
 def denoising(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """Clean, noisy and denoised validation images (the paper's Fig. 8)."""
-    pictures = read_arrays(inputs.pictures[0])
+    pictures = read_arrays(inputs.pictures[0], ("clean", "noisy", "denoised"))
     return _panels({"clean": pictures["clean"], "noisy latents": pictures["noisy"], "denoised": pictures["denoised"]})
 
 

@@ -88,6 +88,16 @@ def intact(path: Path, record: dict[str, Any]) -> Path:
     return path
 
 
+def history_of(run: Path) -> Path:
+    """The path of a finished training's `history.csv`; a `ValueError` names one that is damaged.
+
+    The records of trainings that were finished before it was among their checksums do not speak of it.
+    """
+    path, record = run / "history.csv", run / "run.json"
+    about = read_json(record) if record.is_file() else {}
+    return intact(path, about) if path.name in about.get("sha256", {}) else path
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

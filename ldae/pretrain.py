@@ -161,7 +161,7 @@ def pretrain(
                 "method": "denoiser",
                 "seed": seed,
                 "lineage": made,
-                "sha256": sums_of(out / "model.safetensors", out / "ema.safetensors"),
+                "sha256": sums_of(out / "model.safetensors", out / "ema.safetensors", out / "history.csv"),
                 "parameters": sum(tensor.numel() for key, tensor in weights.items() if key.startswith("network.")),
                 "training_flops": 6 * steps * stage.training.batch * pretrain_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),

@@ -162,7 +162,7 @@ def pretrain_baseline(
                 "method": "mae" if stage.mae is not None else "moco_v3",
                 "seed": seed,
                 "lineage": made,
-                "sha256": sums_of(out / "model.safetensors"),
+                "sha256": sums_of(out / "model.safetensors", out / "history.csv"),
                 "parameters": sum(tensor.numel() for tensor in encoder.values()),
                 "training_flops": 6 * steps * training.batch * baseline_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),

@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 import ldae.training as training_module
 from ldae import cli
 from ldae.arrays import CheckedRows, new_array, read_arrays, sums_beside
-from ldae.files import write_text
+from ldae.files import history_of, write_text
 from ldae.fit_tokenizer import fit_tokenizer
 from ldae.prepare import prepare
 from ldae.pretrain import pretrain
@@ -381,6 +381,14 @@ def test_any_changed_byte_of_an_archive_is_seen(tmp_path: Path) -> None:
         else:
             assert all(np.array_equal(found[name], arrays[name]) for name in arrays), place
         path.write_bytes(content)
+
+
+def test_a_curve_is_not_drawn_from_a_history_that_has_changed(prepared: Path, tmp_path: Path) -> None:
+    train(prepared, tmp_path)
+    assert history_of(tmp_path / "out") == tmp_path / "out/history.csv"
+    flipped(tmp_path / "out/history.csv", -5, 0x01)
+    with refused("out/history.csv", "is damaged"):
+        history_of(tmp_path / "out")
 
 
 def test_a_damaged_result_is_no_line_of_a_table(prepared: Path, tmp_path: Path, told: Callable[..., str]) -> None:

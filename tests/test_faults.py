@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -71,14 +74,17 @@ def held(process: Process) -> Iterator[int]:
 def strike(
     graph: Graph, driver: subprocess.Popen[bytes], kind: str, delay: float, chance: random.Random
 ) -> Process | None:
-    """Kills a process of a kind, so long after the first one is seen; None when the driver has ended before."""
-    seen: float | None = None
+    """Kills a process of a kind, so long after the first one is seen; None when the driver has ended before.
+
+    Where none of that kind is left by then, or none comes for ten times as long, any other is hit.
+    """
+    started, seen = time.monotonic(), math.inf
     while driver.poll() is None:
-        victims = [process for process in processes(graph) if process.kind == kind]
-        if victims and seen is None:
-            seen = time.monotonic()
-        if victims and seen is not None and time.monotonic() - seen >= delay:
-            victim = chance.choice(victims)
+        now, living = time.monotonic(), processes(graph)
+        victims = [process for process in living if process.kind == kind]
+        seen = min(seen, now) if victims else seen
+        if now - seen >= delay or now - started >= 10 + 10 * delay:
+            victim = chance.choice(victims or living or [Process(driver.pid, "driver", "")])
             try:
                 with held(victim) as descriptor:
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
@@ -112,40 +118,53 @@ def fresh(folder: Path) -> Graph:
     return graph
 
 
+def begun(finished: Graph, folder: Path) -> Graph:
+    """A graph whose images and tokenizer are there already, so that kills reach what comes after them."""
+    graph = Graph(shutil.copytree(finished.folder, folder))
+    for name in ("pretrain", "probe", "tables", "figures", "resume"):
+        shutil.rmtree(folder / RESULTS / name)
+    return graph
+
+
+def attack(graph: Graph, kills: int, chance: random.Random) -> list[Process]:
+    """Starts a graph and hits it, again and again, so often or until it has come to its end; what was hit."""
+    trainings, struck = Trainings(graph), []
+    for _ in range(kills):
+        prepared = (graph.folder / RESULTS / "dataset/manifest.json").exists()
+        kind = chance.choice([kind for kind in KINDS if kind != "worker" or not prepared])
+        driver = graph.start()
+        victim = strike(graph, driver, kind, chance.uniform(0.0, 4.0), chance)
+        code = driver.wait(timeout=900)  # a driver whose job was killed gives up; a killed one is gone
+        graph.wait_for_jobs_to_end(60)
+        trainings.check()
+        ask(graph)
+        if code == 0:
+            break
+        assert victim is not None, graph.said.read_text()  # nothing fails unless it is hit
+        struck.append(victim)
+        print(f"killed a {victim.kind} {victim.what}", flush=True)
+    graph.run()
+    trainings.check()
+    return struck
+
+
 def test_thirty_kills_anywhere_end_in_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("LDAE_FAULTS_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
     struck: list[Process] = []
-    number = 0
     with capsys.disabled():
         print(f"\nLDAE_FAULTS_SEED={seed}", flush=True)
         undisturbed = fresh(tmp_path / "undisturbed")
         undisturbed.run()
-        while len(struck) < KILLS:
-            number += 1
-            graph = fresh(tmp_path / f"graph{number}")
-            trainings = Trainings(graph)
-            before = len(struck)
-            for _ in range(KILLS // 2):  # then it may end, and the next one is begun
-                if len(struck) == KILLS:
-                    break
-                prepared = (graph.folder / RESULTS / "dataset/manifest.json").exists()
-                kind = chance.choice([kind for kind in KINDS if kind != "worker" or not prepared])
-                driver = graph.start()
-                victim = strike(graph, driver, kind, chance.uniform(0.0, 4.0), chance)
-                code = driver.wait(timeout=900)  # a driver whose job was killed gives up; a killed one is gone
-                graph.wait_for_jobs_to_end(60)
-                trainings.check()
-                ask(graph)
-                if code == 0:
-                    break
-                assert victim is not None, graph.said.read_text()  # nothing fails unless it is hit
-                struck.append(victim)
-                print(f"{len(struck):2d} killed a {victim.kind} {victim.what}", flush=True)
-            graph.run()
-            trainings.check()
+        for number in itertools.count():
+            if len(struck) >= KILLS:
+                break
+            folder = tmp_path / f"graph{number}"
+            graph = begun(undisturbed, folder) if number % 2 else fresh(folder)
+            hits = attack(graph, min(KILLS // 2, KILLS - len(struck)), chance)
             assert graph.tables() == undisturbed.tables()
-            assert len(struck) > before, "the graph ended before it could be hit once"
+            assert hits, "the graph ended before it could be hit once"
+            struck += hits
         counts = Counter(victim.kind for victim in struck)
         print(f"{len(struck)} kills over {number} graphs, seed {seed}: {dict(counts)}")
     assert set(counts) == set(KINDS), f"not all kinds were hit: {counts}"

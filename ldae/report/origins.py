@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldae.files import read_json
+from ldae.files import history_of, read_json
 from ldae.record import digest, seconds_of
 from ldae.report.cells import Cell, Record, Sheet
 from ldae.spec import Spec
@@ -123,7 +123,7 @@ def provenance_of(records: Iterable[Made]) -> Sheet | None:
 
 def curve(row: dict[str, Any], history: Path) -> dict[str, Any]:
     """What a training has measured against the images it had seen, as the page's script draws it."""
-    with history.open(encoding="utf-8", newline="") as file:
+    with history_of(history.parent).open(encoding="utf-8", newline="") as file:
         steps = list(csv.DictReader(file))
     names = [name for name in ("images", *CURVES) if steps and name in steps[0]]  # none of a very short training
     measured = {name: [float(step[name]) for step in steps] for name in names}
