@@ -19,11 +19,11 @@ setup: .venv/installed
 	touch $@
 
 # All tests: the parts first, then the whole graph at smoke scale, kills and a pass through Slurm included.
-test: setup
-	pytest -m 'not faults'
+test: test-fast
+	pytest -m 'graph and not faults'
 
 test-fast: setup
-	pytest -m 'not graph and not faults'
+	pytest -n $(CORES) --dist loadfile -m 'not graph and not faults'
 
 # Time limits, preemption, dead nodes and drivers, and many more kills: an hour.
 faults: setup
