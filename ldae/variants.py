@@ -6,6 +6,7 @@ A mistake is a `StudyError`: one line that names the file, the row, the key, wha
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -159,9 +160,14 @@ class Study:
 
     @cached_property
     def urgency(self) -> list[str]:
-        """All variants, those of the main tables and figures first."""
+        """All variants, those of the main tables and figures first.
+
+        Of these the ones whose probe serves most rows lead: it takes longest, and should not run alone at the end.
+        """
         views = [*self.file.tables.values(), *self.file.figures.values()]
         main = self.rows(name for view in views if view.target == "main" for name in view.names)
+        served = Counter(self.probes.values())
+        main.sort(key=lambda row: -served[row])
         return list(dict.fromkeys([*(self.runs[row] for row in main), *main, *self.variants]))
 
     @cached_property

@@ -120,6 +120,14 @@ def test_a_spec_survives_its_text(row: str) -> None:
     assert Spec.model_validate_json(VARIANTS[row].spec.to_json()) == VARIANTS[row].spec
 
 
+def test_the_row_whose_probe_takes_longest_does_not_come_last() -> None:
+    study = Study.load(Path(__file__).parent.parent, {})
+    blocks = [row for row, probe in study.probes.items() if probe == "ldae"]
+    assert len(blocks) > 1 and study.urgency[0] == "ldae"
+    first_table = study.rows(study.file.tables["dae"].names)
+    assert set(study.urgency[: len(first_table)]) == set(first_table)
+
+
 def test_the_order_of_keys_means_nothing(root: Path) -> None:
     before = Study.load(root, {}).pretrain_stage("predict_clean").to_json()
     edit(
