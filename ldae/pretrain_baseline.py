@@ -24,6 +24,7 @@ from ldae.spec import BaselineStage, MAETraining, MoCoTraining
 from ldae.training import (
     BETAS,
     Run,
+    compile_blocks,
     decayed,
     device_name,
     gradient_norm,
@@ -133,6 +134,7 @@ def pretrain_baseline(
             if isinstance(training, MAETraining)
             else MoCoTask(cast(MoCo, module), training, images.size)
         )
+        compile_blocks(cast(MAE | MoCo, module).layers, device)
         return Run(
             task,
             title=row,
