@@ -23,6 +23,14 @@ BATCH = 64  # images at a time: of KL-f8 at 256 pixels each holds 130 MB in enco
 PREFIX = "autoencoder."  # of the weights among a fit's tensors
 
 
+def memory_format() -> torch.memory_format:
+    """The order of the weights in memory, which all activations follow.
+
+    Channels last is a quarter faster on a CPU. On an H100 it is a sixth slower: CUDA's group norm turns it back.
+    """
+    return torch.contiguous_format if torch.cuda.is_available() else torch.channels_last
+
+
 def group_norm(width: int) -> nn.GroupNorm:
     """A norm over groups of channels, 32 of them where a layer is wide enough for that."""
     # a group of one channel would take away what the bias before it has added
@@ -153,7 +161,7 @@ class Autoencoder(nn.Module):
         self.quant = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.post_quant = nn.Conv2d(channels, channels, 1)
         self.decoder = Decoder(width=width, blocks=blocks, in_channels=channels)
-        self.to(memory_format=torch.channels_last)  # which all activations then follow: a quarter faster on a CPU
+        self.to(memory_format=memory_format())
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -220,7 +228,7 @@ class ConvTokenizer(nn.Module):
         with torch.device("meta"):  # the weights are at hand, so that none are drawn
             self.autoencoder = Autoencoder(**found).eval()
         self.autoencoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-        self.autoencoder.to(memory_format=torch.channels_last)
+        self.autoencoder.to(memory_format=memory_format())
         freeze(self.autoencoder)
         mean, variance = fitted["mean"], fitted["variance"]
         divisor = safe_deviation(variance) if scale == "dimension" else variance.mean().sqrt().expand(dim)
