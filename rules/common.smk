@@ -177,6 +177,21 @@ def tokenizer_priority_of(wildcards):
     return 0
 
 
+def classifier_priority_of(wildcards):
+    """A classifier is as urgent as the first row whose tokenizer, or whose samples, need it: a long chain hangs on it."""
+    for place, row in enumerate(study.urgency):
+        variant = study.variants[row]
+        judged = variant.fid and wildcards.architecture == "resnet"
+        perceived = (
+            wildcards.architecture == "vgg"
+            and study.is_denoiser(row)
+            and study.needs_vgg(variant.spec.tokenizer.name)
+        )
+        if judged or perceived:
+            return len(study.urgency) - place
+    return 0
+
+
 def view_of(kind, wildcards):
     """The table or figure that a job is to make."""
     return getattr(study.file, kind)[getattr(wildcards, kind.removesuffix("s"))]
