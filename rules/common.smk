@@ -161,6 +161,9 @@ JUDGE = "<results>/classifiers/resnet/weights.safetensors" if BUILTIN_JUDGE else
 JUDGE_OPTION = f"--judge {RESULTS}/classifiers/resnet" if BUILTIN_JUDGE else ""
 
 
+AT_ONCE = len(study.urgency) + 1  # the priority of what is not to wait for any row
+
+
 def priority_of(wildcards):
     """Rows of the main tables and figures come first, in their order."""
     return len(study.urgency) - study.urgency.index(wildcards.variant)

@@ -76,6 +76,8 @@ def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
     started = {run: read_json(run)["provenance"]["started"] for run in results.glob("pretrain/*/*/run.json")}
     vgg = read_json(results / "classifiers/vgg/classifier.json")["provenance"]["started"]
     assert vgg < min(started.values())  # the longest chain of jobs begins with it
+    pixels = read_json(results / "probe/pixels/probe.json")["provenance"]["started"]
+    assert pixels < min(started.values())  # the first table has them
     page = (results / "report.html").read_text()
     assert all(f'id="table-{name}"' in page for name in study["tables"])
     assert all(f'id="figure-{name}"' in page for name in study["figures"])
