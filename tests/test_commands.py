@@ -162,6 +162,11 @@ def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> Non
         results_for(SMOKE, ["pcaa"])
 
 
+@pytest.mark.parametrize("text", ["0,3", "[0,3]", "[0, 3]"])
+def test_seeds_are_a_list_with_brackets_or_without(text: str) -> None:
+    assert parser().parse_args(["list", "--seeds", text]).seeds == "[0, 3]"
+
+
 def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
     folder = Graph.fresh(tmp_path).folder
     said = ldae("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run", folder=folder)
@@ -177,6 +182,7 @@ def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
         (["list", "--sacle", "smoke"], ["ldae list: unknown option '--sacle'", "did you mean '--scale'"]),
         (["completion", "bahs"], ["'bahs'", "did you mean 'bash'"]),
         (["show"], ["ROW"]),
+        (["list", "--seeds", "0,x"], ["--seeds", "'0,x'", "write e.g. 0,1,2"]),
     ],
 )
 def test_a_mistake_in_a_command_is_one_line_with_the_nearest_name(

@@ -26,7 +26,7 @@ QUESTIONS = (
         "status",
         "how each training is doing, and the last words of those that failed",
         "  ldae status                          # all of the study\n"
-        "  ldae status dae --seeds [0,1,2]      # one table, three seeds",
+        "  ldae status dae --seeds 0,1,2        # one table, three seeds",
     ),
     (
         "why",
@@ -72,7 +72,7 @@ def add(root: Root) -> None:
         "run rows, sweeps or other targets with all that they need, through Snakemake",
         about="A row is run to its probe, and to its fine-tuning and the distance of its samples where it has them.",
         examples="  ldae run ldae                           # one row, on all cores\n"
-        "  ldae run pca_d --seeds [0,1,2]          # a sweep, three seeds\n"
+        "  ldae run pca_d --seeds 0,1,2            # a sweep, three seeds\n"
         "  ldae run dae -n                         # a table: what would run\n"
         "  ldae run dit --profile slurm --scale imagenet",
     )
@@ -103,8 +103,16 @@ def _of_study(command: Parser) -> None:
     """Lets a command look at another scale, other seeds, or another study than this folder's."""
     scale = command.add_argument("--scale", metavar="NAME", help="a file of scales/ (default: the study's)")
     scale.completer = scales  # type: ignore[attr-defined]
-    command.add_argument("--seeds", metavar="LIST", help="e.g. [0,1,2] (default: the study's)")
+    command.add_argument("--seeds", type=_seeds, metavar="LIST", help="e.g. 0,1,2 (default: the study's)")
     command.add_argument("--study", metavar="FILE", help="another study than config.yaml")
+
+
+def _seeds(text: str) -> str:
+    """The list as Snakemake takes it; the brackets, which some shells want quoted, can stay out."""
+    try:
+        return str([int(word) for word in text.removeprefix("[").removesuffix("]").split(",")])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, which is no list of numbers; write e.g. 0,1,2") from None
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, str]:
@@ -147,7 +155,8 @@ def _run(arguments: argparse.Namespace) -> None:
     given = [f"{key}={value}" for key, value in _given(arguments).items()]
     config = ["--config", *given] if given else []
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *where, *dry, *targets, *config])
+    snakemake = [sys.executable, "-m", "snakemake", "--show-failed-logs", *where, *dry, *targets, *config]
+    os.execv(sys.executable, snakemake)
 
 
 def _ask(arguments: argparse.Namespace) -> None:
