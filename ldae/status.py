@@ -19,6 +19,7 @@ from ldae.variants import Study
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
 RESUMED = ("pretrain", "tokenizer", "classifier", "finetune")  # the stages that write checkpoints
 STALE_SECONDS = 6 * HEARTBEAT_SECONDS
+MISTAKE = "ldae: "  # how the last line of a command begins that has found one
 SHOWN = ("running", "stale", "failed")
 
 
@@ -34,7 +35,7 @@ class State(NamedTuple):
 
 
 def status(study: Study, root: Path, targets: list[str]) -> str:
-    """Every training job's progress, rate, time left and heartbeat, and the last words of those that failed, as text.
+    """Every training's progress, rate, time left and heartbeat, and the last words of all jobs that failed, as text.
 
     Args:
         study: with its scale.
@@ -43,9 +44,12 @@ def status(study: Study, root: Path, targets: list[str]) -> str:
     """
     results = root / "results" / study.scale_name
     jobs = Forecast(study, results, size_of(study, results, None)).jobs(rows_of(study, targets))
-    states = {job: state_of(job, results) for job in jobs if job.stage in RESUMED}
-    counts = Counter(state.word for state in states.values())
+    states = {job: state_of(job, results) for job in jobs}
+    counts = Counter(state.word for job, state in states.items() if job.stage in RESUMED)
     words = [f"{counts[word]} {word}" for word in ("done", "outdated", *SHOWN, "waiting") if counts[word]]
+    others = sum(state.word == "failed" for job, state in states.items() if job.stage not in RESUMED)
+    if others:
+        words.append(f"and {others} other {'job' if others == 1 else 'jobs'} failed")
     lines = [
         [f"{job.stage} {job.name}", state.word, state.progress, state.rate, state.left, state.heartbeat, state.said]
         for job, state in states.items()
@@ -53,11 +57,12 @@ def status(study: Study, root: Path, targets: list[str]) -> str:
     ]
     headers = ["job", "state", "done", "rate", "left", "heartbeat", "last line of its log"]
     table = ["", tabulate(lines, headers, disable_numparse=True)] if lines else []
-    return "\n".join([f"{len(states)} trainings at scale {study.scale_name}: {', '.join(words)}", *table])
+    trainings = f"{counts.total()} trainings at scale {study.scale_name}"
+    return "\n".join([": ".join([trainings, ", ".join(words)][: 1 + bool(words)]), *table])
 
 
 def state_of(job: Job, results: Path) -> State:
-    """How a training job is doing, by its record, its lock and its log."""
+    """How a job is doing, by its record, its lock and its log; one without a lock has failed when its log says so."""
     if job.record.is_file():
         return State("done" if job.about() is not None else "outdated")
     place = job.record.parent.relative_to(results)
@@ -71,7 +76,7 @@ def state_of(job: Job, results: Path) -> State:
     if held is not None:
         word = "running" if held.lives and held.age < STALE_SECONDS else "stale"
         return State(word, *reached, f"{held.age:.0f} s ago on {held.host}", said if word == "stale" else "")
-    if lines:
+    if lines and (job.stage in RESUMED or said.startswith(MISTAKE)):
         return State("failed", reached[0], said=said)
     return State("waiting")
 

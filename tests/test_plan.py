@@ -165,6 +165,17 @@ def test_status_tells_who_runs_who_is_stale_and_who_has_failed(tmp_path: Path) -
     assert lines["pretrain image_input"].endswith("failed 25 % ldae: no space left on device")
 
 
+def test_status_names_another_job_that_has_failed_but_not_one_that_may_be_running(tmp_path: Path) -> None:
+    logs = tmp_path / "results/smoke/logs"
+    (logs / "probe/pca").mkdir(parents=True)
+    (logs / "probe/pca/seed0.log").write_text("pca: 100 of 200 images\n")
+    (logs / "dataset.log").write_text("ldae: /pictures: is no folder\n")
+    text = status(SMOKE, tmp_path, ["dae"])
+    assert "7 trainings at scale smoke: 7 waiting, and 1 other job failed" in text
+    (line,) = [" ".join(line.split()) for line in text.splitlines() if "failed" in line and "trainings" not in line]
+    assert line == "dataset images failed ldae: /pictures: is no folder"
+
+
 def test_changes_name_the_stage_the_key_and_both_values() -> None:
     before = {
         "dataset": {"revision": 1, "spec": {"size": 64}},
