@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 CHECKSUM = "checksum"  # a record's last key
+UMASK = os.umask(0o077)  # what this process takes from its files' modes; it can only be asked by setting it
+os.umask(UMASK)
 
 
 @contextmanager
@@ -29,6 +31,8 @@ def whole(path: Path) -> Iterator[Path]:
             yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
+            with suppress(OSError):  # on a disk that knows no modes
+                partial.chmod(0o666 & ~UMASK)  # safetensors gives its files to their owner alone
             partial.replace(path)
     finally:
         with suppress(OSError):  # on a disk that cannot be written there is nothing to remove

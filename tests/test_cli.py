@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ldae import cli, driver
 from ldae.driver import calm, clear_stale_locks, never_wait_in_vain
@@ -115,6 +117,13 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
+    with whole(tmp_path / "a.safetensors") as partial:
+        save_file({"a": torch.zeros(1)}, partial)
+    (tmp_path / "other.txt").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other.txt").stat().st_mode
 
 
 def test_broken_json_is_named(tmp_path: Path) -> None:
