@@ -30,10 +30,12 @@ def export(model: Path, *, out: Path, features: Features, about: dict[str, str])
 
     Raises:
         ValueError, OSError: in one line, for a folder that holds no run, an encoder that is no plain Vision
-            Transformer, or an output folder that holds a run.
+            Transformer, or an output folder that holds a run or another README.
     """
     if (out / "run.json").exists():
         raise ValueError(f"{out}: holds a trained run, whose weights would be lost; name another folder with --out")
+    if (out / "README.md").exists() and not (out / "model.safetensors").exists():
+        raise ValueError(f"{out}: holds a README.md of something else; name another folder with --out")
     finished = open_finished(model)
     run, size = finished.run, finished.manifest["size"]
     if features.noisy:

@@ -130,7 +130,8 @@ def open_finished(folder: Path) -> Finished:
     """
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(
-            f"{folder}: holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0"
+            f"{folder}: holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0, "
+            "which `ldae run ldae` makes"
         )
     results = folder.absolute().parent.parent.parent
     run, manifest = read_json(folder / "run.json"), read_json(results / "dataset/manifest.json")

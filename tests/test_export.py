@@ -247,6 +247,13 @@ def test_a_runs_own_weights_are_never_written_over(finished: Path) -> None:
     assert (run / "model.safetensors").read_bytes() == before
 
 
+def test_a_readme_of_something_else_is_never_written_over(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="holds a README.md of something else"):
+        export(finished / "pretrain/ldae/seed0", out=tmp_path, features=Features(), about={})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
 @pytest.mark.graph
 def test_timm_alone_reaches_the_probes_accuracy(tmp_path: Path) -> None:
     """The whole way, on photographs: images, tokenizer, training, probe, export, logistic regression elsewhere."""
