@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ldae.spec import Part
+from ldae.spec import Part, Weights
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 
@@ -79,13 +79,15 @@ def checked(model: type[AnyPart], values: dict[str, Any], where: str, only: str 
 def first_mistake(model: type[BaseModel], error: ValidationError, only: str | None = None) -> str:
     """The most telling of pydantic's complaints, in one line: an unknown key often explains one that is missing."""
     mistakes = [m for m in error.errors() if only is None or m["loc"][:1] == (only,)]
-    mistake = min(mistakes, key=lambda m: m["type"] != "extra_forbidden")
+    # of a word or a mapping, a mapping was written: which word it should have been says nothing
+    told = [m for m in mistakes if m["type"] != "literal_error" or not isinstance(m["input"], dict)] or mistakes
+    mistake = min(told, key=lambda m: m["type"] != "extra_forbidden")
     loc, kind, message = mistake["loc"], mistake["type"], mistake["msg"]
     if kind == "value_error":  # the text of our own validators, which names its key
         prefix = ".".join(map(str, loc))
         text = message.removeprefix("Value error, ")
         return text if not prefix or text.startswith(prefix) else f"{prefix}: {text}"
-    key = ".".join(str(part) for part in loc if part != "[key]")
+    key = ".".join(str(part) for part in loc if not _is_of_pydantic(part))
     if kind == "extra_forbidden":
         known = _known_keys(model, loc[:-1])
         return f"unknown key {key!r}{nearest(str(loc[-1]), known)}; allowed: {listed(known)}"
@@ -101,6 +103,11 @@ def first_mistake(model: type[BaseModel], error: ValidationError, only: str | No
     return f"{key}: found {mistake['input']!r}, {message.replace('input should', 'should')}"
 
 
+def _is_of_pydantic(part: int | str) -> bool:
+    """Whether a part of a place is no key of the file's: which of several forms a value was compared with."""
+    return part in ("[key]", Weights.__name__) or str(part).startswith("literal[")
+
+
 def _known_keys(model: Any, loc: tuple[int | str, ...]) -> list[str]:
     """The keys that a configuration accepts at a place in it."""
     if isinstance(model, type) and issubclass(model, BaseModel):
@@ -112,7 +119,7 @@ def _known_keys(model: Any, loc: tuple[int | str, ...]) -> list[str]:
     if origin is dict and loc:
         return _known_keys(arguments[1], loc[1:])
     if origin in (typing.Union, types.UnionType):
-        chosen = [a for a in arguments if loc and isinstance(a, type) and loc[0] in _tags(a)]
+        chosen = [a for a in arguments if loc and isinstance(a, type) and loc[0] in {a.__name__, *_tags(a)}]
         return _known_keys(chosen[0], loc[1:]) if chosen else []
     return []
 

@@ -218,6 +218,9 @@ def test_a_mistake_of_the_whole_study_is_told_beside_a_command_line(root: Path) 
         ("train: 400", "train: many", ["train", "'many'"]),
         ("rates: [0.3, 3]", "rates: []", ["probing.rates", "[]"]),
         ("mode: cached", "mode: cashed", ["probing.mode", "'cashed'", "'cached' or 'exact'"]),
+        ("sampling:", "judging: {features: {path: x, sha256: aa}}\nsampling:", ["judging.features.sha256: found 'aa'"]),
+        ("sampling:", "judging: {features: {path: x, sha: aa}}\nsampling:", ["'judging.features.sha'", "'sha256'"]),
+        ("sampling:", "judging: {features: vgg}\nsampling:", ["judging.features: found 'vgg'", "'builtin'"]),
     ],
 )
 def test_a_mistake_in_a_scale_is_told_by_name(root: Path, old: str, new: str, words: list[str]) -> None:
