@@ -108,7 +108,7 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
                 "compare in their order alone."
             )
     if len(flops) > 1:
-        notes.append("Training FLOPs: of one run, by formula; the seconds that it took stand in cost_all.md.")
+        notes.append("Training FLOPs: of one run, by formula; the table of cost has the seconds that it took.")
     return pd.DataFrame(shown), notes
 
 
