@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from ldae.files import read_json, write_json
+from ldae.model import stage_of
 from ldae.probe import probe
 from ldae.spec import ProbeStage
 from ldae.statistics import grouped_mean
 from ldae.training import device_name, pick_device
 
 RESULTS = Path(__file__).parent / "results"
+ENCODERS = ("trained/0", "random/0")  # at the encoder's last block
 SETTINGS = ({"mode": "cached", "views": 1}, {"mode": "cached", "views": 2}, {"mode": "exact"})
 
 
@@ -31,7 +33,7 @@ def compare(results: Path, row: str) -> dict[str, Any]:
     model = results / "pretrain" / row / "seed0"
     probed = results / "probe" / row / "seed0" / "probe.json"
     lineage = read_json(probed)["lineage"]
-    tokenizer = read_json(model / "run.json")["lineage"]["tokenizer"]["spec"].get("kind", "pca")
+    tokenizer = stage_of(read_json(model / "run.json")).tokenizer.name
     groups = np.load(results / "dataset" / "val_groups.npy")
     correct, rows = {}, {}
     for setting in SETTINGS:
@@ -42,6 +44,7 @@ def compare(results: Path, row: str) -> dict[str, Any]:
             start = time.perf_counter()
             probe(
                 stage,
+                row=row,
                 revision=1,
                 dataset=results / "dataset",
                 tokenizer=results / "tokenizers" / tokenizer,
@@ -51,11 +54,11 @@ def compare(results: Path, row: str) -> dict[str, Any]:
             seconds = time.perf_counter() - start
             about = read_json(Path(folder) / "probe.json")
             with np.load(Path(folder) / "correct.npz") as arrays:
-                correct[name] = {kind: arrays[kind].astype(float) for kind in arrays}
-        rows[name] = {"seconds": round(seconds, 1)} | {kind: about[kind]["top1"] for kind in ("trained", "random")}
+                correct[name] = {kind: arrays[kind].astype(float) for kind in ENCODERS}
+        rows[name] = {"seconds": round(seconds, 1)} | {kind: about["encoders"][kind]["top1"] for kind in ENCODERS}
     for name in rows:
         if name != "exact":
-            for kind in ("trained", "random"):
+            for kind in ENCODERS:
                 difference = grouped_mean(correct[name][kind] - correct["exact"][kind], groups)
                 rows[name][f"{kind} less exact [95 %]"] = [round(float(part), 4) for part in difference]
     return rows

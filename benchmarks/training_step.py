@@ -109,7 +109,7 @@ def main() -> None:
     floats = images.float() / 127.5 - 1
     with torch.no_grad():
         first, second = ours(floats, labels, draws).mean(), theirs.loss(floats, draws.time, draws.noise)
-    tolerance = 1e-5 if device.type == "cpu" else 1e-2
+    tolerance = 1e-4 if device.type == "cpu" else 1e-2  # the weights are drawn anew each time
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
     task = Pretraining(ours, stage)
     run = Run(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
