@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,14 +34,8 @@ def test_the_profile_studies_imagenet_unless_told_otherwise(tmp_path: Path) -> N
         (["--config", "seeds=[0,1]"], "imagenet"),
         (["--config", "scale=gpu"], "gpu"),
     ):
-        process = subprocess.run(
-            ["snakemake", "--profile", "slurm", "--dry-run", "dae", *more],
-            cwd=graph.folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert f"results/{scale}/tables/dae.md" in process.stdout
+        said = graph.dry_run("--profile", "slurm", "dae", *more)
+        assert f"results/{scale}/tables/dae.md" in said
 
 
 def test_the_profile_asks_for_what_the_scale_says() -> None:
@@ -76,7 +69,7 @@ def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
     commands = []
     for resources in ("gpu: 2", "gpu: 1, nodes: 2"):
         graph.edit("scales/smoke.yaml", "minutes: 5", f"minutes: 5, {resources}")
-        said = graph.run("--dry-run", "--printshellcmds", "dae")
+        said = graph.dry_run("--printshellcmds", "dae")
         commands.append([line for line in said.splitlines() if line.startswith("Shell command")])
         graph.edit("scales/smoke.yaml", f"minutes: 5, {resources}", "minutes: 5")
     assert commands[0] == commands[1]
