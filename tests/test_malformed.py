@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ldae import checking
 from ldae.checking import StudyError
 from ldae.variants import Study
 
@@ -242,13 +243,24 @@ def test_there_are_more_than_two_hundred() -> None:
     assert len(CASES) > 200
 
 
+class QuickLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads the same values as the project's own, in a tenth of the time; texts that are no YAML are left to that."""
+
+
+QuickLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, checking._unique_mapping)
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
 @pytest.mark.parametrize("change", [change for _, change in CASES], ids=[name for name, _ in CASES])
-def test_a_mistake_is_one_line(change: Change, files: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
+def test_a_mistake_is_one_line(
+    change: Change, files: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_UniqueKeys", QuickLoader)
     study, scale = copy.deepcopy(files)
     change(study, scale)
     (tmp_path / "scales").mkdir()
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(study, allow_unicode=True))
-    (tmp_path / "scales/smoke.yaml").write_text(yaml.safe_dump(scale, allow_unicode=True))
+    (tmp_path / "config.yaml").write_text(yaml.dump(study, Dumper=Dumper, allow_unicode=True))
+    (tmp_path / "scales/smoke.yaml").write_text(yaml.dump(scale, Dumper=Dumper, allow_unicode=True))
     text = said(tmp_path)
     assert any(name in text for name in ("config.yaml", "scales/", "scale:")), text
 
