@@ -288,10 +288,8 @@ def steps_saved(folder: Path) -> int:
 def test_a_run_stops_before_its_time_limit_on_a_cluster_alone(
     slurm: dict[str, str], prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
 ) -> None:
-    long = [*command(prepared, tmp_path / "long", 10**6), "--minutes", "0.05"]
-    stopped = subprocess.run(
-        [sys.executable, "-m", "ldae.cli", *long], env=slurm, capture_output=True, text=True, check=False, timeout=600
-    )
+    long = [*command(prepared, tmp_path / "long", 10**6), "--minutes", "0.02"]
+    stopped = Forked(*long, environment=slurm).ended()
     assert stopped.returncode == 75
     assert "its time limit is near" in stopped.stderr
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
