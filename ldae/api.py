@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ldae.baselines.encoder import Encoder
 from ldae.dataset import to_float, to_uint8
 from ldae.denoise import Denoised, denoise_images
-from ldae.denoiser import Denoiser
+from ldae.denoiser import Denoiser, mixed_precision
 from ldae.folding import depth_of
 from ldae.model import Finished, open_finished
 from ldae.sources.folder import to_pixels
@@ -110,7 +110,8 @@ class Run:
         if isinstance(self.model, Denoiser):
             return self.model.features(self.model.encode(batch), time=time, offsets=[offset])[0]
         assert isinstance(self.model, Encoder)
-        return self.model.blocks[:depth](self.model.embedded(patchify(batch, PATCH)))
+        with mixed_precision(batch.device):
+            return self.model.blocks[:depth](self.model.embedded(patchify(batch, PATCH))).float()
 
     def denoise(self, images: Images, sigma: float, *, seed: int = 0) -> Denoised:
         """Adds noise to the images' latents and removes it again: `clean`, `noisy`, `denoised` uint8 (N, 3, S, S).

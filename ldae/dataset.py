@@ -92,7 +92,7 @@ def _to_device(
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 images as floats in [-1, 1]."""
-    return torch.add(torch.tensor(-1.0, device=images.device), images, alpha=1 / 127.5)  # one pass over memory
+    return torch.add(torch.full((), -1.0, device=images.device), images, alpha=1 / 127.5)  # one pass over memory
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -104,11 +104,12 @@ def sample_latents(
         generator: of the noise that `ddpm` adds, on the noise's device.
     """
     update = METHODS[method](process)
+    times = process.times.to(noise.device)
+    levels = Level(process.power.sqrt().to(noise), (1 - process.power).sqrt().to(noise))
     latents = noise
-    for step in reversed(range(len(process.times))):
-        power = process.power[step].expand(len(noise), 1, 1)
-        level = Level(power.sqrt().to(noise), (1 - power).sqrt().to(noise))
-        clean = predict(latents, process.times[step].to(noise.device).expand(len(noise)), level)
+    for step in reversed(range(len(times))):
+        level = Level(*(strength[step].expand(len(noise), 1, 1) for strength in levels))
+        clean = predict(latents, times[step].expand(len(noise)), level)
         latents = update.clean[step].item() * clean + update.noisy[step].item() * latents
         if deviation := update.deviation[step].item():
             latents = latents + deviation * torch.empty_like(latents).normal_(generator=generator)

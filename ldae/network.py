@@ -33,7 +33,8 @@ def grid_positions(grid: int, width: int) -> Tensor:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer-normalised x (N, T, h), scaled and shifted by the conditioning (N, h)."""
-    return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale[:, None])
+    scale = 1 + scale.float()[:, None]  # which bf16 would round to steps of 1/128
+    return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
 
 
 class Block(nn.Module):

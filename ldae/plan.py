@@ -40,7 +40,18 @@ from ldae.variants import Study
 
 IMAGENET = (1_281_167, 50_000, 1000)  # training and validation images, classes
 START_SECONDS = 4.0  # of a process that imports torch
-ASSUMED = {"CPU core": 15e9, "GPU": 3e14}  # FLOP/s where no job has run yet; an H100 or H200 in bf16
+# FLOP/s where no job has run yet: of a CPU core, and of a GPU at imagenet scale, as an H100 did them
+# (benchmarks/results/stages-imagenet-cuda.json). Small networks use less of one: at gpu scale pretraining does 1.6e14.
+ASSUMED_CORE = 15e9
+ASSUMED_GPU = {"pretrain": 4e14, "probe": 4.4e14, "sample": 4.7e14, "finetune": 2.7e14}
+ASSUMED_CONVOLUTIONS = 1.2e14  # of a GPU in tokenizers and classifiers
+SHARED = (
+    "tokenizer",
+    "pretrain",
+    "probe",
+    "finetune",
+    "sample",
+)  # the stages whose jobs use all GPUs that the scale names
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,34 +309,42 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
     data = size_of(study, results, images)
     jobs = Forecast(study, results, data).jobs(rows_of(study, targets))
     unit = "GPU" if resources.gpu else "CPU core"
-    units = resources.processes or resources.threads
     ran = measured(jobs)
-    known, assumed = rates(ran), ASSUMED[unit] * units
+    known = rates(ran)
     slots = slots or (1 if resources.gpu else max(1, (os.cpu_count() or 1) // resources.threads))
 
-    def expected(job: Job) -> float:
-        return START_SECONDS + job.flops / known.get(job.stage, assumed)
+    def units(stage: str) -> int:
+        if not resources.gpu:
+            return resources.threads
+        return resources.processes if stage in SHARED else 1
 
-    lines, left_seconds = [], 0.0
+    def assumed(stage: str) -> float:
+        return units(stage) * (ASSUMED_GPU.get(stage, ASSUMED_CONVOLUTIONS) if resources.gpu else ASSUMED_CORE)
+
+    def expected(job: Job) -> float:
+        return START_SECONDS + job.flops / (known.get(job.stage) or assumed(job.stage))
+
+    lines, left_seconds, left_units = [], 0.0, 0.0
     for stage in dict.fromkeys(job.stage for job in jobs):
         of_stage = [job for job in jobs if job.stage == stage]
         left = [job for job in of_stage if job not in ran]
         seconds = sum(map(expected, left))
         left_seconds += seconds
+        left_units += seconds * units(stage)
         lines.append(
             [
                 stage,
                 len(of_stage),
                 len(left),
                 f"{sum(job.flops for job in left):.1e}",
-                f"{seconds * units / 3600:.2f}",
+                f"{seconds * units(stage) / 3600:.2f}",
                 _size(sum(job.disk for job in left)),
-                f"{known[stage]:.1e}" if stage in known else "assumed",
+                _rate(stage, known, assumed(stage)) if any(job.flops for job in of_stage) else "",
             ]
         )
     headers = ["stage", "jobs", "to do", "FLOPs", f"{unit} hours", "disk", "FLOP/s"]
     notes = [
-        f"Left to do: {left_seconds * units / 3600:.2f} {unit} hours, about {_time(left_seconds / slots)} with "
+        f"Left to do: {left_units / 3600:.2f} {unit} hours, about {_time(left_seconds / slots)} with "
         f"{slots} {'job' if slots == 1 else 'jobs'} at a time."
     ]
     if known:
@@ -335,12 +354,18 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
             f"{statistics.median(errors):.0%} of what they took."
         )
     if len(known) < len({job.stage for job in jobs if job.flops}):
-        notes.append(f"Where no job has run yet, {ASSUMED[unit]:.1e} FLOP/s a {unit} are assumed.")
+        like = "an H100 at imagenet scale" if resources.gpu else "a slow core"
+        notes.append(f"Rates in brackets are assumed, for no job of the stage has run yet: those of {like}.")
     if not data.known:
         notes.append(
             f"The images are not prepared yet: {data.train:,} for training are assumed; --images says otherwise."
         )
     return "\n".join([tabulate(lines, headers, disable_numparse=True, colalign=["left"] + ["right"] * 6), "", *notes])
+
+
+def _rate(stage: str, known: dict[str, float], assumed: float) -> str:
+    """A stage's FLOP/s, in brackets where no job has told it."""
+    return f"{known[stage]:.1e}" if stage in known else f"({assumed:.1e})"
 
 
 def _size(count: float) -> str:

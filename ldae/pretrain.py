@@ -22,6 +22,7 @@ from ldae.training import (
     Averaged,
     Run,
     Source,
+    compile_blocks,
     device_name,
     gradient_norm,
     history_text,
@@ -130,9 +131,7 @@ def pretrain(
     def start() -> Run:
         denoiser = build(stage, seed=seed, tokenizer=tokenizer, manifest=manifest).to(device)
         task = Pretraining(denoiser, stage, micro_batch)
-        if device.type == "cuda":
-            for block in denoiser.network.layers:
-                block.compile()
+        compile_blocks(denoiser.network.layers, device)
         training = stage.training
         steps = max(1, round(stage.recipe.length * training.total_steps(len(images))))
         return Run(

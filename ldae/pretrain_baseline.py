@@ -24,6 +24,7 @@ from ldae.spec import BaselineStage, MAETraining, MoCoTraining
 from ldae.training import (
     BETAS,
     Run,
+    compile_blocks,
     decayed,
     device_name,
     gradient_norm,
@@ -31,6 +32,7 @@ from ldae.training import (
     learning_rate,
     peak_rate,
     pick_device,
+    recompute_activations,
     set_rate,
     trained,
 )
@@ -103,6 +105,7 @@ def pretrain_baseline(
     dataset: Path,
     resume: Path,
     out: Path,
+    recompute: bool = False,
     checkpoint_seconds: float = 300.0,
     import_seconds: float = 0.0,
 ) -> None:
@@ -116,6 +119,7 @@ def pretrain_baseline(
         dataset: the folder of the prepared images.
         resume: a folder for checkpoints that outlives failed attempts.
         out: where to write.
+        recompute: whether activations are computed a second time rather than kept. It changes no number.
         checkpoint_seconds: between two checkpoints, at least.
         import_seconds: from the start of the process until now.
     """
@@ -133,6 +137,10 @@ def pretrain_baseline(
             if isinstance(training, MAETraining)
             else MoCoTask(cast(MoCo, module), training, images.size)
         )
+        layers = cast(MAE | MoCo, module).layers
+        if recompute:
+            recompute_activations(layers)
+        compile_blocks(layers, device)
         return Run(
             task,
             title=row,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldae import ranks
 from ldae.dataset import Split, random_resized_crop, to_float
+from ldae.denoiser import mixed_precision
 from ldae.files import read_json, whole, write_json
 from ldae.heads import Heads, Neighbours, head_rate
 from ldae.model import build, open_baseline, open_run
@@ -22,7 +23,7 @@ from ldae.record import lineage, provenance
 from ldae.spec import PATCH, ProbeStage, Probing
 from ldae.statistics import grouped_mean
 from ldae.tokenizers.patches import patchify
-from ldae.training import device_name, pick_device
+from ldae.training import compile_blocks, device_name, pick_device
 
 AUGMENT, SHUFFLE, HEADS, HOLD, CORRUPT = 3, 4, 5, 6, 7  # streams of randomness
 PART = 2**16  # training images whose features are in memory at once when all is scored
@@ -143,10 +144,10 @@ class Probe:
             Heads(features, data.classes, rates, _generator(data.device, seed, HEADS)) for _ in range(2)
         )
 
-    def step(self, features: Tensor, labels: Tensor, held: Tensor, share: float) -> None:
-        """Trains on a batch (n, F) with labels (n,), of which `held` (n,) are kept from the choosing heads."""
+    def step(self, features: Tensor, labels: Tensor, shown: Tensor, share: float) -> None:
+        """Trains on a batch (n, F) with labels (n,), of which the choosing heads are shown those at `shown` (k,)."""
         self.final.step(features, labels, share)
-        self.choosing.step(features[~held], labels[~held], share)
+        self.choosing.step(features[shown], labels[shown], share)
 
 
 def train_probes(encoders: Encoders, data: Data, probing: Probing, *, seed: int, title: str) -> dict[str, Probe]:
@@ -158,10 +159,11 @@ def train_probes(encoders: Encoders, data: Data, probing: Probing, *, seed: int,
     with progress(title, probing.epochs * (len(data.train) // batch), "steps") as bar:
         for epochs, chosen, features in training_batches(encoders, data, probing, seed):
             share = head_rate(epochs, epochs=probing.epochs, warmup=probing.warmup)
+            shown = (~held[chosen]).nonzero()[:, 0]
             for name, values in features.items():
                 if name not in probes:
                     probes[name] = Probe(values.shape[1], data, rates, seed)
-                probes[name].step(values, labels[chosen], held[chosen], share)
+                probes[name].step(values, labels[chosen], shown, share)
             bar.advance(1)
     return probes
 
@@ -276,6 +278,7 @@ def denoiser_encoders(
         else:
             denoiser.network.open_gates()
         denoisers[name] = denoiser.to(device)
+        compile_blocks(denoiser.network.layers, device)
     first = denoisers["trained"]
 
     def prepare(images: Tensor, randomness: Randomness) -> Tensor:
@@ -305,10 +308,13 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], 
     encoders = {name: open_baseline(model, manifest, random=name == "random") for name in ("trained", "random")}
     for encoder in encoders.values():
         encoder.to(device)
-    return Encoders(
-        lambda images, _: images,
-        lambda images: {f"{name}/0": encoder(images).mean(1) for name, encoder in encoders.items()},
-    )
+        compile_blocks(encoder.get_submodule("blocks").children(), device)
+
+    def encode(images: Tensor) -> Features:
+        with mixed_precision(images.device):
+            return {f"{name}/0": encoder(images).float().mean(1) for name, encoder in encoders.items()}
+
+    return Encoders(lambda images, _: images, encode)
 
 
 def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0) -> None:

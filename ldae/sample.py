@@ -21,7 +21,7 @@ from ldae.progress import progress
 from ldae.randomness import stream
 from ldae.record import lineage, provenance
 from ldae.spec import SampleStage, Sampling
-from ldae.training import device_name, pick_device
+from ldae.training import compile_blocks, device_name, pick_device
 
 SAMPLING = 8  # a stream of randomness
 
@@ -79,6 +79,7 @@ def sample(
     manifest, run = read_json(dataset / "manifest.json"), open_run(model, "ema")
     process = Process.of(run.stage.noise, sampling.steps)
     denoiser = open_denoiser(model, tokenizer, manifest, weights="ema").to(device)
+    compile_blocks(denoiser.network.layers, device)
     classes = len(manifest["classes"])
     if denoiser.network.classes not in (0, classes):
         raise ValueError(

@@ -517,6 +517,9 @@ class Resources(Part):
     mem_mb: Positive = 3000
     minutes: Positive = 60
     micro_batch: Positive | None = None  # images a forward pass in training; None for the whole batch
+    # Whether trainings that cannot split their batch (MAE, MoCo v3, convolutional tokenizers) compute activations a
+    # second time rather than keep them: a third slower, in a fraction of the memory.
+    recompute: bool = False
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 300.0
 
     @model_validator(mode="after")

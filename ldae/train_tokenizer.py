@@ -26,7 +26,7 @@ from ldae.randomness import Randomness, stream
 from ldae.reconstruction import collapsed, psnr
 from ldae.record import lineage, provenance
 from ldae.spec import PATCH, ConvolutionalStage, Weights
-from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
+from ldae.tokenizers.conv import Autoencoder, ConvTokenizer, Residual
 from ldae.tokenizers.losses import (
     PatchDiscriminator,
     Perceptual,
@@ -38,7 +38,16 @@ from ldae.tokenizers.losses import (
     vgg16_features,
 )
 from ldae.tokenizers.pixel import fit as fit_moments
-from ldae.training import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
+from ldae.training import (
+    Run,
+    device_name,
+    history_text,
+    learning_rate,
+    pick_device,
+    recompute_activations,
+    set_rate,
+    trained,
+)
 from ldae.weights import read_weights, save_weights
 
 BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
@@ -154,6 +163,7 @@ def train_tokenizer(
     resume: Path,
     out: Path,
     vgg: Path | None = None,
+    recompute: bool = False,
     checkpoint_seconds: float = 300.0,
     import_seconds: float = 0.0,
 ) -> None:
@@ -166,6 +176,7 @@ def train_tokenizer(
         resume: a folder for checkpoints that outlives failed attempts.
         out: where to write.
         vgg: the folder of the study's own VGG-style network, for a perceptual loss of its features.
+        recompute: whether activations are computed a second time rather than kept. It changes no number.
         checkpoint_seconds: between two checkpoints, at least.
         import_seconds: from the start of the process until now.
     """
@@ -184,6 +195,8 @@ def train_tokenizer(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(recipe.seed, INITIAL))
             autoencoder = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(device)
+            if recompute:
+                recompute_activations(part for part in autoencoder.modules() if isinstance(part, Residual))
             task = Autoencoding(autoencoder, stage, perceptual.to(device) if perceptual else None)
         return Run(
             task,

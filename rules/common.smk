@@ -161,6 +161,9 @@ JUDGE = "<results>/classifiers/resnet/weights.safetensors" if BUILTIN_JUDGE else
 JUDGE_OPTION = f"--judge {RESULTS}/classifiers/resnet" if BUILTIN_JUDGE else ""
 
 
+AT_ONCE = len(study.urgency) + 1  # the priority of what is not to wait for any row
+
+
 def priority_of(wildcards):
     """Rows of the main tables and figures come first, in their order."""
     return len(study.urgency) - study.urgency.index(wildcards.variant)
@@ -173,6 +176,21 @@ def tokenizer_priority_of(wildcards):
             study.is_denoiser(row)
             and study.variants[row].spec.tokenizer.name == wildcards.tokenizer
         ):
+            return len(study.urgency) - place
+    return 0
+
+
+def classifier_priority_of(wildcards):
+    """A classifier is as urgent as the first row whose tokenizer, or whose samples, need it: a long chain hangs on it."""
+    for place, row in enumerate(study.urgency):
+        variant = study.variants[row]
+        judged = variant.fid and wildcards.architecture == "resnet"
+        perceived = (
+            wildcards.architecture == "vgg"
+            and study.is_denoiser(row)
+            and study.needs_vgg(variant.spec.tokenizer.name)
+        )
+        if judged or perceived:
             return len(study.urgency) - place
     return 0
 

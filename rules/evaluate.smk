@@ -46,6 +46,7 @@ rule probe_pixels:
         "<logs>/probe/pixels.log",
     benchmark:
         "<benchmarks>/probe/pixels.tsv"
+    priority: AT_ONCE  # the first table has it
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads

@@ -66,6 +66,7 @@ rule pretrain_baseline:
         gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
+        recompute=int(study.scale.resources.recompute),
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
     params:
         spec=pretrain_spec,
@@ -77,7 +78,8 @@ rule pretrain_baseline:
         "ldae pretrain-baseline --row {wildcards.variant} --seed {wildcards.seed}"
         " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
         " --resume {params.resume} --out $(dirname {output.model})"
-        " --threads {threads} --processes {resources.gpu} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
+        " --threads {threads} --processes {resources.gpu} --recompute {resources.recompute}"
+        " --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
 
 
 rule adopt:

@@ -3,7 +3,6 @@
 # look at the first table while the rest is still computed.
 
 READERS = ROOT / "ldae"
-AT_ONCE = len(study.urgency) + 1
 
 for kind, ending in (("tables", ".md"), ("figures", ".png")):
     for name in getattr(study.file, kind):

@@ -56,6 +56,7 @@ rule convolutional_tokenizer:
         gpu=PROCESSES,
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
+        recompute=int(study.scale.resources.recompute),
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
     params:
         spec=tokenizer_spec,
@@ -68,7 +69,7 @@ rule convolutional_tokenizer:
         "ldae train-tokenizer --spec {params.spec:q} --revision {params.revision}"
         " --dataset $(dirname {input.dataset}) {params.vgg}"
         " --resume {params.resume} --out $(dirname {output.fit}) --processes {resources.gpu}"
-        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
+        " --threads {threads} --recompute {resources.recompute} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
 
 
 rule classifier:
@@ -82,6 +83,7 @@ rule classifier:
         "<logs>/classifiers/{architecture}.log",
     benchmark:
         "<benchmarks>/classifiers/{architecture}.tsv"
+    priority: classifier_priority_of
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads

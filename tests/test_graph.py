@@ -15,6 +15,8 @@ import pytest
 import yaml
 from graph import RESULTS, Graph, kill_group
 
+from ldae.files import read_json
+
 pytestmark = pytest.mark.graph
 
 KILLS = 5
@@ -71,6 +73,11 @@ def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
             assert all((results / kind / f"{name}{ending}").stat().st_size > 100 for ending in parts), name
     first_run = min(run.stat().st_mtime for run in results.glob("pretrain/*/*/run.json"))
     assert (results / "figures/figure3.png").stat().st_mtime < first_run  # something to look at, before all training
+    started = {run: read_json(run)["provenance"]["started"] for run in results.glob("pretrain/*/*/run.json")}
+    vgg = read_json(results / "classifiers/vgg/classifier.json")["provenance"]["started"]
+    assert vgg < min(started.values())  # the longest chain of jobs begins with it
+    pixels = read_json(results / "probe/pixels/probe.json")["provenance"]["started"]
+    assert pixels < min(started.values())  # the first table has them
     page = (results / "report.html").read_text()
     assert all(f'id="table-{name}"' in page for name in study["tables"])
     assert all(f'id="figure-{name}"' in page for name in study["figures"])

@@ -107,6 +107,22 @@ def test_a_plan_takes_the_rates_of_jobs_that_have_run(tmp_path: Path) -> None:
     assert "within 0% of what they took" in after
 
 
+def test_jobs_that_use_one_gpu_are_not_charged_for_eight(tmp_path: Path) -> None:
+    def hours(gpus: int) -> dict[str, float]:
+        (tmp_path / "scales").mkdir(exist_ok=True)
+        shutil.copytree(ROOT / "scales", tmp_path / "scales", dirs_exist_ok=True)
+        shutil.copy(ROOT / "config.yaml", tmp_path)
+        resources = f"resources: {{threads: 16, gpu: {gpus}, mem_mb: 120000, minutes: 1440}}\n"
+        (tmp_path / "scales/mine.yaml").write_text(f"from: imagenet\n{resources}")
+        text = plan(Study.load(tmp_path, {"scale": "mine"}), tmp_path, ["main"])
+        table = [line.split() for line in text.partition("\n\n")[0].splitlines()[2:]]
+        return {words[0]: float(words[4]) for words in table}
+
+    one, eight = hours(1), hours(8)
+    assert eight["pretrain"] == pytest.approx(one["pretrain"], rel=0.01)
+    assert eight["classifier"] == pytest.approx(one["classifier"], rel=0.01)
+
+
 def test_a_result_of_another_specification_counts_as_to_do(tmp_path: Path) -> None:
     job = jobs(SMOKE, ["pca"], tmp_path / "results/smoke")["pretrain pca, seed 0"]
     finish(job, dataset={"revision": 7, "spec": {}})

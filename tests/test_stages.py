@@ -66,7 +66,7 @@ class Workshop:
             train_classifier(stage, revision=1, dataset=self.dataset, resume=self.folder / f"r-{architecture}", out=out)
         return out
 
-    def tokenizer(self, name: str, recipe: Convolutional = CONV, **losses: bool) -> Path:
+    def tokenizer(self, name: str, recipe: Convolutional = CONV, *, recompute: bool = False, **losses: bool) -> Path:
         out = self.folder / name
         if not out.exists():
             stage = ConvolutionalStage(dim=16, convolutional=recipe, **losses)
@@ -78,6 +78,7 @@ class Workshop:
                 resume=self.folder / f"r-{name}",
                 out=out,
                 vgg=vgg,
+                recompute=recompute,
                 checkpoint_seconds=0,
             )
         return out
@@ -173,6 +174,12 @@ def test_a_tokenizer_stopped_anywhere_ends_in_the_same_bytes(
     parts = workshop.tokenizer("parts", adversarial=True)
     for name in ("tokenizer.safetensors", "latents.npy", "history.csv"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
+
+
+def test_recomputed_activations_leave_a_tokenizer_of_the_same_bytes(workshop: Workshop) -> None:
+    whole = workshop.tokenizer("whole", adversarial=True)
+    recomputed = workshop.tokenizer("recomputed", adversarial=True, recompute=True)
+    assert (whole / "tokenizer.safetensors").read_bytes() == (recomputed / "tokenizer.safetensors").read_bytes()
 
 
 def test_weights_that_are_absent_or_others_are_named(workshop: Workshop, tmp_path: Path) -> None:
@@ -312,6 +319,9 @@ def test_a_baseline_trains_and_is_probed_like_a_row(method: str, workshop: Works
     assert run["method"] == method
     assert run["training_flops"] > 0
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 4
+    again = folders | {"resume": tmp_path / "resume2", "out": tmp_path / "recomputed"}
+    pretrain_baseline(stage, row=method, seed=0, revision=1, recompute=True, **again)
+    assert read_json(tmp_path / "recomputed/run.json")["sha256"] == run["sha256"]
     probing = Probing(mode="cached", epochs=2, warmup=1, batch=24, rates=(1.0,))
     folders = {"dataset": workshop.dataset, "model": tmp_path / "run", "out": tmp_path / "probe"}
     probe(ProbeStage(probing=probing), row=method, revision=1, **folders)

@@ -15,13 +15,15 @@ import pytest
 import torch
 from forked import Forked, forked
 from rows import images, run
+from torch import Tensor, nn
 
 from ldae import pretrain as stage_module
 from ldae.dataset import to_float
 from ldae.pretrain import Pretraining, pretrain
 from ldae.process import sole_holder
 from ldae.spec import PretrainStage, Size, Tokenizer, Training
-from ldae.training import Averaged, Run, learning_rate
+from ldae.tokenizers.conv import Residual
+from ldae.training import Averaged, Run, learning_rate, recompute_activations
 
 STEPS = 14
 STAGE = PretrainStage(
@@ -139,6 +141,26 @@ def test_micro_batches_equal_the_whole_batch(row: str) -> None:
         torch.testing.assert_close(first["loss"], second["loss"], rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(whole.task.module.parameters(), parts.task.module.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_recomputed_activations_give_the_same_gradients_and_are_not_kept() -> None:
+    def kept(recompute: bool) -> tuple[int, list[Tensor]]:
+        torch.manual_seed(0)
+        blocks = nn.Sequential(*(Residual(16, 16) for _ in range(4)))
+        if recompute:
+            recompute_activations(blocks)
+        images = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (saved.append(x.nbytes), x)[1], lambda x: x):
+            loss = blocks(images).square().sum()
+        loss.backward()
+        return sum(saved), [parameter.grad for parameter in blocks.parameters() if parameter.grad is not None]
+
+    plain, gradients = kept(False)
+    less, again = kept(True)
+    assert less < plain / 3
+    for first, second in zip(gradients, again, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 def test_a_step_depends_on_its_number_and_seed_alone() -> None:

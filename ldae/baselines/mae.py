@@ -54,6 +54,11 @@ class MAE(nn.Module):
         """The number of visible tokens of an image."""
         return max(1, int(KEPT * self.grid**2))
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The blocks of both halves."""
+        return [*self.encoder.blocks, *self.decoder]
+
     def draw(self, num: int, randomness: Randomness) -> Tensor:
         """A random order (num, T) of each image's tokens, of which the first are visible."""
         return randomness.uniform(num, self.grid**2).argsort(1)

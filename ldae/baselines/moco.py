@@ -36,7 +36,9 @@ def contrast(queries: Tensor, keys: Tensor) -> Tensor:
     """How badly each query (N, out) tells its own key from all the batch's (N, out): (N,), as MoCo v3 scales it."""
     queries, keys = F.normalize(queries.float(), dim=1), ranks.gather(F.normalize(keys.float(), dim=1))
     own = ranks.number() * len(queries) + torch.arange(len(queries), device=queries.device)
-    return 2 * TEMPERATURE * F.cross_entropy(queries @ keys.T / TEMPERATURE, own, reduction="none")
+    with torch.autocast(queries.device.type, enabled=False):  # bf16 would round the logits to steps of 0.03
+        logits = queries @ keys.T / TEMPERATURE
+    return 2 * TEMPERATURE * F.cross_entropy(logits, own, reduction="none")
 
 
 class MoCo(nn.Module):
@@ -57,6 +59,11 @@ class MoCo(nn.Module):
         self.averaged_encoder, self.averaged_projector = (
             copy.deepcopy(network).requires_grad_(False) for network in (self.encoder, self.projector)
         )
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The blocks of the encoder and of its average."""
+        return [*self.encoder.blocks, *self.averaged_encoder.get_submodule("blocks").children()]
 
     @torch.no_grad()
     def momentum_update(self, momentum: float) -> None:

@@ -36,6 +36,7 @@ def add(root: Root) -> None:
     stage = _stage(root, "train-tokenizer", text, "ConvolutionalStage", DATASET | RESUME)
     _resumable(stage)
     _parallel(stage)
+    _recomputing(stage)
     stage.add_argument("--vgg", type=Path, metavar="DIR", help="the classifier whose features measure perception")
     text = "train one row, or go on where its last attempt stopped"
     stage = _stage(root, "pretrain", text, "PretrainStage", ROW | RESUME)
@@ -46,6 +47,7 @@ def add(root: Root) -> None:
     stage = _stage(root, "pretrain-baseline", "train MAE or MoCo v3", "BaselineStage", DATASET | RESUME)
     _resumable(stage)
     _parallel(stage)
+    _recomputing(stage)
     _named(stage, seed=True)
     text = "take a published DiT's weights in the place of training"
     _named(_stage(root, "adopt", text, "AdoptStage", ROW), seed=True)
@@ -121,6 +123,12 @@ def _parallel(stage: Parser) -> None:
         metavar="N",
         help="that share each batch, one for a GPU, on all nodes of a Slurm job (default 1)",
     )
+
+
+def _recomputing(stage: Parser) -> None:
+    """Lets a stage that cannot split its batch do with less memory."""
+    text = "1: compute activations a second time rather than keep them, slower and in less memory (default 0)"
+    stage.add_argument("--recompute", type=int, choices=(0, 1), default=0, metavar="0|1", help=text)
 
 
 def _judged(stage: Parser) -> None:
