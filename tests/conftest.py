@@ -70,7 +70,7 @@ def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (results / "dataset").symlink_to(prepared / "dataset")
     (results / "tokenizers/pca").symlink_to(prepared / "pca")
     size = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)
-    training = Training(steps=30, batch=16, rate=0.1, warmup=0.1)
+    training = Training(steps=12, batch=16, rate=0.1, warmup=0.1)
     folders = {"dataset": results / "dataset", "resume": results / "resume"}
     about: dict[str, Any] = {"seed": 0, "revision": 1}
     row = PretrainStage(
