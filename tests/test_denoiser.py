@@ -37,11 +37,11 @@ def one_of_each_kind() -> list[str]:
 def test_a_row_learns(row: str) -> None:
     training = run(row)
     losses = []
-    for _ in range(60):
+    for _ in range(30):
         measured = training.update(images(), LABELS)
         losses.append(float(measured["loss"]))
         assert all(map(math.isfinite, map(float, measured.values())))
-    assert sum(losses[-10:]) < 0.99 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
 @pytest.mark.parametrize("row", VARIANTS)
