@@ -29,9 +29,7 @@ DAMAGE = (  # what NumPy and zipfile say of files that are no longer what they w
     tokenize.TokenError,
 )
 RESIDENT = 2**26  # bytes that are read through a memory map before its pages are given back
-LARGE_ROW = (
-    2**16
-)  # bytes of a row that is read by itself: around what a map is asked for, Linux may read megabytes more
+LARGE_ROW = 2**16  # bytes of a row that is read by itself: around what a map is asked for, Linux may read megabytes
 
 
 def open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
@@ -180,5 +178,7 @@ class CheckedRows:
     def _by_themselves(self, indices: NDArray[np.int64], file: int) -> NDArray[Any]:
         taken = np.zeros((len(indices), *self.rows.shape[1:]), self.rows.dtype)  # what a file lacks will be missed
         for row, index in zip(taken, indices.tolist(), strict=True):
-            os.preadv(file, [row], self._start + index * row.nbytes)
+            left, place = memoryview(row).cast("B"), self._start + index * row.nbytes
+            while left and (read := os.preadv(file, [left], place)):
+                left, place = left[read:], place + read
         return taken
