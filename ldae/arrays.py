@@ -5,12 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import tokenize
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -28,6 +29,7 @@ DAMAGE = (  # what NumPy and zipfile say of files that are no longer what they w
     tokenize.TokenError,
 )
 RESIDENT = 2**26  # bytes that are read through a memory map before its pages are given back
+LARGE_ROW = 2**16  # bytes of a row that is read by itself: around what a map is asked for, Linux may read megabytes
 
 
 def open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
@@ -144,6 +146,10 @@ class CheckedRows:
         if len(self._sums) != len(self.rows):
             raise ValueError(f"{path}: has {len(self.rows)} rows and {len(self._sums)} checksums; run again")
         self._read = 0  # bytes since the pages were last given back
+        self._file: int | None = None
+        if self.rows[:1].nbytes >= LARGE_ROW and hasattr(os, "preadv"):
+            self._file, self._start = os.open(path, os.O_RDONLY), cast("np.memmap[Any, Any]", self.rows).offset
+            weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -155,12 +161,24 @@ class CheckedRows:
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Copies of the rows at `indices`; a `ValueError` names the first that is damaged."""
+        taken = self._through_map(indices) if self._file is None else self._by_themselves(indices, self._file)
+        wrong = np.flatnonzero(row_sums(taken) != self._sums[indices])
+        if len(wrong):
+            raise ValueError(f"{self.path}: row {indices[wrong[0]]} is damaged; delete the file and run again")
+        return taken
+
+    def _through_map(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         taken: NDArray[Any] = np.take(self.rows, indices, axis=0)
         self._read += taken.nbytes
         if self._read > RESIDENT:
             release(self.rows)
             self._read = 0
-        wrong = np.flatnonzero(row_sums(taken) != self._sums[indices])
-        if len(wrong):
-            raise ValueError(f"{self.path}: row {indices[wrong[0]]} is damaged; delete the file and run again")
+        return taken
+
+    def _by_themselves(self, indices: NDArray[np.int64], file: int) -> NDArray[Any]:
+        taken = np.zeros((len(indices), *self.rows.shape[1:]), self.rows.dtype)  # what a file lacks will be missed
+        for row, index in zip(taken, indices.tolist(), strict=True):
+            left, place = memoryview(row).cast("B"), self._start + index * row.nbytes
+            while left and (read := os.preadv(file, [left], place)):
+                left, place = left[read:], place + read
         return taken

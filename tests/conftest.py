@@ -1,17 +1,16 @@
+"""What tests share; the process that only hands them out to others imports no torch for it."""
+
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from ldae.arrays import save_row_sums
 from ldae.files import sums_of, write_json
-from ldae.fit_tokenizer import fit_tokenizer
-from ldae.pretrain import pretrain
-from ldae.pretrain_baseline import pretrain_baseline
 from ldae.spec import (
     BaselineStage,
     Fitting,
@@ -27,12 +26,18 @@ from ldae.spec import (
     Training,
 )
 
-torch.set_num_threads(1)
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    if "torch" in sys.modules:  # by a file of tests
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `dataset/` (48 + 24 small pictures of 3 classes) and `pca/`, as the stages leave them."""
+    from ldae.fit_tokenizer import fit_tokenizer
+
     folder = tmp_path_factory.mktemp("prepared")
     dataset = folder / "dataset"
     dataset.mkdir()
@@ -57,12 +62,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a scale with three finished runs, `ldae`, `mae` and `moco_v3`, each of two blocks at width 16."""
+    from ldae.pretrain import pretrain
+    from ldae.pretrain_baseline import pretrain_baseline
+
     results = tmp_path_factory.mktemp("finished") / "results/tiny"
     (results / "tokenizers").mkdir(parents=True)
     (results / "dataset").symlink_to(prepared / "dataset")
     (results / "tokenizers/pca").symlink_to(prepared / "pca")
     size = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)
-    training = Training(steps=30, batch=16, rate=0.1, warmup=0.1)
+    training = Training(steps=12, batch=16, rate=0.1, warmup=0.1)
     folders = {"dataset": results / "dataset", "resume": results / "resume"}
     about: dict[str, Any] = {"seed": 0, "revision": 1}
     row = PretrainStage(

@@ -135,16 +135,20 @@ class MadeUp:
             definition = study.definition("tables", name)
             fits = [path for path in self.records if path.name == "tokenizer.json"] if table.series else []
             write_table(definition, self._results(definition), tokenizers=fits, out=tables / name)
-        for name, figure in study.file.figures.items():
-            definition = study.definition("figures", name)
-            write_figure(definition, self._inputs(figure.kind, definition), out=self.folder / "figures" / name)
+        for name in study.file.figures:
+            self.draw(name, out=self.folder / "figures" / name)
         write_claims(study.claims(), self._results(study.claims()), out=tables / "claims")
         write_cost(self.records, out=tables / "cost_all")
         return tables / "cost_all.csv"
 
+    def draw(self, name: str, *, out: Path) -> None:
+        """Writes one figure."""
+        definition = self.study.definition("figures", name)
+        write_figure(definition, self._inputs(self.study.file.figures[name].kind, definition), out=out)
+
     def _inputs(self, kind: str, definition: dict[str, Any]) -> Inputs:
         runs = dict.fromkeys(row["run"] for row in definition["rows"])
-        images = self.rng.integers(256, size=(16, 3, 32, 32)).astype(np.uint8)
+        images = np.random.default_rng(0).integers(256, size=(16, 3, 32, 32)).astype(np.uint8)
         pictures = {"clean": images, "noisy": images, "denoised": images}
         if kind == "curves":
             return Inputs(histories=[self.folder / f"pretrain/{run}/seed0/history.csv" for run in runs])

@@ -50,6 +50,22 @@ def test_a_flipped_bit_is_found_in_its_row_and_in_no_other(place: int, images: P
     assert len(checked.take(others)) == 19
 
 
+def test_large_rows_are_read_by_themselves_and_compared_too(tmp_path: Path) -> None:
+    path, rows = tmp_path / "train.npy", np.random.default_rng(0).integers(256, size=(6, 3, 200, 200)).astype(np.uint8)
+    np.save(path, rows)
+    save_row_sums(path)
+    checked = CheckedRows(path)
+    np.testing.assert_array_equal(checked.take(np.array([4, 0, 5])), rows[[4, 0, 5]])
+    flip_bit(path, -120_001)
+    with pytest.raises(ValueError, match=r"train\.npy: row 4 is damaged"):
+        checked.take(np.arange(6))
+    assert len(checked.take(np.array([5, 3]))) == 2
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 10)  # a map would end this process
+    with pytest.raises(ValueError, match=r"train\.npy: row 5 is damaged"):
+        checked.take(np.array([3, 5]))
+
+
 def test_rows_of_any_length_have_sums() -> None:
     rows = np.random.default_rng(0).integers(256, size=(4, 13)).astype(np.uint8)
     sums = row_sums(rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import forked
 from graph import Graph
 from rich.console import Console, RenderableType
 
@@ -33,17 +34,6 @@ def text(parts: list[RenderableType]) -> str:
     with console.capture() as captured:
         console.print(*parts, sep="\n")
     return captured.get()
-
-
-def ldae(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ldae.cli", *arguments],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
@@ -169,7 +159,7 @@ def test_seeds_are_a_list_with_brackets_or_without(text: str) -> None:
 
 def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
     folder = Graph.fresh(tmp_path).folder
-    said = ldae("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run", folder=folder)
+    said = forked("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run", folder=folder)
     assert said.returncode == 0, said.stderr
     planned = dict(re.findall(r"^(\w+) +(\d+)$", said.stdout, re.MULTILINE))
     assert planned == {"dataset": "1", "tokenizer": "1", "pretrain": "1", "probe": "1", "total": "4"}
@@ -207,7 +197,7 @@ def test_a_mistake_in_a_command_is_one_line_with_the_nearest_name(
     ],
 )
 def test_a_mistake_in_a_name_is_one_line_with_the_nearest(arguments: list[str], words: list[str]) -> None:
-    said = ldae(*arguments)
+    said = forked(*arguments)
     assert said.returncode == 1 and not said.stdout
     assert len(said.stderr.splitlines()) == 1, said.stderr
     assert all(word in said.stderr for word in words), said.stderr
@@ -259,7 +249,7 @@ def test_a_reader_that_has_gone_is_no_mistake(arguments: list[str]) -> None:
 def test_a_terminal_gets_colours_unless_it_wants_none_and_a_pipe_never_does() -> None:
     assert re.search(r"\x1b\[[0-9;]*3[0-9]m", on_a_terminal("list"))
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", on_a_terminal("list", NO_COLOR="1"))
-    piped = ldae("list").stdout
+    piped = forked("list").stdout
     assert "\x1b" not in piped
     assert not any(line.endswith(" ") for line in piped.splitlines())
 
@@ -280,7 +270,7 @@ def completions(line: str, tmp_path: Path) -> set[str]:
         "COMP_LINE": line,
         "COMP_POINT": str(len(line)),
     }
-    assert not ldae(**asked).stderr
+    assert not forked(**asked).stderr
     return set(answer.read_text().split())
 
 

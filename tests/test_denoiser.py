@@ -12,24 +12,44 @@ from ldae.randomness import Randomness
 from ldae.tokenizers.patches import patchify
 
 LABELS = torch.arange(8) % 3
+CHOICES = {  # of the parts that a denoiser is made of; widths, levels and lengths are numbers in the same code
+    "tokenizer": ("kind", "scale"),
+    "noise": ("schedule",),
+    "network": ("labels", "input", "output"),
+    "objective": ("predict", "weight", "tail", "units"),
+    "recipe": ("crop",),
+}
 
 
-@pytest.mark.parametrize("row", VARIANTS)
-def test_a_row_takes_finite_steps_and_learns(row: str) -> None:
+def one_of_each_kind() -> list[str]:
+    """The first row with each choice: what no row before it has."""
+    rows, seen = [], set()
+    for row, variant in VARIANTS.items():
+        parts = variant.spec.model_dump()
+        chosen = {(part, key, parts[part][key]) for part, keys in CHOICES.items() for key in keys}
+        if not chosen <= seen:
+            rows.append(row)
+        seen |= chosen
+    return rows
+
+
+@pytest.mark.parametrize("row", one_of_each_kind())
+def test_a_row_learns(row: str) -> None:
     training = run(row)
     losses = []
-    for _ in range(60):
+    for _ in range(30):
         measured = training.update(images(), LABELS)
         losses.append(float(measured["loss"]))
         assert all(map(math.isfinite, map(float, measured.values())))
-    assert sum(losses[-10:]) < 0.99 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
 @pytest.mark.parametrize("row", VARIANTS)
-def test_every_weight_has_a_gradient_once_the_zeros_are_gone(row: str) -> None:
+def test_steps_are_finite_and_every_weight_has_a_gradient_once_the_zeros_are_gone(row: str) -> None:
     training = run(row)
     for _ in range(3):
-        training.update(images(), LABELS)
+        measured = training.update(images(), LABELS)
+        assert all(map(math.isfinite, map(float, measured.values())))
     model = training.task.denoiser  # type: ignore[attr-defined]
     draws = model.draw(8, Randomness(torch.device("cpu"), 0))
     model(to_float(images()), LABELS, draws).sum().backward()

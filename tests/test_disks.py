@@ -405,7 +405,7 @@ def test_a_damaged_result_is_no_line_of_a_table(prepared: Path, tmp_path: Path, 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_quarter_of_a_terabyte_is_read_through_its_map_alone(tmp_path: Path) -> None:
+def test_a_quarter_of_a_terabyte_is_read_row_by_row(tmp_path: Path) -> None:
     """ImageNet's training images at 256 pixels: a file of holes, which takes no disk, read here and there."""
     path, shape = tmp_path / "train.npy", (1_281_167, 3, 256, 256)
     try:
@@ -435,8 +435,9 @@ print(len(rows), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) /
 
 
 def test_checked_rows_and_their_sums_take_no_more_memory_than_a_piece(tmp_path: Path) -> None:
+    """Rows too small to be read by themselves, through a map."""
     path = tmp_path / "rows.npy"
-    rows = open_memmap(path, mode="w+", dtype=np.uint8, shape=(3000, 100, 1000))
+    rows = open_memmap(path, mode="w+", dtype=np.uint8, shape=(30_000, 100, 100))
     rows[::7] = 5
     del rows
     code = f"""
@@ -447,11 +448,11 @@ from ldae.arrays import CheckedRows, save_row_sums
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 save_row_sums(Path({str(path)!r}))
 rows = CheckedRows(Path({str(path)!r}))
-for start in range(0, len(rows), 50):
-    rows[start : start + 50]
+for start in range(0, len(rows), 500):
+    rows[start : start + 500]
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(said.stdout) < 160  # of 300 MB, gone through twice
-    assert len(CheckedRows(path)) == 3000
+    assert len(CheckedRows(path)) == 30_000

@@ -288,7 +288,7 @@ def tune(prepared: Path, model: Path, folder: Path, stage: FinetuneStage = STAGE
 
 
 def test_fine_tuning_learns_the_labels(prepared: Path, trained_row: Path, tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(update={"steps": 150, "rate": 0.1, "ema": 0.9, "mixup": 0.0, "magnitude": 0.0})
+    recipe = RECIPE.model_copy(update={"steps": 60, "rate": 0.1, "ema": 0.9, "mixup": 0.0, "magnitude": 0.0})
     tune(prepared, trained_row, tmp_path, STAGE.model_copy(update={"finetuning": recipe}))
     about = read_json(tmp_path / "out/finetune.json")
     assert about["top1"] > 0.6  # chance is a third

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ldae.tokenizers import linear, pca
+from ldae.tokenizers.patches import patchify
 
 DIM, FULL = 3, 12
 
@@ -19,6 +20,12 @@ def data() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(FULL, FULL, generator=generator, dtype=torch.float64) * torch.linspace(2, 0.1, FULL)
     return torch.randn(4000, FULL, generator=generator, dtype=torch.float64) @ mixing.T + 3
+
+
+@pytest.fixture(scope="module")
+def autoencoder(data: Tensor) -> dict[str, Tensor]:
+    """A fit without a KL divergence."""
+    return linear.fit([data], dim=DIM, kl=0.0, seed=0)
 
 
 def components(data: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,17 +58,15 @@ def test_the_expected_kl_is_the_mean_over_samples(data: Tensor) -> None:
     assert float(linear.expected_kl(encode, component_variance, noise)) == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_autoencoder_finds_the_subspace_of_pca(data: Tensor) -> None:
-    fitted = linear.fit([data], dim=DIM, kl=0.0, seed=0)
+def test_the_autoencoder_finds_the_subspace_of_pca(data: Tensor, autoencoder: dict[str, Tensor]) -> None:
     best = pca.fit([data])
-    product = fitted["decode"] @ fitted["encode"]
+    product = autoencoder["decode"] @ autoencoder["encode"]
     projection = best["basis"][:DIM].T @ best["basis"][:DIM]
     torch.testing.assert_close(product, projection, atol=1e-3, rtol=0)
 
 
-def test_the_autoencoder_s_directions_are_no_principal_components(data: Tensor) -> None:
-    fitted = linear.fit([data], dim=DIM, kl=0.0, seed=0)
-    gram = torch.corrcoef(fitted["encode"])
+def test_the_autoencoder_s_directions_are_no_principal_components(autoencoder: dict[str, Tensor]) -> None:
+    gram = torch.corrcoef(autoencoder["encode"])
     assert (gram - torch.eye(DIM)).abs().max() > 0.05
 
 
@@ -84,13 +89,22 @@ def test_a_fit_has_the_mean_of_the_data_and_the_variance_of_its_latents(data: Te
     torch.testing.assert_close(latents.var(0), fitted["variance"], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("scale", ["global", "dimension"])
-def test_a_tokenizer_standardises_and_gives_back_the_projection(scale: str) -> None:
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    """Smooth images (200, 3, 32, 32)."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.nn.functional.interpolate(torch.randn(200, 3, 4, 4, generator=generator), size=32, mode="bicubic")
-    from ldae.tokenizers.patches import patchify
+    return torch.nn.functional.interpolate(torch.randn(200, 3, 4, 4, generator=generator), size=32, mode="bicubic")
 
-    fitted = linear.fit([patchify(images, 16).flatten(0, 1)], dim=8, kl=0.0, seed=0)
+
+@pytest.fixture(scope="module")
+def fitted(images: Tensor) -> dict[str, Tensor]:
+    return linear.fit([patchify(images, 16).flatten(0, 1)], dim=8, kl=0.0, seed=0)
+
+
+@pytest.mark.parametrize("scale", ["global", "dimension"])
+def test_a_tokenizer_standardises_and_gives_back_the_projection(
+    scale: str, images: Tensor, fitted: dict[str, Tensor]
+) -> None:
     tokenizer = linear.LinearTokenizer(fitted, dim=8, scale=scale)
     latents = tokenizer.encode(images)
     assert latents.shape == (200, 4, 8)
@@ -104,7 +118,6 @@ def test_a_tokenizer_standardises_and_gives_back_the_projection(scale: str) -> N
     torch.testing.assert_close(again, latents, rtol=1e-2, atol=1e-2)
 
 
-def test_a_fit_of_another_dimension_is_refused(data: Tensor) -> None:
-    fitted = linear.fit([data], dim=DIM, kl=0.0, seed=0)
+def test_a_fit_of_another_dimension_is_refused(autoencoder: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="tokenizer.dim: 5, but the fit has 3 dimensions"):
-        linear.LinearTokenizer(fitted, dim=5, scale="global")
+        linear.LinearTokenizer(autoencoder, dim=5, scale="global")

@@ -25,8 +25,8 @@ from ldae.sources import Picture, Source
 from ldae.spec import DatasetStage, Fitting, Photos, PretrainStage, Probing, Size, Tokenizer, TokenizerStage, Training
 
 SIDE = 64
-FEW, MANY = 2000, 8000  # images: 25 and 98 MB
-ALLOWED = 20  # MB more, where holding the images would take 74
+FEW, MANY = 1000, 5000  # images: 12 and 61 MB
+ALLOWED = 20  # MB more, where holding the images would take 49
 
 M_MMAP_THRESHOLD = -3  # the size from which on memory is taken from the kernel, and given back to it
 RESET = Path("/proc/self/clear_refs")
@@ -117,7 +117,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 def test_training(folders: dict[int, Path], tmp_path: Path) -> None:
-    """Of so many images, each seen once: four times the images in four times the steps."""
+    """Of so many images, each seen once: five times the images in five times the steps."""
 
     def stage(num: int) -> None:
         recipe = PretrainStage(

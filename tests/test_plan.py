@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked, forked
 
 from ldae.checking import StudyError
 from ldae.cost import transformer_parameters
@@ -53,8 +54,11 @@ def test_fine_tuning_costs_three_forward_passes_an_image() -> None:
 
 
 def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
-    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--quiet", "rules", "--forceall", "reorienting"]
-    said = subprocess.run([*command, "--config", "scale=smoke"], cwd=ROOT, capture_output=True, text=True, check=True)
+    from snakemake.cli import main
+
+    command = ["-n", "--cores", "1", "--quiet", "rules", "--forceall", "reorienting", "--config", "scale=smoke"]
+    said = Forked(*command, main=main, folder=ROOT).ended()
+    assert said.returncode == 0, said.stderr
     planned: dict[str, int] = {}
     names = {"convolutional_tokenizer": "tokenizer"}
     for line in said.stdout.partition("total")[0].splitlines():  # the list of jobs stands there twice
@@ -210,16 +214,8 @@ def test_why_gathers_jobs_by_their_reason(tmp_path: Path) -> None:
 def test_the_questions_are_commands(question: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "scales", tmp_path / "scales")
     shutil.copy(ROOT / "config.yaml", tmp_path)
-    command = [sys.executable, "-m", "ldae.cli", question]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-
-    def ask(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-
-    said = ask("dae", "--scale", "smoke")
+    said = forked(question, "dae", "--scale", "smoke", folder=tmp_path)
     assert said.returncode == 0 and said.stdout.strip() and not said.stderr
-    wrong = ask("daee")
+    wrong = forked(question, "daee", folder=tmp_path)
     assert wrong.returncode != 0
     assert "'daee' is no target" in wrong.stderr and len(wrong.stderr.splitlines()) == 1

@@ -178,10 +178,20 @@ def is_running(pid: int) -> bool:
         return False
 
 
+NINE_CHUNKS = some_photos(train=700, val=300)  # six and three
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(NINE_CHUNKS, folder)
+    return folder
+
+
 @pytest.mark.parametrize("chunks", [1, 4, 7])
-def test_a_killed_stage_goes_on_where_it_was(chunks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = some_photos(train=700, val=300)  # six chunks and three
-    whole = run(dataset, tmp_path / "whole")
+def test_a_killed_stage_goes_on_where_it_was(
+    chunks: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill, filled = stage_module._fill, []
 
     def dying(chunk: Any) -> Any:
@@ -190,16 +200,16 @@ def test_a_killed_stage_goes_on_where_it_was(chunks: int, tmp_path: Path, monkey
         filled.append(chunk.start)
         return fill(chunk)
 
-    killed = get_context("fork").Process(target=_prepare_with, args=(dying, dataset, tmp_path / "parts"))
+    killed = get_context("fork").Process(target=_prepare_with, args=(dying, NINE_CHUNKS, tmp_path))
     killed.start()
     killed.join(60)
     monkeypatch.setattr(stage_module, "_fill", lambda chunk: filled.append(chunk.start) or fill(chunk))
-    parts = run(dataset, tmp_path / "parts")
+    parts = run(NINE_CHUNKS, tmp_path)
     assert len(filled) == 9 - chunks
-    assert parts == whole
+    assert parts == read_json(undisturbed / "manifest.json")
     for file in ARRAYS:
-        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
-    assert {path.name for path in (tmp_path / "parts").iterdir()} == {*ARRAYS, "manifest.json"}
+        assert (undisturbed / file).read_bytes() == (tmp_path / file).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {*ARRAYS, "manifest.json"}
 
 
 def _prepare_with(fill: Any, dataset: Dataset, out: Path) -> None:

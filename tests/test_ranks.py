@@ -16,12 +16,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from comparison import equal
+from forked import Forked
 from torch import Tensor
 
 from ldae import ranks
 from ldae.dataset import to_float
 from ldae.files import read_json
 from ldae.finetune import finetune
+from ldae.launch import _free_port
 from ldae.model import open_baseline
 from ldae.pretrain import pretrain
 from ldae.pretrain_baseline import pretrain_baseline
@@ -55,7 +57,6 @@ from ldae.training import Run
 SIZE = Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1)
 TRAINING = Training(steps=6, batch=16, rate=0.02, warmup=0.1, log_every=2)
 CONV = Convolutional(width=8, blocks=1, steps=6, batch=8, rate=1e-3, discriminator_width=4, log_every=2)
-SIZES = (2, 4)
 
 
 def in_group(size: int, folder: Path, work: Callable[[], None]) -> None:
@@ -105,18 +106,28 @@ def train_row(prepared: Path, folder: Path, *, micro_batch: int | None = None, *
     )
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_trained_by_several_is_the_row_trained_by_one(row: str, prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("row", "size"), [("noise", 2), ("labels", 4), ("image", 2)])
+def test_a_row_trained_by_several_is_the_row_trained_by_one(
+    row: str, size: int, prepared: Path, tmp_path: Path
+) -> None:
     train_row(prepared, tmp_path / "1", **ROWS[row])
-    for size in SIZES:
-        in_group(size, tmp_path / str(size), lambda size=size: train_row(prepared, tmp_path / str(size), **ROWS[row]))
-        equal(tmp_path / "1/out", tmp_path / f"{size}/out", names=("model", "ema"))
+    in_group(size, tmp_path / "n", lambda: train_row(prepared, tmp_path / "n", **ROWS[row]))
+    equal(tmp_path / "1/out", tmp_path / "n/out", names=("model", "ema"))
 
 
-def test_gradients_of_several_forward_passes_are_added_before_they_are_averaged(prepared: Path, tmp_path: Path) -> None:
-    train_row(prepared, tmp_path / "1", **ROWS["noise"])
-    in_group(2, tmp_path / "2", lambda: train_row(prepared, tmp_path / "2", micro_batch=3, **ROWS["noise"]))
-    equal(tmp_path / "1/out", tmp_path / "2/out", names=("model",))
+@pytest.fixture(scope="module")
+def alone(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process leaves of a row."""
+    folder = tmp_path_factory.mktemp("alone")
+    train_row(prepared, folder, **ROWS["noise"])
+    return folder / "out"
+
+
+def test_gradients_of_several_forward_passes_are_added_before_they_are_averaged(
+    alone: Path, prepared: Path, tmp_path: Path
+) -> None:
+    in_group(2, tmp_path, lambda: train_row(prepared, tmp_path, micro_batch=3, **ROWS["noise"]))
+    equal(alone, tmp_path / "out", names=("model",))
 
 
 def stop_after(steps: int) -> None:
@@ -131,9 +142,7 @@ def stop_after(steps: int) -> None:
     Run.update = stopping  # type: ignore[method-assign]
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(prepared: Path, tmp_path: Path) -> None:
-    train_row(prepared, tmp_path / "1", **ROWS["noise"])
-
+def test_a_run_goes_on_with_another_number_of_ranks(alone: Path, prepared: Path, tmp_path: Path) -> None:
     def some_steps(steps: int) -> None:
         stop_after(steps)
         train_row(prepared, tmp_path / "n", **ROWS["noise"])
@@ -142,7 +151,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(prepared: Path, tmp_path: Pa
     assert (tmp_path / "n/resume/checkpoint.pt").exists()
     in_group(2, tmp_path / "n", lambda: some_steps(3))
     train_row(prepared, tmp_path / "n", **ROWS["noise"])
-    equal(tmp_path / "1/out", tmp_path / "n/out", names=("model", "ema"))
+    equal(alone, tmp_path / "n/out", names=("model", "ema"))
 
 
 @pytest.mark.parametrize("method", ["mae", "moco_v3"])
@@ -164,10 +173,9 @@ def test_a_baseline_trained_by_several_is_the_one_trained_by_one(method: str, pr
         return encoded - encoded.mean(0)
 
     train(tmp_path / "1")
-    for size in SIZES:
-        in_group(size, tmp_path / str(size), lambda size=size: train(tmp_path / str(size)))
-        equal(tmp_path / "1/out", tmp_path / f"{size}/out", names=())
-        torch.testing.assert_close(features(tmp_path / str(size)), features(tmp_path / "1"), rtol=1e-4, atol=1e-5)
+    in_group(2, tmp_path / "2", lambda: train(tmp_path / "2"))
+    equal(tmp_path / "1/out", tmp_path / "2/out", names=())
+    torch.testing.assert_close(features(tmp_path / "2"), features(tmp_path / "1"), rtol=1e-4, atol=1e-5)
 
 
 def test_a_tokenizer_trained_by_several_is_the_one_trained_by_one(prepared: Path, tmp_path: Path) -> None:
@@ -190,7 +198,8 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_those_that_could(prepare
     in_group(3, tmp_path / "3", refused)
 
 
-def test_the_norm_over_a_group_is_the_norm_of_the_whole_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_norm_over_a_group_is_the_norm_of_the_whole_batch(size: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     values, weights = torch.randn(8, 3, 5), torch.randn(8, 3, 5)
     whole = torch.nn.BatchNorm1d(3)
@@ -198,17 +207,17 @@ def test_the_norm_over_a_group_is_the_norm_of_the_whole_batch(tmp_path: Path) ->
     (whole(inputs) * weights).mean().backward()
 
     def check() -> None:
-        norm, part = ranks.BatchNorm(3), slice(4 * ranks.number(), 4 * ranks.number() + 4)
+        norm, part = ranks.BatchNorm(3), slice(8 // size * ranks.number(), 8 // size * (ranks.number() + 1))
         own = values[part].clone().requires_grad_()
         (norm(own) * weights[part]).mean().backward()
         ranks.average_gradients(norm.parameters())
         assert inputs.grad is not None and own.grad is not None and whole.weight.grad is not None
-        torch.testing.assert_close(own.grad / 2, inputs.grad[part])  # of the mean over two parts
+        torch.testing.assert_close(own.grad / size, inputs.grad[part])  # of the mean over the parts
         torch.testing.assert_close(norm.weight.grad, whole.weight.grad)
         torch.testing.assert_close(norm.running_mean, whole.running_mean)
         torch.testing.assert_close(norm.running_var, whole.running_var)
 
-    in_group(2, tmp_path, check)
+    in_group(size, tmp_path, check)
 
 
 def test_a_part_of_a_batch_has_its_own_part_of_the_randomness() -> None:
@@ -248,42 +257,40 @@ def test_the_first_host_of_a_list_of_nodes(nodes: str, host: str) -> None:
     assert first_host(nodes) == host
 
 
-@pytest.mark.parametrize("mode", ["cached", "exact"])
-def test_a_probe_by_several_is_the_probe_by_one(mode: Any, prepared: Path, tmp_path: Path) -> None:
-    train_row(prepared, tmp_path, **ROWS["noise"])
+@pytest.mark.parametrize(("mode", "size"), [("cached", 4), ("exact", 2)])
+def test_a_probe_by_several_is_the_probe_by_one(
+    mode: Any, size: int, alone: Path, prepared: Path, tmp_path: Path
+) -> None:
     probing = Probing(mode=mode, epochs=3, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=10)
 
     def work(out: Path) -> None:
-        folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": tmp_path / "out"}
+        folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": alone}
         probe(ProbeStage(probing=probing, time=100, noisy=True), row="tiny", revision=1, out=out, **folders)
 
     work(tmp_path / "1")
-    for size in SIZES:
-        in_group(size, tmp_path / str(size), lambda size=size: work(tmp_path / str(size)))
-        for name in ("trained/0", "random/0"):
-            one, other = (np.load(tmp_path / folder / "correct.npz")[name] for folder in ("1", str(size)))
-            np.testing.assert_array_equal(one, other)
-        one, other = (read_json(tmp_path / folder / "probe.json")["encoders"] for folder in ("1", str(size)))
-        assert one == other
+    in_group(size, tmp_path / "n", lambda: work(tmp_path / "n"))
+    for name in ("trained/0", "random/0"):
+        one, other = (np.load(tmp_path / folder / "correct.npz")[name] for folder in "1n")
+        np.testing.assert_array_equal(one, other)
+    one, other = (read_json(tmp_path / folder / "probe.json")["encoders"] for folder in "1n")
+    assert one == other
 
 
-def test_a_row_fine_tuned_by_several_is_the_row_fine_tuned_by_one(prepared: Path, tmp_path: Path) -> None:
-    train_row(prepared, tmp_path, **ROWS["noise"])
+def test_a_row_fine_tuned_by_several_is_the_row_fine_tuned_by_one(alone: Path, prepared: Path, tmp_path: Path) -> None:
     stage = FinetuneStage(
         layer_decay=0.75, finetuning=Finetuning(steps=6, batch=16, rate=0.02, warmup=0.1, log_every=2)
     )
 
     def work(folder: Path) -> None:
-        folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": tmp_path / "out"}
+        folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": alone}
         finetune(stage, row="tiny", revision=1, resume=folder / "resume", out=folder / "out", **folders)
 
     work(tmp_path / "1")
-    for size in SIZES:
-        in_group(size, tmp_path / str(size), lambda size=size: work(tmp_path / str(size)))
-        equal(tmp_path / "1/out", tmp_path / f"{size}/out", names=())
-        one, other = (torch.load(tmp_path / name / "resume/finished.pt")["weights"] for name in ("1", str(size)))
-        for name in ("network.head.weight", "average.fc_norm.weight", "network.blocks.0.mlp.fc1.weight"):
-            torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
+    in_group(2, tmp_path / "2", lambda: work(tmp_path / "2"))
+    equal(tmp_path / "1/out", tmp_path / "2/out", names=())
+    one, other = (torch.load(tmp_path / folder / "resume/finished.pt")["weights"] for folder in "12")
+    for name in ("network.head.weight", "average.fc_norm.weight", "network.blocks.0.mlp.fc1.weight"):
+        torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
 
 
 def test_samples_by_several_are_the_samples_by_one(prepared: Path, tmp_path: Path) -> None:
@@ -295,34 +302,38 @@ def test_samples_by_several_are_the_samples_by_one(prepared: Path, tmp_path: Pat
         sample(stage, row="tiny", revision=1, out=out, **folders)
 
     work(tmp_path / "1")
-    for size in SIZES:
+    for size in (2, 4):
         in_group(size, tmp_path / str(size), lambda size=size: work(tmp_path / str(size)))
         one, other = ((tmp_path / folder / "samples.npy").read_bytes() for folder in ("1", str(size)))
         assert one == other
 
 
-def test_a_command_starts_its_processes_itself(prepared: Path, tmp_path: Path) -> None:
-    train_row(prepared, tmp_path / "1", **ROWS["noise"])
-    spec = PretrainStage(size=SIZE, training=TRAINING, **ROWS["noise"]).to_json()
-    command = [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", spec, "--processes", "2"]
-    folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca"}
-    folders |= {"resume": tmp_path / "2/resume", "out": tmp_path / "2/out"}
-    for name, folder in folders.items():
+def test_a_command_starts_its_processes_itself(alone: Path, prepared: Path, tmp_path: Path) -> None:
+    stage = SampleStage(sampling=Sampling(num=100, steps=3, batch=50))
+    command = [sys.executable, "-m", "ldae.cli", "sample", "--row", "tiny", "--spec", stage.to_json()]
+    command += ["--processes", "2"]
+    folders: dict[str, Path] = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": alone}
+    sample(stage, row="tiny", revision=1, out=tmp_path / "1", **folders)
+    for name, folder in (folders | {"out": tmp_path / "2"}).items():
         command += [f"--{name}", str(folder)]
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert said.returncode == 0, said.stderr
-    assert len([line for line in said.stderr.splitlines() if line.startswith("tiny: ")]) == 1  # rank 0 alone speaks
-    equal(tmp_path / "1/out", tmp_path / "2/out", names=("model", "ema"))
+    assert len([line for line in said.stderr.splitlines() if "tiny" in line]) == 1  # rank 0 alone speaks
+    assert (tmp_path / "1/samples.npy").read_bytes() == (tmp_path / "2/samples.npy").read_bytes()
 
 
 def test_a_mistake_of_several_processes_is_one_line(prepared: Path, tmp_path: Path) -> None:
+    """As `--processes 3` starts them, which says nothing more itself (`test_launch.py`)."""
     spec = PretrainStage(size=SIZE, training=TRAINING, **ROWS["noise"]).to_json()
     folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "resume": tmp_path, "out": tmp_path}
-    command = [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", spec, "--processes", "3"]
-    command += [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert said.returncode == 1
-    assert said.stderr == ("ldae: tiny: batch: 16 images cannot be divided among 3 processes; 15 or 18 could\n")
+    arguments = ["pretrain", "--row", "tiny", "--spec", spec, "--processes", "3"]
+    arguments += [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "3"}
+    started = [Forked(*arguments, environment=os.environ | meeting | {"RANK": n, "LOCAL_RANK": n}) for n in "012"]
+    ended = [running.ended() for running in started]
+    assert [rank.returncode for rank in ended] == [1, 1, 1]
+    said = "".join(rank.stderr for rank in ended)
+    assert said == "ldae: tiny: batch: 16 images cannot be divided among 3 processes; 15 or 18 could\n"
 
 
 def test_only_rank_0_writes(prepared: Path, tmp_path: Path) -> None:

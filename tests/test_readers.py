@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from safetensors.numpy import save_file
 
 from ldae.claims import judge, paper_value, spearman, write_claims
-from ldae.figures import FIGURES, Inputs, write_figure
+from ldae.figures import Inputs, write_figure
 from ldae.files import sums_of, write_json
 from ldae.record import digest
 from ldae.results import Results, collect
@@ -216,52 +214,9 @@ def test_a_missing_result_is_named(folder: Path) -> None:
         )
 
 
-def inputs_of(kind: str, folder: Path, wanted: dict[str, Any]) -> Inputs:
-    """What a figure of each kind reads."""
-    rng = np.random.default_rng(0)
-    runs = [folder / row["run"] / "seed0" for row in wanted["rows"]]
-    for run in runs:
-        steps = pd.DataFrame({"step": [1, 2], "images": [8, 16], "loss": [2.0, 1.0], "gradient_norm": [1.0, 0.5]})
-        steps.to_csv(run / "history.csv", index=False)
-        images = rng.integers(256, size=(16, 3, 32, 32)).astype(np.uint8)
-        np.savez(run / "pictures.npz", clean=images, noisy=images, denoised=images)
-        np.save(run / "samples.npy", images)
-        write_json(run / "samples.json", {"sha256": sums_of(run / "samples.npy")})
-    (folder / "fits").mkdir(exist_ok=True)
-    save_file({"basis": rng.standard_normal((20, 768)), "variance": np.ones(20)}, folder / "fits/tokenizer.safetensors")
-    write_json(folder / "fits/tokenizer.json", {"sha256": sums_of(folder / "fits/tokenizer.safetensors")})
-    files: dict[str, Any] = {
-        "curves": {"histories": [run / "history.csv" for run in runs]},
-        "noise": {"pictures": [run / "pictures.npz" for run in runs]},
-        "denoising": {"pictures": [run / "pictures.npz" for run in runs]},
-        "samples": {"samples": [run / "samples.npy" for run in runs]},
-        "schedules": {"schedules": {"a schedule": np.linspace(1, 0, 10)}},
-    }
-    if kind in files:
-        return Inputs(**files[kind])
-    return Inputs(
-        results_of(folder, wanted, judged=kind == "trajectory"), tokenizers=[folder / "fits/tokenizer.safetensors"]
-    )
-
-
-@pytest.mark.parametrize("kind", FIGURES)
-def test_a_figure_is_the_same_bytes_every_time(kind: str, folder: Path) -> None:
-    series = [{"label": "a curve", "rows": [["first", 8], ["second", 16]]}]
-    filters = [{"label": "a tokenizer", "tokenizer": "fits", "dim": 16}] if kind == "dimension" else []
-    wanted = definition([0], kind=kind, series=series, filters=filters)
-    for name in ("one", "two"):
-        write_figure(wanted, inputs_of(kind, folder, wanted), out=folder / name)
-    for ending in (".png", ".svg", ".csv"):
-        assert (folder / f"one{ending}").read_bytes() == (folder / f"two{ending}").read_bytes()
-    with Image.open(folder / "one.png") as image:
-        colours = image.convert("RGB").getcolors(1 << 24)
-        assert image.width > 600 and colours is not None and len(colours) > 20
-    assert len(pd.read_csv(folder / "one.csv")) >= 2
-
-
 def test_a_trajectory_tells_its_numbers(folder: Path) -> None:
     wanted = definition([0], kind="trajectory")
-    write_figure(wanted, inputs_of("trajectory", folder, wanted), out=folder / "one")
+    write_figure(wanted, Inputs(results_of(folder, wanted, judged=True)), out=folder / "one")
     frame = pd.read_csv(folder / "one.csv")
     assert frame["accuracy"].tolist() == pytest.approx([0.5, 0.4])
     assert frame["distance"].tolist() == pytest.approx([45.0, 36.0])

@@ -11,12 +11,15 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from browser import Browser
 from made_up import MadeUp
+from PIL import Image
 from rows import ROOT
 
+from ldae.figures import FIGURES
 from ldae.files import read_json, write_json
 from ldae.report import cells, write_page
 from ldae.report.words import trajectory_in_words, verdicts_in_words
@@ -145,6 +148,19 @@ def test_each_number_has_its_origin(made: MadeUp, tags: Tags) -> None:
     assert '{"tokenizer":{"kind":"patch_vae"}}' in text
     shared = "".join(tags.texts["section"])
     assert "tokenizers/patch_vae-32/tokenizer.json" in shared and "classifiers/resnet/classifier.json" in shared
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_a_figure_is_the_same_bytes_every_time(kind: str, made: MadeUp, tmp_path: Path) -> None:
+    (name,) = (name for name, figure in made.study.file.figures.items() if figure.kind == kind)
+    before, again = made.folder / "figures" / name, tmp_path / name
+    made.draw(name, out=again)
+    for ending in (".png", ".svg", ".csv"):
+        assert again.with_suffix(ending).read_bytes() == before.with_suffix(ending).read_bytes()
+    with Image.open(again.with_suffix(".png")) as image:
+        colours = image.convert("RGB").getcolors(1 << 24)
+        assert image.width > 600 and colours is not None and len(colours) > 20
+    assert len(pd.read_csv(again.with_suffix(".csv"))) >= 2
 
 
 def test_a_main_page_shows_what_main_has(made: MadeUp, tmp_path: Path) -> None:

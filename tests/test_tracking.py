@@ -6,15 +6,17 @@ write what they are told into a file: they show what we say, not what the real p
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import subprocess
 import sys
 import typing
 from collections import Counter
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from graph import Graph
 
 from ldae.checking import StudyError
@@ -241,7 +243,7 @@ def test_a_tracker_that_is_missing_or_unknown_is_named(monkeypatch: pytest.Monke
 
 def shells(graph: Graph) -> Counter[str]:
     """The commands that a dry run prints."""
-    return Counter(line.strip() for line in graph.run("-n", "-p", "--forceall", "dae").splitlines() if "ldae " in line)
+    return Counter(line.strip() for line in graph.dry_run("-p", "--forceall", "dae").splitlines() if "ldae " in line)
 
 
 def test_a_choice_of_trackers_changes_no_command(tmp_path: Path) -> None:
@@ -253,20 +255,19 @@ def test_a_choice_of_trackers_changes_no_command(tmp_path: Path) -> None:
     assert shells(graph) == before
 
 
-def test_a_missing_package_ends_a_dry_run_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_package_ends_a_dry_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from snakemake.cli import main
+
     graph = Graph.fresh(tmp_path)
     scale = graph.folder / "scales/smoke.yaml"
     scale.write_text(scale.read_text() + "tracking: [trackio]\n")
-    hidden = "import importlib.util as u, sys; f = u.find_spec\n"
-    hidden += "u.find_spec = lambda name, *a: None if name == 'trackio' else f(name, *a)\n"
-    hidden += "from snakemake.cli import main; main(sys.argv[1:])"
-    said = subprocess.run(
-        [sys.executable, "-c", hidden, "-n", "--cores", "1", "dae"],
-        cwd=graph.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = importlib.util.find_spec
+
+    def hiding(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == "trackio" else found(name, package)
+
+    monkeypatch.setattr("importlib.util.find_spec", hiding)
+    said = Forked("-n", "--cores", "1", "dae", main=main, folder=graph.folder).ended()
     assert said.returncode != 0
     lines = [line for line in said.stderr.splitlines() if not line.startswith("Using workflow specific profile")]
     assert len(lines) == 1

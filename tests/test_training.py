@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
+from forked import Forked, forked
 from rows import images, run
 from torch import Tensor, nn
 
@@ -225,8 +228,6 @@ def test_a_lock_left_on_another_machine_holds_while_its_heart_beats(tmp_path: Pa
     with pytest.raises(TimeoutError), sole_holder(tmp_path, give_up):
         pass
     assert "elsewhere" in said[0]
-    import os
-
     os.utime(tmp_path / "lock", (time.time() - 3600,) * 2)
     with sole_holder(tmp_path, give_up):
         pass
@@ -237,12 +238,13 @@ def test_images_are_in_range() -> None:
     assert values.min() >= -1 and values.max() <= 1 + 1e-6
 
 
-def run_command(prepared: Path, folder: Path, steps: int) -> list[str]:
+def command(prepared: Path, folder: Path, steps: int) -> list[str]:
+    """The arguments of a training."""
     spec = STAGE.model_copy(update={"training": STAGE.training.model_copy(update={"steps": steps})}).to_json()
     folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca"}
     folders |= {"resume": folder / "resume", "out": folder / "out"}
-    command = [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", spec]
-    return command + [part for name, path in folders.items() for part in (f"--{name}", str(path))]
+    named = [part for name, path in folders.items() for part in (f"--{name}", str(path))]
+    return ["pretrain", "--row", "tiny", "--spec", spec, *named]
 
 
 @pytest.fixture
@@ -256,6 +258,16 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}
 
 
+def signalled(running: Forked, number: signal.Signals, *, once: Callable[[], bool]) -> CompletedProcess[str]:
+    """What becomes of a command that is sent a signal as soon as something is so."""
+    while not once():
+        assert running.process.is_alive()
+        time.sleep(0.05)
+    assert running.process.pid is not None
+    os.kill(running.process.pid, number)
+    return running.ended()
+
+
 @pytest.mark.parametrize(
     ("asked", "state", "goes_on"),
     [
@@ -267,31 +279,26 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 def test_a_run_that_is_asked_to_stop_saves_and_says_so(
     asked: signal.Signals, state: str, goes_on: bool, slurm: dict[str, str], prepared: Path, tmp_path: Path
 ) -> None:
-    command = run_command(prepared, tmp_path, 10**6)
-    process = subprocess.Popen(command, env=slurm | {"STATE": state}, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "resume/lock").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(asked)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 75
-    assert f"tiny: saved and stopped at step {steps_saved(tmp_path)} of 1000000: {asked.name} was received" in said
+    arguments = [*command(prepared, tmp_path, 10**6), "--checkpoint-seconds", "0.2"]
+    running = Forked(*arguments, environment=slurm | {"STATE": state})
+    ended = signalled(running, asked, once=(tmp_path / "resume/checkpoint.pt").exists)
+    assert ended.returncode == 75
+    said = f"tiny: saved and stopped at step {steps_saved(tmp_path)} of 1000000: {asked.name} was received"
+    assert said in ended.stderr
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "asked").exists() == goes_on
 
 
-def test_a_stage_without_checkpoints_is_queued_again_too(slurm: dict[str, str], prepared: Path, tmp_path: Path) -> None:
+def test_a_stage_without_checkpoints_is_queued_again_too(
+    slurm: dict[str, str], prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldae.progress.LINE_SECONDS", 0.0)
     spec = '{"probing":{"batch":24,"epochs":1000000,"mode":"cached","rates":[1.0],"warmup":1}}'
-    command = [sys.executable, "-m", "ldae.cli", "probe-pixels", "--spec", spec, "--out", str(tmp_path / "out")]
-    command += ["--dataset", str(prepared / "dataset")]
-    process = subprocess.Popen(command, env=slurm | {"STATE": "RUNNING"}, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert "steps" in process.stderr.readline()
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 75
-    assert "stopped: SIGTERM was received" in said and "Traceback" not in said
+    arguments = ["probe-pixels", "--spec", spec, "--out", str(tmp_path / "out"), "--dataset", str(prepared / "dataset")]
+    running = Forked(*arguments, environment=slurm | {"STATE": "RUNNING"})
+    ended = signalled(running, signal.SIGTERM, once=lambda: "steps" in running.stderr)
+    assert ended.returncode == 75
+    assert "stopped: SIGTERM was received" in ended.stderr and "Traceback" not in ended.stderr
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
 
 
@@ -303,11 +310,11 @@ def steps_saved(folder: Path) -> int:
 def test_a_run_stops_before_its_time_limit_on_a_cluster_alone(
     slurm: dict[str, str], prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
 ) -> None:
-    long = [*run_command(prepared, tmp_path / "long", 10**6), "--minutes", "0.15"]
-    stopped = subprocess.run(long, env=slurm, capture_output=True, text=True, check=False, timeout=600)
+    long = [*command(prepared, tmp_path / "long", 10**6), "--minutes", "0.02"]
+    stopped = Forked(*long, environment=slurm).ended()
     assert stopped.returncode == 75
     assert "its time limit is near" in stopped.stderr
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
-    short = [*run_command(prepared, tmp_path / "short", STEPS), "--minutes", "0.0001"]
-    subprocess.run(short, check=True, capture_output=True)  # on a laptop nobody enforces a limit
+    short = [*command(prepared, tmp_path / "short", STEPS), "--minutes", "0.0001"]
+    assert forked(*short).returncode == 0  # on a laptop nobody enforces a limit
     assert [(tmp_path / "short/out" / name).read_bytes() for name in OUTPUTS] == uninterrupted
