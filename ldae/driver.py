@@ -14,6 +14,7 @@ from typing import Any
 
 from ldae.files import write_text
 from ldae.process import process_seconds, started_seconds
+from ldae.spec import Dataset
 from ldae.tracking import TRACKING
 
 LOST_SECONDS = 900.0  # after which a job has ended that Slurm does not name, or names as none of done, failed, to come
@@ -88,6 +89,17 @@ def calm(scheduler: Any) -> None:
             timer.start()
 
     scheduler._schedule_reevalutation = schedule
+
+
+def find_images(dataset: Dataset, jobs: Iterable[Any]) -> None:
+    """Ends the run where images are to be prepared from a folder that is not there.
+
+    The job would say so too, but Snakemake deletes what was prepared before as soon as it starts.
+    """
+    path = getattr(dataset, "path", None)
+    prepares = any(job.rule.name == "dataset" for job in jobs)
+    if prepares and path is not None and not Path(path).expanduser().is_dir():
+        sys.exit(f"{path}: is no folder; write where the images are as dataset.path in the scale file")
 
 
 def never_wait_in_vain(plugin: Any) -> None:

@@ -42,3 +42,7 @@ def test_a_folder_of_pictures_goes_from_nothing_to_a_table_by_one_small_file(tmp
     labels = {split: np.load(results / f"dataset/{split}_labels.npy") for split in ("train", "val")}
     assert sum(len(part) for part in labels.values()) == IMAGES * len(CLASSES)
     assert np.bincount(labels["val"]).tolist() == [IMAGES // 5] * len(CLASSES)
+    graph.edit("scales/mine.yaml", "my pictures", "mt pictures")
+    assert graph.start("dae", "--config", "scale=mine").wait(timeout=300) != 0
+    assert "mt pictures: is no folder; write where the images are as dataset.path" in graph.said.read_text()
+    assert json.loads((results / "dataset/manifest.json").read_text()) == manifest  # a slip loses nothing
