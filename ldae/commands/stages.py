@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldae.commands.parsing import Parser, Root
 from ldae.launch import in_ranks
-from ldae.process import Rank, nodes_of_job, process_seconds, stopping
+from ldae.process import Rank, keep_memory, nodes_of_job, process_seconds, stopping
 
 GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -158,6 +158,7 @@ def _run(arguments: argparse.Namespace) -> float:
         stopping.give_up()
     del options["action"]
     if name != "prepare":
+        keep_memory()
         _limit_threads(max(1, threads // max(1, processes // nodes_of_job())))
     own = name.replace("-", "_")
     module, function = FUNCTIONS.get(name, (own, own))
