@@ -19,6 +19,7 @@ from ldae.files import read_json, whole, write_json, write_text
 from ldae.folding import Folded, fold
 from ldae.mixing import cross_entropy, mixed
 from ldae.model import open_baseline, open_denoiser
+from ldae.optimizer import AdamW
 from ldae.rand_augment import rand_augment
 from ldae.randomness import Randomness, stream
 from ldae.record import lineage, provenance
@@ -166,8 +167,8 @@ class Tuning:
         self.average = Averaged(network, self.recipe.ema)
         self.module = nn.ModuleDict({"network": network, "average": self.average.network})
         groups = layer_groups(network, layer_decay=stage.layer_decay, weight_decay=self.recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
-        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        self.optimizer = AdamW(groups, betas=BETAS)
+        self.optimizers = [self.optimizer]
 
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int

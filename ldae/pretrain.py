@@ -14,6 +14,7 @@ from ldae.dataset import Latents, Split, choose_mirrored, flip, random_resized_c
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build
+from ldae.optimizer import AdamW
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
 from ldae.spec import PATCH, PretrainStage
@@ -48,8 +49,8 @@ class Pretraining:
         self.network = denoiser.network
         self.average = Averaged(self.network, self.training.ema)
         self.module = nn.ModuleDict({"network": self.network, "average": self.average.network})
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
-        self.optimizers: list[torch.optim.Optimizer] = [self.optimizer]
+        self.optimizer = AdamW([{"params": self.network.parameters()}], betas=BETAS)
+        self.optimizers = [self.optimizer]
 
     def augment(self, inputs: Tensor, randomness: Randomness) -> Tensor:
         """What the denoiser is given of uint8 images (N, 3, S, S), or of cached latents with their mirror images'."""

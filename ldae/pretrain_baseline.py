@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from ldae import ranks
@@ -18,6 +17,7 @@ from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
 from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build_baseline
+from ldae.optimizer import AdamW
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
 from ldae.spec import BaselineStage, MAETraining, MoCoTraining
@@ -50,7 +50,7 @@ class MAETask:
         self.size = size
         self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)]
+        self.optimizers = [AdamW(groups, betas=BETAS)]
 
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
@@ -77,7 +77,7 @@ class MoCoTask:
         self.size = size
         self.module, self.training, self.parallel = module, training, ranks.parallel(module)
         groups = decayed(module, training.weight_decay)
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=MOCO_BETAS, fused=True)]
+        self.optimizers = [AdamW(groups, betas=MOCO_BETAS)]
 
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int

@@ -13,6 +13,7 @@ from ldae.classifiers import CLASSIFIERS
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import INITIAL
+from ldae.optimizer import AdamW
 from ldae.randomness import Randomness, stream
 from ldae.record import lineage, provenance
 from ldae.spec import Classifier, ClassifierStage
@@ -21,6 +22,7 @@ from ldae.weights import save_weights
 
 SMALLEST_CROP = 0.35  # of the area
 WARMUP, WEIGHT_DECAY, SMOOTHING = 0.2, 0.05, 0.1  # chosen at laptop scale by accuracy on validation images
+BETAS = (0.9, 0.999)  # of AdamW
 BATCH = 256  # images in evaluation
 
 
@@ -30,9 +32,7 @@ class Labelling:
     def __init__(self, network: nn.Module, recipe: Classifier, size: int) -> None:
         """Prepares a network for images of side `size`."""
         self.module, self.recipe, self.size = network, recipe, size
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
-        ]
+        self.optimizers = [AdamW([{"params": network.parameters(), "weight_decay": WEIGHT_DECAY}], betas=BETAS)]
 
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int

@@ -20,6 +20,7 @@ from ldae.classifiers import SmallVGG
 from ldae.dataset import Split, flip, to_float
 from ldae.files import read_json, sums_of, whole, write_json, write_text
 from ldae.model import INITIAL, open_classifier
+from ldae.optimizer import AdamW
 from ldae.progress import progress
 from ldae.published_vae import from_stable_diffusion
 from ldae.randomness import Randomness, stream
@@ -67,9 +68,7 @@ class Autoencoding:
         if self.discriminator is not None:
             networks["discriminator"] = self.discriminator.to(next(autoencoder.parameters()).device)
         self.module = nn.ModuleDict(networks)
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(network.parameters(), lr=0.0, betas=BETAS, fused=True) for network in networks.values()
-        ]
+        self.optimizers = [AdamW([{"params": network.parameters()}], betas=BETAS) for network in networks.values()]
 
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from ldae import ranks
 from ldae.dataset import Order
 from ldae.files import whole
+from ldae.optimizer import AdamW
 from ldae.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.progress import log, progress
 from ldae.randomness import Randomness, stream
@@ -55,7 +56,7 @@ class Task(Protocol):
         """All weights and averages that a step changes."""
 
     @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
+    def optimizers(self) -> list[AdamW]:
         """Whose states a checkpoint keeps."""
 
     def update(
@@ -114,7 +115,7 @@ def peak_rate(training: Training) -> float:
     return training.rate * training.batch / 256
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimizer: AdamW, rate: float) -> None:
     """Sets the learning rate of all weights."""
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-import torch._dynamo  # noqa: F401  # or each fork would do it, for its first optimizer
+import torch._dynamo  # noqa: F401  # or each fork would do it, for a test's optimizer of torch or the linear tokenizers'
 
 from ldae import cli
 
