@@ -141,13 +141,7 @@ class Tuning:
     """A classifier that is trained end to end, its average and its optimizer."""
 
     def __init__(
-        self,
-        network: nn.Module,
-        stage: FinetuneStage,
-        *,
-        classes: int,
-        size: int | None = None,
-        micro_batch: int | None = None,
+        self, network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batch: int | None = None
     ) -> None:
         """Prepares a network of `vision_transformer`.
 
@@ -155,10 +149,9 @@ class Tuning:
             network: the classifier.
             stage: what fine-tuning reads of the row and the scale.
             classes: of the data set.
-            size: the side of the crops that it sees; None for that of the images that it is given.
             micro_batch: the most images of a forward pass; None for the whole batch.
         """
-        self.recipe, self.classes, self.size = stage.finetuning, classes, size
+        self.recipe, self.classes = stage.finetuning, classes
         self.micro_batch = micro_batch or self.recipe.batch
         self.size = PATCH * round(network.get_parameter("pos_embed").shape[1] ** 0.5)  # of its images, in pixels
         self.tuned = Tuned(network, self.recipe.drop_path)
@@ -274,7 +267,7 @@ def finetune(
 
     def start() -> Run:
         return Run(
-            Tuning(fresh(), stage, classes=classes, size=train.size, micro_batch=micro_batch),
+            Tuning(fresh(), stage, classes=classes, micro_batch=micro_batch),
             title=row,
             seed=stream(seed, TUNING),  # not the order and the crops of pretraining once more
             total=steps,

@@ -234,7 +234,7 @@ def test_each_drop_path_has_its_own_numbers_and_all_are_used() -> None:
 
 def test_crops_are_cut_from_images_that_are_kept_larger() -> None:
     stage = STAGE.model_copy(update={"finetuning": RECIPE.model_copy(update={"batch": 4})})
-    task = Tuning(network(), stage, classes=3, size=32)
+    task = Tuning(network(), stage, classes=3)
     run = Run(task, title="x", seed=0, total=8, batch=4, log_every=2, identity="")
     loss = run.update(torch.randint(256, (4, 3, 40, 40)).byte(), torch.arange(4) % 3)["loss"]
     assert float(loss) > 0
