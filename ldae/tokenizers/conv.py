@@ -31,10 +31,24 @@ def memory_format() -> torch.memory_format:
     return torch.contiguous_format if torch.cuda.is_available() else torch.channels_last
 
 
+class GroupNorm(nn.GroupNorm):
+    """A group norm that turns narrow maps whose channels come last, where it pays.
+
+    Torch's own takes longer on them than both turns and the norm between them: its gradient always, on 8 channels four
+    times, and the norm itself on maps of less than 1024 points, for which it has a way of its own (torch 2.15).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (N, w, h, h) to the same shape."""
+        if self.num_channels <= 32 and (torch.is_grad_enabled() or x.shape[2] < 32):
+            return super().forward(x.contiguous()).contiguous(memory_format=memory_format())
+        return super().forward(x)
+
+
 def group_norm(width: int) -> nn.GroupNorm:
     """A norm over groups of channels, 32 of them where a layer is wide enough for that."""
     # a group of one channel would take away what the bias before it has added
-    return nn.GroupNorm(min(32, width // 2), width, eps=1e-6)
+    return GroupNorm(min(32, width // 2), width, eps=1e-6)
 
 
 class Residual(nn.Module):
@@ -90,9 +104,21 @@ def halving(width: int) -> nn.Module:
     return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(width, width, 3, stride=2))
 
 
-def doubling(width: int) -> nn.Module:
+class Doubling(nn.Sequential):
     """Twice as high and wide: every point four times, then a convolution."""
-    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1))
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (N, w, h, h) to (N, w, 2 h, 2 h)."""
+        if x.is_cuda:
+            return super().forward(x)
+        # The same, with 16 products for each point instead of 36: a point reaches 4 x 4 points, and each of its weights
+        # there is the sum over those of its four copies.
+        conv = cast(nn.Conv2d, self[1])
+        weight = F.avg_pool2d(conv.weight, 2, stride=1, padding=1, divisor_override=1)  # (w, w, 4, 4), sums
+        return F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), conv.bias, stride=2, padding=1)
 
 
 def middle(width: int) -> nn.Sequential:
@@ -129,7 +155,7 @@ class Decoder(nn.Module):
         widths = [width * multiple for multiple in (MULTIPLES[-1], *reversed(MULTIPLES))]
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.middle = middle(widths[0])
-        steps = [doubling(b) for b in widths[1:-1]] + [nn.Identity()]
+        steps = [Doubling(b) for b in widths[1:-1]] + [nn.Identity()]
         self.levels = nn.Sequential(
             *(
                 Level(a, b, blocks=blocks + 1, resample=step)
