@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldae import ranks
-from ldae.dataset import Split, random_resized_crop, to_float
+from ldae.dataset import Latents, Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
 from ldae.files import read_json, whole, write_json
 from ldae.heads import Heads, Neighbours, head_rate
@@ -33,7 +33,7 @@ Features = dict[str, Tensor]  # pooled, by the encoder's name and the block's of
 class Encoders(NamedTuple):
     """What is probed: a common first step, and what each encoder makes of it in one pass."""
 
-    prepare: Callable[[Tensor, Randomness], Tensor]  # images (n, 3, S, S) to what the networks are given
+    prepare: Callable[[Tensor, Randomness], Tensor]  # images (n, 3, S, S), or latents, to what the networks are given
     encode: Callable[[Tensor], Features]
 
 
@@ -53,6 +53,7 @@ class Data(NamedTuple):
     classes: int
     held: Tensor  # (N,) bool
     device: torch.device
+    latents: Latents | None = None  # of the centres of the training images, where their tokenizer has left them
 
 
 class Result(NamedTuple):
@@ -76,13 +77,19 @@ def hold_out(groups: NDArray[np.int64], share: float, seed: int) -> Tensor:
 
 
 def extract(
-    encoders: Encoders, split: Split, chosen: NDArray[np.int64], probing: Probing, crop: Crop, *, first: int = 0
+    encoders: Encoders,
+    split: Split | Latents,
+    chosen: NDArray[np.int64],
+    probing: Probing,
+    crop: Crop,
+    *,
+    first: int = 0,
 ) -> Features:
     """Each encoder's features (n, F) of the images `chosen` of a split; the ranks take turns with its batches.
 
     Args:
         encoders: what is probed.
-        split: of the prepared images.
+        split: of the prepared images, or the cached latents of their centres.
         chosen: (n,) numbers of images, a piece of a pass over the split.
         probing: the protocol.
         crop: of which windows.
@@ -94,18 +101,26 @@ def extract(
         own = turn % ranks.size() == ranks.number()
         if not own and turn:  # of the first batch all learn what there is to know
             continue
-        seen = split if crop.view is None else split.uncropped
-        images = to_float(seen.batch(chosen[start : start + probing.extract_batch], crop.device)[0])
-        if crop.view is not None:
-            randomness.restart(crop.seed, AUGMENT, crop.view, first + start)
-            images = random_resized_crop(images, randomness, size=split.size)
+        inputs = seen(split, chosen[start : start + probing.extract_batch], crop, randomness, place=first + start)
         randomness.restart(crop.seed, CORRUPT, 0 if crop.view is None else crop.view + 1, first + start)
-        for name, pooled in encoders.encode(encoders.prepare(images, randomness)).items():
+        for name, pooled in encoders.encode(encoders.prepare(inputs, randomness)).items():
             if name not in features:
                 features[name] = torch.zeros(len(chosen), pooled.shape[1], device=crop.device)
             if own:
                 features[name][start : start + len(pooled)] = pooled
     return {name: ranks.total(values) for name, values in features.items()}
+
+
+def seen(
+    split: Split | Latents, images: NDArray[np.int64], crop: Crop, randomness: Randomness, *, place: int
+) -> Tensor:
+    """A batch's windows (n, 3, S, S) in [-1, 1], or the latents (n, T, d) of its centres, before standardisation."""
+    if isinstance(split, Latents):
+        return split.batch(images, crop.device)[0][:, 0].float()  # beside those of the mirror images
+    if crop.view is None:
+        return to_float(split.batch(images, crop.device)[0])
+    randomness.restart(crop.seed, AUGMENT, crop.view, place)
+    return random_resized_crop(to_float(split.uncropped.batch(images, crop.device)[0]), randomness, size=split.size)
 
 
 def training_batches(
@@ -178,7 +193,8 @@ def evaluate(encoders: Encoders, data: Data, probing: Probing, *, seed: int, tit
         size = -(-PART // probing.extract_batch) * probing.extract_batch
         for start in range(0, len(data.train), size):
             part = np.arange(start, min(start + size, len(data.train)))
-            for name, values in extract(encoders, data.train, part, probing, centre, first=start).items():
+            source = data.latents or data.train
+            for name, values in extract(encoders, source, part, probing, centre, first=start).items():
                 scores[name].update(values, part)
         return {name: score.result() for name, score in scores.items()}
 
@@ -257,6 +273,8 @@ def probe(
         if tokenizer is None:
             raise ValueError(f"{model}: is a denoiser's; name the folder of its --tokenizer")
         encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
+        if (tokenizer / "latents.npy").exists():
+            data = data._replace(latents=Latents.open(tokenizer, data.train.labels))
     else:
         encoders = baseline_encoders(stage, model, manifest, data.device)
     results = evaluate(encoders, data, stage.probing, seed=run["seed"], title=row)

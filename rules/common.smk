@@ -125,6 +125,19 @@ def latents_of(wildcards):
     return f"<results>/tokenizers/{spec.tokenizer.name}/latents.npy"
 
 
+def centres_of(wildcards):
+    """The cached latents of the training images, which a probe looks at; none for a tokenizer that is not trained."""
+    run = study.runs[wildcards.variant]
+    if not study.is_denoiser(run):
+        return []
+    tokenizer = study.variants[run].spec.tokenizer.name
+    return (
+        f"<results>/tokenizers/{tokenizer}/latents.npy"
+        if study.is_convolutional(tokenizer)
+        else []
+    )
+
+
 def tokenizer_option(wildcards):
     """The same tokenizer, as an option of a command."""
     run = study.runs[wildcards.variant]

@@ -6,6 +6,7 @@ rule probe:
     input:
         dataset="<results>/dataset/manifest.json",
         tokenizer=tokenizer_of,
+        latents=centres_of,
         model=model_of,
     output:
         about="<results>/probe/{variant}/seed{seed}/probe.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+from ldae.dataset import Latents, Split
 from ldae.denoise import denoise, denoise_pictures
 from ldae.files import read_json, sha256, sums_of, write_json
 from ldae.judge import judge, reference
 from ldae.pretrain import pretrain
 from ldae.pretrain_baseline import pretrain_baseline
-from ldae.probe import probe
+from ldae.probe import Crop, probe, seen
+from ldae.randomness import Randomness
 from ldae.sample import sample
 from ldae.spec import (
     BaselineStage,
@@ -212,6 +215,30 @@ def test_a_row_on_convolutional_tokens_trains_on_the_cache_and_is_probed(
         out=tmp_path / "probe",
     )
     assert set(read_json(tmp_path / "probe/probe.json")["encoders"]) == {"trained/0", "random/0"}
+
+
+def test_a_probe_takes_the_centres_of_the_training_images_from_the_cache(
+    workshop: Workshop, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, tokenizer = labelled
+    train, centre = Split.open(workshop.dataset, "train"), Crop(None, 0, torch.device("cpu"))
+    fitted = {name: torch.from_numpy(array) for name, array in load_file(tokenizer / "tokenizer.safetensors").items()}
+    cached, images = (
+        seen(source, np.arange(3, 11), centre, Randomness(centre.device, 0), place=0)
+        for source in (Latents.open(tokenizer, train.labels), train)
+    )
+    with torch.no_grad():
+        encoded = ConvTokenizer(fitted, dim=16, scale="global").raw(images)
+    torch.testing.assert_close(cached, encoded, rtol=2e-3, atol=2e-3)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tokenizer, damaged)
+    with (damaged / "latents.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+    stage = ProbeStage(probing=Probing(mode="cached", epochs=2, warmup=1, batch=24, rates=(1.0,)))
+    folders = {"dataset": workshop.dataset, "tokenizer": damaged, "model": model}
+    with pytest.raises(ValueError, match=r"latents\.npy: row 47 is damaged"):
+        probe(stage, row="labelled", revision=1, out=tmp_path / "probe", **folders)
 
 
 def sampled(workshop: Workshop, labelled: tuple[Path, Path], out: Path, **sampling: Any) -> np.ndarray:
