@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from ldae.arrays import CheckedRows, open_array
 from ldae.files import intact, read_json
@@ -132,22 +131,40 @@ def random_resized_crop(
         smallest: the smallest share of the area.
         size: the side of the crops; None for that of the images.
     """
-    n, device = len(images), images.device
-    uniform = randomness.uniform(5, n, batch=1)
+    uniform = randomness.uniform(5, len(images), batch=1)
     area = smallest + (1 - smallest) * uniform[0]
     aspect = torch.exp((2 * uniform[1] - 1) * math.log(4 / 3))
     width = (area * aspect).sqrt().clamp_max(1)  # as shares of the image's side
     height = (area / aspect).sqrt().clamp_max(1)
-    theta = torch.zeros(n, 2, 3, device=device)
-    theta[:, 0, 0] = torch.where(uniform[4] < 0.5, -width, width)
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = (2 * uniform[2] - 1) * (1 - width)
-    theta[:, 1, 2] = (2 * uniform[3] - 1) * (1 - height)
-    side = size or images.shape[-1]
-    grid = F.affine_grid(theta, [n, 3, side, side], align_corners=False)
-    # `border` takes half as long as `reflection`, and differs in the outermost pixel alone
-    crops = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    side, stored = size or images.shape[-1], images.shape[-1]
+    extent = torch.where(uniform[4] < 0.5, -width, width)
+    columns = bicubic((2 * uniform[2] - 1) * (1 - width), extent, points=side, pixels=stored)
+    rows = bicubic((2 * uniform[3] - 1) * (1 - height), height, points=side, pixels=stored)
+    # one axis after the other: on a CPU in less than half of `grid_sample`'s time
+    narrowed = images.flatten(1, 2) @ columns.transpose(1, 2)  # (N, 3 S, size)
+    crops = rows[:, None] @ narrowed.unflatten(1, (3, stored))
     return crops.clamp_(-1, 1)
+
+
+def bicubic(centre: Tensor, extent: Tensor, *, points: int, pixels: int) -> Tensor:
+    """The weights (N, points, pixels) of a line's pixels in the points of a window, by bicubic interpolation.
+
+    Args:
+        centre, extent: of each window (N,), where the line reaches from -1 to 1; a negative extent mirrors it.
+        points: of a window.
+        pixels: of a line; beyond it, its outermost pixels go on.
+    """
+    steps = (2 * torch.arange(points, device=centre.device) + 1) / points - 1
+    places = ((centre[:, None] + extent[:, None] * steps + 1) * pixels - 1) / 2  # (N, points), in pixels
+    first = places.floor() - 1
+    weights = torch.zeros(*places.shape, pixels, device=centre.device)
+    for pixel in (first, first + 1, first + 2, first + 3):
+        distance = (places - pixel).abs()
+        near = (1.25 * distance - 2.25) * distance.square() + 1  # Keys (1981) with a = -0.75, as in torch
+        far = ((3.75 - 0.75 * distance) * distance - 6) * distance + 3
+        weight = torch.where(distance <= 1, near, far)
+        weights.scatter_add_(2, pixel.clamp(0, pixels - 1).long()[..., None], weight[..., None])
+    return weights
 
 
 class Order:

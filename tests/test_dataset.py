@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from ldae.dataset import Order, Split, flip, random_resized_crop, to_float
+from ldae.dataset import Order, Split, bicubic, flip, random_resized_crop, to_float
 from ldae.randomness import Randomness, stream
 
 
@@ -67,6 +68,23 @@ def test_a_crop_is_a_window_of_its_image() -> None:
     assert 0.70 < (width / height).min() and (width / height).max() < 1.40
     assert 110 < int((slopes_x.mean((1, 2)) < 0).sum()) < 190
     assert (slopes_y.mean((1, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("pixels", [16, 23])
+def test_lines_are_interpolated_as_torch_does(pixels: int) -> None:
+    """Windows that reach to both ends of the line, mirrored and not, where the outermost pixel goes on."""
+    generator = torch.Generator().manual_seed(0)
+    lines = torch.randn(7, pixels, generator=generator)
+    extent = torch.rand(7, generator=generator) * torch.tensor([1, -1, 1, -1, 1, -1, 1])
+    extent[:2] = torch.tensor([1.0, -1.0])
+    centre = (1 - extent.abs()) * torch.tensor([0, 0, 1, 1, -1, -1, 0.5])
+    found = torch.bmm(bicubic(centre, extent, points=16, pixels=pixels), lines[..., None])[..., 0]
+    theta = torch.zeros(7, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 2] = extent, centre
+    grid = F.affine_grid(theta, [7, 1, 1, 16], align_corners=False)
+    options = {"mode": "bicubic", "padding_mode": "border", "align_corners": False}
+    expected = F.grid_sample(lines[:, None, None], grid, **options)[:, 0, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_crop_follows_from_its_randomness() -> None:
