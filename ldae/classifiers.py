@@ -48,7 +48,7 @@ class Stages(nn.Module):
         for factor, depth in zip(VGG_FACTORS, VGG_DEPTHS, strict=True):
             layers: list[nn.Module] = []
             for _ in range(depth):
-                layers += [StandardisedConv(channels, factor * width, centre=channels > 3), nn.ReLU()]
+                layers += [StandardisedConv(channels, factor * width, centre=channels > 3), nn.ReLU(inplace=True)]
                 channels = factor * width
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
@@ -89,7 +89,7 @@ class Residual(nn.Module):
         self.branch = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
         )
@@ -102,7 +102,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to maps (N, out, H / stride, W / stride)."""
-        return F.relu(self.branch(x) + self.skip(x))
+        return F.relu_(self.branch(x).add_(self.skip(x)))
 
 
 class SmallResNet(nn.Module):
@@ -115,7 +115,7 @@ class SmallResNet(nn.Module):
         """Of `width` channels in the stem, 8 times as many in its features."""
         super().__init__()
         stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
-        layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU(), Residual(width, width, 1)]
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU(inplace=True), Residual(width, width, 1)]
         layers += [Residual(factor * width, 2 * factor * width, 2) for factor in (1, 2, 4)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(8 * width, classes)

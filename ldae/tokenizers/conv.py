@@ -65,7 +65,7 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """X (N, in_width, h, h) to (N, out_width, h, h)."""
         hidden = self.conv1(F.silu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(hidden)))
+        return self.conv2(F.silu(self.norm2(hidden))).add_(self.shortcut(x))  # in place: a pass less over memory
 
 
 class Attention(nn.Module):
