@@ -92,15 +92,20 @@ class Autoencoding:
         kl = kl_divergence(mean, logvar).mean()
         loss = error + self.recipe.kl * kl
         measured["kl"] = kl.detach()
+        slope = loss  # what has the loss's gradient
         fooling = self.discriminator is not None and step >= self.recipe.adversarial_start * total
         if fooling and self.discriminator is not None:
             self.discriminator.requires_grad_(False)  # its own step follows
             fooled = generator_loss(self.discriminator(decoded))
-            weight = adaptive_weight(error, fooled, self.autoencoder.last_layer)
-            loss = loss + self.recipe.adversarial_weight * weight * fooled
             self.discriminator.requires_grad_(True)
+            # the networks behind both losses are gone through once, though each gradient is needed twice
+            pulls = [torch.autograd.grad(term, decoded)[0] for term in (error, fooled)]
+            error, fooling_error = ((pull * decoded).sum() for pull in pulls)
+            weight = self.recipe.adversarial_weight * adaptive_weight(error, fooling_error, self.autoencoder.last_layer)
+            loss = loss + weight * fooled
+            slope = error + weight * fooling_error + self.recipe.kl * kl
         self.optimizers[0].zero_grad()
-        loss.backward()
+        slope.backward()
         ranks.average_gradients(self.autoencoder.parameters())
         self.optimizers[0].step()
         if self.discriminator is not None:
