@@ -21,6 +21,7 @@ from ldae.fit_tokenizer import fit_tokenizer
 from ldae.prepare import prepare
 from ldae.pretrain import pretrain
 from ldae.probe import Encoders, evaluate, open_data
+from ldae.process import M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD
 from ldae.sources import Picture, Source
 from ldae.spec import DatasetStage, Fitting, Photos, PretrainStage, Probing, Size, Tokenizer, TokenizerStage, Training
 
@@ -28,7 +29,8 @@ SIDE = 64
 FEW, MANY = 1000, 5000  # images: 12 and 61 MB
 ALLOWED = 20  # MB more, where holding the images would take 49
 
-M_MMAP_THRESHOLD = -3  # the size from which on memory is taken from the kernel, and given back to it
+# of glibc, in bytes: from which size on blocks are the kernel's own, and how much free memory stays at the heap's end
+PIECES = {M_MMAP_THRESHOLD: 2**18, M_TRIM_THRESHOLD: 2**17, M_TOP_PAD: 2**17}
 RESET = Path("/proc/self/clear_refs")
 pytestmark = pytest.mark.skipif(not RESET.exists(), reason="asks the Linux kernel")
 
@@ -42,7 +44,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "RESIDENT", 2**22)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # as glibc has it
-        libc.mallopt(M_MMAP_THRESHOLD, 2**18)
+        for parameter, size in PIECES.items():
+            libc.mallopt(parameter, size)
+        libc.malloc_trim(0)
 
 
 def peak_memory(action: Callable[[], object]) -> int:
