@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ from ldae.spec import (
     TokenizerStage,
     Training,
 )
+
+
+def pytest_unconfigure() -> None:
+    """A stage that ran in this process has frozen what it found, of which some libraries would say that it leaks."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
