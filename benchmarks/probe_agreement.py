@@ -2,7 +2,8 @@
 
     python benchmarks/probe_agreement.py results/laptop pca ldae
 
-`exact` computes the features of a new augmentation in each epoch, `cached` takes a few augmentations in turn.
+`exact` computes the features of a new augmentation in each epoch, `cached` takes a few augmentations in turn, or the
+centre crop alone (0 views).
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from ldae.training import device_name, pick_device
 
 RESULTS = Path(__file__).parent / "results"
 ENCODERS = ("trained/0", "random/0")  # at the encoder's last block
-SETTINGS = ({"mode": "cached", "views": 1}, {"mode": "cached", "views": 2}, {"mode": "exact"})
+SETTINGS = (
+    {"mode": "cached", "views": 0},
+    {"mode": "cached", "views": 1},
+    {"mode": "cached", "views": 2},
+    {"mode": "exact"},
+)
 
 
 def compare(results: Path, row: str) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Stages:
         folded = fold(denoiser.cpu(), time=10, offset=0)
         network = vision_transformer(folded, classes=self.classes, seed=0).to(self.device)
         micro = self.study.scale.resources.micro_batch
-        task = Tuning(network, tuning, classes=self.classes, size=self.size, micro_batch=micro)
+        task = Tuning(network, tuning, classes=self.classes, micro_batch=micro)
         macs = classifier_vit_macs(tokens=folded.grid**2, width=folded.width, blocks=folded.depth, classes=self.classes)
         return self.step(task, tuning.finetuning.batch, 6 * macs)
 

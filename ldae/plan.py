@@ -230,10 +230,13 @@ class Forecast:
         macs = 2 * transformer_macs(
             tokens=self.tokens, width=size.width, blocks=blocks, in_dim=PATCH_DIM, out_dim=0, conditioning=0
         )
+        augmented = (probing.views if probing.mode == "cached" else probing.epochs) * self.data.train
+        flops = 2.0 * macs * (augmented + self.data.train + self.data.val)
         if study.is_denoiser(study.runs[probe]):
-            macs += self._encoding(study.variants[probe].spec.tokenizer.name)
-        passes = probing.views if probing.mode == "cached" else probing.epochs
-        flops = 2.0 * macs * ((passes + 1) * self.data.train + self.data.val)
+            name = study.variants[probe].spec.tokenizer.name
+            cached = isinstance(study.tokenizers[name], ConvolutionalStage)  # of the centre crops
+            images = augmented + self.data.val + (0 if cached else self.data.train)
+            flops += 2.0 * images * self._encoding(name)
         heads = 2 * 2 * len(stage.offsets) * len(probing.rates) * size.width * self.data.classes
         flops += 2.0 * 2 * heads * probing.epochs * self.data.train
         record = self.results / "probe" / probe / f"seed{seed}" / "probe.json"

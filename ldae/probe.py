@@ -123,27 +123,36 @@ def seen(
     return random_resized_crop(to_float(split.uncropped.batch(images, crop.device)[0]), randomness, size=split.size)
 
 
+def held_features(encoders: Encoders, data: Data, probing: Probing, seed: int) -> list[Features]:
+    """The training images' features that are computed once: of each augmentation; with none, of the centre crop."""
+    if probing.mode == "exact":
+        return []
+    every = np.arange(len(data.train))
+    if probing.centres_alone:
+        return [extract(encoders, data.latents or data.train, every, probing, Crop(None, seed, data.device))]
+    crops = [Crop(view, seed, data.device) for view in range(probing.views)]
+    return [extract(encoders, data.train, every, probing, crop) for crop in crops]
+
+
 def training_batches(
-    encoders: Encoders, data: Data, probing: Probing, seed: int
+    encoders: Encoders, data: Data, probing: Probing, seed: int, held: list[Features]
 ) -> Iterator[tuple[float, Tensor, Features]]:
     """For each step: the epochs before it, the images (n,) that it trains on, and their features.
 
-    Those of a few augmentations are held in memory, to be taken in turn; those of a new one every time are computed
-    batch by batch, for ImageNet's would not fit: seven blocks of two networks are 73 GB at width 1024.
+    Those `held` in memory are taken in turn. For want of any, those of a new augmentation every time are computed batch
+    by batch, for ImageNet's would not fit: seven blocks of two networks are 73 GB at width 1024.
     """
     num, device = len(data.train), data.device
     batch = min(probing.batch, num)
-    crops = [Crop(view, seed, device) for view in range(probing.views if probing.mode == "cached" else probing.epochs)]
-    held = [extract(encoders, data.train, np.arange(num), probing, crop) for crop in crops if probing.mode == "cached"]
     for epoch in range(probing.epochs):
         order = torch.randperm(num, generator=_generator(device, seed, SHUFFLE, epoch), device=device)
         for start in range(0, num - batch + 1, batch):
             chosen = order[start : start + batch]
             if held:
-                features = {name: values[chosen] for name, values in held[epoch % probing.views].items()}
+                features = {name: values[chosen] for name, values in held[epoch % len(held)].items()}
             else:
                 images = chosen.cpu().numpy()
-                features = extract(encoders, data.train, images, probing, crops[epoch], first=start)
+                features = extract(encoders, data.train, images, probing, Crop(epoch, seed, device), first=start)
             yield epoch + start / num, chosen, features
 
 
@@ -165,36 +174,42 @@ class Probe:
         self.choosing.step(features[shown], labels[shown], share)
 
 
-def train_probes(encoders: Encoders, data: Data, probing: Probing, *, seed: int, title: str) -> dict[str, Probe]:
-    """Each encoder's trained probe."""
+def train_probes(
+    encoders: Encoders, data: Data, probing: Probing, *, seed: int, title: str
+) -> tuple[dict[str, Probe], Features | None]:
+    """Each encoder's trained probe; and the features of the training images' centre crops, if it learned from those."""
     batch = min(probing.batch, len(data.train))
-    labels, held = data.train.labels.to(data.device), data.held.to(data.device)
+    labels, held_out = data.train.labels.to(data.device), data.held.to(data.device)
     rates = torch.tensor(probing.rates, device=data.device) * batch / 256
     probes: dict[str, Probe] = {}
     with progress(title, probing.epochs * (len(data.train) // batch), "steps") as bar:
-        for epochs, chosen, features in training_batches(encoders, data, probing, seed):
+        held = held_features(encoders, data, probing, seed)
+        for epochs, chosen, features in training_batches(encoders, data, probing, seed, held):
             share = head_rate(epochs, epochs=probing.epochs, warmup=probing.warmup)
-            shown = (~held[chosen]).nonzero()[:, 0]
+            shown = (~held_out[chosen]).nonzero()[:, 0]
             for name, values in features.items():
                 if name not in probes:
                     probes[name] = Probe(values.shape[1], data, rates, seed)
                 probes[name].step(values, labels[chosen], shown, share)
             bar.advance(1)
-    return probes
+    return probes, held[0] if probing.centres_alone else None
 
 
 def evaluate(encoders: Encoders, data: Data, probing: Probing, *, seed: int, title: str) -> dict[str, Result]:
     """Each encoder's accuracy; its rate is the best on held-out training images, and validation is only reported."""
     with torch.inference_mode():
-        probes = train_probes(encoders, data, probing, seed=seed, title=title)
+        probes, centres = train_probes(encoders, data, probing, seed=seed, title=title)
         centre = Crop(None, seed, data.device)
         val = extract(encoders, data.val, np.arange(len(data.val)), probing, centre)
         scores = {name: Score(probes[name], val[name], data, probing) for name in probes}
         size = -(-PART // probing.extract_batch) * probing.extract_batch
         for start in range(0, len(data.train), size):
             part = np.arange(start, min(start + size, len(data.train)))
-            source = data.latents or data.train
-            for name, values in extract(encoders, source, part, probing, centre, first=start).items():
+            if centres:
+                features = {name: values[part] for name, values in centres.items()}
+            else:
+                features = extract(encoders, data.latents or data.train, part, probing, centre, first=start)
+            for name, values in features.items():
                 scores[name].update(values, part)
         return {name: score.result() for name, score in scores.items()}
 

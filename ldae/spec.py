@@ -495,7 +495,7 @@ class Probing(Part):
     """The linear probe's protocol (paper, App. A, which follows MAE)."""
 
     mode: Literal["cached", "exact"]  # features of `views` augmentations computed once, or of a new one each epoch
-    views: Positive = 1  # of `cached`
+    views: Annotated[int, Field(ge=0)] = 1  # of `cached`; 0: the centre crop alone
     epochs: Positive = 90
     warmup: Annotated[int, Field(ge=0)] = 10  # epochs
     batch: Positive = 16384
@@ -503,6 +503,11 @@ class Probing(Part):
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the training groups, on which the rate is chosen
     neighbours: Positive = 20  # of the k-NN classifier
     extract_batch: Positive = 256  # images a forward pass
+
+    @property
+    def centres_alone(self) -> bool:
+        """Whether heads learn from the centre crops, which also choose the rate and vote."""
+        return self.mode == "cached" and not self.views
 
 
 class Resources(Part):

@@ -97,6 +97,30 @@ def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
     assert cached["encoders"] == exact["encoders"]
 
 
+def test_without_views_heads_learn_from_the_centre_crops(
+    prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if each augmentation had been the centre crop; and it is looked at once, for it also chooses the rate."""
+    alone = PROBING.model_copy(update={"views": 0})
+    looked_at = []
+    seen = probe_module.seen
+
+    def noted(split: Any, images: Any, crop: Any, randomness: Randomness, *, place: int) -> torch.Tensor:
+        looked_at.append((len(images), crop.view))
+        return seen(split, images, crop._replace(view=None), randomness, place=place)
+
+    monkeypatch.setattr(probe_module, "seen", noted)
+    once = probed(prepared, trained, tmp_path / "once", alone)
+    passed = sum(num for num, _ in looked_at)
+    assert {view for _, view in looked_at} == {None}
+    twice = probed(prepared, trained, tmp_path / "twice", PROBING.model_copy(update={"views": 1}))
+    assert once["encoders"] == twice["encoders"]
+    np.testing.assert_array_equal(once["trained/0"], twice["trained/0"])
+    train = len(open_data(prepared / "dataset", alone, 4).train)
+    assert passed == train + 24
+    assert sum(num for num, _ in looked_at) == passed + 2 * train + 24
+
+
 def test_the_exact_mode_never_holds_more_features_than_a_batch_has(
     prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
