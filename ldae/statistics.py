@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 RESAMPLES = 2000
 CHUNK = 50_000_000  # counts drawn at once, to bound memory
@@ -54,5 +53,7 @@ def resampled_means(values: NDArray[np.floating], groups: NDArray[np.integer]) -
 
 def seed_interval(values: NDArray[np.floating]) -> float:
     """Half the width of the 95 % t-interval of the mean of at least two values (k,), in their unit."""
+    from scipy.special import stdtrit  # a sixth of a second, which a probe of one seed has no use for
+
     k = len(values)
     return float(stdtrit(k - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(k))
