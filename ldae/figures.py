@@ -192,7 +192,7 @@ def trajectory(definition: dict[str, Any], inputs: Inputs) -> Drawn:
         found = [(place, d.infinite, d.error) for place, d in zip(places, judged, strict=True) if d is not None]
         spots, values, errors = (list(column) for column in zip(*found, strict=True))
         mine.errorbar(spots, values, errors, color=COLORS[0], marker="o", ms=5, lw=1.4, capsize=2)
-        _write_values(mine, list(zip(spots, values, strict=True)), "{:.3g}")
+        _write_values(mine, list(zip(spots, values, strict=True)), "{:#.3g}")
         mine.set_ylabel(name.replace(" (", "\n("))
         fids = [(place, row.paper["fid"]) for place, row in zip(places, rows, strict=True) if "fid" in row.paper]
         if fids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def peak_memory(action: Callable[[], object]) -> int:
     """The most memory in MB that this process has had at a time while it did something."""
+    gc.collect()  # what earlier tests have left is not freed on the way
     RESET.write_text("5")
     action()
     lines = Path("/proc/self/status").read_text().splitlines()
