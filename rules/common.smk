@@ -39,7 +39,8 @@ FITTED = [name for name in study.tokenizers if not study.is_convolutional(name)]
 
 # What a job of several processes asks for. `gpu` is the number of all of them, and of the GPUs of all nodes, which `gres`
 # spreads evenly. With `mpi` the plugin starts the command once, on the first node, and leaves the others to it (`ldae`
-# calls srun); it wants `tasks` then, and makes them tasks of each GPU unless it is told not to.
+# calls srun); it wants `tasks` then, and makes them tasks of each GPU unless it is told not to. A job of one node says
+# so: Slurm may take `--gpus` from several.
 PROCESSES = study.scale.resources.processes
 ONE_GPU = min(1, study.scale.resources.gpu)
 SEVERAL_NODES = (
@@ -51,7 +52,7 @@ SEVERAL_NODES = (
         "tasks_per_gpu": 0,
     }
     if study.scale.resources.nodes > 1
-    else {}
+    else {"nodes": 1}
 )
 
 

@@ -63,6 +63,18 @@ def test_jobs_that_several_processes_share_ask_for_all_gpus_and_others_for_one()
     assert found == {"shared": 6, "alone": 5}
 
 
+def test_gpus_that_share_a_job_are_asked_for_on_one_node(tmp_path: Path) -> None:
+    """`--gpus=8` alone lets Slurm take them from several nodes, of which the ranks would see one."""
+    graph = Graph.fresh(tmp_path)
+    graph.edit("scales/smoke.yaml", "minutes: 5", "minutes: 5, gpu: 2")
+    for rules in (graph.folder / "rules").glob("*.smk"):  # Snakemake prints the resources of rules without a message
+        rules.write_text(re.sub(r" *message:\n.*\n", "", rules.read_text()))
+    said = graph.dry_run("--profile", "slurm", "--config", "scale=smoke")
+    shared = [line.split(", ") for line in said.splitlines() if " gpu=2" in line]
+    assert len(shared) == 2 * ROWS
+    assert all("nodes=1" in resources for resources in shared)
+
+
 def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
     """Editing what a job asks of the machine reruns nothing: the text of its command must not change."""
     graph = Graph.fresh(tmp_path)
