@@ -17,7 +17,7 @@ from ldae.arrays import save_row_sums
 from ldae.dataset import Split, flip, to_float
 from ldae.files import sums_of, write_json
 from ldae.randomness import Randomness
-from ldae.sources.folder import decode
+from ldae.sources.pixels import decode
 
 SIDE, STORED, BATCH = 64, 20_000, 128
 BATCHES = 16  # that ours reads in the time measured, since one is over too soon

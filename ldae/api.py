@@ -20,7 +20,7 @@ from ldae.denoise import Denoised, denoise_images
 from ldae.denoiser import Denoiser, mixed_precision
 from ldae.folding import depth_of
 from ldae.model import Finished, open_finished
-from ldae.sources.folder import to_pixels
+from ldae.sources.pixels import to_pixels
 from ldae.spec import PATCH
 from ldae.tokenizers import Tokenizer
 from ldae.tokenizers.patches import patchify

@@ -17,7 +17,7 @@ from ldae.model import open_denoiser, open_finished
 from ldae.progress import log
 from ldae.randomness import Randomness
 from ldae.record import lineage, provenance
-from ldae.sources.folder import decode
+from ldae.sources.pixels import decode
 from ldae.spec import DenoiseStage
 from ldae.training import device_name, pick_device
 

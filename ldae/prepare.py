@@ -20,21 +20,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from ldae.arrays import all_row_sums, new_array, release, save_array
-from ldae.files import named, sha256, whole, write_json
+from ldae.files import sha256, whole, write_json
+from ldae.journal import LEFT_OUT, Drawn, Journal, Outcome, begun
 from ldae.process import die_with_parent
 from ldae.progress import progress
 from ldae.record import lineage
-from ldae.sources import Broken, Images, Source, folder, photos, tars
+from ldae.sources import Broken, Images, Source, fingerprint, folder, photos, tars
 from ldae.spec import Dataset, DatasetStage, Folder, Photos
 
 CHUNK = 128  # images a task
 AHEAD = 4  # tasks a process that wait for it or are done already
 MOST_BROKEN = 0.01  # of a split's images
 
-Run = Callable[[Callable[["Chunk"], list[int | Broken]], Iterator["Chunk"]], Iterator[list[int | Broken]]]
+Run = Callable[[Callable[["Chunk"], list[Outcome]], Iterator["Chunk"]], Iterator[list[Outcome]]]
 
 
 class Chunk(NamedTuple):
@@ -59,25 +61,33 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     Raises:
         ValueError: in one line, when the data set cannot be used as it is; nothing is written then.
     """
-    source, size = _open(stage.dataset), stage.dataset.stored
-    made = lineage("dataset", stage, revision)
+    dataset, size = stage.dataset, stage.dataset.stored
+    source = _open(dataset)
+    made, pictures = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
     _check_space(source, size, out)
-    splits, sums = {}, {}
+    splits, sums, digests = {}, {}, []
+    identity = json.dumps([made, pictures, PIL.__version__], sort_keys=True)
     with ExitStack() as stack:
         run = stack.enter_context(_pool(workers))
         for name, images in source.splits.items():
-            identity = json.dumps([made, images.fingerprint], sort_keys=True)
-            journal = stack.enter_context(_begun(out / f"{name}.npy", identity))
+            journal = stack.enter_context(begun(out / f"{name}.npy", identity))
             splits[name] = _draw(name, images, size, journal, run)
             sums[name] = all_row_sums(journal.target)
+            digests.append(journal.digests)
+        if fingerprint.identity(fingerprint.listing(dataset)) != pictures:
+            raise ValueError("the pictures were changed while they were prepared; start again")
         (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
     for name, split in splits.items():
         save_array(out / f"{name}_labels.npy", split.labels)
         save_array(out / f"{name}_groups.npy", split.groups)
         save_array(out / f"{name}_checksums.npy", sums[name])
-    manifest = _manifest(stage.dataset, source.classes, splits, out)
-    write_json(out / "manifest.json", manifest | {"lineage": made})
+    listing = source.listing
+    if listing is not None and isinstance(dataset, Folder):
+        listing = listing.with_digests(np.concatenate(digests))
+    sources = fingerprint.record(listing, out / "sources.npz")
+    manifest = _manifest(dataset, source.classes, splits, out)
+    write_json(out / "manifest.json", manifest | {"sources": sources, "pillow": PIL.__version__, "lineage": made})
 
 
 def _open(dataset: Dataset) -> Source:
@@ -105,8 +115,8 @@ def _pool(workers: int) -> Iterator[Run]:
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
 
-        def run(task: Callable[[Chunk], list[int | Broken]], chunks: Iterator[Chunk]) -> Iterator[list[int | Broken]]:
-            ahead: deque[Future[list[int | Broken]]] = deque()
+        def run(task: Callable[[Chunk], list[Outcome]], chunks: Iterator[Chunk]) -> Iterator[list[Outcome]]:
+            ahead: deque[Future[list[Outcome]]] = deque()
             for chunk in chunks:
                 ahead.append(pool.submit(task, chunk))
                 if len(ahead) > AHEAD * workers:
@@ -130,55 +140,10 @@ def _start_worker() -> None:
         os._exit(1)
 
 
-class Journal:
-    """How far an array is filled, and with what: a line for each finished chunk, in order."""
-
-    def __init__(self, target: Path, identity: str) -> None:
-        """Goes on with the journal of an array that was begun with the same `identity`, or starts one."""
-        self.target, self.path = target, target.with_suffix(".journal")
-        self.outcomes: list[int | Broken] = []
-        begun = self.path.read_text() if self.path.exists() and target.exists() else ""
-        *lines, _ = begun.split("\n")  # a line that was cut short is none
-        if lines[:1] == [identity]:
-            for line in lines[1:]:
-                self.outcomes += [
-                    Broken(*outcome) if isinstance(outcome, list) else outcome for outcome in json.loads(line)
-                ]
-        else:
-            lines = [identity]
-        with named(self.path):
-            self.path.write_text("".join(f"{line}\n" for line in lines))
-
-    def add(self, outcomes: list[int | Broken]) -> None:
-        """Notes the next chunk, whose images are on disk."""
-        self.outcomes += outcomes
-        with named(self.path), self.path.open("a") as file:
-            file.write(json.dumps(outcomes) + "\n")
-
-
-@contextmanager
-def _begun(path: Path, identity: str) -> Iterator[Journal]:
-    """The journal of an array that takes its name when the block has ended well.
-
-    What a kill, a failing disk or an impatient person leaves is gone on with; images that are refused leave nothing.
-    """
-    journal = Journal(path.with_name(f".{path.name}.partial"), identity)
-    try:
-        yield journal
-    except ValueError:
-        for left in (journal.target, journal.path):
-            left.unlink(missing_ok=True)
-        raise
-    with journal.target.open("rb") as file:
-        os.fsync(file.fileno())
-    journal.target.replace(path)
-    journal.path.unlink()
-
-
 def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> Split:
     """Fills a split's array with what it still lacks."""
     target, total = journal.target, len(images.labels)
-    done = len(journal.outcomes)
+    done = len(journal)
     if not done:
         new_array(target, np.uint8, (total, 3, size, size))
     chunks = (Chunk(target, start, images.part(start, start + CHUNK)) for start in range(done, total, CHUNK))
@@ -186,30 +151,29 @@ def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> S
         for result in run(_fill, chunks):
             journal.add(result)
             bar.advance(len(result))
-    outcomes = journal.outcomes
-    broken = [outcome for outcome in outcomes if isinstance(outcome, Broken)]
+    broken = journal.broken
     if len(broken) > MOST_BROKEN * total:
         raise ValueError(
             f"{name}: {len(broken)} of {total} images are broken, more than {MOST_BROKEN:.0%}; "
             f"the first: {broken[0].path}: {broken[0].reason}"
         )
-    kept = np.array([i for i, outcome in enumerate(outcomes) if not isinstance(outcome, Broken)])
+    groups = journal.groups
+    kept = np.flatnonzero(groups != LEFT_OUT)
     if len(np.load(target, mmap_mode="r")) > len(kept):
         _compact(target, kept)
-    groups = np.array([outcome for outcome in outcomes if not isinstance(outcome, Broken)])
-    return Split(images.labels[kept], np.unique(groups, return_inverse=True)[1], broken)
+    return Split(images.labels[kept], np.unique(groups[kept], return_inverse=True)[1], broken)
 
 
-def _fill(chunk: Chunk) -> list[int | Broken]:
+def _fill(chunk: Chunk) -> list[Outcome]:
     """Draws images into their places; for each, its group or what is wrong with it."""
     array = np.load(chunk.target, mmap_mode="r+")
-    outcomes: list[int | Broken] = []
+    outcomes: list[Outcome] = []
     for position, image in enumerate(chunk.images, chunk.start):
         if isinstance(image, Broken):
             outcomes.append(image)
         else:
             array[position] = image.pixels
-            outcomes.append(image.group)
+            outcomes.append(Drawn(image.group, image.digest))
     array.flush()  # the journal will say that these are on disk
     return outcomes
 
@@ -235,7 +199,9 @@ def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Spli
         "counts": {name: _counts(split, classes) for name, split in splits.items()},
         "groups": {name: len(np.unique(split.groups)) for name, split in splits.items()},
         "sha256": {file: sha256(out / file) for file in files},
-        "broken": [broken._asdict() for split in splits.values() for broken in split.broken],
+        "broken": [
+            {"path": broken.path, "reason": broken.reason} for split in splits.values() for broken in split.broken
+        ],
     }
 
 

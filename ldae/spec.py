@@ -315,6 +315,7 @@ class Folder(Sides):
 
     source: Literal["folder"]
     path: str
+    val: str | None = None  # the folder of the validation images where it is not called val, valid, validation or dev
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     seed: int = 0
 

@@ -26,7 +26,7 @@ from scipy.io import savemat
 
 from ldae import cli
 from ldae.files import sha256
-from ldae.sources.folder import decode
+from ldae.sources.pixels import decode
 from ldae.sources.tars import DEVKIT, TRAIN, VAL
 
 SIDE = 16
@@ -245,7 +245,7 @@ TREES: dict[str, tuple[Change, dict[str, Any], str]] = {
     "a link to nowhere": (
         lambda tree: (tree / "train/cat/2.png").symlink_to(tree / "gone.png"),
         {},
-        "No such file or directory: ",
+        "train/cat/2.png: is a link that leads nowhere",
     ),
     "a share and a val folder": (lambda tree: None, {"val_fraction": 0.1}, "remove dataset.val_fraction"),
 }

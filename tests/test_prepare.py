@@ -30,7 +30,7 @@ from ldae.arrays import row_sums
 from ldae.files import read_json, sha256
 from ldae.prepare import prepare
 from ldae.sources import Picture, folder, photos
-from ldae.sources.folder import centre_crop, decode
+from ldae.sources.pixels import centre_crop, decode
 from ldae.spec import Dataset, DatasetStage, Folder, Photos
 
 SIZE = 16

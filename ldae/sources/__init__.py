@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ldae.sources.listing import Listing
+from ldae.sources.tree import LeftOut
 
 
 class Picture(NamedTuple):
@@ -14,6 +17,7 @@ class Picture(NamedTuple):
 
     pixels: NDArray[np.uint8]  # (3, S, S)
     group: int  # the same number: not independent of each other
+    digest: int = 0  # the first 64 bits of the SHA-256 of its file; 0 where it has no file of its own
 
 
 class Broken(NamedTuple):
@@ -21,6 +25,7 @@ class Broken(NamedTuple):
 
     path: str  # relative to the data set's
     reason: str
+    digest: int = 1  # as a picture's; 1 for a file that cannot be read at all
 
 
 class Images(Protocol):
@@ -31,8 +36,8 @@ class Images(Protocol):
         """The class of each image (N,)."""
 
     @property
-    def fingerprint(self) -> str:
-        """Another one for another list of images."""
+    def names(self) -> Sequence[str]:
+        """What each image is called (N,); empty where they have no names."""
 
     def part(self, start: int, stop: int) -> Images:
         """The images at positions start..stop, each of which is drawn as it would be here."""
@@ -46,3 +51,5 @@ class Source(NamedTuple):
 
     classes: tuple[str, ...]  # in the order of their labels
     splits: dict[str, Images]  # `train` and `val`
+    listing: Listing | None = None  # of the files that are read
+    left_out: LeftOut = LeftOut()

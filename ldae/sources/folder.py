@@ -2,65 +2,130 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
+import errno
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ldae.sources import Broken, Picture, Source
+from ldae.sources.listing import Listing
+from ldae.sources.pixels import draw
+from ldae.sources.tree import Entry, Tree, endings, printable
 from ldae.spec import Folder
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-SPLITS = ("train", "val")
-MOST_ELONGATED = 100  # sides, one to the other; scaled to the smaller one, a line of pixels would fill the memory
+# Names of the folders of a data set that is split already, in any case.
+TRAIN = {"train", "training"}
+VAL = {"val", "valid", "validation", "dev"}
+TEST = {"test", "testing"}
 
-Classes = dict[str, list[str]]  # a class -> its images, as sorted paths relative to the data set
+Classes = dict[str, list[Entry]]  # a class -> its images, sorted by their paths
 
 
 def load(dataset: Folder) -> Source:
-    """Lists the images of both splits; a `ValueError` says what the tree or the scale lacks."""
-    root = Path(dataset.path).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"{root}: is no folder; write where the images are as dataset.path in the scale file")
-    if all((root / split).is_dir() for split in SPLITS):
-        splits = _given(root, dataset.val_fraction)
-    else:
-        splits = _divided(root, dataset.val_fraction, dataset.seed)
-    classes = tuple(splits["train"])
-    return Source(classes, {split: Files.of(root, dataset.stored, splits[split]) for split in SPLITS})
+    """Lists the images of both splits; a `ValueError` says in one line what the tree or the scale lacks."""
+    tree = Tree(Path(dataset.path).expanduser())
+    splits = _splits(tree, dataset)
+    return Source(
+        tuple(splits["train"]),
+        {split: Files.of(tree.root, dataset.stored, classes) for split, classes in splits.items()},
+        _listed_files(tree, splits),
+        tree.left_out,
+    )
 
 
-def _given(root: Path, val_fraction: float | None) -> dict[str, Classes]:
-    """The splits of a tree with `train/` and `val/`."""
-    if val_fraction is not None:
-        raise ValueError(f"{root}: has train/ and val/ already; remove dataset.val_fraction from the scale file")
-    splits = {split: _classes(root, root / split) for split in SPLITS}
-    train, val = splits["train"].keys(), splits["val"].keys()
-    if train != val:
+def listing(dataset: Folder) -> Listing:
+    """The files of both splits as the disk has them; errors as in `load`."""
+    tree = Tree(Path(dataset.path).expanduser())
+    return _listed_files(tree, _splits(tree, dataset))
+
+
+def _splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
+    try:
+        if not tree.root.is_dir():
+            raise ValueError(f"{tree.root}: is no folder; write where the images are as dataset.path in the scale file")
+        folders = split_folders(tree, dataset.val)
+        if folders is not None:
+            return _given(tree, folders, dataset.val_fraction)
+        return _divided(tree, dataset.val_fraction, dataset.seed)
+    except ValueError as error:
+        raise ValueError(printable(str(error))) from None
+
+
+def _listed_files(tree: Tree, splits: dict[str, Classes]) -> Listing:
+    entries = [entry for split in ("train", "val") for files in splits[split].values() for entry in files]
+    return Listing.of(entries, tree.folders)
+
+
+def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
+    """The folders of both splits in a tree that is split already, or None for one of class folders.
+
+    Args:
+        tree: the data set.
+        val: the folder of the validation images, as the user gives it.
+
+    Raises:
+        ValueError: where the folders leave it open which of them is a split.
+    """
+    names, _ = tree.level("")
+    train, found, test = ([name for name in names if name.lower() in words] for words in (TRAIN, VAL, TEST))
+    if val is not None:
+        if val not in names:
+            raise ValueError(f"{tree.root}: has no folder {val!r}, which dataset.val names; it has {_few(set(names))}")
+        train = train or [name for name in names if name != val and name not in test]
+        found = [val]
+    if train and test and not found:
         raise ValueError(
-            f"{root}: train/ and val/ must have the same class folders; "
-            f"only in train/: {_few(train - val)}; only in val/: {_few(val - train)}"
+            f"{tree.root}: has {train[0]}/ and {test[0]}/ but no val/; write val: {test[0]} beside path in the scale "
+            f"file to validate on {test[0]}/"
+        )
+    if not found or not train:
+        if val is not None:
+            raise ValueError(f"{tree.root}: has no train/ beside {val}/")
+        return None
+    for same in (train, found):
+        if len(same) > 1:
+            raise ValueError(
+                f"{tree.root}: {_listed(same)} may each be the same split; leave one, or rename the others"
+            )
+    tree.left_out.folders += [name for name in names if name not in (train[0], found[0])]
+    return {"train": train[0], "val": found[0]}
+
+
+def _given(tree: Tree, folders: dict[str, str], val_fraction: float | None) -> dict[str, Classes]:
+    """The splits of a tree that is split already."""
+    train, val = folders["train"], folders["val"]
+    if val_fraction is not None:
+        raise ValueError(
+            f"{tree.root}: has {train}/ and {val}/ already; remove dataset.val_fraction from the scale file"
+        )
+    splits = {split: _classes(tree, folder) for split, folder in folders.items()}
+    names = {split: classes.keys() for split, classes in splits.items()}
+    if names["train"] != names["val"]:
+        raise ValueError(
+            f"{tree.root}: {train}/ and {val}/ must have the same class folders; "
+            f"only in {train}/: {_few(names['train'] - names['val'])}; "
+            f"only in {val}/: {_few(names['val'] - names['train'])}"
         )
     return splits
 
 
-def _divided(root: Path, val_fraction: float | None, seed: int) -> dict[str, Classes]:
+def _divided(tree: Tree, val_fraction: float | None, seed: int) -> dict[str, Classes]:
     """The splits of one tree: a random share of each class, at least one image and never all, is for validation."""
     if val_fraction is None:
         raise ValueError(
-            f"{root}: does not have both train/ and val/; write dataset.val_fraction in the scale file, e.g. 0.1, "
+            f"{tree.root}: does not have both train/ and val/; write dataset.val_fraction in the scale file, e.g. 0.1, "
             "to split its class folders"
         )
-    splits: dict[str, Classes] = {split: {} for split in SPLITS}
-    for label, (name, files) in enumerate(_classes(root, root).items()):
+    classes = _classes(tree, "")
+    _refuse_splits(tree.root, classes)
+    splits: dict[str, Classes] = {"train": {}, "val": {}}
+    for label, (name, files) in enumerate(classes.items()):
         if len(files) < 2:
-            raise ValueError(f"{root / name}: has a single image; to split a class takes two at least")
+            raise ValueError(f"{tree.root / name}: has a single image; to split a class takes two at least")
         num_val = min(max(round(val_fraction * len(files)), 1), len(files) - 1)
         chosen = set(np.random.default_rng([seed, label]).permutation(len(files))[:num_val].tolist())
         splits["train"][name] = [file for i, file in enumerate(files) if i not in chosen]
@@ -68,35 +133,58 @@ def _divided(root: Path, val_fraction: float | None, seed: int) -> dict[str, Cla
     return splits
 
 
-def _classes(root: Path, folder: Path) -> Classes:
+def _refuse_splits(root: Path, classes: Classes) -> None:
+    """Folders that all hold the same folders, and no pictures beside them, are not classes."""
+    below = {tuple(sorted({file.path.split("/")[1] for file in files})) for files in classes.values()}
+    direct = any(file.path.count("/") == 1 for files in classes.values() for file in files)
+    if direct or len(below) > 1 or len(*below) < 2:
+        return
+    (inner,) = below
+    words = TRAIN | VAL | TEST
+    if all(name.lower() in words for name in inner):
+        raise ValueError(
+            f"{root}: each of {_few(set(classes))} holds {_few(set(inner))}; put the splits above the classes: "
+            f"{inner[0]}/{next(iter(classes))}"
+        )
+    raise ValueError(
+        f"{root}: {_few(set(classes))} hold the same folders ({_few(set(inner))}), so they are splits and not classes; "
+        "name them train and val, or write the one to validate on as val beside path in the scale file"
+    )
+
+
+def _classes(tree: Tree, folder: str) -> Classes:
     """The class folders in `folder` in alphabetical order, with their images; `ValueError` where any lack."""
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    names = [entry.name for entry in entries if entry.is_dir()]
-    stray = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
-    if len(names) < 2:
-        raise ValueError(f"{folder}: needs two class folders at least, has {len(names)}")
+    place = tree.root / folder
+    folders, stray = tree.level(folder)
+    if len(folders) < 2:
+        deeper = f"; the folders in {folders[0]}/ may be the classes" if folders else ""
+        raise ValueError(f"{place}: needs two class folders at least, has {len(folders)}{deeper}")
     if stray:
-        raise ValueError(f"{stray[0]}: is in no class folder; move it into one, or away ({len(stray)} such images)")
-    classes = {name: _images(root, folder / name) for name in names}
-    for name, files in classes.items():
-        if not files:
-            raise ValueError(f"{folder / name}: has no images ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(
+            f"{place / stray[0]}: is in no class folder; move it into one, or away ({len(stray)} such images)"
+        )
+    classes: Classes = {}
+    for spelling, name in sorted((_spelling(name), name) for name in folders):
+        if spelling in classes:
+            raise ValueError(f"{place}: has two class folders that are called {spelling}; rename one")
+        classes[spelling] = tree.pictures(f"{folder}/{name}" if folder else name)
+        if not classes[spelling]:
+            raise ValueError(f"{place / name}: has no images ({', '.join(sorted(endings()))})")
     return classes
 
 
-def _images(root: Path, folder: Path) -> list[str]:
-    """The images anywhere below `folder`, as sorted paths relative to `root`; hidden files are none."""
-    paths = (Path(parent, file) for parent, _, files in os.walk(folder) for file in files)
-    return sorted(
-        path.relative_to(root).as_posix()
-        for path in paths
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+def _spelling(name: str) -> str:
+    """A class's name; macOS writes an accent as a letter of its own, so that one name has two spellings."""
+    return printable(unicodedata.normalize("NFC", name))
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(f"{name}/" for name in names)
 
 
 def _few(names: set[str]) -> str:
     """The first names of a set, for a message."""
-    shown = sorted(names)
+    shown = sorted(map(printable, names))
     return ", ".join(shown[:3] + ["..."] * (len(shown) > 3)) or "none"
 
 
@@ -114,12 +202,12 @@ class Files:
     def of(cls, root: Path, size: int, classes: Classes) -> Files:
         """All files of a split."""
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
-        return cls(root, size, tuple(file for files in classes.values() for file in files), labels)
+        return cls(root, size, tuple(file.path for files in classes.values() for file in files), labels)
 
     @property
-    def fingerprint(self) -> str:
-        """A digest of the files' names; the labels follow from them."""
-        return hashlib.sha256("\0".join(self.paths).encode()).hexdigest()
+    def names(self) -> tuple[str, ...]:
+        """What each image is called."""
+        return self.paths
 
     def part(self, start: int, stop: int) -> Files:
         """The files at positions start..stop."""
@@ -128,61 +216,13 @@ class Files:
     def __iter__(self) -> Iterator[Picture | Broken]:
         """Decodes the files."""
         for position, path in enumerate(self.paths, self.first):
-            # a disk that fails is no broken image: its error ends the stage
-            yield draw((self.root / path).read_bytes(), self.size, position, path)
-
-
-def draw(content: bytes, size: int, group: int, name: str) -> Picture | Broken:
-    """The image in a file's content, or what is wrong with it."""
-    try:
-        return Picture(decode(content, size), group)
-    except UnidentifiedImageError:  # its message holds an address in memory
-        return Broken(name, "is no image that Pillow can read" if content else "is empty")
-    except Exception as error:  # on damaged bytes the decoders raise almost anything
-        return Broken(name, f"{type(error).__name__}: {error}")
-
-
-def decode(content: bytes, size: int) -> NDArray[np.uint8]:
-    """Decodes an image file of any kind, upright, cropped in the centre, to RGB (3, size, size)."""
-    with Image.open(io.BytesIO(content)) as image:
-        return to_pixels(image, size)
-
-
-def to_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An image of any mode and size, upright, cropped in the centre, as RGB (3, size, size).
-
-    Raises:
-        ValueError: for one that is too elongated for a square.
-    """
-    upright = ImageOps.exif_transpose(image)
-    if max(upright.size) > MOST_ELONGATED * min(upright.size):
-        raise ValueError(f"is {upright.width} x {upright.height} pixels, too elongated for a square")
-    return np.asarray(centre_crop(to_rgb(upright), size)).transpose(2, 0, 1)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode in RGB, transparency on white; a `ValueError` for floating point, which has no known white."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        image = _in_8_bits(image)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, or of 32 that hold more, scaled to 8, where Pillow's `convert` would clip."""
-    values = np.asarray(image).clip(0)
-    return Image.fromarray(np.rint(values * (255 / max(values.max(), 65535))).astype(np.uint8))
-
-
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre, as ADM cuts it: halved while that leaves enough, then bicubic to a smaller side of `size`."""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+            try:
+                content = (self.root / path).read_bytes()
+            except PermissionError:
+                yield Broken(path, "may not be read")
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP) or not (self.root / path).is_symlink():
+                    raise  # a disk that fails is no broken image
+                yield Broken(path, "is a link that leads nowhere")
+            else:
+                yield draw(content, self.size, position, path)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldae.files import sha256
 from ldae.sources import Images, Picture, Source
 from ldae.spec import Photos
 
@@ -72,6 +73,14 @@ def locate(label: int) -> Path:
     if not path.is_file():
         raise ValueError(f"{package} {home.version} has no file {file}; install a version that ships it")
     return path
+
+
+def hashes() -> dict[str, dict[str, str]]:
+    """The SHA-256 of each photograph's file, by package and name; a `ValueError` names one that is missing."""
+    found: dict[str, dict[str, str]] = {}
+    for label, (package, file) in enumerate(PHOTOGRAPHS):
+        found.setdefault(package, {})[file] = sha256(locate(label))
+    return found
 
 
 @cache
@@ -148,9 +157,9 @@ class Crops:
         return np.array(self.indices, dtype=np.int64) % len(PHOTOGRAPHS)
 
     @property
-    def fingerprint(self) -> str:
-        """What decides the crops beside the configuration: the versions of the photographs' packages."""
-        return " ".join(f"{package} {distribution(package).version}" for package in sorted({p for p, _ in PHOTOGRAPHS}))
+    def names(self) -> tuple[str, ...]:
+        """None: a crop is no file."""
+        return ()
 
     def part(self, start: int, stop: int) -> Crops:
         """The crops at positions start..stop."""

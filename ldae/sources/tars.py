@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldae.sources import Broken, Picture, Source
-from ldae.sources.folder import draw
+from ldae.sources.listing import MOST_BYTES, UNKNOWN, Listing, file_digest
+from ldae.sources.pixels import draw
+from ldae.sources.tree import Entry
 from ldae.spec import ImageNet
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
@@ -53,7 +54,19 @@ def load(dataset: ImageNet) -> Source:
         "train": Archived.of(root / TRAIN, dataset.stored, train),
         "val": Archived.of(root / VAL, dataset.stored, list(zip(val, truth, strict=True))),
     }
-    return Source(names, dict(splits))
+    files = listing(dataset)
+    digests = [
+        file_digest(root / name) if size <= MOST_BYTES else UNKNOWN
+        for name, size in zip(files.names, files.sizes, strict=True)
+    ]
+    return Source(names, dict(splits), files.with_digests(np.array(digests, dtype=np.uint64)))
+
+
+def listing(dataset: ImageNet) -> Listing:
+    """The three files as the disk has them; an `OSError` names one that is absent."""
+    root = Path(dataset.path).expanduser()
+    found = [(name, (root / name).stat()) for name in (TRAIN, VAL, DEVKIT)]
+    return Listing.of([Entry(name, about.st_size, about.st_mtime_ns) for name, about in found], {})
 
 
 def members(path: Path, *, start: int = 0) -> Iterator[Member]:
@@ -130,12 +143,6 @@ class Archived:
         places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
         labels = np.array([label for _, label in labelled], dtype=np.int64)
         return cls(archive, size, tuple(member.name for member, _ in labelled), places, labels)
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the images' names, labels and places."""
-        numbers = np.concatenate([self.labels, self.places.flatten()])
-        return hashlib.sha256("\0".join(self.names).encode() + numbers.tobytes()).hexdigest()
 
     def part(self, start: int, stop: int) -> Archived:
         """The images at positions start..stop."""

@@ -1,0 +1,188 @@
+"""Which pictures a folder holds: names, sizes and times, and a count of all that is not read."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+# What Pillow only recognises, and PostScript, which it hands to another program.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+SYSTEM = {  # names that operating systems, storage boxes and tools give to their own files, in lower case
+    "__macosx",
+    "__pycache__",
+    "@eadir",
+    "@recently-snapshot",
+    "@recycle",
+    "#recycle",
+    "#snapshot",
+    "~snapshot",
+    "$recycle.bin",
+    "recycler",
+    "system volume information",
+    "lost+found",
+    "desktop.ini",
+    "ehthumbs.db",
+    "thumbs.db",
+    "icon\r",
+}
+NAMED_ENDINGS = 20  # of files that are left out; the others are counted together
+UNREADABLE = -1  # the size of a file that a link does not lead to
+
+Identity = tuple[int, int]  # of a folder, however it is reached
+
+
+class Entry(NamedTuple):
+    """A picture as the disk has it."""
+
+    path: str  # relative to the data set's folder
+    size: int  # bytes
+    time: int  # of its last change, nanoseconds
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that Pillow decodes here; HEIC is one of them where the package pillow-heif is installed."""
+    Image.init()
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+    return tuple(sorted(Image.OPEN.keys() - NOT_DECODED))
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of their files' names, in lower case."""
+    known = set(formats())
+    return frozenset(ending for ending, form in Image.registered_extensions().items() if form in known)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden or belongs to an operating system, a storage box or a tool."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def printable(text: str) -> str:
+    """A name of a file in one line of valid UTF-8: what cannot be printed is escaped."""
+    text = text.encode(errors="backslashreplace").decode()
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Zl", "Zp") else letter
+        for letter in text
+    )
+
+
+@dataclass
+class LeftOut:
+    """What a folder holds beside the pictures that are read."""
+
+    endings: Counter[str] = field(default_factory=Counter)  # files of other kinds, by ending
+    hidden: int = 0  # hidden and system files and folders, each counted once, whatever is in it
+    special: int = 0  # FIFOs, sockets and devices
+    circles: int = 0  # folders that lead to one that is being read already
+    folders: list[str] = field(default_factory=list)  # folders beside those of the two splits
+
+    def count_ending(self, name: str) -> None:
+        """Counts a file of a kind that is not read."""
+        ending = os.path.splitext(name)[1].lower()
+        self.endings[ending if re.fullmatch(r"\.\w{1,8}", ending, re.ASCII) else "other" if ending else "none"] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest: only what there is."""
+        common = dict(self.endings.most_common(NAMED_ENDINGS))
+        if rest := self.endings.total() - sum(common.values()):
+            common["other"] = common.get("other", 0) + rest
+        numbers = {"hidden": self.hidden, "special": self.special, "circles": self.circles}
+        found = {"endings": dict(sorted(common.items())), **numbers, "folders": [*map(printable, self.folders)]}
+        return {name: value for name, value in found.items() if value}
+
+
+class Tree:
+    """A folder that is looked through, part by part; links are followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.left_out = LeftOut()
+        self.folders: dict[str, int] = {}  # those that were looked through, relative to the root -> time, nanoseconds
+
+    def level(self, folder: str) -> tuple[list[str], list[str]]:
+        """The names of the folders and of the pictures directly in `folder`, sorted.
+
+        Raises:
+            ValueError: for a link that leads nowhere and may have been a folder.
+        """
+        above, folders, pictures = self._above(folder), [], []
+        for name, path, about in self._entries(folder):
+            if about is not None and stat.S_ISDIR(about.st_mode):
+                if _identity(about) in above:
+                    self.left_out.circles += 1
+                else:
+                    folders.append(name)
+            elif self._is_picture(name, about):
+                pictures.append(name)
+            elif about is None and not os.path.splitext(name)[1]:
+                raise ValueError(f"{self.root / path}: is a link that leads nowhere; mend or remove it")
+        return sorted(folders), sorted(pictures)
+
+    def pictures(self, folder: str) -> list[Entry]:
+        """All pictures in `folder` and below, sorted by their paths.
+
+        A folder that links lead to a second time, or that `folder` lies in itself, is not read again.
+        """
+        read, found, waiting = self._above(folder), [], [folder]
+        while waiting:
+            for name, path, about in self._entries(waiting.pop()):
+                if about is not None and stat.S_ISDIR(about.st_mode):
+                    if _identity(about) in read:
+                        self.left_out.circles += 1
+                    else:
+                        read.add(_identity(about))
+                        waiting.append(path)
+                elif self._is_picture(name, about):
+                    found.append(Entry(path, about.st_size, about.st_mtime_ns) if about else Entry(path, UNREADABLE, 0))
+        return sorted(found)
+
+    def _above(self, folder: str) -> set[Identity]:
+        """A folder and those that it lies in, from the root on."""
+        parts = Path(folder).parts
+        return {_identity(os.stat(self.root.joinpath(*parts[:depth]))) for depth in range(len(parts) + 1)}
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, str, os.stat_result | None]]:
+        """Name, path and, where a link does not lead nowhere, what is known of all that is not hidden in a folder."""
+        self.folders[folder] = os.stat(self.root / folder).st_mtime_ns
+        with os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    self.left_out.hidden += 1
+                    continue
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                try:
+                    about = entry.stat()
+                except OSError:
+                    if not entry.is_symlink():
+                        raise
+                    about = None
+                yield entry.name, path, about
+
+    def _is_picture(self, name: str, about: os.stat_result | None) -> bool:
+        """Whether a file is to be read; one that is not is counted."""
+        if about is not None and not stat.S_ISREG(about.st_mode):
+            self.left_out.special += 1
+            return False
+        if os.path.splitext(name)[1].lower() in endings():
+            return True
+        self.left_out.count_ending(name)
+        return False
+
+
+def _identity(about: os.stat_result) -> Identity:
+    return about.st_dev, about.st_ino
