@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldae.files import read_json, sums_of, write_json
 from ldae.published import denoiser_weights, encoder_weights
-from ldae.record import Lineage, lineage, provenance
+from ldae.record import Lineage, inputs_of, lineage, provenance
 from ldae.spec import PATCH, AdoptStage, BaselineStage, Published
 from ldae.tokenizers.conv import LATENT_PATCH
 from ldae.weights import read_weights, save_weights
@@ -58,6 +58,7 @@ def adopt(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     record = {"row": row, "method": "denoiser", "seed": seed, "lineage": lineage("pretrain", stage, revision, made)}
+    record["inputs"] = inputs_of(dataset=dataset, tokenizer=tokenizer)
     _write(out, weights, ("model", "ema"), record, import_seconds)
 
 
@@ -84,7 +85,8 @@ def adopt_baseline(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     made: Lineage = lineage("pretrain", stage, revision, manifest["lineage"])
-    _write(out, weights, ("model",), {"row": row, "method": "mae", "seed": seed, "lineage": made}, import_seconds)
+    record = {"row": row, "method": "mae", "seed": seed, "lineage": made, "inputs": inputs_of(dataset=dataset)}
+    _write(out, weights, ("model",), record, import_seconds)
 
 
 def _write(

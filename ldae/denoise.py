@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ldae.dataset import Split, to_float, to_uint8
 from ldae.denoiser import Denoiser
-from ldae.files import read_json, whole, write_json
+from ldae.files import read_json, sums_of, whole, write_json
 from ldae.model import open_denoiser, open_finished
 from ldae.progress import log
 from ldae.randomness import Randomness
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.sources.pixels import decode
 from ldae.spec import DenoiseStage
 from ldae.training import device_name, pick_device
@@ -76,6 +76,7 @@ def denoise(
         import_seconds: from the start of the process until now.
     """
     device, manifest = pick_device(), read_json(dataset / "manifest.json")
+    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
     denoiser = open_denoiser(model, tokenizer, manifest).to(device)
     val = Split.open(dataset, "val")
     chosen = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # of all classes
@@ -89,6 +90,8 @@ def denoise(
             "row": row,
             "sigma": stage.sigma,
             "lineage": lineage("denoise", stage, revision, read_json(model / "run.json")["lineage"]),
+            "inputs": inputs,
+            "sha256": sums_of(out / "pictures.npz"),
             "provenance": provenance(device_name(device), import_seconds),
         },
     )

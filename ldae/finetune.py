@@ -15,14 +15,14 @@ from ldae import ranks
 from ldae.cost import classifier_vit_macs
 from ldae.dataset import Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
-from ldae.files import read_json, whole, write_json, write_text
+from ldae.files import read_json, sums_of, whole, write_json, write_text
 from ldae.folding import Folded, fold
 from ldae.mixing import cross_entropy, mixed
 from ldae.model import open_baseline, open_denoiser
 from ldae.optimizer import AdamW
 from ldae.rand_augment import rand_augment
 from ldae.randomness import Randomness, stream
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import PATCH, FinetuneStage
 from ldae.statistics import grouped_mean
 from ldae.training import (
@@ -257,7 +257,8 @@ def finetune(
     device, manifest, run = pick_device(), read_json(dataset / "manifest.json"), read_json(model / "run.json")
     made = lineage("finetune", stage, revision, run["lineage"])
     seed, classes, recipe = run["seed"], len(manifest["classes"]), stage.finetuning
-    identity = json.dumps([made, seed], sort_keys=True)
+    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
+    identity = json.dumps([made, seed, inputs], sort_keys=True)
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     folded = open_folded(stage, model, tokenizer, manifest)
     steps = recipe.total_steps(len(train))
@@ -297,6 +298,8 @@ def finetune(
                 "run": run["row"],
                 "seed": seed,
                 "lineage": made,
+                "inputs": inputs,
+                "sha256": sums_of(out / "correct.npz", out / "history.csv"),
                 "top1": interval.value,
                 "top1_low": interval.low,
                 "top1_high": interval.high,

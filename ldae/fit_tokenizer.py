@@ -13,7 +13,7 @@ from ldae.dataset import Split, to_float
 from ldae.files import read_json, sums_of, write_json
 from ldae.progress import progress
 from ldae.reconstruction import collapsed, psnr
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import PATCH, Tokenizer, TokenizerStage
 from ldae.tokenizers import FITS, build
 from ldae.tokenizers.patches import patchify
@@ -61,6 +61,7 @@ def fit_tokenizer(
         out / "tokenizer.json",
         {
             "lineage": lineage("tokenizer", stage, revision, manifest["lineage"]),
+            "inputs": inputs_of(dataset=dataset),
             "sha256": sums_of(out / "tokenizer.safetensors"),
             "kind": stage.kind,
             "dims": len(variance),

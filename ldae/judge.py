@@ -12,10 +12,10 @@ from torch import Tensor
 from ldae.arrays import open_array, read_arrays, release
 from ldae.dataset import Split
 from ldae.extractors import Extractor, open_extractor
-from ldae.files import intact, read_json, sha256, whole, write_json
+from ldae.files import intact, read_json, sha256, sums_of, whole, write_json
 from ldae.frechet import Moments, extrapolate
 from ldae.progress import progress
-from ldae.record import Lineage, lineage, provenance
+from ldae.record import Lineage, inputs_of, lineage, provenance
 from ldae.spec import JudgeStage, Judging, Weights
 from ldae.training import device_name, pick_device
 
@@ -56,7 +56,7 @@ def reference(
         judge: the folder of the study's own classifier, for `builtin` features.
         import_seconds: from the start of the process until now.
     """
-    device, made = pick_device(), _made(dataset, judge, stage.judging)
+    device, made, inputs = pick_device(), _made(dataset, judge, stage.judging), inputs_of(dataset=dataset, judge=judge)
     if stage.judging.reference is not None:
         mean, covariance = published_statistics(stage.judging.reference)
     else:
@@ -70,6 +70,8 @@ def reference(
         out / "reference.json",
         {
             "lineage": lineage("judge", stage, revision, made),
+            "inputs": inputs,
+            "sha256": sums_of(out / "reference.npz"),
             "provenance": provenance(device_name(device), import_seconds),
         },
     )
@@ -122,7 +124,7 @@ def judge(
     Raises:
         ValueError: for a reference that was measured with other features than the samples' are.
     """
-    device = pick_device()
+    device, inputs = pick_device(), inputs_of(samples=samples, reference=reference, judge=judge)
     extractor = open_extractor(stage.judging, judge, device)
     about = read_json(samples / "samples.json")
     images = open_array(intact(samples / "samples.npy", about), mapped=True)
@@ -156,6 +158,7 @@ def judge(
         record
         | {
             "lineage": lineage("judge", stage, revision, made),
+            "inputs": inputs,
             "provenance": provenance(device_name(device), import_seconds),
         },
     )

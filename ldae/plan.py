@@ -308,7 +308,7 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
         images: of the training set, where neither the scale nor a prepared data set says it.
         slots: jobs side by side; by default as many as this machine's cores allow, or one GPU.
     """
-    results, resources = root / "results" / study.scale_name, study.scale.resources
+    results, resources = root / study.results, study.scale.resources
     data = size_of(study, results, images)
     jobs = Forecast(study, results, data).jobs(rows_of(study, targets))
     unit = "GPU" if resources.gpu else "CPU core"

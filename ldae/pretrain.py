@@ -16,7 +16,7 @@ from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build
 from ldae.optimizer import AdamW
 from ldae.randomness import Randomness
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import PATCH, PretrainStage
 from ldae.training import (
     BETAS,
@@ -123,7 +123,8 @@ def pretrain(
     device = pick_device()
     manifest = read_json(dataset / "manifest.json")
     made = lineage("pretrain", stage, revision, read_json(tokenizer / "tokenizer.json")["lineage"])
-    identity = json.dumps([made, seed], sort_keys=True)
+    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer)
+    identity = json.dumps([made, seed, inputs], sort_keys=True)
     images = Split.open(dataset, "train")
     source: Source = images.uncropped if stage.recipe.crop == "random" else images
     if stage.tokenizer.kind == "conv" and stage.recipe.crop == "center":
@@ -161,6 +162,7 @@ def pretrain(
                 "method": "denoiser",
                 "seed": seed,
                 "lineage": made,
+                "inputs": inputs,
                 "sha256": sums_of(out / "model.safetensors", out / "ema.safetensors", out / "history.csv"),
                 "parameters": sum(tensor.numel() for key, tensor in weights.items() if key.startswith("network.")),
                 "training_flops": 6 * steps * stage.training.batch * pretrain_macs(stage, manifest["size"]),

@@ -19,7 +19,7 @@ from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build_baseline
 from ldae.optimizer import AdamW
 from ldae.randomness import Randomness
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import BaselineStage, MAETraining, MoCoTraining
 from ldae.training import (
     BETAS,
@@ -126,7 +126,8 @@ def pretrain_baseline(
     device, manifest = pick_device(), read_json(dataset / "manifest.json")
     images = Split.open(dataset, "train")
     made = lineage("pretrain", stage, revision, manifest["lineage"])
-    identity = json.dumps([made, seed], sort_keys=True)
+    inputs = inputs_of(dataset=dataset)
+    identity = json.dumps([made, seed, inputs], sort_keys=True)
     training = stage.mae or stage.moco_v3
     assert training is not None
 
@@ -170,6 +171,7 @@ def pretrain_baseline(
                 "method": "mae" if stage.mae is not None else "moco_v3",
                 "seed": seed,
                 "lineage": made,
+                "inputs": inputs,
                 "sha256": sums_of(out / "model.safetensors", out / "history.csv"),
                 "parameters": sum(tensor.numel() for tensor in encoder.values()),
                 "training_flops": 6 * steps * training.batch * baseline_macs(stage, manifest["size"]),

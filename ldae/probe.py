@@ -14,12 +14,12 @@ from torch import Tensor
 from ldae import ranks
 from ldae.dataset import Latents, Split, random_resized_crop, to_float
 from ldae.denoiser import mixed_precision
-from ldae.files import read_json, whole, write_json
+from ldae.files import read_json, sums_of, whole, write_json
 from ldae.heads import Heads, Neighbours, head_rate
 from ldae.model import build, open_baseline, open_run
 from ldae.progress import progress
 from ldae.randomness import Randomness, stream
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import PATCH, ProbeStage, Probing
 from ldae.statistics import grouped_mean
 from ldae.tokenizers.patches import patchify
@@ -281,7 +281,7 @@ def probe(
     Raises:
         ValueError: for a denoiser without its tokenizer.
     """
-    run = read_json(model / "run.json")
+    run, inputs = read_json(model / "run.json"), inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
     manifest = read_json(dataset / "manifest.json")
     data = open_data(dataset, stage.probing, len(manifest["classes"]))
     if run["method"] == "denoiser":
@@ -295,6 +295,7 @@ def probe(
     results = evaluate(encoders, data, stage.probing, seed=run["seed"], title=row)
     about = {"row": row, "run": run["row"], "seed": run["seed"], "training_flops": run["training_flops"]}
     about["lineage"] = lineage("probe", stage, revision, run["lineage"])
+    about["inputs"] = inputs
     _write(out, about, results, data, import_seconds)
 
 
@@ -352,12 +353,13 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], 
 
 def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0) -> None:
     """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
-    manifest = read_json(dataset / "manifest.json")
+    manifest, inputs = read_json(dataset / "manifest.json"), inputs_of(dataset=dataset)
     data = open_data(dataset, stage.probing, len(manifest["classes"]))
     encoders = Encoders(lambda images, _: images, lambda images: {"trained/0": patchify(images, PATCH).mean(1)})
     results = evaluate(encoders, data, stage.probing, seed=0, title="raw pixels")
     made = lineage("probe", stage, revision, manifest["lineage"])
-    _write(out, {"row": "raw pixels", "seed": 0, "lineage": made}, results, data, import_seconds)
+    about = {"row": "raw pixels", "seed": 0, "lineage": made, "inputs": inputs}
+    _write(out, about, results, data, import_seconds)
 
 
 def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: Data, import_seconds: float) -> None:
@@ -366,10 +368,8 @@ def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: D
     with whole(out / "correct.npz") as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: result.correct for name, result in results.items()})
     summaries = {name: result.summary for name, result in results.items()}
-    write_json(
-        out / "probe.json",
-        about | {"encoders": summaries, "provenance": provenance(device_name(data.device), import_seconds)},
-    )
+    about |= {"encoders": summaries, "sha256": sums_of(out / "correct.npz")}
+    write_json(out / "probe.json", about | {"provenance": provenance(device_name(data.device), import_seconds)})
 
 
 def _generator(device: torch.device, *key: int) -> torch.Generator:

@@ -1,4 +1,8 @@
-"""What made a result: its lineage, which decides whether it is still current, and its provenance, which never does."""
+"""What a record says of a result: its lineage and its inputs, which decide whether it is current, and its provenance.
+
+A lineage says, for each stage behind a result, what that stage read of the row and of the scale. The inputs are digests
+of the earlier results that a job really used.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,38 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ldae.files import read_json
 from ldae.process import Rank, process_seconds
 from ldae.spec import Part
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
+RECORDS = {  # the record that each stage leaves, and the stage
+    "manifest.json": "dataset",
+    "classifier.json": "classifier",
+    "tokenizer.json": "tokenizer",
+    "run.json": "pretrain",
+    "probe.json": "probe",
+    "finetune.json": "finetune",
+    "samples.json": "sample",
+    "reference.json": "judge",
+    "distance.json": "judge",
+    "pictures.json": "denoise",
+}
+INPUTS = {  # the options of a job that name earlier results, and the record in each folder
+    "dataset": "manifest.json",
+    "tokenizer": "tokenizer.json",
+    "vgg": "classifier.json",
+    "model": "run.json",
+    "samples": "samples.json",
+    "reference": "reference.json",
+    "judge": "classifier.json",
+}
+DIGESTS = ("lineage", "finetuned", "distance", "pixels", "trained")  # keys of a view's rows: lineages of their results
 
 
 def lineage(stage: str, spec: Part, revision: int, *inputs: Lineage) -> Lineage:
@@ -28,9 +56,102 @@ def lineage(stage: str, spec: Part, revision: int, *inputs: Lineage) -> Lineage:
     return merged | {stage: {"revision": revision, "spec": json.loads(spec.to_json())}}
 
 
-def digest(made: Lineage) -> str:
-    """A short name for a lineage: equal for equal ones, and short enough for a command line."""
-    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+def digest(value: Any) -> str:
+    """A short name for a lineage or another plain value: equal for equal ones, and short enough for a command line.
+
+    A `path` in it does not count: where a file or a folder of pictures lies is no part of what it holds.
+    """
+    return hashlib.sha256(json.dumps(_without_paths(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items() if key != "path"}
+    return [_without_paths(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def differences(recorded: Lineage, expected: Lineage) -> list[str]:
+    """What differs between the lineage of a result and the one that it should have, a line each, first stage first."""
+    found = []
+    for stage in {**expected, **recorded}:
+        if stage not in recorded or stage not in expected:
+            found.append(f"{stage}: {'is new' if stage not in recorded else 'is gone'}")
+            continue
+        before, after = recorded[stage], expected[stage]
+        if before["revision"] != after["revision"]:
+            is_code = isinstance(after["revision"], str)
+            found.append(
+                f"{stage}: its code changed"
+                if is_code
+                else f"{stage}: revision {before['revision']} -> {after['revision']}"
+            )
+        old, new = (dict(leaves(_without_paths(made["spec"]))) for made in (before, after))
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        if any(key.rpartition(".")[2] in DIGESTS for key in changed):
+            found.append(f"{stage}: shows results of an earlier study")
+        found += [
+            f"{stage}: {key} {_shown(old, key)} -> {_shown(new, key)}"
+            for key in changed
+            if key.rpartition(".")[2] not in DIGESTS
+        ]
+    return found
+
+
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings and lists of mappings by dotted keys."""
+    parts = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in parts:
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(inner, dict) for inner in value)):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return "default" if key not in values else json.dumps(values[key], ensure_ascii=False)
+
+
+def content(about: dict[str, Any]) -> str:
+    """A digest of what later jobs read of a result, from its record; when and where it was computed does not count."""
+    if "counts" in about:  # a manifest also says where the pictures came from
+        return digest({key: about[key] for key in ("size", "classes", "sha256") if key in about})
+    return digest({key: value for key, value in about.items() if key not in ("provenance", "inputs", "lineage")})
+
+
+def common_lineage(folders: dict[str, Path]) -> Lineage:
+    """The lineages of the results that a job is given, as one.
+
+    Args:
+        folders: of the results, by the names of the job's options.
+
+    Raises:
+        ValueError: for results that do not belong together: made from different things, or one computed from another
+            result than the one that is given too.
+    """
+    records = {option: read_json(folder / INPUTS[option]) for option, folder in folders.items()}
+    merged: Lineage = {}
+    origin: dict[str, Path] = {}
+    for option, about in records.items():
+        for stage, made in about.get("lineage", {}).items():
+            if stage in merged and digest(merged[stage]) != digest(made):
+                change = differences({stage: merged[stage]}, {stage: made})[0]
+                raise ValueError(
+                    f"{folders[option]} and {origin[stage]} do not belong together: {change}; run the graph again"
+                )
+            merged[stage], origin[stage] = made, folders[option]
+        for used, recorded in about.get("inputs", {}).items():
+            if used in records and recorded != content(records[used]):
+                raise ValueError(
+                    f"{folders[option]} was computed from another {used} than {folders[used]}; run the graph again"
+                )
+    return merged
+
+
+def inputs_of(**folders: Path | None) -> dict[str, str]:
+    """Digests of the results that a job reads, by the names of its options; an option that is not used has None."""
+    return {
+        option: content(read_json(folder / INPUTS[option])) for option, folder in folders.items() if folder is not None
+    }
 
 
 def provenance(device: str, import_seconds: float, **measured: float) -> dict[str, Any]:

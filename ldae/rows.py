@@ -17,9 +17,8 @@ from rich.text import Text
 from ldae.checking import StudyError, nearest
 from ldae.files import read_json
 from ldae.plan import Data, Forecast, Job, rows_of
-from ldae.record import digest
+from ldae.record import digest, leaves
 from ldae.spec import BaselineStage, DenoiserStage, PretrainStage, Spec
-from ldae.status import leaves
 from ldae.study_file import Sweep
 from ldae.variants import Study
 
@@ -212,7 +211,7 @@ def results_for(study: Study, names: list[str]) -> list[str]:
 
 def _jobs(study: Study, name: str) -> list[Job]:
     """What a row, a sweep or a target takes, its tables and figures aside."""
-    return Forecast(study, Path("results") / study.scale_name, NO_DATA).jobs(rows_of(study, [name]))
+    return Forecast(study, study.results, NO_DATA).jobs(rows_of(study, [name]))
 
 
 def _state(study: Study, root: Path, job: Job, row: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from ldae.model import open_denoiser, open_run
 from ldae.noise import Level
 from ldae.progress import progress
 from ldae.randomness import stream
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import SampleStage, Sampling
 from ldae.training import compile_blocks, device_name, pick_device
 
@@ -76,6 +76,7 @@ def sample(
         ValueError: for a row whose schedule defines no diffusion process.
     """
     sampling, device = stage.sampling, pick_device()
+    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
     manifest, run = read_json(dataset / "manifest.json"), open_run(model, "ema")
     process = Process.of(run.stage.noise, sampling.steps)
     denoiser = open_denoiser(model, tokenizer, manifest, weights="ema").to(device)
@@ -122,6 +123,7 @@ def sample(
             "row": row,
             "seed": run.seed,
             "lineage": lineage("sample", stage, revision, run.run["lineage"]),
+            "inputs": inputs,
             "sha256": sums_of(out / "samples.npy"),
             "provenance": provenance(device_name(device), import_seconds),
         },

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tabulate import tabulate
 
-from ldae.files import read_json
 from ldae.plan import Forecast, Job, rows_of, size_of
 from ldae.process import HEARTBEAT_SECONDS, holder
-from ldae.record import Lineage
+from ldae.study.graph import Graph
 from ldae.variants import Study
 
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
@@ -42,7 +40,7 @@ def status(study: Study, root: Path, targets: list[str]) -> str:
         root: the folder that holds `results/`.
         targets: whose jobs; as snakemake takes them.
     """
-    results = root / "results" / study.scale_name
+    results = root / study.results
     jobs = Forecast(study, results, size_of(study, results, None)).jobs(rows_of(study, targets))
     states = {job: state_of(job, results) for job in jobs}
     counts = Counter(state.word for job, state in states.items() if job.stage in RESUMED)
@@ -81,47 +79,13 @@ def state_of(job: Job, results: Path) -> State:
     return State("waiting")
 
 
-def changes(made: Lineage, wanted: Lineage) -> list[str]:
-    """What differs between the lineage of a result and the one that it should have now, a line each."""
-    found = []
-    for stage in {**wanted, **made}:
-        if stage not in made or stage not in wanted:
-            found.append(f"{stage}: {'is new' if stage not in made else 'is gone'}")
-            continue
-        before, after = made[stage], wanted[stage]
-        if before["revision"] != after["revision"]:
-            found.append(f"{stage}: revision {before['revision']} -> {after['revision']}")
-        old, new = dict(leaves(before["spec"])), dict(leaves(after["spec"]))
-        found += [
-            f"{stage}: {key} {old.get(key, 'default')} -> {new.get(key, 'default')}"
-            for key in {**old, **new}
-            if old.get(key) != new.get(key)
-        ]
-    return found
-
-
-def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """The values of a nested mapping by dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def why(study: Study, root: Path, targets: list[str]) -> str:
     """What of targets would run, and because of which change, as text; the arguments are those of `status`."""
-    results = root / "results" / study.scale_name
     jobs: dict[str, list[str]] = {}
-    for job in Forecast(study, results, size_of(study, results, None)).jobs(rows_of(study, targets)):
-        if not job.record.is_file():
-            reasons = ["has not run yet"]
-        else:
-            reasons = changes(read_json(job.record)["lineage"], job.made)
-        for reason in reasons:
-            jobs.setdefault(reason, []).append(f"{job.stage} {job.name}")
+    for job, reason in Graph(study, root).to_run(targets).items():
+        jobs.setdefault(reason, []).append(job.title)
     if not jobs:
-        return "Nothing would run: every result was made from what the study says now."
+        return "Nothing would run: every result is what the study says now."
     text = []
     for reason, names in jobs.items():
         shown = "; ".join(names[:4]) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")

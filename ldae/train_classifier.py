@@ -15,7 +15,7 @@ from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import INITIAL
 from ldae.optimizer import AdamW
 from ldae.randomness import Randomness, stream
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import Classifier, ClassifierStage
 from ldae.training import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
 from ldae.weights import save_weights
@@ -87,7 +87,8 @@ def train_classifier(
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     recipe, classes = stage.classifier, len(manifest["classes"])
     made = lineage(stage.architecture, stage, revision, manifest["lineage"])
-    identity = json.dumps(made, sort_keys=True)
+    inputs = inputs_of(dataset=dataset)
+    identity = json.dumps([made, inputs], sort_keys=True)
 
     def new() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -123,6 +124,7 @@ def train_classifier(
                 "classes": classes,
                 "accuracy": round(accuracy(network, val, device), 6),
                 "lineage": made,
+                "inputs": inputs,
                 "sha256": sums_of(out / "weights.safetensors"),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
             },

@@ -25,7 +25,7 @@ from ldae.progress import progress
 from ldae.published_vae import from_stable_diffusion
 from ldae.randomness import Randomness, stream
 from ldae.reconstruction import collapsed, psnr
-from ldae.record import lineage, provenance
+from ldae.record import inputs_of, lineage, provenance
 from ldae.spec import PATCH, ConvolutionalStage, Weights
 from ldae.tokenizers.conv import Autoencoder, ConvTokenizer, Residual
 from ldae.tokenizers.losses import (
@@ -187,11 +187,12 @@ def train_tokenizer(
     device, manifest = pick_device(), read_json(dataset / "manifest.json")
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     recipe = stage.convolutional
-    inputs = [manifest["lineage"]]
+    before = [manifest["lineage"]]
     if stage.needs_vgg and vgg is not None:
-        inputs.append(read_json(vgg / "classifier.json")["lineage"])
-    made = lineage("tokenizer", stage, revision, *inputs)
-    identity = json.dumps(made, sort_keys=True)
+        before.append(read_json(vgg / "classifier.json")["lineage"])
+    made = lineage("tokenizer", stage, revision, *before)
+    inputs = inputs_of(dataset=dataset, vgg=vgg if stage.needs_vgg else None)
+    identity = json.dumps([made, inputs], sort_keys=True)
     title = "-".join(["conv", str(stage.dim)] + [w for w in ("perceptual", "adversarial") if getattr(stage, w)])
 
     def start() -> Run:
@@ -229,6 +230,7 @@ def train_tokenizer(
             out / "tokenizer.json",
             {
                 "lineage": made,
+                "inputs": inputs,
                 "sha256": sums_of(out / "tokenizer.safetensors"),
                 "kind": "conv",
                 "dims": stage.dim,

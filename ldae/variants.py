@@ -93,6 +93,7 @@ class Study:
     scale: Scale
     variants: dict[str, Variant]
     sweeps: dict[str, list[Point]]
+    name: str | None = None  # of another study than the folder's own
 
     @classmethod
     def load(cls, root: Path, overrides: Mapping[str, Any]) -> Study:
@@ -110,7 +111,9 @@ class Study:
                 raise StudyError(
                     f"--config: unknown key {key!r}{nearest(key, OVERRIDES)}; allowed: {listed(OVERRIDES)}"
                 )
-        path = Path(str(overrides["study"])) if "study" in overrides else root / "config.yaml"
+        own = root / "config.yaml"
+        path = Path(str(overrides["study"])) if "study" in overrides else own
+        other = None if path.resolve() == own.resolve() else path.stem
         values = read_yaml(path)
         given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
         for key, value in given.items():
@@ -129,7 +132,16 @@ class Study:
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
             for view, definition in views.items():
                 _check_names(definition, file, variants, sweeps, f"{path.name}: {kind}.{view}")
-        return cls(file, name, scale, variants, sweeps)
+        if other is not None and (root / "scales" / f"{other}.yaml").is_file():
+            raise StudyError(
+                f"{path}: a scale is called {other!r} too, and results/{other} is its folder; rename the study"
+            )
+        return cls(file, name, scale, variants, sweeps, other)
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results, below the project's: two studies at one scale do not share one."""
+        return Path("results", *([self.name] if self.name is not None else []), self.scale_name)
 
     def rows(self, names: Iterable[str]) -> list[str]:
         """The variants behind the names of rows and sweeps, in order, each once."""
@@ -288,6 +300,17 @@ class Study:
         if self.scale.judging.features == "builtin":
             made |= self.classifier_lineage("resnet")
         return lineage("judge", self.judge_stage(), self.file.revisions["judge"], made)
+
+    def reference_lineage(self) -> Lineage:
+        """What the statistics of the true images should have been made from."""
+        inputs = [self.dataset_lineage()]
+        if self.scale.judging.features == "builtin":
+            inputs.append(self.classifier_lineage("resnet"))
+        return lineage("judge", self.judge_stage(), self.file.revisions["judge"], *inputs)
+
+    def denoise_lineage(self, row: str) -> Lineage:
+        """What the denoised pictures of a row should have been made from."""
+        return lineage("denoise", self.denoise_stage(), self.file.revisions["denoise"], self.run_lineage(row))
 
     def describe(self, names: Iterable[str]) -> dict[str, Any]:
         """All that a table, figure or list of claims needs to know of its rows, for its command line."""

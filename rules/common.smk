@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(workflow.basedir).parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), workflow.basedir]
 
+import staleness
 from ldae import driver, tracking
-from ldae.plan import Data, Forecast
+from ldae.record import digest
+from ldae.study.graph import Graph
 from ldae.variants import Study, StudyError
 
 try:
@@ -18,8 +20,11 @@ try:
 except StudyError as error:
     sys.exit(str(error))  # raised, it would be three lines
 
-RESULTS = f"results/{study.scale_name}"
+RESULTS = str(study.results)
+graph = Graph(study)
 
+if workflow.is_main_process:
+    staleness.decide_by_records(graph)
 if workflow.is_main_process:
     driver.clear_stale_locks(Path(".snakemake"))
 driver.equip_jobs(ROOT, study.scale.tracking)
@@ -85,6 +90,25 @@ def revision_of(stage):
     return study.file.revisions[stage]
 
 
+def lineage_of(function):
+    """The digest of what a result should be made from, by a method of the study that takes the job's only name."""
+
+    def lineage(wildcards):
+        names = [value for key, value in wildcards.items() if key != "seed"]
+        return digest(function(*names))
+
+    return lineage
+
+
+def spec_of(function):
+    """What a stage reads of a row and of the scale, as canonical JSON, by a method of the study."""
+
+    def spec(wildcards):
+        return function(wildcards.variant).to_json()
+
+    return spec
+
+
 def tokenizer_spec(wildcards):
     """What fitting a tokenizer depends on."""
     return study.tokenizers[wildcards.tokenizer].to_json()
@@ -93,21 +117,6 @@ def tokenizer_spec(wildcards):
 def classifier_spec(wildcards):
     """What training a small classifier depends on."""
     return study.classifier_stage(wildcards.architecture).to_json()
-
-
-def pretrain_spec(wildcards):
-    """What pretraining a row depends on."""
-    return study.pretrain_stage(wildcards.variant).to_json()
-
-
-def probe_spec(wildcards):
-    """What probing a row depends on."""
-    return study.probe_stage(wildcards.variant).to_json()
-
-
-def finetune_spec(wildcards):
-    """What fine-tuning a row depends on."""
-    return study.finetune_stage(wildcards.variant).to_json()
 
 
 def tokenizer_of(wildcards):
@@ -209,212 +218,71 @@ def classifier_priority_of(wildcards):
     return 0
 
 
-def view_of(kind, wildcards):
-    """The table or figure that a job is to make."""
-    return getattr(study.file, kind)[getattr(wildcards, kind.removesuffix("s"))]
+VIEW_INPUTS = {  # the options of the commands that write views
+    "tables": ("dataset", "pixels", "probes", "finetunes", "distances", "tokenizers"),
+    "figures": (
+        "dataset",
+        "pixels",
+        "probes",
+        "distances",
+        "histories",
+        "pictures",
+        "samples",
+        "tokenizers",
+    ),
+    "claims": ("dataset", "pixels", "probes", "distances"),
+}
 
 
-def shows_accuracy(view):
-    """Whether a table or figure is made from probes."""
-    return getattr(view, "kind", "table") in ("table", "dimension", "trajectory")
+def files_of(kind, place):
+    """The files that a view reads, by the option of its command."""
+    reads = graph.reads(place)
+    return {
+        option: [str(path) for _, path in reads.get(option, ())]
+        for option in VIEW_INPUTS[kind]
+    }
 
 
-def probes_for(names):
-    """The probes of rows, for every seed."""
-    rows = dict.fromkeys(study.probes[row] for row in study.rows(names))
-    return expand(
-        "<results>/probe/{row}/seed{seed}/probe.json", row=rows, seed=study.file.seeds
-    )
-
-
-def finetunes_for(names):
-    """The fine-tunings of those rows that are fine-tuned, for every seed."""
-    rows = [row for row in study.rows(names) if study.variants[row].finetune]
-    return expand(
-        "<results>/finetune/{row}/seed{seed}/finetune.json",
-        row=rows,
-        seed=study.file.seeds,
-    )
-
-
-def distances_for(names):
-    """The judged samples of those rows that are sampled from, for every seed."""
-    rows = dict.fromkeys(
-        study.runs[row] for row in study.rows(names) if study.variants[row].fid
-    )
-    return expand(
-        "<results>/judge/{row}/seed{seed}/distance.json",
-        row=rows,
-        seed=study.file.seeds,
-    )
-
-
-def first_of(kind, names, file):
-    """A file of each row's first seed."""
-    rows = dict.fromkeys(study.runs[row] for row in study.rows(names))
-    return [f"<results>/{kind}/{row}/seed{study.file.seeds[0]}/{file}" for row in rows]
-
-
-def dataset_of(kind):
-    """For a table or figure: the prepared images, where it is made from probes."""
-    return lambda wildcards: (
-        "<results>/dataset/manifest.json"
-        if shows_accuracy(view_of(kind, wildcards))
-        else []
-    )
-
-
-def pixels_of(kind):
-    """For a table or figure: the probe of raw pixels, where it is made from probes."""
-    return lambda wildcards: (
-        "<results>/probe/pixels/probe.json"
-        if shows_accuracy(view_of(kind, wildcards))
-        else []
-    )
-
-
-def probes_of(kind):
-    """For a table or figure: the probes that it shows."""
-
-    def probes(wildcards):
-        view = view_of(kind, wildcards)
-        return probes_for(view.names) if shows_accuracy(view) else []
-
-    return probes
-
-
-def distances_of(kind):
-    """For a table or figure: the judged samples that it shows."""
-
-    def distances(wildcards):
-        view = view_of(kind, wildcards)
-        if getattr(view, "kind", "table") not in ("table", "trajectory") or getattr(
-            view, "series", None
-        ):
-            return []
-        return distances_for(view.names)
-
-    return distances
-
-
-def finetunes_of_table(wildcards):
-    """For a table of rows: the fine-tunings that it shows."""
-    table = study.file.tables[wildcards.table]
-    return finetunes_for(table.names) if table.series is None else []
-
-
-def files_of_figure(kinds, folder, file):
-    """For a figure of one of these kinds: a file of each of its rows."""
-
-    def files(wildcards):
-        view = study.file.figures[wildcards.figure]
-        return first_of(folder, view.names, file) if view.kind in kinds else []
-
-    return files
-
-
-def fits_of_figure(wildcards):
-    """For a figure with filters: the fits of the tokenizers that they belong to."""
-    rows = getattr(study.file.figures[wildcards.figure], "filters", {}).values()
-    names = dict.fromkeys(study.variants[row].spec.tokenizer.name for row in rows)
-    return [f"<results>/tokenizers/{name}/tokenizer.safetensors" for name in names]
-
-
-def tokenizers_of_table(wildcards):
-    """The records of a table's tokenizers: of all where they are compared, else of those with a perceptual loss."""
-    table = study.file.tables[wildcards.table]
-    tokenizers = [study.variants[row].spec.tokenizer for row in study.rows(table.names)]
-    names = dict.fromkeys(
-        tokenizer.name
-        for tokenizer in tokenizers
-        if table.series is not None or tokenizer.perceptual
-    )
-    return [f"<results>/tokenizers/{name}/tokenizer.json" for name in names]
+def inputs_of(kind):
+    """The same as an input function, for a table or figure by its wildcard."""
+    return lambda wildcards: files_of(kind, f"{kind}/{wildcards[0]}")
 
 
 def definition_of(kind):
     """For a table or figure: its rows, labels, and the paper's numbers, as one canonical text."""
 
     def definition(wildcards):
-        view = study.definition(kind, getattr(wildcards, kind.removesuffix("s")))
-        return json.dumps(view, sort_keys=True, ensure_ascii=False)
+        return canonical(study.definition(kind, wildcards[0]))
 
     return definition
 
 
-def names_of_claims():
-    """The rows and sweeps that the claims speak of."""
-    return list(
-        dict.fromkeys(
-            name for claim in study.file.claims.values() for name in claim.names
-        )
-    )
+def canonical(definition):
+    """A view's definition as one canonical text."""
+    return json.dumps(definition, sort_keys=True, ensure_ascii=False)
 
 
-def views_of(*targets):
-    """The tables and figures that belong to these common targets."""
-    views = [*study.file.tables.values(), *study.file.figures.values()]
-    return [view for view in views if view.target in targets]
-
-
-def records_of(rows):
-    """The records of all jobs that rows need, the prepared images aside."""
-    no_data = Data(
-        train=0, val=0, classes=0, known=False
-    )  # whose size says nothing of which jobs there are
-    jobs = Forecast(study, Path(RESULTS), no_data).jobs(rows)
-    return [str(job.record) for job in jobs if job.stage != "dataset"]
-
-
-def results_of(*targets):
-    """The records of all jobs of these targets, whose cost is added up."""
-    names = dict.fromkeys(name for view in views_of(*targets) for name in view.names)
-    return records_of(study.rows(names))
-
-
-def tables_of(*targets):
-    """The files of the tables of these targets."""
+def shown_on(place):
+    """The files of the jobs that a page or a table of cost shows: their records, and all files of views."""
+    jobs = graph.jobs[place].inputs.values()
     return [
-        f"<results>/tables/{name}.md"
-        for name, table in study.file.tables.items()
-        if table.target in targets
+        str(path)
+        for job in jobs
+        for path in (job.record, *(job.files if job.is_view else ()))
     ]
 
 
-def views_on_page(*targets):
-    """All files of the tables, figures and claims of these targets that their page shows."""
-    endings = {"tables": ("md", "csv"), "figures": ("png", "svg", "csv")}
-    pages = [
-        *tables_of(*targets),
-        *figures_of(*targets),
-        *(CLAIMS if "all" in targets else []),
-    ]
+def histories_on(page):
+    """The training curves that a page shows."""
+    jobs = graph.jobs[page].inputs.values()
     return [
-        str(Path(view).with_suffix(f".{ending}"))
-        for view in pages
-        for ending in endings[Path(view).parent.name]
+        str(path)
+        for job in jobs
+        for path in job.files
+        if job.stage == "pretrain" and path.suffix == ".csv"
     ]
 
 
-def rows_on_page(*targets):
-    """The rows that the page of these targets speaks of."""
-    return [row["name"] for row in study.page(*targets)["rows"]]
-
-
-def shared_by(rows):
-    """The records of what all rows are measured on and against."""
-    if not rows:
-        return []
-    return ["<results>/dataset/manifest.json", "<results>/probe/pixels/probe.json"]
-
-
-def figures_of(*targets):
-    """The files of the figures of these targets."""
-    return [
-        f"<results>/figures/{name}.png"
-        for name, figure in study.file.figures.items()
-        if figure.target in targets
-    ]
-
-
-CLAIMS = ["<results>/tables/claims.md"] if study.file.claims else []
+def results_of_target(target):
+    """The first file of each view of a common target."""
+    return [str(graph.jobs[place].files[0]) for place in graph.views_of(target)]

@@ -22,8 +22,9 @@ rule dataset:
     params:
         spec=study.dataset_stage().to_json(),
         revision=revision_of("dataset"),
+        lineage=lineage_of(study.dataset_lineage),
     message:
         "preparing the images"
     shell:
-        "ldae prepare --spec {params.spec:q} --revision {params.revision}"
+        "ldae prepare --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --out $(dirname {output.manifest}) --threads {threads} > {log} 2>&1"

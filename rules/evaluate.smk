@@ -25,13 +25,14 @@ rule probe:
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
-        spec=probe_spec,
+        spec=spec_of(study.probe_stage),
         revision=revision_of("probe"),
+        lineage=lineage_of(study.probe_lineage),
         tokenizer=tokenizer_option,
     message:
         "probing {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "ldae probe --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        "ldae probe --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) {params.tokenizer}"
         " --model $(dirname {input.model}) --out $(dirname {output.about})"
         " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
@@ -58,10 +59,11 @@ rule probe_pixels:
     params:
         spec=study.pixels_stage().to_json(),
         revision=revision_of("probe"),
+        lineage=lineage_of(study.pixels_lineage),
     message:
         "probing raw pixels"
     shell:
-        "ldae probe-pixels --spec {params.spec:q} --revision {params.revision}"
+        "ldae probe-pixels --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"
 
 
@@ -90,14 +92,15 @@ rule finetune:
         micro_batch=study.scale.resources.micro_batch or study.scale.finetuning.batch,
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
     params:
-        spec=finetune_spec,
+        spec=spec_of(study.finetune_stage),
         revision=revision_of("finetune"),
+        lineage=lineage_of(study.finetune_lineage),
         tokenizer=tokenizer_option,
         resume=f"{RESULTS}/resume/finetune/{{variant}}/seed{{seed}}",
     message:
         "fine-tuning {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "ldae finetune --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        "ldae finetune --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) {params.tokenizer}"
         " --model $(dirname {input.model}) --resume {params.resume} --out $(dirname {output.about})"
         " --threads {threads} --processes {resources.gpu} --micro-batch {resources.micro_batch}"
@@ -128,10 +131,11 @@ rule sample:
     params:
         spec=study.sample_stage().to_json(),
         revision=revision_of("sample"),
+        lineage=lineage_of(study.sample_lineage),
     message:
         "sampling {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "ldae sample --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        "ldae sample --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --model $(dirname {input.ema}) --out $(dirname {output.samples})"
         " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
@@ -158,11 +162,12 @@ rule reference:
     params:
         spec=study.judge_stage().to_json(),
         revision=revision_of("judge"),
+        lineage=lineage_of(study.reference_lineage),
         judge=JUDGE_OPTION,
     message:
         "measuring the true images"
     shell:
-        "ldae reference --spec {params.spec:q} --revision {params.revision}"
+        "ldae reference --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) {params.judge}"
         " --out $(dirname {output.statistics}) --threads {threads} > {log} 2>&1"
 
@@ -189,11 +194,12 @@ rule judge:
     params:
         spec=study.judge_stage().to_json(),
         revision=revision_of("judge"),
+        lineage=lineage_of(study.distance_lineage),
         judge=JUDGE_OPTION,
     message:
         "judging the samples of {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "ldae judge --spec {params.spec:q} --revision {params.revision}"
+        "ldae judge --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --samples $(dirname {input.samples}) --reference $(dirname {input.reference}) {params.judge}"
         " --out $(dirname {output}) --threads {threads} > {log} 2>&1"
 
@@ -220,9 +226,10 @@ rule denoise:
     params:
         spec=study.denoise_stage().to_json(),
         revision=revision_of("denoise"),
+        lineage=lineage_of(study.denoise_lineage),
     message:
         "denoising with {wildcards.variant}, seed {wildcards.seed}"
     shell:
-        "ldae denoise-validation --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision}"
+        "ldae denoise-validation --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --model $(dirname {input.model}) --out $(dirname {output.pictures}) --threads {threads} > {log} 2>&1"

@@ -30,14 +30,15 @@ rule pretrain:
         micro_batch=study.scale.resources.micro_batch or study.scale.training.batch,
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
     params:
-        spec=pretrain_spec,
+        spec=spec_of(study.pretrain_stage),
         revision=revision_of("pretrain"),
+        lineage=lineage_of(study.run_lineage),
         resume=f"{RESULTS}/resume/pretrain/{{variant}}/seed{{seed}}",
     message:
         "training {wildcards.variant}, seed {wildcards.seed}"
     shell:
         "ldae pretrain --row {wildcards.variant} --seed {wildcards.seed}"
-        " --spec {params.spec:q} --revision {params.revision}"
+        " --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --resume {params.resume} --out $(dirname {output.model})"
         " --threads {threads} --processes {resources.gpu} --micro-batch {resources.micro_batch}"
@@ -69,14 +70,15 @@ rule pretrain_baseline:
         recompute=int(study.scale.resources.recompute),
         checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
     params:
-        spec=pretrain_spec,
+        spec=spec_of(study.pretrain_stage),
         revision=revision_of("pretrain"),
+        lineage=lineage_of(study.run_lineage),
         resume=f"{RESULTS}/resume/pretrain/{{variant}}/seed{{seed}}",
     message:
         "training {wildcards.variant}, seed {wildcards.seed}"
     shell:
         "ldae pretrain-baseline --row {wildcards.variant} --seed {wildcards.seed}"
-        " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
+        " --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage} --dataset $(dirname {input})"
         " --resume {params.resume} --out $(dirname {output.model})"
         " --threads {threads} --processes {resources.gpu} --recompute {resources.recompute}"
         " --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
@@ -104,13 +106,14 @@ rule adopt:
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
-        spec=pretrain_spec,
+        spec=spec_of(study.pretrain_stage),
         revision=revision_of("pretrain"),
+        lineage=lineage_of(study.run_lineage),
     message:
         "taking the published weights of {wildcards.variant}"
     shell:
         "ldae adopt --row {wildcards.variant} --seed {wildcards.seed}"
-        " --spec {params.spec:q} --revision {params.revision}"
+        " --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
         " --out $(dirname {output.model}) --threads {threads} > {log} 2>&1"
 
@@ -135,11 +138,12 @@ rule adopt_baseline:
         mem_mb=study.scale.resources.mem_mb,
         runtime=study.scale.resources.minutes,
     params:
-        spec=pretrain_spec,
+        spec=spec_of(study.pretrain_stage),
         revision=revision_of("pretrain"),
+        lineage=lineage_of(study.run_lineage),
     message:
         "taking the published weights of {wildcards.variant}"
     shell:
         "ldae adopt-baseline --row {wildcards.variant} --seed {wildcards.seed}"
-        " --spec {params.spec:q} --revision {params.revision} --dataset $(dirname {input})"
+        " --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage} --dataset $(dirname {input})"
         " --out $(dirname {output.model}) --threads {threads} > {log} 2>&1"

@@ -1,8 +1,6 @@
-# Tables and figures, from result files alone. Each is a target by file name and by its own name. These stages are cheap,
-# so they name the code that they run as input and follow its every change, and come before all others: a person may
-# look at the first table while the rest is still computed.
-
-READERS = ROOT / "ldae"
+# Tables and figures, from result files alone. Each is a target by file name and by its own name. They come before all
+# other jobs: a person may look at the first table while the rest is still computed. `update` keeps what was written
+# before where a job fails.
 
 for kind, ending in (("tables", ".md"), ("figures", ".png")):
     for name in getattr(study.file, kind):
@@ -17,21 +15,18 @@ for kind, ending in (("tables", ".md"), ("figures", ".png")):
 
 rule table:
     input:
-        dataset=dataset_of("tables"),
-        pixels=pixels_of("tables"),
-        probes=probes_of("tables"),
-        finetunes=finetunes_of_table,
-        distances=distances_of("tables"),
-        tokenizers=tokenizers_of_table,
-        code=[READERS / name for name in ("tables.py", "results.py", "statistics.py")],
+        unpack(inputs_of("tables")),
     output:
-        markdown=report(
-            "<results>/tables/{table}.md",
-            caption="../workflow/report/table.rst",
-            category="Tables",
+        markdown=update(
+            report(
+                "<results>/tables/{table}.md",
+                caption="../workflow/report/table.rst",
+                category="Tables",
+            )
         ),
-        csv="<results>/tables/{table}.csv",
-        latex="<results>/tables/{table}.tex",
+        csv=update("<results>/tables/{table}.csv"),
+        latex=update("<results>/tables/{table}.tex"),
+        about=update("<results>/tables/{table}.json"),
     log:
         "<logs>/tables/{table}.log",
     benchmark:
@@ -52,23 +47,18 @@ rule table:
 
 rule figure:
     input:
-        dataset=dataset_of("figures"),
-        pixels=pixels_of("figures"),
-        probes=probes_of("figures"),
-        distances=distances_of("figures"),
-        histories=files_of_figure(["curves"], "pretrain", "history.csv"),
-        pictures=files_of_figure(["noise", "denoising"], "denoise", "pictures.npz"),
-        samples=files_of_figure(["samples"], "samples", "samples.npy"),
-        tokenizers=fits_of_figure,
-        code=[READERS / name for name in ("figures.py", "results.py", "statistics.py")],
+        unpack(inputs_of("figures")),
     output:
-        png=report(
-            "<results>/figures/{figure}.png",
-            caption="../workflow/report/figure.rst",
-            category="Figures",
+        png=update(
+            report(
+                "<results>/figures/{figure}.png",
+                caption="../workflow/report/figure.rst",
+                category="Figures",
+            )
         ),
-        svg="<results>/figures/{figure}.svg",
-        csv="<results>/figures/{figure}.csv",
+        svg=update("<results>/figures/{figure}.svg"),
+        csv=update("<results>/figures/{figure}.csv"),
+        about=update("<results>/figures/{figure}.json"),
     log:
         "<logs>/figures/{figure}.log",
     benchmark:
@@ -88,49 +78,50 @@ rule figure:
         " --out $(dirname {output.csv})/{wildcards.figure} > {log} 2>&1"
 
 
-rule claims:
-    input:
-        dataset="<results>/dataset/manifest.json",
-        pixels="<results>/probe/pixels/probe.json",
-        probes=probes_for(names_of_claims()),
-        distances=distances_for(names_of_claims()),
-        code=[READERS / name for name in ("claims.py", "results.py", "statistics.py")],
-    output:
-        markdown=report(
-            "<results>/tables/claims.md",
-            caption="../workflow/report/claims.rst",
-            category="Claims",
-        ),
-        csv="<results>/tables/claims.csv",
-    log:
-        "<logs>/tables/claims.log",
-    benchmark:
-        "<benchmarks>/tables/claims.tsv"
-    priority: AT_ONCE
-    localrule: True
-    conda:
-        "../environment.yml"
-    params:
-        definition=json.dumps(study.claims(), sort_keys=True, ensure_ascii=False),
-    message:
-        "judging the paper's claims"
-    shell:
-        "ldae claims --definition {params.definition:q} --dataset {input.dataset} --pixels {input.pixels}"
-        " --probes {input.probes} --distances {input.distances}"
-        " --out $(dirname {output.csv})/claims > {log} 2>&1"
+if study.file.claims:
+
+    rule claims:
+        input:
+            **files_of("claims", "tables/claims"),
+        output:
+            markdown=update(
+                report(
+                    "<results>/tables/claims.md",
+                    caption="../workflow/report/claims.rst",
+                    category="Claims",
+                )
+            ),
+            csv=update("<results>/tables/claims.csv"),
+            about=update("<results>/tables/claims.json"),
+        log:
+            "<logs>/tables/claims.log",
+        benchmark:
+            "<benchmarks>/tables/claims.tsv"
+        priority: AT_ONCE
+        localrule: True
+        conda:
+            "../environment.yml"
+        params:
+            definition=canonical(study.claims()),
+        message:
+            "judging the paper's claims"
+        shell:
+            "ldae claims --definition {params.definition:q} --dataset {input.dataset} --pixels {input.pixels}"
+            " --probes {input.probes} --distances {input.distances}"
+            " --out $(dirname {output.csv})/claims > {log} 2>&1"
 
 
-for name, targets in (("cost", ["main"]), ("cost_all", ["main", "all"])):
+for name in ("cost", "cost_all"):
 
     rule:
         name:
             name
         input:
-            results=results_of(*targets),
-            code=READERS / "tables.py",
+            shown_on(f"tables/{name}"),
         output:
-            markdown=f"<results>/tables/{name}.md",
-            csv=f"<results>/tables/{name}.csv",
+            markdown=update(f"<results>/tables/{name}.md"),
+            csv=update(f"<results>/tables/{name}.csv"),
+            about=update(f"<results>/tables/{name}.json"),
         log:
             f"<logs>/tables/{name}.log",
         benchmark:
@@ -144,26 +135,21 @@ for name, targets in (("cost", ["main"]), ("cost_all", ["main", "all"])):
         message:
             "adding up the cost"
         shell:
-            "ldae cost --results {input.results} --out $(dirname {output.csv})/{params.name} > {log} 2>&1"
+            "ldae cost --results {input} --out $(dirname {output.csv})/{params.name} > {log} 2>&1"
 
 
-for name, cost, targets in (
-    ("report_main", "cost", ["main"]),
-    ("report", "cost_all", ["main", "all"]),
-):
+for name, cost in (("report_main", "cost"), ("report", "cost_all")):
 
     rule:
         name:
             name
         input:
-            views=views_on_page(*targets),
+            shown_on(name),
+            histories=histories_on(name),
             cost=f"<results>/tables/{cost}.csv",
-            records=records_of(rows_on_page(*targets)),
-            shared=shared_by(rows_on_page(*targets)),
-            histories=first_of("pretrain", rows_on_page(*targets), "history.csv"),
-            code=sorted((READERS / "report").glob("*.*")),
         output:
-            f"<results>/{name}.html",
+            page=update(f"<results>/{name}.html"),
+            about=update(f"<results>/{name}.json"),
         log:
             f"<logs>/{name}.log",
         benchmark:
@@ -172,11 +158,9 @@ for name, cost, targets in (
         conda:
             "../environment.yml"
         params:
-            definition=json.dumps(
-                study.page(*targets), sort_keys=True, ensure_ascii=False
-            ),
+            definition=canonical(graph.page_definition(name)),
         message:
             "writing the page"
         shell:
-            "ldae report --definition {params.definition:q} --results $(dirname {output}) --cost {input.cost}"
-            " --out {output} > {log} 2>&1"
+            "ldae report --definition {params.definition:q} --results $(dirname {output.page}) --cost {input.cost}"
+            " --out {output.page} > {log} 2>&1"

@@ -24,10 +24,11 @@ rule tokenizer:
     params:
         spec=tokenizer_spec,
         revision=revision_of("tokenizer"),
+        lineage=lineage_of(study.tokenizer_lineage),
     message:
         "fitting tokenizer {wildcards.tokenizer}"
     shell:
-        "ldae fit-tokenizer --spec {params.spec:q} --revision {params.revision}"
+        "ldae fit-tokenizer --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input}) --out $(dirname {output.fit}) --threads {threads} > {log} 2>&1"
 
 
@@ -61,12 +62,13 @@ rule convolutional_tokenizer:
     params:
         spec=tokenizer_spec,
         revision=revision_of("tokenizer"),
+        lineage=lineage_of(study.tokenizer_lineage),
         vgg=vgg_option,
         resume=f"{RESULTS}/resume/tokenizers/{{tokenizer}}",
     message:
         "training tokenizer {wildcards.tokenizer}"
     shell:
-        "ldae train-tokenizer --spec {params.spec:q} --revision {params.revision}"
+        "ldae train-tokenizer --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input.dataset}) {params.vgg}"
         " --resume {params.resume} --out $(dirname {output.fit}) --processes {resources.gpu}"
         " --threads {threads} --recompute {resources.recompute} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
@@ -95,10 +97,11 @@ rule classifier:
     params:
         spec=classifier_spec,
         revision=revision_of("classifier"),
+        lineage=lineage_of(study.classifier_lineage),
         resume=f"{RESULTS}/resume/classifiers/{{architecture}}",
     message:
         "training classifier {wildcards.architecture}"
     shell:
-        "ldae train-classifier --spec {params.spec:q} --revision {params.revision}"
+        "ldae train-classifier --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
         " --dataset $(dirname {input}) --resume {params.resume} --out $(dirname {output.weights})"
         " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"

@@ -106,7 +106,7 @@ def _run_of(row: str, *, seed: int | None = None, **overrides: str) -> tuple[Pat
     about = {"label": study.variants[row].label}
     if changes:
         about["made from"] = "; ".join(reversed(changes))
-    folder = Path(f"results/{study.scale_name}/pretrain/{study.runs[row]}/seed{seed}")
+    folder = study.results / "pretrain" / study.runs[row] / f"seed{seed}"
     if not (folder / "run.json").is_file():
         raise StudyError(
             f"{row!r}, seed {seed}: is not trained yet at scale {study.scale_name} (no {folder}); "

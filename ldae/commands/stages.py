@@ -7,10 +7,14 @@ import gc
 import importlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ldae.commands.parsing import Parser, Root
 from ldae.launch import in_ranks
 from ldae.process import Rank, keep_memory, nodes_of_job, process_seconds, stopping
+
+if TYPE_CHECKING:
+    from ldae.spec import Part
 
 GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -18,6 +22,23 @@ FUNCTIONS = {  # of stages that share a module with another, or whose name is ta
     "adopt-baseline": ("adopt", "adopt_baseline"),
     "reference": ("judge", "reference"),
     "denoise-validation": ("denoise", "denoise"),
+}
+STAGES = {  # the stage of each command, as lineages name it; a classifier's is its architecture
+    "prepare": "dataset",
+    "fit-tokenizer": "tokenizer",
+    "train-classifier": "classifier",
+    "train-tokenizer": "tokenizer",
+    "pretrain": "pretrain",
+    "pretrain-baseline": "pretrain",
+    "adopt": "pretrain",
+    "adopt-baseline": "pretrain",
+    "probe": "probe",
+    "probe-pixels": "probe",
+    "finetune": "finetune",
+    "sample": "sample",
+    "reference": "judge",
+    "judge": "judge",
+    "denoise-validation": "denoise",
 }
 DATASET = {"dataset": "the prepared images"}
 RESUME = {"resume": "where checkpoints outlive a failed attempt"}
@@ -95,6 +116,9 @@ def _stage(
     stage.set_defaults(action=_run, spec_model=model, command=name)
     stage.add_argument("--spec", required=True, metavar="JSON", help="what the stage reads of the row and of the scale")
     stage.add_argument("--revision", type=int, default=1, metavar="N", help="of the stage's code (default 1)")
+    stage.add_argument(
+        "--lineage", metavar="DIGEST", help="of what the result should be made from (default: unchecked)"
+    )
     for folder, what in inputs.items():
         stage.add_argument(f"--{folder}", type=Path, required=True, metavar="DIR", help=what)
     stage.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
@@ -149,6 +173,7 @@ def _run(arguments: argparse.Namespace) -> float:
     options = vars(arguments)
     name, model, threads = (options.pop(key) for key in ("command", "spec_model", "threads"))
     stage = _read_spec(model, options.pop("spec"))
+    _check_inputs(name, stage, options, options.pop("lineage"))
     limit, processes = options.pop("minutes", None), options.pop("processes", 1)
     if processes > 1 and Rank.from_environment().size == 1:
         in_ranks(processes, threads=threads)
@@ -178,14 +203,34 @@ def _run(arguments: argparse.Namespace) -> float:
     return imported
 
 
-def _read_spec(model: str, text: str) -> object:
+def _check_inputs(name: str, stage: Part, options: dict[str, Any], expected: str | None) -> None:
+    """Refuses results of earlier stages that do not belong together, or that are not those that the study asks for.
+
+    Raises:
+        ValueError: in one line.
+    """
+    from ldae.record import INPUTS, common_lineage, digest, lineage
+
+    folders = {key: options[key] for key in INPUTS if options.get(key) is not None}
+    before = common_lineage(folders)
+    stage_name = getattr(stage, "architecture", None) or STAGES[name]
+    if expected not in (None, digest(lineage(stage_name, stage, options["revision"], before))):
+        given = ", ".join(map(str, folders.values())) or "no input"
+        raise ValueError(
+            f"{options['out']}: should be made from other results than {given}; were they, or the study, edited "
+            "meanwhile? Start the command again"
+        )
+
+
+def _read_spec(model: str, text: str) -> Part:
     """A stage's specification from its JSON."""
     from pydantic import ValidationError
 
     from ldae import spec
 
     try:
-        return getattr(spec, model).model_validate_json(text)
+        stage: Part = getattr(spec, model).model_validate_json(text)
+        return stage
     except ValidationError as error:
         mistake = error.errors()[0]
         key = ".".join(map(str, mistake["loc"]))

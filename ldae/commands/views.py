@@ -50,9 +50,12 @@ def add(root: Root) -> None:
 def _write_view(arguments: argparse.Namespace) -> float:
     """Writes a table, a figure or the claims; returns when the imports were done."""
     from ldae.results import collect
+    from ldae.study.views import ViewRecord
 
     shown, given = arguments.definition, {name: getattr(arguments, name) for name in FILES}
-    results = None
+    results, folder = None, arguments.out.parent.parent
+    places = [str(path.parent.relative_to(folder)) for paths in given.values() for path in paths]
+    record = ViewRecord(arguments.view, shown, places=places, results=folder)
     if given["probes"]:
         (dataset,), (pixels,) = given["dataset"], given["pixels"]
         files = {name: given[name] for name in ("probes", "finetunes", "distances")}
@@ -64,6 +67,7 @@ def _write_view(arguments: argparse.Namespace) -> float:
         kinds = ("histories", "pictures", "samples", "tokenizers")
         inputs = Inputs(results, **{kind: given[kind] for kind in kinds}, schedules=_signal_powers(shown))
         write_figure(shown, inputs, out=arguments.out)
+        record.write(arguments.out, ("png", "svg", "csv"))
         return imported
     if results is None:
         raise ValueError(f"{arguments.view}: names no --probes")
@@ -72,11 +76,13 @@ def _write_view(arguments: argparse.Namespace) -> float:
 
         imported = process_seconds()
         write_table(shown, results, tokenizers=given["tokenizers"], out=arguments.out)
+        record.write(arguments.out, ("md", "csv", "tex"))
     else:
         from ldae.claims import write_claims
 
         imported = process_seconds()
         write_claims(shown, results, out=arguments.out)
+        record.write(arguments.out, ("md", "csv"))
     return imported
 
 
@@ -91,17 +97,24 @@ def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
 
 def _write_cost(arguments: argparse.Namespace) -> float:
     """Adds up the cost; returns when the imports were done."""
+    from ldae.study.views import ViewRecord, place_of
     from ldae.tables import write_cost
 
-    imported = process_seconds()
+    imported, folder = process_seconds(), arguments.out.parent.parent
+    places = [place_of(path, folder) for path in arguments.results]
+    record = ViewRecord("cost", {"results": places}, places=places, results=folder)
     write_cost(arguments.results, out=arguments.out)
+    record.write(arguments.out, ("md", "csv"))
     return imported
 
 
 def _write_page(arguments: argparse.Namespace) -> float:
     """Writes the page of a study; returns when the imports were done."""
     from ldae.report import write_page
+    from ldae.study.views import ViewRecord
 
-    imported = process_seconds()
-    write_page(arguments.definition, results=arguments.results, cost=arguments.cost, out=arguments.out)
+    imported, shown = process_seconds(), arguments.definition
+    record = ViewRecord("report", shown, places=shown.get("inputs", ()), results=arguments.results)
+    write_page(shown, results=arguments.results, cost=arguments.cost, out=arguments.out)
+    record.write(arguments.out, ("html",))
     return imported

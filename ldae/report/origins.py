@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldae.files import history_of, read_json
-from ldae.record import digest, seconds_of
+from ldae.record import digest, leaves, seconds_of
 from ldae.report.cells import Cell, Record, Sheet
 from ldae.spec import Spec
-from ldae.status import leaves
 from ldae.tables import STAGES
 
 POINTS = 200  # of a curve; a longer history is averaged down to these

@@ -1,0 +1,527 @@
+"""The graph of a study: its jobs, what each is made from, and which results still are what the study says; no torch.
+
+The records on disk decide, and nothing else: neither Snakemake's own notes nor any file's time. A result is outdated
+when the lineage in its record differs from the expected one, when it was computed from other inputs than those that lie
+there now, when the pictures behind it changed, or when an input is outdated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ldae.checking import StudyError, listed, nearest
+from ldae.files import read_json
+from ldae.record import Lineage, differences
+from ldae.spec import ConvolutionalStage
+from ldae.study.views import identity, view_lineage
+from ldae.study_file import DimensionFigure, Figure, SchedulesFigure, Target
+from ldae.variants import Study
+
+RESULTS = ("probe", "finetune", "judge")  # the stages whose numbers tables show
+FIRST_SEED = {  # figures of single runs: the option of their command, the folder, and the file that they show
+    "curves": ("histories", "pretrain", "history.csv"),
+    "noise": ("pictures", "denoise", "pictures.npz"),
+    "denoising": ("pictures", "denoise", "pictures.npz"),
+    "samples": ("samples", "samples", "samples.npy"),
+}
+COMMON: dict[str, tuple[Target, ...]] = {  # what the common targets comprise
+    "main": ("main",),
+    "all": ("main", "all"),
+    "all_tables": ("main", "all"),
+    "all_figures": ("main", "all"),
+}
+PAGES: dict[str, tuple[str, tuple[Target, ...]]] = {  # each page: its table of cost, and the targets that it shows
+    "report_main": ("cost", ("main",)),
+    "report": ("cost_all", ("main", "all")),
+}
+
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One job of the graph."""
+
+    stage: str
+    name: str  # for a reader, e.g. "pca, seed 0"
+    place: str  # where its result lies in the results folder, e.g. "pretrain/pca/seed0"
+    record: Path  # what the result says of itself
+    files: tuple[Path, ...]  # the other files that later jobs or people read
+    lineage: Lineage  # what the record should have been made from
+    inputs: dict[str, Job] = field(repr=False)  # the jobs whose results it reads, by the key in its record
+    is_view: bool = False  # a table, a figure or a page, which is cheap and follows its inputs
+
+    @property
+    def title(self) -> str:
+        """The stage and the name."""
+        return f"{self.stage} {self.name}"
+
+
+class Graph:
+    """All jobs of a study at its scale and seeds, and the state of their results on disk."""
+
+    def __init__(self, study: Study, root: Path = Path()) -> None:
+        """Describes the jobs; reads no result yet.
+
+        Args:
+            study: resolved, with its scale.
+            root: the project's folder; paths of records start with it.
+        """
+        self.study, self.results = study, root / study.results
+        self.jobs: dict[str, Job] = {}  # by place
+        self._outdated: dict[Job, str | None] = {}
+        self._shared_stages()
+        for seed in study.file.seeds:
+            self._row_stages(seed)
+        self._views()
+        self._by_record = {job.record: job for job in self.jobs.values()}
+
+    def leaving(self, files: Iterable[Path]) -> Job | None:
+        """The job of this study that leaves these files."""
+        return next((self._by_record[file] for file in files if file in self._by_record), None)
+
+    def jobs_of(self, rows: Iterable[str]) -> list[Job]:
+        """The jobs behind the numbers of rows, in the order of the graph; views and pictures are not among them."""
+        study, rows = self.study, list(rows)
+        wanted = [
+            self.jobs[place] for row in rows for seed in study.file.seeds for place in self._results_of(row, seed)
+        ]
+        needed = set(with_inputs(wanted))
+        return [job for job in self.jobs.values() if job in needed and job.place != "judge/reference"]
+
+    def wanted(self, targets: Iterable[str]) -> list[Job]:
+        """The jobs that targets ask for: rows, sweeps, tables, figures, claims, pages and the common targets.
+
+        Raises:
+            StudyError: for a target that does not exist.
+        """
+        study = self.study
+        found: list[Job] = []
+        for target in targets:
+            if target in study.variants or target in study.sweeps:
+                rows = study.rows([target])
+                seeds = study.file.seeds
+                found += [self.jobs[place] for row in rows for seed in seeds for place in self._results_of(row, seed)]
+            elif target in COMMON:
+                found += [self.jobs[place] for place in self.views_of(target)]
+            elif (place := self._place_of_view(target)) is not None:
+                found.append(self.jobs[place])
+            else:
+                views = [*study.file.tables, *study.file.figures, *(["claims"] if study.file.claims else [])]
+                known = [*COMMON, *PAGES, *views, "cost", "cost_all", *study.variants, *study.sweeps]
+                raise StudyError(
+                    f"{target!r} is no target or row{nearest(target, known)}; targets: {listed(COMMON)}, ..."
+                )
+        return list(dict.fromkeys(found))
+
+    def outdated(self, job: Job) -> str | None:
+        """Why a result is no longer what the study says, beginning at the first stage that differs.
+
+        None where it is current, and where there is no result.
+        """
+        if job not in self._outdated:
+            self._outdated[job] = self._reason(job)
+        return self._outdated[job]
+
+    def is_current(self, job: Job) -> bool:
+        """Whether a job has run, as the study says now, and all its files are there."""
+        return not self.is_missing(job) and self.outdated(job) is None
+
+    def is_missing(self, job: Job) -> bool:
+        """Whether a job's record or another of its files is absent."""
+        return not all(path.is_file() for path in (job.record, *job.files))
+
+    def to_run(self, targets: Iterable[str]) -> dict[Job, str]:
+        """The jobs that would run for targets, in the order of the graph, each with its reason."""
+        wanted = self.wanted(targets)
+        needed = set(with_inputs(wanted))
+        jobs = [job for job in self.jobs.values() if job in needed]
+        running = needrun(
+            jobs[::-1],
+            inputs=lambda job: job.inputs.values(),
+            is_outdated=lambda job: self.outdated(job) is not None,
+            is_missing=self.is_missing,
+            follows=lambda job: job.is_view,
+            wanted=set(wanted),
+        )
+        return {job: self._why(job) for job in jobs if job in running}
+
+    def _why(self, job: Job) -> str:
+        if reason := self.outdated(job):
+            return reason
+        if not job.record.is_file():
+            return "has not run yet"
+        if absent := [path.name for path in job.files if not path.is_file()]:
+            return f"its {absent[0]} is absent"
+        return "follows what it shows"
+
+    def _reason(self, job: Job) -> str | None:
+        for before in job.inputs.values():
+            if reason := self.outdated(before):
+                return reason
+        if not job.record.is_file():
+            return None
+        try:
+            about = read_json(job.record)
+        except ValueError:
+            return f"{job.stage}: its record, {job.record}, is damaged"
+        if found := differences(about.get("lineage", {}), job.lineage):
+            return found[0] if len(found) == 1 else f"{found[0]} (and {len(found) - 1} more)"
+        if other := self._other_input(job, about.get("inputs", {})):
+            return f"{job.stage}: was computed from another {other} than the one that is there now"
+        return self._other_pictures(about) if job.stage == "dataset" else None
+
+    def _other_input(self, job: Job, recorded: Mapping[str, str]) -> str | None:
+        """The first input that is not the one that a result was computed from, as far as its record says."""
+        for key, before in job.inputs.items():
+            if key in recorded and before.record.is_file():
+                if recorded[key] != _identity(before.record, stage=job.stage):
+                    return key if key == before.stage else f"{key} ({before.title})"
+        return None
+
+    def _other_pictures(self, manifest: dict[str, Any]) -> str | None:
+        return None
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # The jobs.
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _add(
+        self,
+        stage: str,
+        name: str,
+        place: str,
+        record: str,
+        files: Iterable[str],
+        lineage: Lineage,
+        **inputs: Job | None,
+    ) -> Job:
+        """A job whose result is a folder."""
+        folder = self.results / place
+        given = {key: job for key, job in inputs.items() if job is not None}
+        paths = tuple(folder / file for file in files)
+        self.jobs[place] = Job(stage, name, place, folder / record, paths, lineage, given)
+        return self.jobs[place]
+
+    def _shared_stages(self) -> None:
+        """What serves several rows: images, classifiers, tokenizers, the probe of pixels, the judge's reference."""
+        study = self.study
+        arrays = [
+            f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_labels", "_groups", "_checksums")
+        ]
+        dataset = self._add("dataset", "images", "dataset", "manifest.json", arrays, study.dataset_lineage())
+        for architecture in study.scale.classifiers:
+            place, lineage = f"classifiers/{architecture}", study.classifier_lineage(architecture)
+            trained = ("weights.safetensors", "history.csv")
+            self._add("classifier", architecture, place, "classifier.json", trained, lineage, dataset=dataset)
+        for name, stage in study.tokenizers.items():
+            files = ["tokenizer.safetensors"]
+            if isinstance(stage, ConvolutionalStage):
+                files += ["latents.npy", "latents_checksums.npy", "history.csv"]
+            vgg = self.jobs["classifiers/vgg"] if study.needs_vgg(name) else None
+            place, lineage = f"tokenizers/{name}", study.tokenizer_lineage(name)
+            self._add("tokenizer", name, place, "tokenizer.json", files, lineage, dataset=dataset, vgg=vgg)
+        correct, pixels = ("correct.npz",), study.pixels_lineage()
+        self._add("probe", "raw pixels", "probe/pixels", "probe.json", correct, pixels, dataset=dataset)
+        self._add(
+            "judge",
+            "true images",
+            "judge/reference",
+            "reference.json",
+            ("reference.npz",),
+            study.reference_lineage(),
+            dataset=dataset,
+            judge=self._judge,
+        )
+
+    @property
+    def _judge(self) -> Job | None:
+        """The study's own classifier, where it judges samples."""
+        return self.jobs["classifiers/resnet"] if self.study.scale.judging.features == "builtin" else None
+
+    def _row_stages(self, seed: int) -> None:
+        """What is done for each row with a seed."""
+        study, dataset = self.study, self.jobs["dataset"]
+        for row in dict.fromkeys(study.runs.values()):
+            self._pretraining(row, seed)
+        for row in dict.fromkeys(study.probes.values()):
+            run, fit = self._trained(row, seed)
+            self._add(
+                "probe",
+                f"{row}, seed {seed}",
+                f"probe/{row}/seed{seed}",
+                "probe.json",
+                ("correct.npz",),
+                study.probe_lineage(row),
+                dataset=dataset,
+                tokenizer=fit,
+                model=run,
+            )
+        for row, variant in study.variants.items():
+            if variant.finetune:
+                run, fit = self._trained(row, seed)
+                self._add(
+                    "finetune",
+                    f"{row}, seed {seed}",
+                    f"finetune/{row}/seed{seed}",
+                    "finetune.json",
+                    ("correct.npz", "history.csv"),
+                    study.finetune_lineage(row),
+                    dataset=dataset,
+                    tokenizer=fit,
+                    model=run,
+                )
+        for row in dict.fromkeys(study.runs[name] for name, variant in study.variants.items() if variant.fid):
+            self._sampling(row, seed)
+        for row in dict.fromkeys(study.runs[name] for name in study.rows(self._pictured())):
+            run, fit = self._trained(row, seed)
+            self._add(
+                "denoise",
+                f"{row}, seed {seed}",
+                f"denoise/{row}/seed{seed}",
+                "pictures.json",
+                ("pictures.npz",),
+                study.denoise_lineage(row),
+                dataset=dataset,
+                tokenizer=fit,
+                model=run,
+            )
+
+    def _pretraining(self, row: str, seed: int) -> None:
+        study = self.study
+        denoises = study.is_denoiser(row)
+        files = ["model.safetensors"] + ["ema.safetensors"] * denoises + ["history.csv"] * (not study.is_published(row))
+        fit = self.jobs[f"tokenizers/{study.variants[row].spec.tokenizer.name}"] if denoises else None
+        self._add(
+            "adopt" if study.is_published(row) else "pretrain",
+            f"{row}, seed {seed}",
+            f"pretrain/{row}/seed{seed}",
+            "run.json",
+            files,
+            study.run_lineage(row),
+            dataset=self.jobs["dataset"],
+            tokenizer=fit,
+        )
+
+    def _sampling(self, row: str, seed: int) -> None:
+        study, name = self.study, f"{row}, seed {seed}"
+        run, fit = self._trained(row, seed)
+        place, lineage = f"samples/{row}/seed{seed}", study.sample_lineage(row)
+        drawn = {"dataset": self.jobs["dataset"], "tokenizer": fit, "model": run}
+        samples = self._add("sample", name, place, "samples.json", ("samples.npy",), lineage, **drawn)
+        compared = {"samples": samples, "reference": self.jobs["judge/reference"], "judge": self._judge}
+        place, lineage = f"judge/{row}/seed{seed}", study.distance_lineage(row)
+        self._add("judge", name, place, "distance.json", (), lineage, **compared)
+
+    def _trained(self, row: str, seed: int) -> tuple[Job, Job | None]:
+        """The pretraining of a row and its tokenizer."""
+        run = self.jobs[f"pretrain/{self.study.runs[row]}/seed{seed}"]
+        return run, run.inputs.get("tokenizer")
+
+    def _results_of(self, row: str, seed: int) -> list[str]:
+        """The places of the numbers that tables can show of a row."""
+        study, variant = self.study, self.study.variants[row]
+        places = [f"probe/{study.probes[row]}/seed{seed}"]
+        places += [f"finetune/{row}/seed{seed}"] if variant.finetune else []
+        return [*places, f"judge/{study.runs[row]}/seed{seed}"] if variant.fid else places
+
+    def _pictured(self) -> list[str]:
+        """The rows and sweeps whose denoised pictures a figure shows."""
+        figures = self.study.file.figures.values()
+        return [name for figure in figures if figure.kind in ("noise", "denoising") for name in figure.names]
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Views: tables, figures, the claims, the cost, pages.
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _views(self) -> None:
+        study = self.study
+        for name in study.file.tables:
+            self._view("table", name, f"tables/{name}", study.definition("tables", name), ("md", "csv", "tex"))
+        for name in study.file.figures:
+            self._view("figure", name, f"figures/{name}", study.definition("figures", name), ("png", "svg", "csv"))
+        if study.file.claims:
+            self._view("claims", "claims", "tables/claims", study.claims(), ("md", "csv"))
+        for cost, targets in PAGES.values():
+            views = [*study.file.tables.values(), *study.file.figures.values()]
+            rows = study.rows(name for view in views if view.target in targets for name in view.names)
+            jobs = [job for job in self.jobs_of(rows) if job.stage != "dataset"]
+            definition = {"results": [job.place for job in jobs]}
+            self._view("cost", cost, f"tables/{cost}", definition, ("md", "csv"), jobs=jobs)
+        for page in PAGES:
+            jobs = self._on_page(page)
+            self._view("report", page, page, self.page_definition(page), ("html",), jobs=jobs)
+
+    def _view(
+        self,
+        stage: str,
+        name: str,
+        place: str,
+        definition: dict[str, Any],
+        endings: Iterable[str],
+        jobs: Iterable[Job] | None = None,
+    ) -> None:
+        inputs = jobs if jobs is not None else [job for files in self.reads(place).values() for job, _ in files]
+        base = self.results / place
+        self.jobs[place] = Job(
+            stage,
+            name,
+            place,
+            base.with_suffix(".json"),
+            tuple(base.with_suffix(f".{ending}") for ending in endings),
+            view_lineage(stage, definition),
+            {job.place: job for job in inputs},
+            is_view=True,
+        )
+
+    def reads(self, place: str) -> dict[str, list[tuple[Job, Path]]]:
+        """The files that a table, a figure or the claims read, and the job of each, by the option of their command."""
+        kind, _, name = place.partition("/")
+        file = self.study.file
+        if kind == "figures":
+            return self._read_by_figure(file.figures[name])
+        if name == "claims":
+            return self._accuracies(claim_name for claim in file.claims.values() for claim_name in claim.names)
+        table = file.tables[name]
+        found = self._accuracies(table.names, distances=table.series is None)
+        tokenizers = [self.study.variants[row].spec.tokenizer for row in self.study.rows(table.names)]
+        fits = dict.fromkeys(fit.name for fit in tokenizers if table.series is not None or fit.perceptual)
+        found["tokenizers"] = self._records(f"tokenizers/{fit}" for fit in fits)
+        if table.series is None:
+            tuned = [row for row in self.study.rows(table.names) if self.study.variants[row].finetune]
+            found["finetunes"] = self._records(f"finetune/{row}/seed{seed}" for row in tuned for seed in file.seeds)
+        return found
+
+    def _read_by_figure(self, figure: Figure) -> dict[str, list[tuple[Job, Path]]]:
+        if isinstance(figure, SchedulesFigure):
+            return {}
+        if isinstance(figure, DimensionFigure):
+            fits = dict.fromkeys(self.study.variants[row].spec.tokenizer.name for row in figure.filters.values())
+            tokenizers = self._first("tokenizers/{}", fits, "tokenizer.safetensors")
+            return self._accuracies(figure.names) | {"tokenizers": tokenizers}
+        if figure.kind == "trajectory":
+            return self._accuracies(figure.names, distances=True)
+        runs, seed = (
+            dict.fromkeys(self.study.runs[row] for row in self.study.rows(figure.names)),
+            self.study.file.seeds[0],
+        )
+        option, folder, file = FIRST_SEED[figure.kind]
+        return {option: self._first(f"{folder}/{{}}/seed{seed}", runs, file)}
+
+    def _accuracies(self, names: Iterable[str], *, distances: bool = True) -> dict[str, list[tuple[Job, Path]]]:
+        """The probes behind rows and sweeps, and the distances of their samples, for every seed."""
+        study, seeds = self.study, self.study.file.seeds
+        rows = study.rows(names)
+        probes = dict.fromkeys(study.probes[row] for row in rows)
+        found = {
+            "dataset": self._records(["dataset"]),
+            "pixels": self._records(["probe/pixels"]),
+            "probes": self._records(f"probe/{row}/seed{seed}" for row in probes for seed in seeds),
+        }
+        if distances:
+            judged = dict.fromkeys(study.runs[row] for row in rows if study.variants[row].fid)
+            found["distances"] = self._records(f"judge/{row}/seed{seed}" for row in judged for seed in seeds)
+        return found
+
+    def _records(self, places: Iterable[str]) -> list[tuple[Job, Path]]:
+        return [(self.jobs[place], self.jobs[place].record) for place in places]
+
+    def _first(self, place: str, names: Iterable[str], file: str) -> list[tuple[Job, Path]]:
+        """A file of each of several jobs."""
+        jobs = [self.jobs[place.format(name)] for name in names]
+        return [(job, job.record.parent / file) for job in jobs]
+
+    def _views_in(self, targets: Sequence[Target], kinds: Sequence[str] = ("tables", "figures")) -> list[str]:
+        """The places of the tables and figures of these targets."""
+        return [
+            f"{kind}/{name}"
+            for kind in kinds
+            for name, view in getattr(self.study.file, kind).items()
+            if view.target in targets
+        ]
+
+    def page_definition(self, page: str) -> dict[str, Any]:
+        """All that a page needs to know of the study, for its command line."""
+        return self.study.page(*PAGES[page][1]) | {"inputs": [job.place for job in self._on_page(page)]}
+
+    def views_of(self, target: str) -> list[str]:
+        """The places of what a common target comprises."""
+        targets = COMMON[target]
+        claims = ["tables/claims"] if "all" in targets and self.study.file.claims else []
+        if target == "all_figures":
+            return self._views_in(targets, ["figures"])
+        if target == "all_tables":
+            return [*self._views_in(targets, ["tables"]), *claims, "tables/cost_all"]
+        pages = ["report_main"] if target == "main" else ["report_main", "report"]
+        return [*self._views_in(targets), *claims, *(f"tables/{PAGES[page][0]}" for page in pages), *pages]
+
+    def _on_page(self, page: str) -> list[Job]:
+        """The jobs whose results a page shows: its views, and the records behind all of its rows."""
+        cost, targets = PAGES[page]
+        rows = [row["name"] for row in self.study.page(*targets)["rows"]]
+        views = [*self._views_in(targets), *(["tables/claims"] if "all" in targets and self.study.file.claims else [])]
+        shared = ["dataset", "probe/pixels"] if rows else []
+        jobs = [*(self.jobs[place] for place in [*views, f"tables/{cost}", *shared]), *self.jobs_of(rows)]
+        return list(dict.fromkeys(jobs))
+
+    def _place_of_view(self, name: str) -> str | None:
+        """Where a table, a figure, the claims, the cost or a page lies, by its name."""
+        return next((place for place in (f"tables/{name}", f"figures/{name}", name) if place in self.jobs), None)
+
+
+def needrun(
+    jobs: Sequence[T],
+    *,
+    inputs: Callable[[T], Iterable[T]],
+    is_outdated: Callable[[T], bool],
+    is_missing: Callable[[T], bool],
+    follows: Callable[[T], bool],
+    wanted: Collection[T],
+) -> set[T]:
+    """Which jobs have to run: outdated ones, and missing ones that are wanted or read by one that runs.
+
+    A current result is not computed again because an input that was deleted is.
+
+    Args:
+        jobs: all that belong to the targets, each before its inputs.
+        inputs: the jobs that a job reads from.
+        is_outdated: whether a job's result is not what it should be.
+        is_missing: whether a job's result, or a part of it, is absent.
+        follows: whether a job runs whenever one of its inputs does, as a table does.
+        wanted: the targets.
+    """
+    running: set[T] = set()
+    while True:
+        before = len(running)
+        read: set[T] = set(wanted)
+        for job in jobs:
+            if is_outdated(job) or (job in read and is_missing(job)):
+                running.add(job)
+            if job in running:
+                read.update(inputs(job))
+        running |= {job for job in jobs[::-1] if follows(job) and not running.isdisjoint(inputs(job))}
+        if len(running) == before:
+            return running
+
+
+def with_inputs(jobs: Iterable[Job]) -> Iterator[Job]:
+    """Jobs and all that they depend on, each once."""
+    seen: set[Job] = set()
+    left = list(jobs)
+    while left:
+        job = left.pop()
+        if job not in seen:
+            seen.add(job)
+            left += job.inputs.values()
+            yield job
+
+
+def _identity(record: Path, *, stage: str) -> str | None:
+    """A digest of what a job of a stage reads of a result; None for a damaged record."""
+    try:
+        return identity(record, stage=stage)
+    except ValueError:
+        return None

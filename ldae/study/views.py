@@ -1,0 +1,80 @@
+"""What a table, a figure, the claims, a table of cost and a page are made from, and the record of it; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ldae.files import read_json, sha256, sums_of, write_json
+from ldae.record import RECORDS, Lineage, content, digest
+
+PACKAGE = Path(__file__).parent.parent
+# The code of views is cheap to run again, so its bytes are part of what a view is made from.
+CODE = {
+    "table": ("tables.py", "results.py", "statistics.py"),
+    "figure": ("figures.py", "results.py", "statistics.py"),
+    "claims": ("claims.py", "results.py", "statistics.py"),
+    "cost": ("tables.py",),
+    "report": ("report/*.*",),
+}
+SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
+
+
+def view_lineage(stage: str, definition: dict[str, Any]) -> Lineage:
+    """What a view is made from, beside the results that it shows: its definition, and its code."""
+    return {stage: {"revision": _code_digest(stage), "spec": json.loads(json.dumps(definition))}}
+
+
+@cache
+def _code_digest(stage: str) -> str:
+    files = [path for pattern in CODE[stage] for path in sorted(PACKAGE.glob(pattern))]
+    return digest({str(path.relative_to(PACKAGE)): sha256(path) for path in files})
+
+
+def place_of(record: Path, results: Path) -> str:
+    """Where a result lies in the results folder, by its record: a stage's folder, or a view's path without ending."""
+    path = record.relative_to(results)
+    return str(path.parent if path.name in RECORDS else path.with_suffix(""))
+
+
+def record_at(place: str, results: Path) -> Path:
+    """The record of the result at a place of the results folder."""
+    found = (results / place / name for name in RECORDS)
+    return next((path for path in found if path.is_file()), results / f"{place}.json")
+
+
+def identity(record: Path, *, stage: str) -> str:
+    """A digest of what a view of this stage shows of a result.
+
+    Raises:
+        ValueError: for a damaged record.
+        FileNotFoundError: for an absent one.
+    """
+    about = read_json(record)
+    return digest(about) if stage in SHOWS_PROVENANCE else content(about)
+
+
+class ViewRecord:
+    """The record of a view. Its inputs are read before the view is, so that what changes meanwhile is noticed later."""
+
+    def __init__(self, stage: str, definition: dict[str, Any], *, places: Iterable[str], results: Path) -> None:
+        """Reads the records of what the view shows.
+
+        Args:
+            stage: table, figure, claims, cost or report.
+            definition: what the study says of the view.
+            places: of the results that it shows, in the results folder.
+            results: that folder.
+        """
+        self.lineage = view_lineage(stage, definition)
+        self.inputs = {place: identity(record_at(place, results), stage=stage) for place in dict.fromkeys(places)}
+
+    def write(self, out: Path, endings: Iterable[str]) -> None:
+        """Writes `<out>.json` beside the view's files, once these are written."""
+        files = [out.with_suffix(f".{ending}") for ending in endings]
+        write_json(
+            out.with_suffix(".json"), {"lineage": self.lineage, "inputs": self.inputs, "sha256": sums_of(*files)}
+        )

@@ -1,0 +1,100 @@
+"""Lets the records of results decide which jobs Snakemake runs, in the place of its notes and of the files' times."""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from snakemake.dag import DAG
+
+from ldae.files import read_json
+from ldae.record import RECORDS, digest
+from ldae.study.graph import needrun
+
+# What this module reads and replaces of Snakemake's graph, which is not part of its interface.
+PARTS = ("update_needrun", "toposorted", "finished", "reason", "dependencies")
+
+
+def decide_by_records(graph):
+    """Replaces Snakemake's decision in this process; `graph` is the study's, and knows the state of its results.
+
+    Snakemake compares a job's parameters with notes in `.snakemake/metadata` and its inputs' times with its outputs'.
+    Results that were copied, or whose notes are gone, would be taken for current whatever the study says. The options
+    that force jobs, and those that leave some out, work as before.
+    """
+    if absent := [part for part in PARTS if not hasattr(DAG, part)]:
+        sys.exit(
+            f"snakemake {version('snakemake')}: has no DAG.{absent[0]}, which decides here what runs; "
+            "install the version in constraints.txt"
+        )
+
+    async def update_needrun(dag, create_inventory=False):
+        if create_inventory:
+            await dag.workflow.iocache.mtime_inventory(dag.jobs)
+        jobs = [
+            job
+            for level in reversed(list(dag.toposorted()))
+            for job in level
+            if not dag.finished(job) and _is_allowed(dag, job)
+        ]
+        missing = {job: [file for file in job.output if not await file.exists()] for job in jobs}
+        outdated = {job: _outdated(graph, job) for job in jobs}
+        running = needrun(
+            jobs,
+            inputs=lambda job: dag.dependencies[job],
+            is_outdated=lambda job: _is_forced(dag, job) or bool(outdated[job]),
+            is_missing=lambda job: bool(missing[job]),
+            follows=lambda job: job.is_norun or _is_view(graph, job),
+            wanted=set(dag.targetjobs).union(*(dag.dependencies[job] for job in jobs if job.is_norun)),
+        )
+        for job in jobs:
+            reason = dag.reason(job)
+            reason.clear()
+            if job in running:
+                reason.forced = _is_forced(dag, job)
+                reason.params_changed = outdated[job] or ""
+                reason.missing_output.update(missing[job])
+                if not reason:
+                    updated = (files for before, files in dag.dependencies[job].items() if before in running)
+                    reason.updated_input_run.update(*updated)
+        _note(dag, running)
+
+    DAG.update_needrun = update_needrun
+
+
+def _is_allowed(dag, job):
+    """Whether the command line lets a job run at all."""
+    return not dag.rules_allowed_for_needrun or job.rule.name in dag.rules_allowed_for_needrun
+
+
+def _is_forced(dag, job):
+    """Whether the command line, or an earlier run that was killed in the middle of it, makes a job run."""
+    by_rule = job.rule in dag.forcerules and job not in dag.omitforce
+    return by_rule or not dag.forcefiles.isdisjoint(job.output)
+
+
+def _is_view(graph, job):
+    found = graph.leaving(map(Path, job.output))
+    return found is not None and found.is_view
+
+
+def _outdated(graph, job):
+    """Why a job's result is not what the study says, or None."""
+    files = [Path(file) for file in job.output]
+    found = graph.leaving(files)
+    if found is not None:
+        return graph.outdated(found)
+    # a seed that the study does not name: the digest in the rule is all that is known of it
+    record = next((file for file in files if file.name in RECORDS and file.is_file()), None)
+    if record is not None and digest(read_json(record).get("lineage")) != job.params.lineage:
+        return f"{RECORDS[record.name]}: is of another specification"
+    return None
+
+
+def _note(dag, running):
+    """Tells the graph what runs, as its own method does."""
+    for part in (dag._needrun, dag._checkpoint_jobs, dag._n_until_ready, dag._ready_jobs):
+        part.clear()
+    dag._needrun.update(running)
+    for job in running:
+        dag._n_until_ready[job] = sum(before in running for before in dag.dependencies[job])
+    dag._len = len(dag._finished | dag._needrun)
