@@ -36,15 +36,16 @@ def decide_by_records(graph):
             for job in level
             if not dag.finished(job) and _is_allowed(dag, job)
         ]
-        missing = {job: [file for file in job.output if not await file.exists()] for job in jobs}
+        missing = {file for job in jobs for file in job.output if not await file.exists()}
         outdated = {job: _outdated(graph, job) for job in jobs}
+        targets = set(dag.targetjobs).union(*(dag.dependencies[job] for job in jobs if job.is_norun))
         running = needrun(
             jobs,
-            inputs=lambda job: dag.dependencies[job],
+            reads=lambda job: _files_read(graph, dag, job),
             is_outdated=lambda job: _is_forced(dag, job) or bool(outdated[job]),
-            is_missing=lambda job: bool(missing[job]),
+            is_missing=missing.__contains__,
             follows=lambda job: job.is_norun or _is_view(graph, job),
-            wanted=set(dag.targetjobs).union(*(dag.dependencies[job] for job in jobs if job.is_norun)),
+            wanted={job: job.output for job in targets},
         )
         for job in jobs:
             reason = dag.reason(job)
@@ -52,7 +53,7 @@ def decide_by_records(graph):
             if job in running:
                 reason.forced = _is_forced(dag, job)
                 reason.params_changed = outdated[job] or ""
-                reason.missing_output.update(missing[job])
+                reason.missing_output.update(missing.intersection(job.output))
                 if not reason:
                     updated = (files for before, files in dag.dependencies[job].items() if before in running)
                     reason.updated_input_run.update(*updated)
@@ -75,6 +76,12 @@ def _is_forced(dag, job):
 def _is_view(graph, job):
     found = graph.leaving(map(Path, job.output))
     return found is not None and found.is_view
+
+
+def _files_read(graph, dag, job):
+    """The files that a job reads, by the job that they come from: all of a result, where it is no view that reads it."""
+    files = dag.dependencies[job]
+    return files if _is_view(graph, job) or job.is_norun else {source: source.output for source in files}
 
 
 def _outdated(graph, job):

@@ -7,7 +7,7 @@ there now, when the pictures behind it changed, or when an input is outdated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ PAGES: dict[str, tuple[str, tuple[Target, ...]]] = {  # each page: its table of 
 }
 
 T = TypeVar("T", bound=Hashable)
+F = TypeVar("F", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +142,11 @@ class Graph:
         jobs = [job for job in self.jobs.values() if job in needed]
         running = needrun(
             jobs[::-1],
-            inputs=lambda job: job.inputs.values(),
+            reads=_files_read,
             is_outdated=lambda job: self.outdated(job) is not None,
-            is_missing=self.is_missing,
+            is_missing=lambda path: not path.is_file(),
             follows=lambda job: job.is_view,
-            wanted=set(wanted),
+            wanted={job: (job.record, *job.files) for job in wanted},
         )
         return {job: self._why(job) for job in jobs if job in running}
 
@@ -475,36 +476,45 @@ class Graph:
 def needrun(
     jobs: Sequence[T],
     *,
-    inputs: Callable[[T], Iterable[T]],
+    reads: Callable[[T], Mapping[T, Iterable[F]]],
     is_outdated: Callable[[T], bool],
-    is_missing: Callable[[T], bool],
+    is_missing: Callable[[F], bool],
     follows: Callable[[T], bool],
-    wanted: Collection[T],
+    wanted: Mapping[T, Iterable[F]],
 ) -> set[T]:
-    """Which jobs have to run: outdated ones, and missing ones that are wanted or read by one that runs.
+    """Which jobs have to run: outdated ones, and those of which a file is missing that is wanted or read by one that runs.
 
     A current result is not computed again because an input that was deleted is.
 
     Args:
         jobs: all that belong to the targets, each before its inputs.
-        inputs: the jobs that a job reads from.
+        reads: the files that a job reads, by the job that they come from.
         is_outdated: whether a job's result is not what it should be.
-        is_missing: whether a job's result, or a part of it, is absent.
+        is_missing: whether a file is absent.
         follows: whether a job runs whenever one of its inputs does, as a table does.
-        wanted: the targets.
+        wanted: the jobs whose results are the targets, and their files.
     """
     running: set[T] = set()
     while True:
         before = len(running)
-        read: set[T] = set(wanted)
+        read: dict[T, set[F]] = {job: set(files) for job, files in wanted.items()}
         for job in jobs:
-            if is_outdated(job) or (job in read and is_missing(job)):
+            if is_outdated(job) or any(map(is_missing, read.get(job, ()))):
                 running.add(job)
             if job in running:
-                read.update(inputs(job))
-        running |= {job for job in jobs[::-1] if follows(job) and not running.isdisjoint(inputs(job))}
+                for source, files in reads(job).items():
+                    read.setdefault(source, set()).update(files)
+        running |= {job for job in jobs[::-1] if follows(job) and not running.isdisjoint(reads(job))}
         if len(running) == before:
             return running
+
+
+def _files_read(job: Job) -> dict[Job, tuple[Path, ...]]:
+    """The files that a job reads, by the job that they come from: of a stage's result a view reads the record."""
+    return {
+        source: (source.record,) if job.is_view and not source.is_view else (source.record, *source.files)
+        for source in job.inputs.values()
+    }
 
 
 def with_inputs(jobs: Iterable[Job]) -> Iterator[Job]:

@@ -1,0 +1,93 @@
+"""A stand-in for `ldae` in the jobs of a graph: it writes the files and the record of a job, and computes nothing.
+
+Each job notes its place in the results folder in the file that the variable RAN names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ldae.commands.stages import STAGES
+from ldae.files import sums_of, write_json
+from ldae.record import INPUTS, RECORDS, common_lineage, digest, inputs_of
+from ldae.study.views import ViewRecord, place_of
+
+RECORD = {stage: name for name, stage in RECORDS.items()} | {"judge": "distance.json"}
+FILES = {
+    "prepare": [
+        f"{split}{what}.npy" for split in ("train", "val") for what in ("", "_labels", "_groups", "_checksums")
+    ],
+    "fit-tokenizer": ["tokenizer.safetensors"],
+    "pretrain": ["model.safetensors", "ema.safetensors", "history.csv"],
+    "probe": ["correct.npz"],
+    "probe-pixels": ["correct.npz"],
+}
+ENDINGS = {
+    "table": ("md", "csv", "tex"),
+    "figure": ("png", "svg", "csv"),
+    "claims": ("md", "csv"),
+    "cost": ("md", "csv"),
+    "report": ("html",),
+}
+
+
+def main() -> None:
+    command, *words = sys.argv[1:]
+    options: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            values = options.setdefault(word[2:], [])
+        else:
+            values.append(word)
+    out = Path(options["out"][0])
+    place = _stage(command, options, out) if command in FILES else _view(command, options, out)
+    with open(os.environ["RAN"], "a") as ran:
+        ran.write(f"{place}\n")
+
+
+def _stage(command: str, options: dict[str, list[str]], out: Path) -> str:
+    folders = {option: Path(values[0]) for option, values in options.items() if option in INPUTS}
+    stage = STAGES[command]
+    own = {"revision": int(options["revision"][0]), "spec": json.loads(options["spec"][0])}
+    lineage = common_lineage(folders) | {stage: own}
+    assert digest(lineage) == options["lineage"][0]
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES[command]:
+        (out / name).write_text(f"{place_of(out / RECORD[stage], out)} {digest(lineage)}")
+    about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders)}
+    if command == "prepare":
+        counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
+        about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}
+    write_json(out / RECORD[stage], about | {"sha256": sums_of(*(out / name for name in FILES[command]))})
+    return str(out.relative_to(_results(out)))
+
+
+def _view(command: str, options: dict[str, list[str]], out: Path) -> str:
+    results = _results(out)
+    if command == "cost":
+        places = [place_of(Path(path), results) for path in options["results"]]
+        definition = {"results": places}
+    else:
+        definition = json.loads(options["definition"][0])
+        files = [
+            Path(word) for option in sorted(options) for word in options[option] if option not in ("definition", "out")
+        ]
+        places = definition.get("inputs") or [str(file.parent.relative_to(results)) for file in files]
+    record = ViewRecord(command, definition, places=places, results=results)
+    for ending in ENDINGS[command]:
+        out.with_suffix(f".{ending}").write_text(digest([definition, record.inputs]))
+    record.write(out, ENDINGS[command])
+    return str(out.with_suffix("").relative_to(results))
+
+
+def _results(path: Path) -> Path:
+    """The folder of the results of the scale `smoke` that a path lies in."""
+    return next(folder for folder in path.parents if folder.name == "smoke")
+
+
+if __name__ == "__main__":
+    main()
