@@ -58,7 +58,7 @@ def _stage(command: str, options: dict[str, list[str]], out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES[command]:
         (out / name).write_text(f"{place_of(out / RECORD[stage], out)} {digest(lineage)}")
-    about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders)}
+    about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
     if command == "prepare":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
         about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}

@@ -146,12 +146,15 @@ def test_raising_a_revision_reruns_its_stage_and_what_follows(edited: Graph) -> 
     assert edited.planned() == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
 
 
-def test_a_table_refuses_results_of_another_specification(finished: Graph, tmp_path: Path) -> None:
+def test_a_table_refuses_results_of_another_specification_and_leaves_the_one_before(
+    finished: Graph, tmp_path: Path
+) -> None:
     graph = Graph(shutil.copytree(finished.folder, tmp_path / "copy"))
     graph.edit("config.yaml", "objective.weight: signal", "objective.weight: uniform")
-    process = graph.start("dae", "--rerun-triggers", "mtime", "--forcerun", "table", "--show-failed-logs")
+    process = graph.start("dae", "--allowed-rules", "table", "--show-failed-logs")
     assert process.wait(timeout=120) != 0
     assert "made from another specification than the study's now" in graph.said.read_text()
+    assert graph.tables() == finished.tables()
 
 
 def test_a_mistake_in_the_study_is_one_line(edited: Graph) -> None:

@@ -19,7 +19,7 @@ from ldae.cost import transformer_parameters
 from ldae.files import write_json
 from ldae.network import Transformer
 from ldae.plan import Data, Forecast, Job, plan, rows_of, size_of
-from ldae.status import changes, status, why
+from ldae.status import status
 from ldae.variants import Study
 
 ROOT = Path(__file__).parent.parent
@@ -178,36 +178,6 @@ def test_status_names_another_job_that_has_failed_but_not_one_that_may_be_runnin
     assert "7 trainings at scale smoke: 7 waiting, and 1 other job failed" in text
     (line,) = [" ".join(line.split()) for line in text.splitlines() if "failed" in line and "trainings" not in line]
     assert line == "dataset images failed ldae: /pictures: is no folder"
-
-
-def test_changes_name_the_stage_the_key_and_both_values() -> None:
-    before = {
-        "dataset": {"revision": 1, "spec": {"size": 64}},
-        "probe": {"revision": 1, "spec": {"probing": {"epochs": 5}}},
-    }
-    after = {
-        "dataset": {"revision": 2, "spec": {"size": 64}},
-        "probe": {"revision": 1, "spec": {"probing": {"epochs": 9}}},
-    }
-    assert changes(before, after) == ["dataset: revision 1 -> 2", "probe: probing.epochs 5 -> 9"]
-    assert changes(before, before) == []
-    assert changes({}, {"vgg": before["dataset"]}) == ["vgg: is new"]
-    assert changes({"probe": {"revision": 1, "spec": {}}}, {"probe": before["probe"]}) == [
-        "probe: probing.epochs default -> 5"
-    ]
-
-
-def test_why_gathers_jobs_by_their_reason(tmp_path: Path) -> None:
-    found = jobs(SMOKE, ["dae"], tmp_path / "results/smoke")
-    for job in found.values():
-        finish(job)
-    assert why(SMOKE, tmp_path, ["dae"]).startswith("Nothing would run")
-    probe = found["probe ldae, seed 0"]
-    finish(probe, probe=probe.made["probe"] | {"revision": 9})
-    found["pretrain pca, seed 0"].record.unlink()
-    text = why(SMOKE, tmp_path, ["dae"])
-    assert "probe: revision 9 -> 1\n    1 job: probe ldae, seed 0" in text
-    assert "has not run yet\n    1 job: pretrain pca, seed 0" in text
 
 
 @pytest.mark.parametrize("question", ["plan", "status", "why"])

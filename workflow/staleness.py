@@ -79,7 +79,7 @@ def _is_view(graph, job):
 
 
 def _files_read(graph, dag, job):
-    """The files that a job reads, by the job that they come from: all of a result, where it is no view that reads it."""
+    """The files that a job reads, by the job that they come from; a view reads only what its rule names."""
     files = dag.dependencies[job]
     return files if _is_view(graph, job) or job.is_norun else {source: source.output for source in files}
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ldae.checking import StudyError, listed, nearest
 from ldae.files import read_json
 from ldae.record import Lineage, differences
+from ldae.sources.fingerprint import difference
 from ldae.spec import ConvolutionalStage
 from ldae.study.views import identity, view_lineage
 from ldae.study_file import DimensionFigure, Figure, SchedulesFigure, Target
@@ -173,7 +174,11 @@ class Graph:
             return found[0] if len(found) == 1 else f"{found[0]} (and {len(found) - 1} more)"
         if other := self._other_input(job, about.get("inputs", {})):
             return f"{job.stage}: was computed from another {other} than the one that is there now"
-        return self._other_pictures(about) if job.stage == "dataset" else None
+        if job.stage == "dataset" and (
+            changed := difference(self.study.scale.dataset, about, prepared=job.record.parent)
+        ):
+            return f"dataset: {changed}"
+        return None
 
     def _other_input(self, job: Job, recorded: Mapping[str, str]) -> str | None:
         """The first input that is not the one that a result was computed from, as far as its record says."""
@@ -181,9 +186,6 @@ class Graph:
             if key in recorded and before.record.is_file():
                 if recorded[key] != _identity(before.record, stage=job.stage):
                     return key if key == before.stage else f"{key} ({before.title})"
-        return None
-
-    def _other_pictures(self, manifest: dict[str, Any]) -> str | None:
         return None
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -482,7 +484,7 @@ def needrun(
     follows: Callable[[T], bool],
     wanted: Mapping[T, Iterable[F]],
 ) -> set[T]:
-    """Which jobs have to run: outdated ones, and those of which a file is missing that is wanted or read by one that runs.
+    """Which jobs have to run: outdated ones, and those that lack a file that is wanted, or that one that runs reads.
 
     A current result is not computed again because an input that was deleted is.
 

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rows import STUDY
+
+from ldae.checking import StudyError
+from ldae.files import write_json
+from ldae.record import content, differences, digest
+from ldae.status import why
+from ldae.study.graph import Graph, Job, needrun, with_inputs
+
+
+def finish(job: Job, **changed: dict[str, object]) -> None:
+    """Leaves the files and the record of a job, with some stages of its lineage changed."""
+    for path in job.files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_json(job.record, {"lineage": job.lineage | changed, "row": job.name})
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Graph:
+    """All results of Table 3 and of what it depends on, as the study says now."""
+    graph = Graph(STUDY, tmp_path)
+    for job in with_inputs(graph.wanted(["dae"])):
+        finish(job)
+    return graph
+
+
+def again(graph: Graph) -> Graph:
+    """The graph, looked at anew."""
+    return Graph(graph.study, Path(*graph.results.parts[: -len(graph.study.results.parts)]))
+
+
+def test_differences_name_the_stage_the_key_and_both_values() -> None:
+    before = {
+        "dataset": {"revision": 1, "spec": {"size": 64}},
+        "probe": {"revision": 1, "spec": {"probing": {"epochs": 5}}},
+    }
+    after = {
+        "dataset": {"revision": 2, "spec": {"size": 64}},
+        "probe": {"revision": 1, "spec": {"probing": {"epochs": 9}}},
+    }
+    assert differences(before, after) == ["dataset: revision 1 -> 2", "probe: probing.epochs 5 -> 9"]
+    assert differences(before, before) == []
+    assert differences({}, {"vgg": before["dataset"]}) == ["vgg: is new"]
+    assert differences({"probe": {"revision": 1, "spec": {}}}, {"probe": before["probe"]}) == [
+        "probe: probing.epochs default -> 5"
+    ]
+
+
+def test_where_files_lie_is_no_difference() -> None:
+    here, there = ({"dataset": {"revision": 1, "spec": {"path": path, "size": 64}}} for path in ("/a", "/b"))
+    assert differences(here, there) == []
+    assert digest(here) == digest(there)
+
+
+def test_when_and_where_a_result_was_computed_does_not_change_its_content() -> None:
+    about = {"row": "pca", "top1": 0.5, "provenance": {"host": "a"}}
+    assert content(about) == content(about | {"provenance": {"host": "b"}, "inputs": {"dataset": "x"}})
+    assert content(about) != content(about | {"top1": 0.6})
+
+
+def test_of_a_manifest_the_images_count_and_not_where_they_came_from() -> None:
+    about = {
+        "counts": {},
+        "size": 64,
+        "classes": ["a"],
+        "sha256": {"train_checksums.npy": "1"},
+        "sources": {"files": 3},
+    }
+    assert content(about) == content(about | {"sources": {"files": 4}, "pillow": "13"})
+    assert content(about) != content(about | {"sha256": {"train_checksums.npy": "2"}})
+
+
+def test_why_gathers_jobs_by_their_reason_and_counts_views(finished: Graph, tmp_path: Path) -> None:
+    assert why(STUDY, tmp_path, ["dae"]).startswith("Nothing would run")
+    probe = finished.jobs["probe/ldae/seed0"]
+    finish(probe, probe=probe.lineage["probe"] | {"revision": 9})
+    assert why(STUDY, tmp_path, ["dae"]) == "probe: revision 9 -> 1\n    2 jobs: probe ldae, seed 0; table dae"
+    finished.jobs["probe/pca/seed0"].record.unlink()
+    assert "has not run yet\n    1 job: probe pca, seed 0" in why(STUDY, tmp_path, ["dae"])
+
+
+def test_a_row_is_wanted_with_all_that_tables_show_of_it(tmp_path: Path) -> None:
+    graph = Graph(STUDY, tmp_path)
+    assert {job.place for job in graph.wanted(["dit"])} == {"probe/dit/seed0", "judge/dit/seed0"}
+    assert {job.place for job in graph.wanted(["figure6"])} == {"figures/figure6"}
+    with pytest.raises(StudyError, match="'figur6' is no target or row .did you mean 'figure6'"):
+        graph.wanted(["figur6"])
+
+
+def test_a_damaged_record_is_outdated(finished: Graph) -> None:
+    finished.jobs["probe/pca/seed0"].record.write_text("{")
+    graph = again(finished)
+    assert (
+        graph.outdated(graph.jobs["probe/pca/seed0"])
+        == f"probe: its record, {graph.results}/probe/pca/seed0/probe.json, is damaged"
+    )
+    assert graph.outdated(graph.jobs["probe/ldae/seed0"]) is None
+
+
+def test_needed_jobs_are_found_through_a_current_result() -> None:
+    """A table reads a record whose own input is gone: the input stays away until somebody reads it."""
+    reads = {"table": {"probe": ["probe.json"]}, "probe": {"run": ["weights"]}, "run": {}}
+    jobs = ["table", "probe", "run"]
+
+    def found(outdated: set[str], missing: set[str], wanted: dict[str, list[str]]) -> set[str]:
+        return needrun(
+            jobs,
+            reads=reads.__getitem__,
+            is_outdated=outdated.__contains__,
+            is_missing=missing.__contains__,
+            follows=lambda job: job == "table",
+            wanted=wanted,
+        )
+
+    target = {"table": ["table.md"]}
+    assert found(set(), {"weights"}, target) == set()
+    assert found(set(), {"weights", "probe.json"}, target) == set()
+    assert found(set(), {"weights", "table.md"}, target) == {"table"}
+    assert found({"probe"}, {"weights"}, target) == {"table", "probe", "run"}
+    assert found(set(), {"weights"}, {"run": ["weights"]}) == {"run"}
