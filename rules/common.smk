@@ -204,18 +204,11 @@ def tokenizer_priority_of(wildcards):
 
 
 def classifier_priority_of(wildcards):
-    """A classifier is as urgent as the first row whose tokenizer, or whose samples, need it: a long chain hangs on it."""
-    for place, row in enumerate(study.urgency):
-        variant = study.variants[row]
-        judged = variant.fid and wildcards.architecture == "resnet"
-        perceived = (
-            wildcards.architecture == "vgg"
-            and study.is_denoiser(row)
-            and study.needs_vgg(variant.spec.tokenizer.name)
-        )
-        if judged or perceived:
-            return len(study.urgency) - place
-    return 0
+    """The perceptual network comes first: the longest chain begins with it. The judge is as urgent as what it judges."""
+    if wildcards.architecture == "vgg":
+        return AT_ONCE
+    judged = [row for row in study.urgency if study.variants[row].fid]
+    return len(study.urgency) - study.urgency.index(judged[0]) if judged else 0
 
 
 VIEW_INPUTS = {  # the options of the commands that write views
