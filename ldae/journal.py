@@ -8,13 +8,13 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldae.files import named
-from ldae.sources import Broken
+from ldae.sources import Broken, Deep
 
 LEFT_OUT = -1  # in the place of a broken image's group
 
@@ -24,6 +24,7 @@ class Drawn(NamedTuple):
 
     group: int
     digest: int
+    deep: Deep | None = None
 
 
 Outcome = Drawn | Broken
@@ -37,6 +38,7 @@ class Journal:
         self.target, self.path = target, target.with_suffix(".journal")
         self._groups, self._digests = array("q"), array("Q")
         self.broken: list[Broken] = []
+        self.deep: dict[int, Deep] = {}  # position -> what is known of an image of more than 8 bits
         begun = self.path.read_text() if self.path.exists() and target.exists() else ""
         *lines, _ = begun.split("\n")  # a line that was cut short is none
         if lines[:1] == [identity]:
@@ -59,12 +61,12 @@ class Journal:
 
     def _note(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            self._digests.append(outcome.digest)
             if isinstance(outcome, Broken):
-                self._groups.append(LEFT_OUT)
                 self.broken.append(outcome)
-            else:
-                self._groups.append(outcome.group)
+            elif outcome.deep is not None:
+                self.deep[len(self)] = outcome.deep
+            self._digests.append(outcome.digest)
+            self._groups.append(LEFT_OUT if isinstance(outcome, Broken) else outcome.group)
 
     @property
     def groups(self) -> NDArray[np.int64]:
@@ -77,9 +79,12 @@ class Journal:
         return np.array(self._digests, dtype=np.uint64)
 
 
-def _outcome(values: list[int | str]) -> Outcome:
+def _outcome(values: list[Any]) -> Outcome:
     """An outcome of a line: that of a broken image begins with its path."""
-    return Broken(*values) if isinstance(values[0], str) else Drawn(*values)  # type: ignore[arg-type]
+    if isinstance(values[0], str):
+        return Broken(*values)
+    group, digest, deep = values
+    return Drawn(group, digest, deep and Deep(*deep))
 
 
 @contextmanager

@@ -310,6 +310,9 @@ class Photos(Sides):
     seed: int = 0
 
 
+Tolerance = Literal["stop", "allow"]  # of many broken images
+
+
 class Folder(Sides):
     """A tree of class folders: with `train/` and `val/`, or one tree that is split by `val_fraction` and `seed`."""
 
@@ -318,6 +321,8 @@ class Folder(Sides):
     val: str | None = None  # the folder of the validation images where it is not called val, valid, validation or dev
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     seed: int = 0
+    white: Annotated[float, Field(gt=0)] | None = None  # in grey images of more than 8 bits; None: measured over all
+    broken: Tolerance = "stop"
 
 
 class ImageNet(Sides):
@@ -325,6 +330,7 @@ class ImageNet(Sides):
 
     source: Literal["imagenet"]
     path: str
+    broken: Tolerance = "stop"
 
 
 Dataset = Annotated[Photos | Folder | ImageNet, Field(discriminator="source")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import csv
 import io
 import json
 import os
@@ -86,9 +87,9 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
-def float_tiff() -> bytes:
+def float_tiff(value: float) -> bytes:
     file = io.BytesIO()
-    Image.new("F", (20, 20), 0.5).save(file, "TIFF")
+    Image.new("F", (20, 20), value).save(file, "TIFF")
     return file.getvalue()
 
 
@@ -106,7 +107,9 @@ BROKEN: dict[str, bytes] = {
     "half.webp": encoded("WEBP")[:300],
     "half.bmp": encoded("BMP")[:500],
     "half.tiff": encoded("TIFF")[:900],
-    "float.tiff": float_tiff(),
+    "not_a_number.tiff": float_tiff(float("nan")),
+    "below_black.tiff": float_tiff(-0.5),
+    "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n(pwned) (w) file closefile\n",
     "bomb.png": png(100_000, 100_000),
     "flat.png": png(0, 20),
     "line.png": encoded("PNG", (1, 2000)),
@@ -118,9 +121,14 @@ BROKEN: dict[str, bytes] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_picture_is_named(name: str, refused: Callable[..., str], tmp_path: Path) -> None:
     tree = class_tree(tmp_path / "tree")
-    (tree / "train/cat" / name).write_bytes(BROKEN[name])
+    for number in range(2):  # one would be left out
+        (tree / f"train/cat/{number}-{name}").write_bytes(BROKEN[name])
     said = refused(*prepare(tree))
-    assert f"train: 1 of 5 images are broken, more than 1%; the first: train/cat/{name}: " in said
+    assert f"train: 2 of 6 images are broken, too many; the first is train/cat/0-{name}: " in said
+    with (tmp_path / "results/dataset/broken.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [row["path"] for row in listed] == [f"train/cat/{number}-{name}" for number in range(2)]
+    assert all(row["reason"] for row in listed)
 
 
 def class_tree(root: Path) -> Path:
@@ -242,10 +250,25 @@ TREES: dict[str, tuple[Change, dict[str, Any], str]] = {
         {"path": "tree/train", "val_fraction": 0.5},
         "cat: has a single image",
     ),
-    "a link to nowhere": (
-        lambda tree: (tree / "train/cat/2.png").symlink_to(tree / "gone.png"),
+    "links to nowhere": (
+        lambda tree: [(tree / f"train/cat/{number}.png").symlink_to(tree / "gone.png") for number in (2, 3)],
         {},
         "train/cat/2.png: is a link that leads nowhere",
+    ),
+    "links to themselves": (
+        lambda tree: [(tree / f"train/cat/{number}.png").symlink_to(f"{number}.png") for number in (2, 3)],
+        {},
+        "train/cat/2.png: is a link that leads nowhere",
+    ),
+    "a class that is a link to nowhere": (
+        lambda tree: (tree / "train/bird").symlink_to(tree / "gone"),
+        {},
+        "tree/train/bird: is a link that leads nowhere",
+    ),
+    "a class without a picture that can be read": (
+        lambda tree: [(tree / f"train/cat/{number}.png").write_bytes(b"") for number in (0, 1)],
+        {"broken": "allow"},
+        "train: 2 of 4 images are broken, all of the class cat among them; the first is train/cat/0.png: is empty",
     ),
     "a share and a val folder": (lambda tree: None, {"val_fraction": 0.1}, "remove dataset.val_fraction"),
 }
@@ -262,7 +285,8 @@ def test_a_tree_that_cannot_be_used_is_named(name: str, refused: Callable[..., s
 def test_a_picture_that_may_not_be_read_is_named(refused: Callable[..., str], tmp_path: Path) -> None:
     tree = class_tree(tmp_path / "tree")
     (tree / "train/cat/0.png").chmod(0)
-    assert "train/cat/0.png" in refused(*prepare(tree))
+    (tree / "train/cat/1.png").chmod(0)
+    assert "train/cat/0.png: may not be read" in refused(*prepare(tree))
 
 
 def test_a_folder_that_is_named_like_a_picture_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 import ldae.prepare as stage_module
 from ldae.arrays import row_sums
 from ldae.files import read_json, sha256
+from ldae.findings import most as most_broken
 from ldae.prepare import prepare
 from ldae.sources import Picture, folder, photos
 from ldae.sources.pixels import centre_crop, decode
@@ -53,8 +55,8 @@ def crops(dataset: Photos, split: str = "train") -> NDArray[np.uint8]:
     return np.stack([crop.pixels for crop in photos.load(dataset).splits[split] if isinstance(crop, Picture)])
 
 
-def some_folder(path: Path, val_fraction: float | None = None, seed: int = 0) -> Folder:
-    return Folder(source="folder", path=str(path), size=SIZE, val_fraction=val_fraction, seed=seed)
+def some_folder(path: Path, val_fraction: float | None = None, seed: int = 0, **more: Any) -> Folder:
+    return Folder(source="folder", path=str(path), size=SIZE, val_fraction=val_fraction, seed=seed, **more)
 
 
 def picture(path: Path, colour: str = "red", size: tuple[int, int] = (20, 24)) -> None:
@@ -126,8 +128,9 @@ def test_progress_is_told_in_plain_lines(
     monkeypatch.setattr("ldae.progress.LINE_SECONDS", 0.0)
     prepare(DatasetStage(dataset=some_photos(train=300)), out=tmp_path, revision=1, workers=1)
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0].startswith("preparing train: 128 of 300 images")
-    assert "images/s" in lines[0] and lines[0].endswith("left")
+    assert lines[0] == "325 images of 20 classes: 300 for training, 25 for validation"
+    assert lines[1].startswith("preparing train: 128 of 300 images")
+    assert "images/s" in lines[1] and lines[1].endswith("left")
     assert lines[-1].startswith("preparing val: 25 of 25 images (100 %)")
 
 
@@ -275,9 +278,11 @@ def test_a_failed_run_takes_no_earlier_result_away(tmp_path: Path) -> None:
     run(some_photos(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     tree = split_tree(tmp_path.parent / "tree")
-    (tree / "val" / "cat" / "0000.png").write_bytes(b"")
+    for name in ("cat/0000", "dog/0001"):
+        (tree / "val" / f"{name}.png").write_bytes(b"")
     with pytest.raises(ValueError, match="broken"):
         run(some_folder(tree), tmp_path)
+    (tmp_path / "broken.csv").unlink()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -533,13 +538,60 @@ def test_a_few_broken_images_are_left_out_and_reported(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(manifest | {"lineage": None})
 
 
-def test_many_broken_images_end_the_stage(tmp_path: Path) -> None:
-    tree = split_tree(tmp_path / "tree", train=5, val=5)
-    (tree / "val" / "dog" / "0002.png").write_bytes(b"")
-    message = r"^val: 1 of 10 images are broken, more than 1%; the first: val/dog/0002\.png: is empty$"
+def listed(path: Path) -> list[list[str]]:
+    """The rows of a list of broken images."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_many_broken_images_end_the_stage_and_are_all_listed(tmp_path: Path) -> None:
+    tree = split_tree(tmp_path / "tree", train=40, val=5)
+    broken = [f"train/cat/{i:04d}.png" for i in range(9)] + ["val/dog/0001.png", "val/dog/0002.png"]
+    for name in broken:
+        (tree / name).write_bytes(b"")
+    message = (
+        rf"^train: 9 of 80 images are broken, too many; the first is train/cat/0000\.png: is empty; "
+        rf"{tmp_path}/out/broken\.csv lists 11; mend or remove them, or write broken: allow beside path"
+    )
     with pytest.raises(ValueError, match=message):
         run(some_folder(tree), tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["broken.csv"]
+    assert listed(tmp_path / "out/broken.csv") == [["path", "reason"], *([name, "is empty"] for name in broken)]
+    manifest = run(some_folder(tree, broken="allow"), tmp_path / "out")
+    assert [image["path"] for image in manifest["broken"]] == broken
+    assert manifest["counts"] == {"train": {"cat": 31, "dog": 40}, "val": {"cat": 5, "dog": 3}}
+    for name in broken:
+        picture(tree / name)
+    run(some_folder(tree), tmp_path / "out")
+    assert not (tmp_path / "out/broken.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "most"), [(2, 1), (20, 2), (60, 6), (100, 10), (900, 10), (2000, 20), (10**6, 10**4)]
+)
+def test_a_small_data_set_may_have_a_few_broken_images(images: int, most: int) -> None:
+    assert int(most_broken(images)) == most
+
+
+def test_one_broken_image_of_a_few_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tree = split_tree(tmp_path / "tree", train=3, val=2)
+    (tree / "train" / "cat" / "0002.png").unlink()
+    (tree / "train" / "cat" / "0002.png").symlink_to("nowhere.png")
+    manifest = run(some_folder(tree), tmp_path / "out")
+    assert manifest["counts"]["train"] == {"cat": 2, "dog": 3}
+    said = f"it is train/cat/0002.png: is a link that leads nowhere; {tmp_path}/out/broken.csv lists 1"
+    assert f"train: 1 of 6 images is broken and left out; {said}" in capfd.readouterr().err.splitlines()
+
+
+def test_names_that_are_no_text_are_listed_in_one_line_each(tmp_path: Path) -> None:
+    tree = split_tree(tmp_path / "tree", train=30, val=2)
+    names = [b"new\nline.png", b"\xff\xfe.png", '"quotes", ä 草.png'.encode()]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tree / "train/cat") + b"/" + name)).write_bytes(b"")
+    broken = [image["path"] for image in run(some_folder(tree), tmp_path / "out")["broken"]]
+    named = ('"quotes", ä 草.png', "\\xff\\xfe.png", "new\\nline.png")
+    assert sorted(broken) == [f"train/cat/{name}" for name in named]
+    assert [path for path, _ in listed(tmp_path / "out/broken.csv")[1:]] == broken
 
 
 def test_a_decompression_bomb_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,8 +599,3 @@ def test_a_decompression_bomb_is_broken(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="train/cat/0000.png: DecompressionBombError"):
         run(some_folder(tree), tmp_path / "out")
-
-
-def test_floating_point_is_refused_not_guessed() -> None:
-    with pytest.raises(ValueError, match="floating-point"):
-        decoded(Image.new("F", (SIZE, SIZE), 0.5), "tiff")

@@ -12,12 +12,20 @@ from ldae.sources.listing import Listing
 from ldae.sources.tree import LeftOut
 
 
+class Deep(NamedTuple):
+    """What is known of an image of more than 8 bits a channel, whose white is not known from itself."""
+
+    largest: float  # value in it; of colours, of which Pillow gives the upper 8 bits alone, 0 to 255
+    colour: bool
+
+
 class Picture(NamedTuple):
     """One image as the network will see it."""
 
     pixels: NDArray[np.uint8]  # (3, S, S)
     group: int  # the same number: not independent of each other
     digest: int = 0  # the first 64 bits of the SHA-256 of its file; 0 where it has no file of its own
+    deep: Deep | None = None
 
 
 class Broken(NamedTuple):
@@ -44,6 +52,13 @@ class Images(Protocol):
 
     def __iter__(self) -> Iterator[Picture | Broken]:
         """Draws the images."""
+
+
+class ImageFiles(Images, Protocol):
+    """Images that are decoded."""
+
+    def with_white(self, places: Sequence[int], white: float) -> ImageFiles:
+        """The images at these positions, drawn so that this value is white in those of more than 8 bits."""
 
 
 class Source(NamedTuple):

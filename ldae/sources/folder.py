@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ldae.sources import Broken, Picture, Source
 from ldae.sources.listing import Listing
 from ldae.sources.pixels import draw
-from ldae.sources.tree import Entry, Tree, endings, printable
+from ldae.sources.tree import Entry, Tree, printable
 from ldae.spec import Folder
 
 # Names of the folders of a data set that is split already, in any case.
@@ -31,7 +31,7 @@ def load(dataset: Folder) -> Source:
     splits = _splits(tree, dataset)
     return Source(
         tuple(splits["train"]),
-        {split: Files.of(tree.root, dataset.stored, classes) for split, classes in splits.items()},
+        {split: Files.of(tree.root, dataset, classes) for split, classes in splits.items()},
         _listed_files(tree, splits),
         tree.left_out,
     )
@@ -86,10 +86,10 @@ def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
         if val is not None:
             raise ValueError(f"{tree.root}: has no train/ beside {val}/")
         return None
-    for same in (train, found):
+    for purpose, same in (("training", train), ("validation", found)):
         if len(same) > 1:
             raise ValueError(
-                f"{tree.root}: {_listed(same)} may each be the same split; leave one, or rename the others"
+                f"{tree.root}: {_listed(same)} may each be the split for {purpose}; rename those that are not"
             )
     tree.left_out.folders += [name for name in names if name not in (train[0], found[0])]
     return {"train": train[0], "val": found[0]}
@@ -169,7 +169,9 @@ def _classes(tree: Tree, folder: str) -> Classes:
             raise ValueError(f"{place}: has two class folders that are called {spelling}; rename one")
         classes[spelling] = tree.pictures(f"{folder}/{name}" if folder else name)
         if not classes[spelling]:
-            raise ValueError(f"{place / name}: has no images ({', '.join(sorted(endings()))})")
+            left_out = tree.left_out.in_words()
+            beside = f"; left out: {left_out}" if left_out else ""
+            raise ValueError(f"{place / name}: has no images of a kind that is read{beside}")
     return classes
 
 
@@ -196,13 +198,15 @@ class Files:
     size: int
     paths: tuple[str, ...]  # relative to `root`
     labels: NDArray[np.int64]  # (N,)
-    first: int = 0  # position of the first file in its split
+    white: float | None
+    positions: range | tuple[int, ...]  # of the files in their split
 
     @classmethod
-    def of(cls, root: Path, size: int, classes: Classes) -> Files:
+    def of(cls, root: Path, dataset: Folder, classes: Classes) -> Files:
         """All files of a split."""
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
-        return cls(root, size, tuple(file.path for files in classes.values() for file in files), labels)
+        paths = tuple(file.path for files in classes.values() for file in files)
+        return cls(root, dataset.stored, paths, labels, dataset.white, range(len(paths)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -211,11 +215,20 @@ class Files:
 
     def part(self, start: int, stop: int) -> Files:
         """The files at positions start..stop."""
-        return replace(self, paths=self.paths[start:stop], labels=self.labels[start:stop], first=self.first + start)
+        return self._at(range(start, min(stop, len(self.paths))))
+
+    def with_white(self, places: Sequence[int], white: float) -> Files:
+        """The files at these positions, drawn with this white."""
+        return replace(self._at(places), white=white)
+
+    def _at(self, places: Sequence[int]) -> Files:
+        paths = tuple(self.paths[place] for place in places)
+        positions = tuple(self.positions[place] for place in places)
+        return replace(self, paths=paths, labels=self.labels[list(places)], positions=positions)
 
     def __iter__(self) -> Iterator[Picture | Broken]:
         """Decodes the files."""
-        for position, path in enumerate(self.paths, self.first):
+        for position, path in zip(self.positions, self.paths, strict=True):
             try:
                 content = (self.root / path).read_bytes()
             except PermissionError:
@@ -225,4 +238,4 @@ class Files:
                     raise  # a disk that fails is no broken image
                 yield Broken(path, "is a link that leads nowhere")
             else:
-                yield draw(content, self.size, position, path)
+                yield draw(content, self.size, group=position, name=path, white=self.white)

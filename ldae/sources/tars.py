@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -135,23 +135,34 @@ class Archived:
     names: tuple[str, ...]
     places: NDArray[np.int64]  # (N, 2) offset and size of each image in the archive
     labels: NDArray[np.int64]  # (N,)
-    first: int = 0  # position of the first image in its split
+    positions: range | tuple[int, ...]  # of the images in their split
+    white: float | None = None
 
     @classmethod
     def of(cls, archive: Path, size: int, labelled: list[tuple[Member, int]]) -> Archived:
         """All images of a split."""
         places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
         labels = np.array([label for _, label in labelled], dtype=np.int64)
-        return cls(archive, size, tuple(member.name for member, _ in labelled), places, labels)
+        names = tuple(member.name for member, _ in labelled)
+        return cls(archive, size, names, places, labels, range(len(names)))
 
     def part(self, start: int, stop: int) -> Archived:
         """The images at positions start..stop."""
-        names, places, labels = self.names[start:stop], self.places[start:stop], self.labels[start:stop]
-        return replace(self, names=names, places=places, labels=labels, first=self.first + start)
+        return self._at(range(start, min(stop, len(self.names))))
+
+    def with_white(self, places: Sequence[int], white: float) -> Archived:
+        """The images at these positions, drawn with this white."""
+        return replace(self._at(places), white=white)
+
+    def _at(self, places: Sequence[int]) -> Archived:
+        names = tuple(self.names[place] for place in places)
+        positions = tuple(self.positions[place] for place in places)
+        chosen = list(places)
+        return replace(self, names=names, positions=positions, places=self.places[chosen], labels=self.labels[chosen])
 
     def __iter__(self) -> Iterator[Picture | Broken]:
         """Decodes the images."""
         with self.archive.open("rb") as file:
-            for position, (name, (offset, size)) in enumerate(zip(self.names, self.places, strict=True), self.first):
+            for position, name, (offset, size) in zip(self.positions, self.names, self.places, strict=True):
                 file.seek(offset)
-                yield draw(file.read(size), self.size, position, name)
+                yield draw(file.read(size), self.size, group=position, name=name, white=self.white)

@@ -74,7 +74,7 @@ def is_hidden(name: str) -> bool:
 
 def printable(text: str) -> str:
     """A name of a file in one line of valid UTF-8: what cannot be printed is escaped."""
-    text = text.encode(errors="backslashreplace").decode()
+    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(
         letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Zl", "Zp") else letter
         for letter in text
@@ -105,6 +105,25 @@ class LeftOut:
         found = {"endings": dict(sorted(common.items())), **numbers, "folders": [*map(printable, self.folders)]}
         return {name: value for name, value in found.items() if value}
 
+    def in_words(self) -> str:
+        """For the log: only what there is."""
+        found = self.to_json()
+        parts = []
+        if kinds := found.get("endings"):
+            number, listed = sum(kinds.values()), ", ".join(f"{ending} {num:,}" for ending, num in kinds.items())
+            parts.append(f"{number:,} {_plural(number, 'file')} of other kinds ({listed})")
+        if self.hidden:
+            parts.append(
+                f"{self.hidden:,} hidden or system {_plural(self.hidden, 'file or folder', 'files and folders')}"
+            )
+        if self.special:
+            parts.append(f"{self.special:,} that {_plural(self.special, 'is no file', 'are no files')}")
+        if self.circles:
+            parts.append(f"{self.circles:,} {_plural(self.circles, 'folder')} that was read already")
+        if self.folders:
+            parts.append("the " + _plural(len(self.folders), "folder") + " " + ", ".join(found["folders"]))
+        return ", ".join(parts)
+
 
 class Tree:
     """A folder that is looked through, part by part; links are followed."""
@@ -113,6 +132,7 @@ class Tree:
         self.root = root
         self.left_out = LeftOut()
         self.folders: dict[str, int] = {}  # those that were looked through, relative to the root -> time, nanoseconds
+        self._levels: dict[str, tuple[list[str], list[str]]] = {}
 
     def level(self, folder: str) -> tuple[list[str], list[str]]:
         """The names of the folders and of the pictures directly in `folder`, sorted.
@@ -120,6 +140,8 @@ class Tree:
         Raises:
             ValueError: for a link that leads nowhere and may have been a folder.
         """
+        if folder in self._levels:  # or what is left out would be counted twice
+            return self._levels[folder]
         above, folders, pictures = self._above(folder), [], []
         for name, path, about in self._entries(folder):
             if about is not None and stat.S_ISDIR(about.st_mode):
@@ -131,7 +153,8 @@ class Tree:
                 pictures.append(name)
             elif about is None and not os.path.splitext(name)[1]:
                 raise ValueError(f"{self.root / path}: is a link that leads nowhere; mend or remove it")
-        return sorted(folders), sorted(pictures)
+        self._levels[folder] = sorted(folders), sorted(pictures)
+        return self._levels[folder]
 
     def pictures(self, folder: str) -> list[Entry]:
         """All pictures in `folder` and below, sorted by their paths.
@@ -186,3 +209,7 @@ class Tree:
 
 def _identity(about: os.stat_result) -> Identity:
     return about.st_dev, about.st_ino
+
+
+def _plural(number: int, one: str, several: str | None = None) -> str:
+    return one if number == 1 else several or f"{one}s"
