@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 from ldae.files import sha256 as digest
 from ldae.files import whole
 
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # torch writes parts of its messages in bold
 NESTED = ("ema", "model", "state_dict")  # under which a file keeps its weights; of DiT's the averaged ones come first
 
 
@@ -30,7 +33,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file, once its SHA-256 is the expected one; nothing in it is executed.
 
-    They may be kept under one of the names that checkpoints of whole trainings have for them.
+    They may be kept under one of the names that checkpoints of whole trainings have for them, beside the options of
+    that training as an `argparse.Namespace`, as in the files of DiT and MAE.
 
     Raises:
         ValueError, FileNotFoundError: for a file that is absent, another one, or holds something else than numbers.
@@ -40,14 +44,9 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     if (found := digest(path)) != sha256.lower():
         raise ValueError(f"{path}: has sha256 {found}, expected {sha256}")
     try:
-        state: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # torch names a dozen kinds for a file that is none of its own
-        kind = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no more is known'}"
-        raise ValueError(f"{path}: holds no plain tensors, and nothing in it was executed ({kind})") from None
+        state: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except Exception as error:  # torch raises a dozen kinds of exceptions for files that it did not write
+        raise ValueError(f"{path}: {_refusal(error, path.name)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds a {type(state).__name__}, expected tensors by their names")
     state = next((state[name] for name in NESTED if isinstance(state.get(name), dict)), state)
@@ -56,3 +55,24 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} holds values that are no finite numbers")
     return tensors
+
+
+def _unpickled(path: Path) -> Any:
+    """The content of a file of torch: tensors, plain values and `argparse.Namespace`; nothing else is loaded."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refusal(error: Exception, name: str) -> str:
+    """Why torch or safetensors did not load a file, in one line, and what can be done."""
+    said = ESCAPE.sub("", str(error))
+    if blocked := re.search(r"GLOBAL (\S+) whose module \S+ is blocked", said):
+        return f"would call {blocked[1]} when it is loaded, as no file of weights does; nothing in it was executed"
+    if other := re.search(r"GLOBAL (\S+) was not an allowed global", said):
+        return (
+            f"holds {other[1]} beside its tensors, and nothing in it was executed; if you trust its authors, save its "
+            f"state dict alone: torch.save(torch.load({name!r}, weights_only=False)['model'], 'weights.pth')"
+        )
+    cause = re.search(r"WeightsUnpickler error: *(.+)", said)
+    first = cause[1] if cause else next(iter(said.splitlines()), "") or "no more is known"
+    return f"holds no plain tensors, and nothing in it was executed ({type(error).__name__}: {first})"

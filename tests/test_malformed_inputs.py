@@ -14,6 +14,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,11 @@ VAES: dict[str, tuple[str, Any, str]] = {
     "a pickle that runs a command": ("a.pth", Evil(), "nothing in it was executed"),
     "a bare pickle that runs a command": ("a.pth", pickle.dumps(Evil()), "nothing in it was executed"),
     "a command among tensors": ("a.pth", {SIGN: torch.ones(2), "x": Evil()}, "nothing in it was executed"),
+    "a command among options": (
+        "a.pth",
+        {"model": {SIGN: torch.ones(2)}, "args": Namespace(x=Evil())},
+        "would call posix",
+    ),
     "a page": ("a.pth", b"<html>404</html>", "holds no plain tensors"),
     "nothing": ("a.pth", b"", "holds no plain tensors"),
     "a file cut short": ("a.pth", cut_short({SIGN: torch.ones(500)}, 900), "holds no plain tensors"),
