@@ -5,28 +5,33 @@ Shapes: N images, S their side in pixels, T tokens, h width of the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from ldae.baselines.encoder import Encoder
 from ldae.dataset import to_float, to_uint8
-from ldae.denoise import Denoised, denoise_images
+from ldae.denoise import Denoised, denoise_images, read_picture
 from ldae.denoiser import Denoiser, mixed_precision
 from ldae.folding import depth_of
-from ldae.model import Finished, open_finished
+from ldae.model import Finished, find_run, open_finished
 from ldae.sources.pixels import to_pixels
-from ldae.spec import PATCH
+from ldae.spec import PATCH, Features
 from ldae.tokenizers import Tokenizer
 from ldae.tokenizers.patches import patchify
 from ldae.training import pick_device
 
-Images: TypeAlias = Image.Image | Sequence[Image.Image] | Tensor
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+Images: TypeAlias = Picture | Tensor | Sequence[Picture | Tensor]
+FORMS = "paths, PIL images, arrays or tensors"
 BATCH = 256  # images a forward pass
 SLACK = 1e-4  # by which rounding may carry pixels out of [-1, 1]
 
@@ -42,6 +47,8 @@ class Run:
         model: a `Denoiser`, or the `Encoder` of MAE or MoCo v3; frozen.
         tokenizer: images to latents and back; None for a method that has none.
         record: of its training: lineage, cost, provenance.
+        folder: that it was loaded from.
+        accuracy: of the linear probe on what `encode` gives by default, 0 to 1; None where no such probe has run.
         device: where it computes: a GPU where there is one.
     """
 
@@ -51,27 +58,74 @@ class Run:
         self.image_size: int = finished.manifest["size"]
         self.classes: list[str] = finished.manifest["classes"]
         self.record: dict[str, Any] = finished.run
+        self.folder: Path = finished.folder
+        probed = finished.probe(Features())
+        self.accuracy: float | None = probed["trained"]["top1"] if probed else None
         self.device = pick_device()
         self.model: nn.Module = finished.network.to(self.device)
         self.tokenizer: Tokenizer | None = self.model.tokenizer if isinstance(self.model, Denoiser) else None
         self._finished = finished
 
+    def __repr__(self) -> str:
+        said = "not probed yet" if self.accuracy is None else f"accuracy {100 * self.accuracy:.1f} %"
+        return f"<{self.row}, seed {self.seed}, {said}: {self.folder}>"
+
     def preprocess(self, images: Images) -> Tensor:
         """Images as the network is given them: floats (N, 3, S, S) in [-1, 1], on its device.
 
         Args:
-            images: a PIL image or a list of them, of any size and mode, of which the centre is cut out as from the
-                training images; or a tensor (N, 3, S, S), or (3, S, S) for a single image: uint8, or floats in [-1, 1].
+            images: one image or a list of them, or one tensor or array of prepared ones. Pictures are paths of image
+                files, PIL images, and uint8 arrays (H, W), (H, W, 3) or (H, W, 4), and stacks of these (N, H, W, 3), of
+                any size: the centre is cut out as from the training images. Prepared are tensors and arrays (3, S, S)
+                or (N, 3, S, S): uint8, or floats in [-1, 1].
 
         Raises:
-            ValueError: for anything else, and a tensor of another size, type or range.
+            ValueError, OSError: in one line, for anything else, a file that is no image, and tensors of another size,
+                type or range. Floats in [0, 1] are taken as they are, with a warning.
         """
-        if not isinstance(images, Tensor):
-            pictures = [images] if isinstance(images, Image.Image) else list(images)
-            other = [type(picture).__name__ for picture in pictures if not isinstance(picture, Image.Image)]
-            if other or not pictures:
-                raise ValueError(f"images: found {other[0] if other else 'none'}, expected PIL images or one tensor")
-            images = torch.from_numpy(np.stack([to_pixels(picture, self.image_size) for picture in pictures]))
+        return torch.cat(list(self._batches(images)))
+
+    def _batches(self, images: Images) -> Iterator[Tensor]:
+        """The same, a forward pass's worth at a time: files are read when their turn comes."""
+        if isinstance(images, Tensor | np.ndarray):
+            prepared = self._from_tensor(images) if isinstance(images, Tensor) else self._from_array(images)
+            yield from prepared.split(BATCH)
+            return
+        single = isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable)
+        listed: list[Any] = [images] if single else list(cast(Iterable[Any], images))
+        if not listed:
+            raise ValueError(f"images: found none, expected {FORMS}")
+        for start in range(0, len(listed), BATCH):
+            yield torch.cat([self._one(image) for image in listed[start : start + BATCH]])
+
+    def _one(self, image: Picture | Tensor) -> Tensor:
+        if isinstance(image, Tensor):
+            return self._from_tensor(image)
+        if isinstance(image, np.ndarray):
+            return self._from_array(image)
+        if isinstance(image, Image.Image):
+            pixels = to_pixels(image, self.image_size, white=self._finished.white)
+            return self._from_tensor(torch.from_numpy(pixels.copy()))
+        if isinstance(image, str | os.PathLike):
+            return self._from_tensor(read_picture(Path(image), self.image_size, self._finished.white))
+        raise ValueError(f"images: found {type(image).__name__}, expected {FORMS}")
+
+    def _from_array(self, array: NDArray[Any]) -> Tensor:
+        """Pictures with their channels last, or prepared images."""
+        size = self.image_size
+        if array.shape[-3:] == (3, size, size):
+            return self._from_tensor(torch.from_numpy(array))
+        if not (array.ndim == 2 or array.ndim in (3, 4) and array.shape[-1] in (3, 4)):
+            raise ValueError(
+                f"images: found an array of shape {array.shape}, expected (H, W, 3) or (N, H, W, 3) of any size, or "
+                f"(N, 3, {size}, {size})"
+            )
+        if array.dtype != np.uint8:
+            raise ValueError(f"images: found an array of {array.dtype}, expected pixels of uint8, 0 to 255")
+        return torch.cat([self._one(Image.fromarray(picture)) for picture in (array if array.ndim == 4 else [array])])
+
+    def _from_tensor(self, images: Tensor) -> Tensor:
+        """Prepared images (N, 3, S, S) or (3, S, S)."""
         if images.dim() == 3:
             images = images[None]
         size = self.image_size
@@ -81,15 +135,20 @@ class Run:
             return to_float(images.to(self.device))
         if not images.is_floating_point():
             raise ValueError(f"images: found {images.dtype}, expected uint8, or floats in [-1, 1]")
-        if not (images.abs() <= 1 + SLACK).all():
-            low, high = images.min().item(), images.max().item()
+        low, high = images.min().item(), images.max().item()
+        if not (abs(low) <= 1 + SLACK and abs(high) <= 1 + SLACK):
             raise ValueError(f"images: found floats from {low:g} to {high:g}, expected them in [-1, 1]")
+        if low >= 0 and high > 0:
+            warnings.warn(
+                f"images: floats from {low:g} to {high:g} look like pixels in [0, 1], and are expected in [-1, 1]; "
+                "2 * images - 1 would be",
+                stacklevel=2,
+            )
         return images.to(self.device, torch.float32)
 
     def encode(self, images: Images, *, time: int = 10, offset: int = 0) -> Tensor:
         """The representation (N, h) that is probed: the mean of the tokens of clean images; see `tokens`."""
-        batches = self.preprocess(images).split(BATCH)
-        return torch.cat([self._tokens(batch, time, offset).mean(1) for batch in batches])
+        return torch.cat([self._tokens(batch, time, offset).mean(1) for batch in self._batches(images)])
 
     def tokens(self, images: Images, *, time: int = 10, offset: int = 0) -> Tensor:
         """The activations (N, T, h) on clean images, token by token in rows from the upper left.
@@ -102,7 +161,7 @@ class Run:
         Raises:
             ValueError: for images that `preprocess` refuses, and for a time step or block that there is not.
         """
-        return torch.cat([self._tokens(batch, time, offset) for batch in self.preprocess(images).split(BATCH)])
+        return torch.cat([self._tokens(batch, time, offset) for batch in self._batches(images)])
 
     @torch.inference_mode()
     def _tokens(self, batch: Tensor, time: int, offset: int) -> Tensor:
@@ -128,13 +187,16 @@ class Run:
         return denoise_images(self._finished.denoiser, to_uint8(self.preprocess(images)), sigma=sigma, seed=seed)
 
 
-def load(folder: str | Path) -> Run:
-    """Opens a finished run by its folder: its network, its tokenizer and what prepares images for them.
+def load(folder: str | os.PathLike[str], row: str | None = None, *, seed: int | None = None) -> Run:
+    """Opens a finished run: its network, its tokenizer and what prepares images for them.
 
     Args:
-        folder: of the run inside the results of a scale, e.g. `results/laptop/pretrain/ldae/seed0`.
+        folder: of the run, e.g. `results/laptop/pretrain/ldae/seed0`; or of its row, or of all results of a scale,
+            `results/laptop`.
+        row: its name, where `folder` is the results of a scale.
+        seed: of the run, where the row has several; the smallest by default.
 
     Raises:
         ValueError, OSError: in one line, for a folder that holds no run, or files that are damaged or missing.
     """
-    return Run(open_finished(Path(folder)))
+    return Run(open_finished(find_run(Path(folder).expanduser(), row=row, seed=seed)))

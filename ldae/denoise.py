@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ldae.dataset import Split, to_float, to_uint8
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, sums_of, whole, write_json
-from ldae.model import open_denoiser, open_finished
+from ldae.model import Finished, open_denoiser, open_finished
 from ldae.progress import log
 from ldae.randomness import Randomness
 from ldae.record import inputs_of, lineage, provenance
-from ldae.sources.pixels import decode
+from ldae.sources import Broken
+from ldae.sources.pixels import draw
 from ldae.spec import DenoiseStage
 from ldae.training import device_name, pick_device
 
 DENOISING = 9  # a stream of randomness
-GAP = 4  # pixels between the panels of a picture
+PANEL = 256  # the side of an enlarged panel, about, in pixels
+GAP, LINE, FONT = 8, 28, 15  # pixels between panels, of a line of words, and of its letters
 
 
 class Denoised(NamedTuple):
@@ -31,6 +34,13 @@ class Denoised(NamedTuple):
     clean: Tensor
     noisy: Tensor  # the noisy latents, decoded
     denoised: Tensor
+
+
+def nearest_level(denoiser: Denoiser, sigma: float) -> tuple[int, float]:
+    """The time step whose noise, where the signal is 1, comes nearest to `sigma`, and how much noise that is."""
+    ratios = denoiser.noise.noise / denoiser.noise.signal
+    time = int((ratios - sigma).abs().argmin())
+    return time, float(ratios[time])
 
 
 @torch.inference_mode()
@@ -43,8 +53,7 @@ def denoise_images(denoiser: Denoiser, images: Tensor, *, sigma: float, seed: in
         sigma: standard deviation of the noise where the signal is 1; the nearest level of the row's schedule is taken.
         seed: of the noise.
     """
-    ratio = denoiser.noise.noise / denoiser.noise.signal
-    time = int((ratio - sigma).abs().argmin())
+    time, _ = nearest_level(denoiser, sigma)
     clean = denoiser.encode(to_float(images))
     noisy = denoiser.corrupt(clean, time, Randomness(images.device, seed, DENOISING))
     times = torch.full((len(images),), time, device=images.device)
@@ -97,8 +106,18 @@ def denoise(
     )
 
 
+def read_picture(path: Path, size: int, white: float | None) -> Tensor:
+    """A person's own picture as uint8 (3, size, size), as `to_pixels` makes it; a `ValueError` names another file."""
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name the pictures in it")
+    drawn = draw(path.read_bytes(), size, group=0, name=str(path), white=white)
+    if isinstance(drawn, Broken):
+        raise ValueError(f"{path}: {drawn.reason}")
+    return torch.from_numpy(drawn.pixels.copy())
+
+
 def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: int, out: Path) -> None:
-    """Writes a PNG for each of a user's pictures: clean, noisy and denoised, side by side.
+    """Writes a labelled PNG for each of a user's pictures: clean, noisy and denoised, side by side.
 
     Args:
         pictures: image files of any kind and size; the centre is cut out at the size that the row was trained on.
@@ -108,27 +127,65 @@ def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: i
         out: the folder to write into.
 
     Raises:
-        ValueError, OSError: in one line, for a file that is no image or a folder that holds no trained row.
+        ValueError, OSError: in one line, for a file that is no image, a folder that holds no trained row, and an output
+            that would replace one of the pictures.
     """
     finished, device = open_finished(model), pick_device()
-    denoiser = finished.denoiser.to(device)
-    for picture in pictures:
-        try:
-            pixels = decode(picture.read_bytes(), finished.manifest["size"])
-        except (UnidentifiedImageError, ValueError) as error:
-            raise ValueError(f"{picture}: is no image that can be read ({type(error).__name__})") from None
-        result = denoise_images(denoiser, torch.from_numpy(pixels.copy())[None].to(device), sigma=sigma, seed=seed)
-        path = out / f"{picture.stem}.png"
+    denoiser, size = finished.denoiser.to(device), finished.manifest["size"]
+    level = nearest_level(denoiser, sigma)[1]
+    paths = _outputs(pictures, out)
+    about = f"{finished.run['row']}, seed {finished.run['seed']}, {_trained(finished)} of {size} x {size} pixels"
+    log(about)
+    if abs(level - sigma) > 0.05 * sigma:
+        log(f"sigma {sigma:g}: this row's noise schedule has no such level; {level:.3g} is the nearest")
+    for picture, path in zip(pictures, paths, strict=True):
+        images = read_picture(picture, size, finished.white)[None].to(device)
+        result = denoise_images(denoiser, images, sigma=sigma, seed=seed)
         with whole(path) as partial:
-            side_by_side(result).save(partial, format="PNG")
-        log(f"{path}: clean, noisy (σ = {sigma:g}), denoised")
+            side_by_side(result, f"noisy (sigma {level:.2g})", about).save(partial, format="PNG")
+        log(f"{path}: clean, noisy (sigma {level:.2g}), denoised")
 
 
-def side_by_side(result: Denoised) -> Image.Image:
-    """The first image's three versions in a row."""
-    panels = [part[0].permute(1, 2, 0).cpu().numpy() for part in result]
-    size = len(panels[0])
-    sheet = Image.new("RGB", (len(panels) * (size + GAP) - GAP, size), "white")
-    for place, panel in enumerate(panels):
-        sheet.paste(Image.fromarray(panel), (place * (size + GAP), 0))
+def _trained(finished: Finished) -> str:
+    """How many images a run was trained with, in words."""
+    history = finished.folder / "history.csv"
+    if not history.is_file():
+        return "has published weights for images"
+    images = int(history.read_text().strip().rpartition("\n")[2].split(",")[1])
+    return f"has seen {images:,} images"
+
+
+def _outputs(pictures: list[Path], out: Path) -> list[Path]:
+    """A path for each picture's result, by its name, and by a number where two have the same."""
+    counts: Counter[str] = Counter()
+    paths = []
+    for picture in pictures:
+        counts[picture.stem] += 1
+        number = f"-{counts[picture.stem]}" if counts[picture.stem] > 1 else ""
+        paths.append(out / f"{picture.stem}{number}.png")
+    own = {picture.resolve() for picture in pictures}
+    for path in paths:
+        if path.resolve() in own:
+            raise ValueError(f"{path}: is one of the pictures, and would be replaced; name another folder with --out")
+    return paths
+
+
+def side_by_side(result: Denoised, noise: str, about: str) -> Image.Image:
+    """The first image's three versions in a row, each pixel enlarged to a square, with words above and below.
+
+    Args:
+        result: whose first image is shown.
+        noise: the words above the noisy version.
+        about: the words below.
+    """
+    panels = [Image.fromarray(part[0].permute(1, 2, 0).cpu().numpy()) for part in result]
+    side = panels[0].width * max(1, round(PANEL / panels[0].width))
+    font = ImageFont.load_default(FONT)
+    sheet = Image.new("RGB", (len(panels) * (side + GAP) + GAP, side + 2 * LINE), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, (panel, words) in enumerate(zip(panels, ("clean", noise, "denoised"), strict=True)):
+        left = GAP + place * (side + GAP)
+        pen.text((left, LINE / 2), words, fill="black", font=font, anchor="lm")
+        sheet.paste(panel.resize((side, side), Image.Resampling.NEAREST), (left, LINE))
+    pen.text((GAP, side + 1.5 * LINE), about, fill="black", font=font, anchor="lm")
     return sheet

@@ -8,13 +8,14 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ldae.files import read_json, whole, write_text
+from ldae.files import whole, write_text
 from ldae.folding import Folded, fold
 from ldae.model import Finished, open_finished
 from ldae.progress import log
-from ldae.spec import PATCH, Features, ProbeStage
+from ldae.spec import PATCH, Features
 
 ARCHITECTURE = "vit_base_patch16_224"  # timm's name of the plain Vision Transformer; the arguments below set its size
+TIMM = "1.0.16"  # the first version that loads such a folder
 LICENCE = "apache-2.0"
 METHODS = {"denoiser": "denoising (l-DAE's family)", "mae": "MAE", "moco_v3": "MoCo v3"}
 
@@ -44,7 +45,7 @@ def export(model: Path, *, out: Path, features: Features, about: dict[str, str])
         folded = fold(finished.network, time=features.time, offset=features.offset)
     except ValueError as error:
         raise ValueError(f"{model}: {run['row']} cannot be exported: {error}") from None
-    about = about | {"linear probe, validation": probed(model, run, features)}
+    about = about | {"linear probe, validation": probed(finished, features)}
     card = model_card(folded, finished, features, about, out)
     with whole(out / "model.safetensors") as partial:
         save_file(folded.state, partial, metadata={"format": "pt"})
@@ -90,34 +91,26 @@ def timm_config(folded: Folded, size: int, run: dict[str, Any]) -> dict[str, Any
     }
 
 
-def probed(model: Path, run: dict[str, Any], features: Features) -> str:
+def probed(finished: Finished, features: Features) -> str:
     """The probe's accuracy of this very encoder, and that of its random weights, where the results have it."""
-    results = model.absolute().parent.parent.parent
-    for path in sorted(results.glob(f"probe/*/seed{run['seed']}/probe.json")):
-        found = read_json(path)
-        if found.get("run") != run["row"] or found["lineage"]["pretrain"] != run["lineage"]["pretrain"]:
-            continue
-        stage = ProbeStage.model_validate(found["lineage"]["probe"]["spec"])
-        same = stage.time == features.time or run["method"] != "denoiser"
-        if same and not stage.noisy and features.offset in stage.offsets:
-            trained, random = (found["encoders"][f"{name}/{features.offset}"] for name in ("trained", "random"))
-            value, low, high, untrained = (
-                f"{100 * share:.1f}"
-                for share in (trained["top1"], trained["top1_low"], trained["top1_high"], random["top1"])
-            )
-            return f"{value} % (95 % interval {low} to {high}); its random weights {untrained} %"
-    return "not measured"
+    found = finished.probe(features)
+    if found is None:
+        return "not measured"
+    trained = found["trained"]
+    value, low, high = (f"{100 * trained[name]:.1f}" for name in ("top1", "top1_low", "top1_high"))
+    return f"{value} % (95 % interval {low} to {high}); its random weights {100 * found['random']['top1']:.1f} %"
 
 
 def model_card(folded: Folded, finished: Finished, features: Features, about: dict[str, str], out: Path) -> str:
     """The README of the folder: how to load it, and what it is."""
     run, size, classes = finished.run, finished.manifest["size"], finished.manifest["classes"]
     made = {stage: step["spec"] for stage, step in run["lineage"].items()}
+    blocks, depth = list(range(folded.depth))[-3:], f"{folded.depth} {'block' if folded.depth == 1 else 'blocks'}"
     grid, data, pretraining = folded.grid, made["dataset"].get("dataset", {}), made["pretrain"]
     lines = {
         "row": f"`{run['row']}`, seed {run['seed']}",
         "method": METHODS[run["method"]],
-        "network": f"{folded.depth} blocks, width {folded.width}, {folded.heads} heads, patch {PATCH}, "
+        "network": f"{depth}, width {folded.width}, {folded.heads} heads, patch {PATCH}, "
         f"{sum(tensor.numel() for tensor in folded.state.values()):,} parameters, positions included",
         "training images": f"{data.get('source', 'images')}, {size} x {size} pixels, {len(classes)} classes",
         **about,
@@ -141,23 +134,44 @@ tags: [timm, image-feature-extraction, self-supervised]
 ---
 # {run["row"]}: an encoder of the deconstruction of denoising diffusion models
 
-A plain Vision Transformer. Images are scaled to [-1, 1]; there is no class token and no final norm, and the
-representation is the mean of the tokens.
+A plain Vision Transformer for `timm` {TIMM} or newer. It takes images in [-1, 1], has neither a class token nor a final
+norm, and its representation is the mean of the tokens.
 {folding}
 ```python
+import numpy as np
 import timm
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 model = timm.create_model("local-dir:{out}", pretrained=True).eval()
-prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-images = prepare(Image.open("picture.jpg").convert("RGB"))[None]  # (1, 3, {size}, {size})
-model(images)  # (1, {folded.width}), the mean of the tokens
-model.forward_features(images)  # (1, {grid**2}, {folded.width}), the tokens
-model.forward_intermediates(images, intermediates_only=True)  # of each block, (1, {folded.width}, {grid}, {grid})
+size = model.patch_embed.img_size[0]  # {size}, unless img_size=... gives another
+
+
+def prepare(image):  # the centre, as of the training images: halved while that leaves enough, then bicubic
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+images = prepare(Image.open("picture.jpg"))  # (1, 3, {size}, {size})
+with torch.inference_mode():
+    model(images)  # (1, {folded.width}), the mean of the tokens
+    model.forward_features(images)  # (1, {grid**2}, {folded.width}), the tokens
+    # the last blocks' activations, (1, {folded.width}, {grid}, {grid}) each
+    timm.create_model("local-dir:{out}", pretrained=True, features_only=True, out_indices={blocks}).eval()(images)
 ```
 
 `img_size=...` asks for another size, a multiple of {PATCH}, to which positions are interpolated, and `num_classes=...`
-for a new head.
+for a new head. `timm.data.create_transform` prepares images with augmentations for training; it resizes large pictures
+in one step, so that pixels and features differ a little from these.
+
+To share the encoder with this card: `huggingface_hub.upload_folder(repo_id="you/encoder", folder_path="{out}")`. Then
+`timm.create_model("hf-hub:you/encoder", pretrained=True)` loads it.
 
 | | |
 |---|---|

@@ -9,13 +9,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ldae.checking import listed, nearest
 from ldae.classifiers import CLASSIFIERS
 from ldae.denoiser import Denoiser
 from ldae.files import intact, read_json
 from ldae.randomness import stream
-from ldae.spec import AdoptStage, BaselineStage, DenoiserStage, PretrainStage
+from ldae.spec import AdoptStage, BaselineStage, DenoiserStage, Features, PretrainStage, ProbeStage
 
 INITIAL = 0  # the stream of randomness that initial weights are drawn from
+HAS_NO_RUN = (
+    "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0, which `ldae run ldae` "
+    "makes"
+)
 
 
 def build(stage: DenoiserStage, *, seed: int, tokenizer: Path, manifest: dict[str, Any]) -> Denoiser:
@@ -108,6 +113,7 @@ def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = Fals
 class Finished(NamedTuple):
     """A finished run of a row or a baseline, with all that lies around it in the results of a scale."""
 
+    folder: Path  # its own
     run: dict[str, Any]  # its record
     manifest: dict[str, Any]  # of the images that it was trained on
     network: nn.Module  # a `Denoiser`, or the `Encoder` of a baseline; frozen, on the CPU
@@ -121,6 +127,59 @@ class Finished(NamedTuple):
             )
         return self.network
 
+    @property
+    def white(self) -> float | None:
+        """The value that is white in grey images of more than 8 bits; None where the data set had none."""
+        white = self.manifest.get("white")
+        return white["level"] if white else None
+
+    def probe(self, features: Features) -> dict[str, dict[str, Any]] | None:
+        """What a linear probe of these features found, of the `trained` weights and of `random` ones; None if none ran.
+
+        Of an encoder that is not a denoiser the time step has no meaning.
+        """
+        run, results = self.run, self.folder.absolute().parent.parent.parent
+        for path in sorted(results.glob(f"probe/*/seed{run['seed']}/probe.json")):
+            found = read_json(path)
+            if found.get("run") != run["row"] or found["lineage"]["pretrain"] != run["lineage"]["pretrain"]:
+                continue
+            stage = ProbeStage.model_validate(found["lineage"]["probe"]["spec"])
+            same = (stage.time == features.time and stage.noisy == features.noisy) or run["method"] != "denoiser"
+            if same and features.offset in stage.offsets:
+                return {name: found["encoders"][f"{name}/{features.offset}"] for name in ("trained", "random")}
+        return None
+
+
+def find_run(folder: Path, *, row: str | None = None, seed: int | None = None) -> Path:
+    """The folder of a finished run.
+
+    Args:
+        folder: the run's own, e.g. results/laptop/pretrain/ldae/seed0; its row's, results/laptop/pretrain/ldae; or the
+            results of a scale, results/laptop.
+        row: its name, where `folder` is the results of a scale with several rows.
+        seed: of the run, where there are several; the smallest by default.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, where there is no such run, and where several rows could be meant.
+    """
+    if (folder / "run.json").is_file():
+        return folder
+    if (folder / "pretrain").is_dir():
+        rows = sorted({path.parent.parent.name for path in folder.glob("pretrain/*/seed*/run.json")})
+        if row is None and len(rows) > 1:
+            raise ValueError(f"{folder}: has several trained rows; name one of {listed(rows)}")
+        if row is not None and rows and row not in rows:
+            raise ValueError(f"{folder}: has no trained row {row!r}{nearest(row, rows)}; it has {listed(rows)}")
+        folder = folder / "pretrain" / (row or "".join(rows))
+    runs = {int(path.parent.name.removeprefix("seed")): path.parent for path in folder.glob("seed*/run.json")}
+    if not runs:
+        raise FileNotFoundError(f"{folder}: {HAS_NO_RUN}")
+    if seed is not None and seed not in runs:
+        raise FileNotFoundError(
+            f"{folder}: has no finished run of seed {seed}; it has {listed(map(str, sorted(runs)))}"
+        )
+    return runs[min(runs) if seed is None else seed]
+
 
 def open_finished(folder: Path) -> Finished:
     """Opens a run by its folder, e.g. results/laptop/pretrain/ldae/seed0; what else it takes is found from there.
@@ -129,17 +188,22 @@ def open_finished(folder: Path) -> Finished:
         ValueError, FileNotFoundError: in one line, for a folder that holds no run, or damaged or missing files.
     """
     if not (folder / "run.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0, "
-            "which `ldae run ldae` makes"
-        )
-    results = folder.absolute().parent.parent.parent
-    run, manifest = read_json(folder / "run.json"), read_json(results / "dataset/manifest.json")
-    if run["method"] != "denoiser":
-        return Finished(run, manifest, open_baseline(folder, manifest))
-    stage = stage_of(run)
-    tokenizer = results / "tokenizers" / stage.tokenizer.name
-    return Finished(run, manifest, open_denoiser(folder, tokenizer, manifest))
+        raise FileNotFoundError(f"{folder}: {HAS_NO_RUN}")
+    results, run = folder.absolute().parent.parent.parent, read_json(folder / "run.json")
+    needed = [results / "dataset/manifest.json"]
+    stage = stage_of(run) if run["method"] == "denoiser" else None
+    if stage is not None:
+        needed.append(results / "tokenizers" / stage.tokenizer.name / "tokenizer.json")
+    for path in needed:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: is apart from the results that it needs (no {path.relative_to(results)}); copy the whole "
+                "results folder of its scale, or take only the encoder along with `ldae export`"
+            )
+    manifest = read_json(needed[0])
+    if stage is None:
+        return Finished(folder, run, manifest, open_baseline(folder, manifest))
+    return Finished(folder, run, manifest, open_denoiser(folder, needed[1].parent, manifest))
 
 
 def open_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from ldae import load
 from ldae.api import Run
 from ldae.denoiser import Denoiser
 from ldae.files import read_json
-from ldae.probe import denoiser_encoders
+from ldae.probe import denoiser_encoders, probe
 from ldae.randomness import Randomness
 from ldae.spec import ProbeStage, Probing
 
 RUNS = ("ldae", "mae", "moco_v3")
+FOLDERS = {"dataset": "dataset", "tokenizer": "tokenizers/pca", "model": "pretrain/ldae/seed0"}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,31 @@ def test_images_are_taken_in_several_forms(run: Run, pictures: Tensor) -> None:
     assert run.preprocess(Image.new("LA", (70, 40))).shape == (1, 3, 32, 32)
 
 
+def test_pictures_of_any_size_are_taken_as_files_images_and_arrays_alike(run: Run, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(3, 90, 70, 3)).astype(np.uint8)
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, picture in zip(paths, pixels, strict=True):
+        Image.fromarray(picture).save(path)
+    expected = run.preprocess([Image.fromarray(picture) for picture in pixels])
+    assert expected.shape == (3, 3, 32, 32)
+    for form in (paths, list(map(str, paths)), pixels, list(pixels), [paths[0], pixels[1], expected[2]]):
+        assert torch.equal(run.preprocess(form), expected)
+    assert torch.equal(run.preprocess(str(paths[0])), expected[:1])
+    assert torch.equal(run.preprocess(expected.cpu().numpy()), expected)
+    grey = Image.fromarray(pixels[0, :, :, 0])
+    assert torch.equal(run.preprocess(pixels[0, :, :, 0]), run.preprocess(grey))
+    assert torch.equal(run.encode(paths), run.encode(expected))
+
+
+def test_tensors_that_look_like_0_to_1_are_taken_with_a_warning(run: Run, pictures: Tensor) -> None:
+    with pytest.warns(UserWarning, match=r"look like pixels in \[0, 1\].*2 \* images - 1"):
+        run.encode(pictures / 255)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.encode(pictures / 127.5 - 1)
+        run.encode(pictures)
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [
@@ -107,9 +135,13 @@ def test_images_are_taken_in_several_forms(run: Run, pictures: Tensor) -> None:
         (torch.zeros(1, 3, 32, 32, dtype=torch.int64), "found torch.int64, expected uint8"),
         (torch.full((1, 3, 32, 32), 255.0), r"found floats from 255 to 255, expected them in \[-1, 1\]"),
         (torch.full((1, 3, 32, 32), float("nan")), "found floats from nan"),
-        ("cat.jpg", "found str, expected PIL images or one tensor"),
-        (np.zeros((2, 3, 32, 32), np.uint8), "found ndarray, expected PIL images or one tensor"),
-        ([], "found none, expected PIL images"),
+        ("tests", "tests: is a folder; name the pictures in it"),
+        (Path(__file__), r"test_api\.py: is no image that Pillow can read"),
+        (3, "found int, expected paths, PIL images"),
+        ([3], "found int, expected paths, PIL images"),
+        (np.zeros((2, 3, 64, 64), np.uint8), r"an array of shape \(2, 3, 64, 64\), expected \(H, W, 3\)"),
+        (np.zeros((40, 40, 3)), "an array of float64, expected pixels of uint8"),
+        ([], "found none, expected paths, PIL images"),
     ],
 )
 def test_images_of_another_form_are_refused_in_a_line(images: Any, words: str, run: Run) -> None:
@@ -140,6 +172,43 @@ def test_noise_is_added_and_removed(run: Run, pictures: Tensor) -> None:
 def test_a_baseline_does_not_denoise(finished: Path, pictures: Tensor) -> None:
     with pytest.raises(ValueError, match="mae: is mae, which does not denoise"):
         load(finished / "pretrain/mae/seed0").denoise(pictures, 0.5)
+
+
+def test_a_run_is_found_from_the_folder_of_its_row_and_of_its_scale(finished: Path, tmp_path: Path) -> None:
+    own = finished / "pretrain/mae/seed0"
+    for arguments in ((finished / "pretrain/mae",), (finished, "mae"), (own,)):
+        assert load(*arguments).folder == own
+        assert load(*arguments, seed=None).row == "mae"
+    with pytest.raises(ValueError, match="has several trained rows; name one of ldae, mae, moco_v3"):
+        load(finished)
+    with pytest.raises(ValueError, match="has no trained row 'lade' .did you mean 'ldae'"):
+        load(finished, "lade")
+    with pytest.raises(OSError, match="no finished run of seed 3; it has 0"):
+        load(finished / "pretrain/mae", seed=3)
+
+
+def test_a_run_says_what_it_is(finished: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    for name in ("dataset", "tokenizers", "pretrain"):
+        (results / name).symlink_to(finished / name)
+    run = load(results, "ldae")
+    assert run.accuracy is None
+    assert repr(run) == f"<ldae, seed 0, not probed yet: {results}/pretrain/ldae/seed0>"
+    stage = ProbeStage(probing=Probing(mode="cached", views=0, epochs=3, rates=(1.0,), batch=24, warmup=1))
+    folders = {name: results / path for name, path in FOLDERS.items()}
+    probe(stage, row="ldae", revision=1, **folders, out=results / "probe/ldae/seed0")
+    found = read_json(results / "probe/ldae/seed0/probe.json")["encoders"]["trained/0"]["top1"]
+    run = load(results, "ldae")
+    assert run.accuracy == found
+    assert f"<ldae, seed 0, accuracy {100 * found:.1f} %: " in repr(run)
+
+
+@pytest.mark.parametrize("row", RUNS)
+def test_a_run_apart_from_its_results_is_told_what_it_needs(row: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / f"pretrain/{row}/seed0", tmp_path / "seed0")
+    with pytest.raises(OSError, match=r"seed0: is apart from the results that it needs.*`ldae export`"):
+        load(tmp_path / "seed0")
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:

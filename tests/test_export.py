@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from rows import FITTED, ROOT, SIZE, TRAINING, VARIANTS, denoiser, fit, images
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -215,11 +217,48 @@ def test_other_sizes_heads_and_channels_are_timms_to_adapt(exported: Path) -> No
 def test_the_card_says_what_it_is(exported: Path) -> None:
     card = (exported / "ldae/README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: timm\n")
-    for words in ("`ldae`, seed 0", "a label", "t = 10", "3 classes", "not measured", '"tail": 0.1', "Apache-2.0"):
+    for words in (
+        "`ldae`, seed 0",
+        "a label",
+        "t = 10",
+        "3 classes",
+        "not measured",
+        '"tail": 0.1',
+        "Apache-2.0",
+        "1.0.16",
+    ):
         assert words in card
     assert "time step" not in (exported / "mae/README.md").read_text()
     config = json.loads((exported / "ldae/config.json").read_text())
     assert config["model_args"]["depth"] == 2
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("options", ["", ", img_size=64"])
+@pytest.mark.parametrize("shape", [(97, 70), (200, 133), (32, 32)])
+def test_the_card_s_recipe_works_and_gives_the_study_s_own_pixels(
+    run: str, options: str, shape: tuple[int, int], exported: Path, finished: Path, tmp_path: Path
+) -> None:
+    card = (exported / run / "README.md").read_text()
+    (recipe,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    pixels = np.random.default_rng(0).integers(256, size=(*shape, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    recipe = recipe.replace("picture.jpg", str(tmp_path / "picture.png"))
+    recipe = recipe.replace("pretrained=True", f"pretrained=True{options}")
+    found: dict[str, Any] = {}
+    exec(recipe, found)
+    if not options:
+        own = load(finished / f"pretrain/{run}/seed0")
+        torch.testing.assert_close(found["images"], own.preprocess(tmp_path / "picture.png").cpu(), rtol=0, atol=1e-6)
+    assert found["model"](found["images"]).shape == (1, 16)
+
+
+def test_an_encoder_of_one_block_has_a_recipe_too(finished: Path, tmp_path: Path) -> None:
+    export(finished / "pretrain/ldae/seed0", out=tmp_path / "a", features=Features(offset=-1), about={})
+    (line,) = [line for line in (tmp_path / "a/README.md").read_text().splitlines() if "features_only" in line]
+    found: dict[str, Any] = {"timm": timm, "images": torch.zeros(1, 3, 32, 32)}
+    exec(f"maps = {line.strip()}", found)
+    assert [tuple(part.shape) for part in found["maps"]] == [(1, 16, 2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +355,10 @@ def test_a_row_is_exported_by_its_name_as_the_study_probes_it(study: Path) -> No
         (["time_noisy40"], "is probed with noise"),
         (["ldae", "--seed", "7"], "'ldae', seed 7: is not trained yet at scale smoke"),
         (["results/smoke/pretrain/mae/seed0", "--offset", "1"], r"offset: \+1 is no block"),
-        (["results/smoke/pretrain/ldae"], "holds no finished run"),
+        (["results/smoke/pretrain"], "holds no finished run"),
+        (["results/smoke/pretrain/lade"], "holds no finished run"),
+        (["results/smoke/pretrain/ldae", "--seed", "7"], "no finished run of seed 7; it has 0"),
+        (["./results/smoke"], "has several trained rows; name one of ldae, mae, moco_v3"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(arguments: list[str], words: str, study: Path) -> None:
@@ -325,6 +367,11 @@ def test_a_mistake_is_told_in_a_line(arguments: list[str], words: str, study: Pa
         ldae("export", *arguments, *named, "--out", "out")
     assert "\n" not in str(mistake.value)
     assert not Path("out").exists()
+
+
+def test_a_row_s_folder_means_its_run(study: Path) -> None:
+    ldae("export", "results/smoke/pretrain/ldae", "--out", "a")
+    assert "`ldae`, seed 0" in Path("a/README.md").read_text()
 
 
 def test_a_scale_beside_a_folder_is_refused(study: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ldae.dataset import Latents, Split
-from ldae.denoise import denoise, denoise_pictures
+from ldae.denoise import GAP, LINE, denoise, denoise_pictures
 from ldae.files import read_json, sha256, sums_of, write_json
 from ldae.judge import judge, reference
 from ldae.pretrain import pretrain
@@ -21,6 +22,7 @@ from ldae.pretrain_baseline import pretrain_baseline
 from ldae.probe import Crop, probe, seen
 from ldae.randomness import Randomness
 from ldae.sample import sample
+from ldae.sources.pixels import decode
 from ldae.spec import (
     BaselineStage,
     Classifier,
@@ -382,7 +384,9 @@ def test_denoising_validation_images_brings_them_nearer_to_the_clean_ones(
     assert np.square(denoised - clean).mean() < 0.8 * np.square(noisy - clean).mean()
 
 
-def test_a_users_own_pictures_are_denoised(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_users_own_pictures_are_denoised(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = workshop.row("pictures", workshop.pca, tokenizer=Tokenizer(dim=8))
     results = tmp_path / "results"
     (results / "pretrain/row").mkdir(parents=True)
@@ -396,8 +400,27 @@ def test_a_users_own_pictures_are_denoised(workshop: Workshop, tmp_path: Path) -
     Image.fromarray(np.random.default_rng(0).integers(256, size=(90, 70, 3)).astype(np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_text("no image")
     options: dict[str, Any] = {"model": Path(results / "pretrain/row/seed0"), "sigma": 0.5, "seed": 0}
-    denoise_pictures([tmp_path / "a.jpg"], **options, out=tmp_path / "out")
-    with Image.open(tmp_path / "out/a.png") as sheet:
-        assert sheet.size == (3 * 32 + 8, 32)
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "a.jpg", tmp_path / "other/a.jpg")
+    denoise_pictures([tmp_path / "a.jpg", tmp_path / "other/a.jpg"], **options, out=tmp_path / "out")
+    clean = decode((tmp_path / "a.jpg").read_bytes(), 32).transpose(1, 2, 0)
+    for name in ("a.png", "a-2.png"):
+        with Image.open(tmp_path / "out" / name) as sheet:
+            pixels = np.asarray(sheet)
+            assert min(sheet.size) >= 256
+        enlarged = clean.repeat(8, 0).repeat(8, 1)  # nobody can see 32 pixels
+        top, left = LINE, GAP
+        assert np.array_equal(pixels[top : top + 256, left : left + 256], enlarged)
+        for words in (pixels[:LINE], pixels[-LINE:]):  # the labels and what the row is
+            assert (words < 128).any()
+    said = capsys.readouterr().err
+    assert "pictures, seed 0, has seen 96" in said and "images of 32 x 32 pixels" in said
     with pytest.raises(ValueError, match=r"b.jpg: is no image"):
         denoise_pictures([tmp_path / "b.jpg"], **options, out=tmp_path / "out")
+    shutil.copy(tmp_path / "out/a.png", tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"c\.png: is one of the pictures, and would be replaced"):
+        denoise_pictures([tmp_path / "c.png"], **options, out=tmp_path)
+    denoise_pictures([tmp_path / "a.jpg"], model=options["model"], sigma=1e9, seed=0, out=tmp_path / "out")
+    assert re.search(
+        r"sigma 1e\+09: this row's noise schedule has no such level; \S+ is the nearest", capsys.readouterr().err
+    )

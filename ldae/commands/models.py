@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ldae.commands.parsing import Root, nearest
+from ldae.commands.parsing import Parser, Root, nearest
 from ldae.commands.shell import completed, scales
 from ldae.process import process_seconds
 
@@ -25,15 +25,17 @@ def add(root: Root) -> None:
         "denoise",
         "add noise to your own pictures and let a trained row remove it",
         about="Writes, for each picture, a PNG with its clean, noisy and denoised version side by side.",
-        examples="  ldae denoise cat.jpg dog.png --model results/laptop/pretrain/ldae/seed0 --out denoised\n"
-        "  ldae denoise *.jpg --model results/laptop/pretrain/pca/seed0 --sigma 0.2 --out denoised",
+        examples="  ldae denoise cat.jpg dog.png --model ldae --out denoised      # a row of the study\n"
+        "  ldae denoise *.jpg --model results/laptop/pretrain/pca --sigma 0.2 --out denoised",
     )
     own.set_defaults(action=_denoise)
     own.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="image files of any kind and size")
-    own.add_argument("--model", type=Path, required=True, metavar="DIR", help="a trained row in a results folder")
+    model = own.add_argument("--model", required=True, metavar="ROW", help="a row of the study, or a run's folder")
+    completed(model, _rows)
     own.add_argument("--sigma", type=float, default=math.sqrt(1 / 3), metavar="S", help="noise level (default 0.577)")
-    own.add_argument("--seed", type=int, default=0, metavar="K", help="of the noise (default 0)")
+    own.add_argument("--noise-seed", type=int, default=0, metavar="K", help="of the noise (default 0)")
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    _of_row(own)
 
     taken = root.command(
         GROUP,
@@ -45,25 +47,41 @@ def add(root: Root) -> None:
         "  ldae export results/laptop/pretrain/ldae/seed0 --out encoder",
     )
     taken.set_defaults(action=_export)
-    completed(taken.add_argument("what", metavar="ROW", help="a row of the study, or the folder of its run"), _rows)
+    completed(taken.add_argument("model", metavar="ROW", help="a row of the study, or a run's folder"), _rows)
     taken.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     taken.add_argument(
         "--time", type=int, metavar="T", help="the time step to fix (default: what the row is probed at)"
     )
     taken.add_argument("--offset", type=int, metavar="B", help="of the last block kept, from the encoder's last")
-    scale = taken.add_argument("--scale", metavar="NAME", help="of a row, a file of scales/ (default: the study's)")
+    _of_row(taken)
+
+
+def _of_row(command: Parser) -> None:
+    """Lets the name of a row mean one of its runs."""
+    scale = command.add_argument("--scale", metavar="NAME", help="of a row, a file of scales/ (default: the study's)")
     scale.completer = scales  # type: ignore[attr-defined]
-    taken.add_argument("--seed", type=int, metavar="K", help="of a row (default: the study's first)")
-    taken.add_argument("--study", metavar="FILE", help="of a row, another study than config.yaml")
+    command.add_argument("--seed", type=int, metavar="K", help="of a row (default: the study's first)")
+    command.add_argument("--study", metavar="FILE", help="of a row, another study than config.yaml")
+
+
+class Meant(NamedTuple):
+    """The run that a command line means."""
+
+    folder: Path
+    features: Features  # what of it is probed
+    about: dict[str, str]  # what a model card can say of its row
 
 
 def _denoise(arguments: argparse.Namespace) -> float:
     """Denoises a user's own pictures; returns when the imports were done."""
+    meant = _meant(arguments)
+
     from ldae.denoise import denoise_pictures
+    from ldae.model import find_run
 
     imported = process_seconds()
-    options = {name: getattr(arguments, name) for name in ("model", "sigma", "seed", "out")}
-    denoise_pictures(arguments.pictures, **options)
+    options = {"sigma": arguments.sigma, "seed": arguments.noise_seed, "out": arguments.out}
+    denoise_pictures(arguments.pictures, model=find_run(meant.folder, seed=arguments.seed), **options)
     return imported
 
 
@@ -73,25 +91,33 @@ def _rows(study: Study) -> list[str]:
 
 def _export(arguments: argparse.Namespace) -> float:
     """Exports a row of the study in this folder, or a run by its folder; returns when the imports were done."""
-    from ldae.spec import Features
-
-    named = {key: getattr(arguments, key) for key in ("scale", "seed", "study") if getattr(arguments, key) is not None}
-    model, features, about = Path(arguments.what), Features(), dict[str, str]()
-    if model.name == arguments.what and not (model / "run.json").is_file():  # a row may be called as a folder here is
-        model, features, about = _run_of(arguments.what, **named)
-    elif named:
-        raise ValueError(f"--{next(iter(named))}: goes with the name of a row; {model} is the folder of a run already")
+    meant = _meant(arguments)
     given = {key: getattr(arguments, key) for key in ("time", "offset") if getattr(arguments, key) is not None}
 
     from ldae.export import export
+    from ldae.model import find_run
 
     imported = process_seconds()
-    export(model, out=arguments.out, features=features.model_copy(update=given), about=about)
+    model = find_run(meant.folder, seed=arguments.seed)
+    export(model, out=arguments.out, features=meant.features.model_copy(update=given), about=meant.about)
     return imported
 
 
-def _run_of(row: str, *, seed: int | None = None, **overrides: str) -> tuple[Path, Features, dict[str, str]]:
-    """The folder of a row's run, what of it is probed, and what a model card can say of it."""
+def _meant(arguments: argparse.Namespace) -> Meant:
+    """The run of a row of the study, or the run by its folder or its row's."""
+    from ldae.spec import Features
+
+    named = {key: getattr(arguments, key) for key in ("scale", "study") if getattr(arguments, key) is not None}
+    model = Path(arguments.model)
+    if model.name == arguments.model and not (model / "run.json").is_file():  # a row may be called as a folder here is
+        return _run_of(arguments.model, arguments.seed, named)
+    if named:
+        raise ValueError(f"--{next(iter(named))}: goes with the name of a row; {model} is a folder already")
+    return Meant(model, Features(), {})
+
+
+def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> Meant:
+    """The run of a row, trained already."""
     from ldae.checking import StudyError
     from ldae.variants import Study
 
@@ -112,4 +138,4 @@ def _run_of(row: str, *, seed: int | None = None, **overrides: str) -> tuple[Pat
             f"{row!r}, seed {seed}: is not trained yet at scale {study.scale_name} (no {folder}); "
             f"`ldae run {row} --scale {study.scale_name}` does it"
         )
-    return folder, study.variants[row].spec.features, about
+    return Meant(folder, study.variants[row].spec.features, about)
