@@ -72,7 +72,7 @@ def write_claims(definition: dict[str, Any], results: Results, *, out: Path) -> 
             frame.to_markdown(index=False, disable_numparse=True),
             f"Differences in points of linear probe accuracy, {seeds} {'seed' if seeds == 1 else 'seeds'}. A claim "
             f"holds when the whole {LEVEL:.0%} interval lies on its side of the margin, does not hold when the whole "
-            "interval lies beyond it, and is undecided between. "
+            "interval lies beyond it, and is undecided between, also where an end only touches the margin. "
             + ", ".join(f"{count} {word}" for word, count in counts.items())
             + ".",
             f"If every true value lay just at its margin, {(1 - LEVEL) / 2:.1%} of the verdicts on each side would be "

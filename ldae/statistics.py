@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+APART = 0.05  # of accuracy: a seed that is this far from all others, which lie together, did not train as they did
 CHUNK = 50_000_000  # counts drawn at once, to bound memory
 
 
@@ -57,3 +59,22 @@ def seed_interval(values: NDArray[np.floating]) -> float:
 
     k = len(values)
     return float(stdtrit(k - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(k))
+
+
+def apart(values: Sequence[float] | NDArray[np.float64]) -> int | None:
+    """The place of the one seed whose accuracy stands apart from all others, if there is one.
+
+    Its distance to the nearest other is more than `APART`, and more than three times the range of the others. Two seeds
+    cannot tell which of them is the odd one.
+
+    Args:
+        values: the accuracy of each seed (k,), from 0 to 1.
+    """
+    if len(values) < 3:
+        return None
+    for place, value in enumerate(values):
+        others = [other for number, other in enumerate(values) if number != place]
+        distance = min(abs(value - other) for other in others)
+        if distance > max(APART, 3 * (max(others) - min(others))):
+            return place
+    return None

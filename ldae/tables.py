@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,22 @@ import pandas as pd
 from ldae.files import read_json, write_text
 from ldae.record import seconds_of
 from ldae.results import Results, RowResult
-from ldae.statistics import Estimate
+from ldae.statistics import Estimate, apart
 
+COLUMNS = (
+    "Accuracy and gain: [95 % interval] of the mean, over seeds and groups of images. ± over seeds: the standard "
+    "deviation of the seeds' accuracies. Gain: over the same network with random weights, on the same images. k-NN: a "
+    "vote of the nearest training images by the cosine of their features, with nothing trained; where it is far below "
+    "the probe, the features tell the classes apart by a small part of their variance."
+)
+UNITS = {9: "G", 12: "T", 15: "P", 18: "E", 21: "Z"}
+TOKENIZERS = {
+    "conv": "convolutional VAE",
+    "patch_vae": "patch-wise VAE",
+    "patch_ae": "patch-wise AE",
+    "pca": "patch-wise PCA",
+    "pixel": "pixels",
+}
 LATEX = str.maketrans({"γ": r"$\gamma$", "σ": r"$\sigma$", "√": r"$\surd$", "−": "$-$", "±": r"$\pm$", "é": r"\'e"})
 PERCEPTUAL = {  # what a perceptual loss has compared, as a tokenizer's record names it
     "builtin": "The perceptual loss (builtin) compares the activations of a small VGG-style network that the study "
@@ -52,7 +67,7 @@ def write_table(definition: dict[str, Any], results: Results, *, tokenizers: Seq
     write_text(out.with_suffix(".md"), "\n\n".join([f"## {definition['title']}", table, *notes]) + "\n")
     write_text(out.with_suffix(".csv"), pd.DataFrame(exact).to_csv(index=False, float_format="%.6f"))
     latex = frame.to_latex(index=False, escape=True, caption=definition["title"])
-    write_text(out.with_suffix(".tex"), latex.translate(LATEX))
+    write_text(out.with_suffix(".tex"), typographic(latex).translate(LATEX))
 
 
 def _shown(definition: dict[str, Any], results: Results) -> list[tuple[dict[str, Any], RowResult]]:
@@ -89,9 +104,9 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
             line[judged.name] = "" if distance is None else f"{distance.value:.2f}"
             line["at infinite N"] = "" if distance is None else f"{distance.infinite:.2f} ± {distance.error:.2f}"
         if len(flops) > 1:
-            line["training FLOPs"] = "" if row.training_flops is None else f"{row.training_flops:.1e}"
+            line["training FLOPs"] = operations(row.training_flops)
         shown.append(line)
-    notes = [_note(definition, results)]
+    notes = [_note(definition, results), *_apart(definition, results), COLUMNS]
     if tuned:
         notes.append(
             "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, after the recipe "
@@ -126,7 +141,7 @@ def _matrix(
             "- the paper": {value: number(row.paper.get("probe")) for value, row in rows.items()},
         }
         shown += [{"": label} | {str(v): line.get(v, "") for v in values} for label, line in lines.items()]
-    notes = [_note(definition, results)]
+    notes = [_note(definition, results), *_apart(definition, results), COLUMNS]
     if tokenizers:
         notes.append(_reconstructions(tokenizers, values))
     return pd.DataFrame(shown), notes
@@ -140,10 +155,10 @@ def _reconstructions(tokenizers: list[dict[str, Any]], values: list[int]) -> str
         for dim, decibel in about["psnr"].items():
             unused = f", {about['collapsed_dims']} unused" if about["kind"] != "pca" else ""
             line[dim] = f"{decibel:.1f}{unused}"
-    order = ["conv", "patch_vae", "patch_ae", "pca"]
     shown = [
-        {"tokenizer": kind} | {str(value): lines[kind].get(str(value), "") for value in values}
-        for kind in sorted(lines, key=lambda kind: order.index(kind) if kind in order else len(order))
+        {"tokenizer": label} | {str(value): lines[kind].get(str(value), "") for value in values}
+        for kind, label in TOKENIZERS.items()
+        if kind in lines
     ]
     table = pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
     return f"Reconstruction of validation images, PSNR in dB, and dimensions that carry nothing:\n\n{table}"
@@ -162,6 +177,33 @@ def _note(definition: dict[str, Any], results: Results) -> str:
         rows = "; ".join(edge) if len(edge) < len(results.rows) else "every row"
         text += f" The best learning rate of the probe was the smallest or largest tried for: {rows}."
     return text
+
+
+def _apart(definition: dict[str, Any], results: Results) -> list[str]:
+    """A paragraph for each row with a seed that did not train as the others did."""
+    return [
+        seed_apart(row.label, dict(zip(definition["seeds"], row.by_seed, strict=True)), place, random=row.random.value)
+        for row in results.rows.values()
+        if (place := apart(row.by_seed)) is not None
+    ]
+
+
+def seed_apart(label: str, accuracies: dict[int, float], place: int, *, random: float) -> str:
+    """What a reader must know of a row of which one seed stands apart.
+
+    Args:
+        label: of the row.
+        accuracies: of its seeds, from 0 to 1.
+        place: of that seed among them.
+        random: accuracy with random weights.
+    """
+    shown = {seed: f"{100 * value:.1f}" for seed, value in accuracies.items()}
+    odd = [*shown][place]
+    others = " and ".join(value for seed, value in shown.items() if seed != odd)
+    return (
+        f"Seed {odd} of “{label}” did not train as the others did: {shown[odd]} beside {others} (random weights "
+        f"{100 * random:.1f}). The row's mean describes neither, and its interval is wide for that reason."
+    )
 
 
 def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
@@ -241,6 +283,20 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
     """A value in percent with its interval."""
     value, low, high = (f"{100 * part:{'+' if signed else ''}.1f}" for part in estimate)
     return f"{value} [{low}, {high}]"
+
+
+def operations(count: float | None) -> str:
+    """A number of floating-point operations in the largest unit of which it has a tenth, or nothing."""
+    if count is None:
+        return ""
+    found = [(10**power, unit) for power, unit in UNITS.items() if count >= 10 ** (power - 1)]
+    size, unit = found[-1] if found else (1, "")
+    return f"{count / size:.2g} {unit}FLOP"
+
+
+def typographic(text: str) -> str:
+    """A text whose numbers below zero have a minus sign, U+2212, where plain text has a hyphen."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
 def _exact(name: str, estimate: Estimate) -> dict[str, float]:

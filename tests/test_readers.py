@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +18,8 @@ from ldae.figures import Inputs, write_figure
 from ldae.files import sums_of, write_json
 from ldae.record import digest
 from ldae.results import Results, collect
-from ldae.tables import write_cost, write_table
+from ldae.spec import Tokenizer
+from ldae.tables import TOKENIZERS, operations, write_cost, write_table
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
 PROVENANCE = {
@@ -192,8 +197,52 @@ def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
     assert ["", "", "8", "16", ""] in lines
     assert any(line[1:2] == ["a tokenizer"] and line[2].startswith("40.0") for line in lines)
     assert any(line[1:2] == ["- the paper"] and line[3] == "60.0" for line in lines)
-    assert ["", "conv", "20.5, 3 unused", "", ""] in lines
-    assert ["", "pca", "21.0", "22.0", ""] in lines
+    assert ["", "convolutional VAE", "20.5, 3 unused", "", ""] in lines
+    assert ["", "patch-wise PCA", "21.0", "22.0", ""] in lines
+
+
+def test_every_tokenizer_has_a_name_in_words() -> None:
+    assert set(TOKENIZERS) == set(get_args(Tokenizer.model_fields["kind"].annotation))
+
+
+def test_a_seed_that_did_not_train_is_named_below_the_table(folder: Path) -> None:
+    shutil.rmtree(folder / "first/seed1")
+    save(folder / "first/seed1", "first", 1, 0.22)
+    wanted = definition([0, 1, 2])
+    write_table(wanted, results_of(folder, wanted), out=folder / "table")
+    text = (folder / "table.md").read_text()
+    assert "Seed 1 of “first” did not train as the others did: 22.0 beside 40.0 and 42.0 (random weights 20.0)." in text
+    assert "of “σ = √2 & more” did not" not in text
+
+
+def test_a_table_explains_its_columns(folder: Path) -> None:
+    wanted = definition([0, 1])
+    write_table(wanted, results_of(folder, wanted), out=folder / "table")
+    text = (folder / "table.md").read_text()
+    assert "± over seeds: the standard deviation" in text and "k-NN: a vote" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(3.2e11, "0.32 TFLOP"), (1.2e12, "1.2 TFLOP"), (4.0e20, "0.4 ZFLOP"), (None, "")]
+)
+def test_operations_are_counted_in_a_unit_that_people_read(count: float | None, text: str) -> None:
+    assert operations(count) == text
+
+
+def test_latex_has_minus_signs(folder: Path) -> None:
+    wanted = definition([0], ("third", "classical-dae", "first"))
+    wanted["rows"][1] |= {"probe": "pixels"}
+    save(folder / "classical-dae/seed0", "pixels", 0, 0.05)
+    results = collect(
+        wanted,
+        dataset=folder / "dataset/manifest.json",
+        probes=[folder / f"{name}/seed0/probe.json" for name in ("third", "classical-dae", "first")],
+        pixels=folder / "pixels/probe.json",
+    )
+    write_table(wanted, results, out=folder / "table")
+    latex = (folder / "table.tex").read_text()
+    assert "$-$15.0 [$-$" in latex and "classical-dae" in latex
+    assert "-15.0 [-" in (folder / "table.md").read_text()
 
 
 def test_results_of_another_specification_are_refused(folder: Path) -> None:
@@ -223,6 +272,62 @@ def test_a_trajectory_tells_its_numbers(folder: Path) -> None:
     assert frame["paper_fid"].tolist()[0] == 20.0
     text = (folder / "one.svg").read_text()
     assert "linear probe" in text and "FID-50K" in text and "Fréchet distance" in text
+
+
+USERS = {  # what somebody may have set for their own plots
+    "a notebook's backend": ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ""),
+    "a backend that is not installed": ({"MPLBACKEND": "nonsense"}, ""),
+    "a screen's backend": ({"MPLBACKEND": "QtAgg", "DISPLAY": ""}, ""),
+    "settings in the project's folder": ({}, "text.usetex: True\nfont.size: 30\nsavefig.facecolor: red\n"),
+    "settings elsewhere": ({"MATPLOTLIBRC": "elsewhere"}, ""),
+    "settings that cannot be read": ({}, "font.family: café\n"),
+    "a home that cannot be written": ({"MPLCONFIGDIR": "/proc/nowhere", "HOME": "/proc/nowhere"}, ""),
+    "a language that is not installed": ({"LC_ALL": "xx_XX.UTF-8"}, "axes.formatter.use_locale: True\n"),
+}
+DRAW = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from ldae.figures import Inputs, write_figure
+schedules = {"a schedule": np.linspace(1, -1, 50)}
+write_figure({"kind": "schedules"}, Inputs(schedules=schedules), out=Path(sys.argv[1]) / "figure")
+"""
+
+
+def drawn(folder: Path, variables: dict[str, str]) -> dict[str, bytes]:
+    folder.mkdir(exist_ok=True)
+    names = ("MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | variables
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", DRAW, str(folder)]
+    said = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    return {path.suffix: path.read_bytes() for path in folder.glob("figure.*")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return drawn(tmp_path_factory.mktemp("undisturbed"), {})
+
+
+@pytest.mark.parametrize("case", USERS)
+def test_a_figure_is_the_same_whatever_the_user_has_set(
+    case: str, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    variables, settings = USERS[case]
+    (tmp_path / "elsewhere").write_bytes(b"font.family: caf\xe9\nbackend: QtAgg\n")
+    if settings:
+        (tmp_path / "matplotlibrc").write_text(settings, encoding="latin-1")
+    assert drawn(tmp_path, variables) == undisturbed
+    assert set(undisturbed) == {".png", ".svg", ".csv"}
+
+
+def test_importing_the_figures_leaves_the_users_environment_alone() -> None:
+    code = "import os, ldae.figures; print(os.environ.get('MPLBACKEND'), os.environ.get('MATPLOTLIBRC'))"
+    environment = os.environ | {"MPLBACKEND": "svg"}
+    environment.pop("MATPLOTLIBRC", None)
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["svg", "None"]
 
 
 SUM = {"name": "c", "text": "second beats first", "where": "here", "sum": {"second": 1, "first": -1}}
