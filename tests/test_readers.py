@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from ldae.claims import judge, paper_value, spearman, write_claims
-from ldae.figures import Inputs, write_figure
+from ldae.figures import FIGURES, Inputs, write_figure
 from ldae.files import sums_of, write_json
 from ldae.record import digest
 from ldae.results import Results, collect
@@ -272,6 +272,20 @@ def test_a_trajectory_tells_its_numbers(folder: Path) -> None:
     assert frame["paper_fid"].tolist()[0] == 20.0
     text = (folder / "one.svg").read_text()
     assert "linear probe" in text and "FID-50K" in text and "Fréchet distance" in text
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "dimension"])
+def test_the_interval_of_two_seeds_does_not_stretch_an_axis_beyond_what_can_be(kind: str, folder: Path) -> None:
+    shutil.rmtree(folder / "first/seed1")
+    save(folder / "first/seed1", "first", 1, 0.9)
+    wanted = definition([0, 1], kind=kind, series=[{"label": "a sweep", "rows": [["first", 8], ["second", 16]]}])
+    results = results_of(folder, wanted)
+    assert results.rows["first"].accuracy.low < -1 and results.rows["first"].accuracy.high > 2
+    figure, _ = FIGURES[kind](wanted, Inputs(results))
+    along = "x" if kind == "trajectory" else "y"
+    limits = [getattr(figure.axes[place], f"get_{along}lim")() for place in (0, -1)]
+    assert all(-5 < low < high < 105 for low, high in limits)
+    assert limits[0][1] - limits[0][0] == pytest.approx(limits[1][1] - limits[1][0])
 
 
 USERS = {  # what somebody may have set for their own plots

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from ldae.figures.pictures import sheet
-from ldae.figures.style import MARKERS, OURS, PALETTE, PAPER, PIXELS, WIDTH, Drawn, Inputs, share_scale
+from ldae.figures.style import MARKERS, OURS, PALETTE, PAPER, PIXELS, WIDTH, Drawn, Inputs, percent_axes
 from ldae.files import history_of, intact, read_json
 
 FILTERS = 16  # shown of each tokenizer
@@ -61,13 +61,13 @@ def dimension(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     every = sorted({record["dim"] for record in records})
     for axes, title in ((ours, "Ours"), (paper, PAPER)):
         axes.set_xscale("log", base=2)
-        axes.set_xticks(every, [str(dim) for dim in every], rotation=60 if len(every) > 6 else 0)
+        many = {"rotation": 90, "fontsize": 6.5} if len(every) > 6 else {}
+        axes.set_xticks(every, [str(dim) for dim in every], **many)
         axes.minorticks_off()
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("latent dimension per token")
         axes.set_title(title)
-    if paper.lines:
-        share_scale((ours, paper), "y")
+    percent_axes([ours, paper] if paper.lines else [ours], "y")
     ours.set_ylabel("linear probe accuracy (%)")
     top.legend(*ours.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure, pd.DataFrame(records)

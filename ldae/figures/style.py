@@ -48,6 +48,7 @@ PALETTE = ("#0b6bb0", "#b35900", "#00775a", "#a33b8f", "#b02a30", "#5b4bb5", "#6
 OURS, PIXELS, THEIRS, QUIET = PALETTE[0], PALETTE[1], PALETTE[2], "#6b7480"
 MARKERS = ("o", "s", "^", "D")
 PAPER = "The paper, ImageNet"
+PERCENT = (-2, 102)  # with room for a dot at the end
 WIDTH = 4.4  # inches: on a telephone's screen the letters of such a figure have about their own size
 STYLE: dict[str, Any] = {
     "font.size": 8,
@@ -102,10 +103,13 @@ def own_style() -> Iterator[None]:
         yield
 
 
-def share_scale(axes: Sequence[Axes], along: str) -> None:
-    """Gives axes the same length of units `along` "x" or "y", so that one point is as long in all of them."""
-    limits = [getattr(one, f"get_{along}lim")() for one in axes]
+def percent_axes(axes: Sequence[Axes], along: str) -> None:
+    """Limits axes of percentages, `along` "x" or "y", to what can be; a point is as long in all of them.
+
+    The interval of two seeds can reach far beyond 0 and 100 %, and would leave no room for anything else.
+    """
+    limits = [np.clip(getattr(one, f"get_{along}lim")(), *PERCENT) for one in axes]
     span = max(high - low for low, high in limits)
-    for one, (low, high) in zip(axes, limits, strict=True):
-        middle = (low + high) / 2
-        getattr(one, f"set_{along}lim")(middle - span / 2, middle + span / 2)
+    for one, ends in zip(axes, limits, strict=True):
+        low = np.clip(ends.mean() - span / 2, PERCENT[0], PERCENT[1] - span)
+        getattr(one, f"set_{along}lim")(low, low + span)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldae.figures.style import OURS, PAPER, PIXELS, QUIET, THEIRS, WIDTH, Drawn, Inputs, share_scale
+from ldae.figures.style import OURS, PAPER, PIXELS, QUIET, THEIRS, WIDTH, Drawn, Inputs, percent_axes
 from ldae.results import RowResult
 
 LETTERS = 24  # of a line of a row's name
@@ -75,8 +75,7 @@ def _accuracy(panels: Any, rows: list[RowResult], pixels: float) -> None:
     known = [(row.paper["probe"], place) for place, row in enumerate(rows) if "probe" in row.paper]
     _frame(ours, "Ours", "linear probe (%)", {place: f"{value:.1f}" for place, value in enumerate(values)}, len(rows))
     _theirs(paper, known, "linear probe (%)", len(rows))
-    if known:
-        share_scale((ours, paper), "x")
+    percent_axes([ours, paper] if known else [ours], "x")
 
 
 def _distance(panels: Any, rows: list[RowResult]) -> None:
