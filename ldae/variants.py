@@ -357,7 +357,8 @@ class Study:
         figures = {name: figure for name, figure in self.file.figures.items() if figure.target in targets}
         claims = self.file.claims if "all" in targets else {}
         views: list[Table | Figure | Claim] = [*tables.values(), *figures.values(), *claims.values()]
-        described = self.describe(self.rows(name for view in views for name in view.names))
+        order = list(self.variants)
+        described = self.describe(sorted(self.rows(name for view in views for name in view.names), key=order.index))
         for row in described["rows"]:
             row |= self._origin(self.variants[row["name"]])
         shown = {name: self.definition("tables", name) for name in tables}

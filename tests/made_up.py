@@ -67,7 +67,11 @@ class MadeUp:
         groups = self.save("dataset/val_groups.npy", groups=np.arange(NUM) // 4)
         classes = list("abcde")
         counts = {split: {name: NUM // 5 for name in classes} for split in ("train", "val")}
+        self.save("dataset/train.npy", images=self.rng.integers(256, size=(20, 3, 64, 64)).astype(np.uint8))
+        self.save("dataset/train_labels.npy", labels=np.arange(20) // 4)
         about = {"size": 64, "classes": classes, "counts": counts, "lineage": study.dataset_lineage()}
+        about["broken"] = [{"path": "a/broken.jpg", "reason": "is empty"}]
+        about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
         write_json(self.folder / "dataset/manifest.json", about | {"sha256": sums_of(groups)})
         self.save("probe/pixels/correct.npz", **{"trained/0": self._correct(0.2)})
         about = {"row": "raw pixels", "seed": 0, "lineage": study.pixels_lineage(), "encoders": {"trained/0": {}}}

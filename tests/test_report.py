@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import re
 import shutil
@@ -11,6 +12,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -20,9 +22,12 @@ from PIL import Image
 from rows import ROOT
 
 from ldae.figures import FIGURES
+from ldae.figures.style import PALETTE
 from ldae.files import read_json, write_json
-from ldae.report import cells, write_page
-from ldae.report.words import trajectory_in_words, verdicts_in_words
+from ldae.report import cells, data, write_page
+from ldae.report.verdicts import Claims, Judged, claims
+from ldae.report.words import Measured, best, cautions, findings, verdicts_in_words
+from ldae.statistics import Estimate
 from ldae.variants import Study
 
 EVIL = "</script><img src=x>\"'&|σ"
@@ -101,10 +106,13 @@ def test_every_table_figure_and_row_is_there(made: MadeUp, tags: Tags) -> None:
     assert ids.index("trajectory") < ids.index("claims") < ids.index("tables") < ids.index("pictures")
 
 
-def test_every_link_leads_somewhere(tags: Tags) -> None:
+def test_every_link_leads_somewhere(made: MadeUp, tags: Tags) -> None:
     links = [attributes["href"] for tag, attributes in tags.found if tag == "a"]
     assert len(links) > 30
-    assert {link.removeprefix("#") for link in links} <= set(tags.values("id"))
+    ids = set(tags.values("id"))
+    for link in links:
+        inside = link.startswith("#") and link[1:] in ids
+        assert inside or link.startswith("data:") or (made.folder / link).is_file(), link
 
 
 def test_nothing_is_fetched(tags: Tags) -> None:
@@ -122,7 +130,7 @@ def test_words_of_the_study_are_never_markup(tags: Tags) -> None:
     assert sum(tag == "script" for tag, _ in tags.found) == 2
     assert "x" not in tags.values("src")
     assert EVIL in "".join(tags.texts["td"] + tags.texts["th"])
-    assert f"A sum {EVIL}" in "".join(tags.texts["th"])
+    assert f"A sum {EVIL}" in "".join(tags.texts["li"])
     assert EVIL in "".join(tags.texts["figcaption"])
 
 
@@ -133,7 +141,8 @@ def test_the_numbers_are_those_of_the_tables(made: MadeUp, tags: Tags) -> None:
     assert len(records) == 6
     for record in records:
         value, low, high = (100 * float(record[f"accuracy{end}"]) for end in ("", "_low", "_high"))
-        assert f"{value:.1f} [{low:.1f}, {high:.1f}]".replace(" ", "") in cells.replace(" ", "")
+        shown = f"{value:.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+        assert shown.replace(" ", "") in cells.replace(" ", "")
     notes = "".join(tags.texts["p"])
     assert "200 validation images in 50 groups, 2 seeds" in notes
     assert "it is no FID" in notes
@@ -209,34 +218,66 @@ def test_the_reference_results_make_a_page_below_five_megabytes(tmp_path: Path) 
     assert 1_000_000 < (tmp_path / "page.html").stat().st_size < 5_000_000
 
 
-def line(row: str, accuracy: float, paper: str = "") -> dict[str, str]:
-    parts = {"accuracy": accuracy, "low": accuracy - 0.02, "high": accuracy + 0.02}
-    return {"row": row, "label": row, "paper": paper} | {name: str(value) for name, value in parts.items()}
+def measured(label: str, accuracy: float, *, gain: float = 0.1, around: float = 0.02) -> Measured:
+    value = Estimate(accuracy, accuracy - around, accuracy + around)
+    return Measured(label, value, accuracy - gain, Estimate(gain, gain - 0.05, gain + 0.05))
 
 
-def test_the_paragraph_says_what_the_numbers_say() -> None:
-    rows = [line("a", 0.30, "60"), line("b", 0.10, "65"), line("c", 0.12, "70"), line("d", 0.20, "71")]
-    gains = {"a": {"gain": "0.1", "gain_low": "0.05", "gain_high": "0.2"}}
-    gains["b"] = {"gain": "0.1", "gain_low": "-0.05", "gain_high": "0.2"}
-    said = trajectory_in_words(rows, gains, seeds=1, judged=False)
-    assert "accuracy goes from 30.0 % [28.0, 32.0] to 20.0 % [18.0, 22.0]" in said
-    assert "The first of the 4 rows is the best." in said
-    assert "the largest fall is at “b”, by 20.0 points (in the paper +5.0)" in said
-    assert "the largest rise is at “d”, by 8.0 points (in the paper +1.0)" in said
-    assert "In 2 of 3 steps the two rows' intervals do not overlap" in said
-    assert "told apart by the figure alone." in said
-    assert "rank correlation of -0.20 with the paper's order" in said
-    assert "in 1 of the 2 rows whose gain is in a table" in said
-    assert said.endswith("There is one seed, which says nothing of how much another would differ.")
+def judged(*verdicts: str) -> Claims:
+    claims = [
+        Judged(f"claim {n}", "Table 1", ("pca",), word, word, "+1.0 [-0.5, +2.5]", "+2.0", "", None)
+        for n, word in enumerate(verdicts)
+    ]
+    return Claims(claims, [])
 
 
-def test_a_trajectory_of_one_row_without_the_papers_numbers_can_be_told() -> None:
-    said = trajectory_in_words([line("a", 0.30)], {}, seeds=2, judged=True)
-    assert said == "Its one row is “a”, with 30.0 % [28.0, 32.0]."
+def test_the_best_row_is_undecided_where_another_interval_reaches_it() -> None:
+    rows = [measured("a", 0.30), measured("b", 0.33), measured("c", 0.10, gain=-0.2), measured("d", 0.2, gain=0.01)]
+    said = best(rows).text
+    assert "“b” has the highest accuracy, 33.0 % [31.0, 35.0]; with random weights it has 23.0 %." in said
+    assert "Which row is best is undecided: the intervals of “a” (30.0) reach into its own." in said
+    assert "Of 4 rows, training improves on random weights in 2, makes it worse in 1, and 1 is undecided." in said
+
+
+def test_a_row_is_the_best_only_where_no_other_interval_reaches_it() -> None:
+    assert "The intervals of all other rows lie below its own." in best([measured("a", 0.3), measured("b", 0.4)]).text
+    assert "undecided" in best([measured("a", 0.30), measured("b", 0.34)]).text  # which touch
+
+
+def test_what_holds_and_what_does_not_is_listed_and_counted() -> None:
+    claims = judged("holds", "does not hold", *["holds"] * 4, "undecided", "undecided")
+    first, holds, fails = findings([measured("a", 0.3)], [], claims, 3)
+    assert first.heading == "Best"
+    assert holds.text.startswith("5 of the paper's 8 claims hold here")
+    assert len(holds.items) == 4 and holds.items[-1] == "and 2 more"
+    assert holds.items[0] == "claim 0: +1.0 [-0.5, +2.5], in the paper +2.0"
+    assert fails.text == "One of the paper's 8 claims does not hold here:" and len(fails.items) == 1
+    assert fails.rest == "2 are undecided, for the interval reaches the margin."
+
+
+def test_one_seed_is_said_to_prove_nothing() -> None:
+    _, holds, fails = findings([measured("a", 0.3)], [], judged("undecided"), 1)
+    assert holds.text.startswith("None of the paper's one claim can be shown to hold with one seed")
+    assert fails.text == "None of the paper's one claim is shown to be wrong here."
+    assert any("one seed" in caution for caution in cautions([measured("a", 0.3)], 1))
+
+
+@pytest.mark.parametrize(("last", "words"), [(0.33, "is undecided"), (0.4, "the two intervals lie apart")])
+def test_without_claims_the_trajectory_is_told_with_its_uncertainty(last: float, words: str) -> None:
+    steps = [measured("a", 0.3)._replace(paper=60.0), measured("b", last)._replace(paper=57.5)]
+    told = findings(steps, steps, None, 2)
+    assert [finding.heading for finding in told] == ["Best", "From first to last", "The largest step"]
+    assert words in told[1].text
+    assert f"{100 * last - 30:+.1f} points" in told[1].text and "In the paper it is -2.5." in told[1].text
+
+
+def test_where_nothing_was_learnt_no_difference_is_offered() -> None:
+    assert "none is shown to have learnt anything" in " ".join(cautions([measured("a", 0.3, gain=0.01)], 3))
+    assert cautions([measured("a", 0.3)], 3) == []
 
 
 def test_verdicts_are_counted() -> None:
-    said = verdicts_in_words(["holds", "does not hold", "holds", "undecided"])
+    said = verdicts_in_words(judged("holds", "does not hold", "holds", "undecided"))
     assert said == "Of the paper's 4 claims that were judged, 2 hold, 1 does not hold, and 1 is undecided."
 
 
@@ -248,12 +289,120 @@ def test_one_seed_never_makes_a_claim_hold(seeds: list[int], word: str, tmp_path
     (tmp_path / "claims.csv").write_text(f"{heading}\n{values}\n")
     (tmp_path / "claims.md").write_text("## Claims\n\n| claim |\n\nA note.\n")
     entries = [{"name": name, "where": "Table 1", "rows": ["pca"], "above": 0.0} for name in ("c", "not judged")]
-    sheet = cells.claims(entries, tmp_path, seeds)
-    assert [[cell.verdict for cell in line if cell.verdict] for line in sheet.lines] == [[word]]
-    assert sheet.notes == ["A note."]
-    whisker = sheet.lines[0][2].whisker
+    found = claims(entries, tmp_path, seeds)
+    assert [one.verdict for one in found.judged] == [word]
+    assert found.notes == ["A note."]
+    whisker = found.judged[0].whisker
     assert whisker is not None and whisker.side is not None
     assert whisker.low < whisker.value == whisker.reference < whisker.high == whisker.side[1] == 1.0
+
+
+def test_decided_claims_come_first() -> None:
+    groups = judged("undecided", "holds", "does not hold", "undecided").groups
+    assert [(word, len(found)) for word, found in groups] == [("holds", 1), ("does not hold", 1), ("undecided", 2)]
+
+
+def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
+    """The comparison of the reference run, in which one seed of MAE's large model stayed at random weights."""
+    study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
+    results = ROOT / "results/reference"
+    sheet = cells.table({"name": "comparison", "title": "Comparison"}, results / "tables", [0, 1, 2])
+    warned = {line[0].row: cell.warning for line in sheet.lines for cell in line if cell.warning}
+    assert warned == {"mae_l": "seed 1 apart: 15.6"}
+    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    said = "".join(Tags((tmp_path / "page.html").read_text()).texts["p"])
+    assert "Seed 1 of “MAE, ViT-L” did not train as the others did: 15.6 beside 28.8 and 28.3" in said
+    assert "Seed 1 of “patch-wise AE” did not train" in said and said.count("did not train as") == 2
+
+
+SETTINGS = {"source": "photos", "size": 64, "train": 10, "val": 5}
+
+
+def test_the_page_begins_with_data_task_and_findings(made: MadeUp, tags: Tags) -> None:
+    ids = tags.values("id")
+    assert ids.index("data") < ids.index("findings") < ids.index("trajectory")
+    text = " ".join("".join(tags.texts["p"]).split())
+    assert "200 for training and 200 for validation" in text and "Guessing is right in 20.0 %" in text
+    assert "The colours are false on purpose" in text
+    captions = " ".join("".join(tags.texts["figcaption"]).split())
+    assert captions.count("The colours are false on purpose") == 3  # noise, denoised images, samples
+    pictures = [a for tag, a in tags.found if tag == "img" and a.get("width") == "64"]
+    assert len(pictures) == 20 and all(a["src"].startswith("data:image/png;base64,") for a in pictures)
+    assert "1 broken image: a/broken.jpg (is empty)" in "".join(tags.texts["li"])
+    assert "3 files of kinds that are not read: 2 .gif, 1 .txt" in "".join(tags.texts["li"])
+    assert "1 hidden or system file or folder" in "".join(tags.texts["li"])
+
+
+def test_own_images_are_described_by_their_classes(tmp_path: Path) -> None:
+    classes = ["Katzen & Hunde", "grass 草", "<b>"]
+    counts = {
+        "train": {"Katzen & Hunde": 8, "grass 草": 2, "<b>": 2},
+        "val": {"Katzen & Hunde": 4, "grass 草": 1, "<b>": 1},
+    }
+    np.save(tmp_path / "train.npy", np.zeros((12, 3, 128, 128), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.array([0] * 8 + [1] * 2 + [2] * 2))
+    settings = {"source": "folder", "path": "/data/my pictures", "size": 128}
+    about = data.of(settings, {"classes": classes, "counts": counts}, tmp_path)
+    assert (
+        about.about
+        == "The images of “my pictures” in 3 classes: 12 for training and 6 for validation, cut to 128 × 128 pixels."
+    )
+    assert about.task.endswith("Guessing is right in 33.3 %, always naming the most frequent class in 66.7 %.")
+    assert about.colours == ""
+    assert [(tile.name, tile.images, len(tile.pictures)) for tile in about.tiles] == [
+        ("Katzen & Hunde", "12", 6),
+        ("grass 草", "3", 2),
+        ("<b>", "3", 2),
+    ]
+    assert about.left_out == []
+
+
+def test_of_many_classes_some_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    classes = [f"n{number:04}" for number in range(1000)]
+    np.save(tmp_path / "train.npy", np.zeros((1000, 3, 8, 8), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.arange(1000))
+    counts = {split: dict.fromkeys(classes, 1) for split in ("train", "val")}
+    about = data.of(
+        {"source": "imagenet", "path": "/data/imagenet", "size": 8}, {"classes": classes, "counts": counts}, tmp_path
+    )
+    assert (len(about.tiles), about.unseen) == (24, 976)
+    assert (about.tiles[0].name, about.tiles[-1].name) == ("n0000", "n0999")
+
+
+def test_a_page_without_the_prepared_images_still_names_its_data(tmp_path: Path) -> None:
+    about = data.of(SETTINGS, None, tmp_path)
+    assert "10 for training and 5 for validation" in about.about and about.tiles == []
+
+
+def test_a_table_can_be_saved_from_the_page(made: MadeUp, tags: Tags) -> None:
+    saved = {a["download"]: a["href"] for tag, a in tags.found if tag == "a" and "download" in a}
+    for ending in ("csv", "tex", "md"):
+        content = base64.b64decode(saved[f"reorienting.{ending}"].partition("base64,")[2])
+        assert content == (made.folder / f"tables/reorienting.{ending}").read_bytes()
+
+
+def test_numbers_have_minus_signs(made: MadeUp, tags: Tags) -> None:
+    with (made.folder / "tables/reorienting.csv").open() as file:
+        assert any(float(record["gain_low"]) < 0 for record in csv.DictReader(file))
+    shown = "".join(tags.texts["td"]) + "".join(tags.texts["dd"])
+    assert "−" in shown
+    table = "".join("".join(cells_of) for cells_of in (tags.texts["th"], tags.texts["td"]))
+    assert not re.search(r"(?<![\w.])-\d", table)
+
+
+def test_the_columns_are_explained_once(tags: Tags) -> None:
+    text = "".join(tags.texts["p"])
+    assert text.count("± over seeds: the standard deviation") == 1 and text.count("k-NN: a vote") == 1
+
+
+def test_rows_come_in_the_order_of_the_study(made: MadeUp, tags: Tags) -> None:
+    rows = [name.removeprefix("row-") for name in tags.values("id") if name.startswith("row-")]
+    assert rows == [name for name in made.study.variants if name in rows] and rows[0] == "dit"
+
+
+def test_page_and_figures_have_one_palette() -> None:
+    style = (ROOT / "ldae/report/style.css").read_text()
+    assert tuple(re.findall(r"\.c\d \{ stroke: light-dark\((#\w{6})", style)) == PALETTE
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +414,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield found
 
 
-SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+SIZES = [(width, scheme) for width in (390, 1280, 1920) for scheme in ("light", "dark")]
 
 
 @pytest.mark.parametrize(("width", "scheme"), SIZES)
@@ -274,7 +423,7 @@ def test_the_page_is_quiet_fits_and_asks_for_nothing(width: int, scheme: str, br
     assert browser.run("document.documentElement.scrollWidth") <= width
     browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
     assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run("[...document.images].filter((i) => i.src !== 'data:,').every((i) => i.naturalWidth > 100)")
+    assert browser.run("[...document.images].filter((i) => i.src !== 'data:,').every((i) => i.naturalWidth >= 64)")
     background = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 150) == (scheme == "dark")
     assert browser.requests() == [page.as_uri()]
@@ -292,6 +441,68 @@ def test_it_has_no_serious_fault_of_accessibility(width: int, scheme: str, brows
     serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
     assert [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in serious] == []
     assert found["passed"] > 20
+
+
+HIDDEN = """[...document.querySelectorAll('.scroller')].filter((s) => s.clientWidth).map((s) => ({
+  what: s.getAttribute('aria-label'),
+  hides: s.scrollWidth - s.clientWidth > 1,
+  marked: getComputedStyle(s.parentElement, '::after').content === '"›"',
+}))"""
+
+
+@pytest.mark.parametrize("width", [390, 700, 800, 1024, 1280, 1920])
+def test_no_table_hides_a_column_without_a_mark(width: int, browser: Browser, page: Path) -> None:
+    browser.open(page, width=width)
+    browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
+    browser.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    found = browser.run(HIDDEN)
+    assert len(found) > 10
+    assert [one for one in found if one["hides"] != one["marked"]] == []
+
+
+def test_the_mark_moves_to_the_other_edge_once_the_end_is_reached(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390)
+    scroller = "document.querySelector('#table-tokenizers .scroller')"
+    edges = f"(async () => {{ await new Promise((d) => setTimeout(d, 100)); return {scroller}.parentElement.className; }})()"
+    assert browser.run(edges) == "frame more-right"
+    browser.run(f"{scroller}.scrollLeft = 10000")
+    assert browser.run(edges) == "frame more-left"
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_the_main_tables_show_all_columns_on_a_screen(width: int, browser: Browser, tmp_path: Path) -> None:
+    """Tables 1 and 4 of the reference run, the widest that there are."""
+    study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
+    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    browser.open(tmp_path / "page.html", width=width)
+    for name in ("reorienting", "comparison"):
+        box = f"document.querySelector('#table-{name} .scroller')"
+        assert browser.run(f"{box}.scrollWidth - {box}.clientWidth") == 0
+
+
+def test_on_a_telephone_rows_and_claims_are_cards(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390)
+    inside = """(selector) => [...document.querySelectorAll(selector)].every((one) => {
+      const box = one.getBoundingClientRect();
+      return box.width === 0 || (box.left >= 0 && box.right <= 390);
+    })"""
+    browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
+    assert browser.run(f"({inside})('#table-reorienting td, #table-reorienting th, .claim, .claim *')")
+    top = "((one) => one.getBoundingClientRect().top)"
+    order = [
+        browser.run(f"{top}(document.querySelector('.claim {part}'))") for part in (".verdict", ".statement", "dl")
+    ]
+    assert order == sorted(order)
+
+
+def test_undecided_claims_are_folded(browser: Browser, tags: Tags, page: Path) -> None:
+    browser.open(page, width=1280)
+    assert browser.run("document.querySelectorAll('#claims .claim').length") == 4
+    folded = browser.run("[...document.querySelectorAll('#claims .claim')].map((one) => !one.checkVisibility())")
+    undecided = browser.run(
+        "[...document.querySelectorAll('#claims .claim')].map((c) => !!c.querySelector('.undecided'))"
+    )
+    assert folded == undecided and any(folded)
 
 
 def test_a_heading_sorts_its_column(browser: Browser, page: Path) -> None:

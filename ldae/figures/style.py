@@ -49,7 +49,7 @@ OURS, PIXELS, THEIRS, QUIET = PALETTE[0], PALETTE[1], PALETTE[2], "#6b7480"
 MARKERS = ("o", "s", "^", "D")
 PAPER = "The paper, ImageNet"
 PERCENT = (-2, 102)  # with room for a dot at the end
-WIDTH = 4.4  # inches: on a telephone's screen the letters of such a figure have about their own size
+WIDTH = 4.0  # inches: on a telephone's screen the letters of such a figure have about their own size
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,

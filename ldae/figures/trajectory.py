@@ -111,7 +111,7 @@ def _frame(axes: Axes, title: str, unit: str, values: dict[int, str], count: int
     """Rows from the top, with the values as the labels of their axis."""
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_yticks(list(values), list(values.values()))
-    axes.tick_params(axis="y", length=0, labelsize=7.5)
+    axes.tick_params(axis="y", length=0, labelsize=8)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=4)
@@ -125,4 +125,4 @@ def _name(axes: Axes, names: list[str]) -> None:
     axes.set_xlim(0, 1)
     axes.axis("off")
     for place, name in enumerate(names):
-        axes.text(0.5, place, name, ha="center", va="center", fontsize=7.5, linespacing=1.05)
+        axes.text(0.5, place, name, ha="center", va="center", fontsize=8, linespacing=1.05)

@@ -15,22 +15,28 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldae.files import write_text
-from ldae.report import cells, origins, words
+from ldae.report import cells, data, origins, verdicts, words
+from ldae.report.cells import Record
 from ldae.report.origins import Made, Row
+from ldae.statistics import apart
+from ldae.tables import COLUMNS, seed_apart, typographic
 
 TEMPLATES = Path(__file__).parent
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 DESCRIPTIONS = {
-    "trajectory": "Accuracy of each row with its 95 % interval and with random weights, ours beside the paper's; where "
-    "samples were judged, their distance from true images below.",
-    "dimension": "Accuracy against the latent dimension, a curve for each tokenizer, ours beside the paper's; with "
-    "random weights dashed.",
+    "trajectory": "Each row is the one above it plus one change. Left, ours: accuracy of a linear probe with its 95 % "
+    "interval. Right, the paper's on ImageNet; a point is as long on both sides. Where samples were judged, their "
+    "distance from true images stands below; lower is better.",
+    "dimension": "A curve for each tokenizer, with random weights dashed. A point is as high in our half as in the "
+    "paper's.",
     "schedules": "The signal's share of the power at each time step.",
     "noise": "Clean images, and the same with each row's noise.",
     "denoising": "Clean validation images, the same with noise on their latents, and what the row makes of them.",
-    "samples": "The first samples of each row.",
-    "curves": "Loss and norm of the gradient against the images seen.",
+    "samples": "The first samples of each row, pixel by pixel.",
+    "curves": "Loss and norm of the gradient against the images seen, each row on its own axes, as they were measured.",
 }
+FILTERS = "Below, the pattern that each latent dimension adds to a patch, those of most variance first; grey is zero."
+OF_DATA = ("noise", "denoising", "samples")  # kinds of figures that show images of the data
 
 
 class Picture(NamedTuple):
@@ -42,6 +48,7 @@ class Picture(NamedTuple):
     description: str
     source: str  # a data URI
     is_drawing: bool  # lines and letters alone, which may be shown light on dark
+    files: list[str]  # its files in the folder of figures
 
 
 def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Path) -> None:
@@ -58,29 +65,41 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
     """
     seeds = definition["seeds"]
     tables = [entry for entry in definition["tables"] if (results / f"tables/{entry['name']}.csv").is_file()]
-    pictures = [picture for entry in definition["figures"] if (picture := _picture(entry, results / "figures"))]
+    manifest = origins.record(results, "dataset/manifest.json")
+    about = data.of(definition["settings"]["dataset"], manifest.about if manifest else None, results / "dataset")
+    drawn = (_picture(entry, results / "figures", about.colours) for entry in definition["figures"])
+    pictures = [picture for picture in drawn if picture]
     made = {entry["name"] for entry in tables} | {picture.name for picture in pictures}
     has_claims = bool(definition["claims"]) and (results / "tables/claims.csv").is_file()
-    claims = cells.claims(definition["claims"], results / "tables", seeds) if has_claims else None
-    verdicts = [cell.verdict for line in claims.lines for cell in line if cell.verdict] if claims else []
+    claims = verdicts.claims(definition["claims"], results / "tables", seeds) if has_claims else None
     missing = [view["title"] for view in (*definition["tables"], *definition["figures"]) if view["name"] not in made]
-    if unjudged := len(definition["claims"]) - len(verdicts):
+    if unjudged := len(definition["claims"]) - (len(claims.judged) if claims else 0):
         missing.append(f"the verdicts on {unjudged} claims")
     rows = [origins.row_of(row, results, seeds) for row in definition["rows"]]
+    known = {row.name: row.label for row in rows}
+    first = next((picture for picture in pictures if picture.kind == "trajectory"), None)
+    steps = cells.read_csv(results / f"figures/{first.name}.csv") if first else []
+    lines = [line for entry in tables for line in cells.read_csv(results / f"tables/{entry['name']}.csv")]
+    measured = words.measured(lines, steps, known)
     script, style = (_asset(name) for name in ("script.js", "style.css"))
     page = {
         "scale": definition["scale"],
         "seeds": seeds,
+        "data": about,
+        "findings": words.findings(measured, [words.of_trajectory(step) for step in steps], claims, len(seeds)),
+        "cautions": words.cautions(measured, len(seeds)),
+        "apart": _apart(lines, known, seeds),
         "missing": missing,
-        "first": _first(definition, pictures, tables, results, judged=bool(verdicts)),
+        "first": first,
         "pictures": pictures,
         "claims": claims,
-        "counts": words.verdicts_in_words(verdicts),
+        "counts": words.verdicts_in_words(claims) if claims else "",
         "tables": {entry["name"]: cells.table(entry, results / "tables", seeds) for entry in tables},
+        "columns": COLUMNS,
         "rows": rows,
-        "known": {row.name: row.label for row in rows},
+        "known": known,
         "shared": origins.provenance_of(_shared(rows, results)),
-        "facts": _facts(rows, results),
+        "facts": _facts(rows, about),
         "curves": _curves(definition["rows"], results, seeds),
         "cost": origins.cost(cells.read_csv(cost)) if cost.is_file() else None,
         "settings": yaml.safe_dump(definition["settings"], sort_keys=False, default_flow_style=None, width=100),
@@ -93,6 +112,7 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["signs"] = typographic
     template = environment.get_template("page.html")
     write_text(out, template.render(page, script=script, style=style, policy=_policy(script, style)))
 
@@ -109,30 +129,38 @@ def _policy(script: str, style: str) -> str:
     return "; ".join(["default-src 'none'", "img-src data:", *parts, "base-uri 'none'", "form-action 'none'"])
 
 
-def _picture(entry: dict[str, Any], folder: Path) -> Picture | None:
-    """A figure as whichever of its files is the smaller; none where it has not been drawn."""
+def _picture(entry: dict[str, Any], folder: Path, colours: str) -> Picture | None:
+    """A figure as whichever of its files is the smaller; none where it has not been drawn.
+
+    Of a figure with images the drawing may be somewhat larger: it holds the pixels themselves, which stay sharp.
+    """
     files = [path for ending in TYPES if (path := folder / f"{entry['name']}{ending}").is_file()]
     if not files:
         return None
-    smallest = min(files, key=lambda path: path.stat().st_size)
-    content = base64.b64encode(smallest.read_bytes()).decode()
     svg = folder / f"{entry['name']}.svg"
     is_drawing = svg.is_file() and "<image" not in svg.read_text(encoding="utf-8")
+    handicap = {".svg": 1.0 if is_drawing else 0.5}
+    smallest = min(files, key=lambda path: path.stat().st_size * handicap.get(path.suffix, 1.0))
+    content = base64.b64encode(smallest.read_bytes()).decode()
     source = f"data:{TYPES[smallest.suffix]};base64,{content}"
-    return Picture(**entry, description=DESCRIPTIONS[entry["kind"]], source=source, is_drawing=is_drawing)
+    said = [DESCRIPTIONS[entry["kind"]]]
+    said += [colours] if colours and entry["kind"] in OF_DATA else []
+    said += [FILTERS] if entry["kind"] == "dimension" and not is_drawing else []
+    there = [path.name for ending in (".csv", *TYPES) if (path := folder / f"{entry['name']}{ending}").is_file()]
+    return Picture(**entry, description=" ".join(said), source=source, is_drawing=is_drawing, files=there)
 
 
-def _first(
-    definition: dict[str, Any], pictures: list[Picture], tables: list[dict[str, Any]], results: Path, *, judged: bool
-) -> tuple[Picture, str] | None:
-    """The trajectory, and in words what it shows."""
-    found = next((picture for picture in pictures if picture.kind == "trajectory"), None)
-    if found is None:
-        return None
-    lines = [line for entry in tables for line in cells.read_csv(results / f"tables/{entry['name']}.csv")]
-    gains = {line["name"]: line for line in lines}
-    rows = cells.read_csv(results / f"figures/{found.name}.csv")
-    return found, words.trajectory_in_words(rows, gains, seeds=len(definition["seeds"]), judged=judged)
+def _apart(lines: list[Record], labels: dict[str, str], seeds: list[int]) -> list[str]:
+    """What is to be known of each row with a seed that did not train as the others did."""
+    said = {}
+    for line in lines:
+        values = cells.by_seed(line, seeds)
+        place = apart(values)
+        if place is not None:
+            accuracies = dict(zip(seeds, values, strict=True))
+            label = labels.get(line["name"], line["label"])
+            said[line["name"]] = seed_apart(label, accuracies, place, random=float(line["random"]))
+    return list(said.values())
 
 
 def _shared(rows: list[Row], results: Path) -> list[Made]:
@@ -149,23 +177,17 @@ def _shared(rows: list[Row], results: Path) -> list[Made]:
     return [made for file in files if (made := origins.record(results, file)) is not None]
 
 
-def _facts(rows: list[Row], results: Path) -> dict[str, str]:
+def _facts(rows: list[Row], about: data.Data) -> dict[str, str]:
     """What the study was run on, when and by which code."""
     records = [made.about["provenance"] for row in rows for made in row.records]
-    facts = {}
-    manifest = origins.record(results, "dataset/manifest.json")
-    if manifest is not None:
-        about = manifest.about
-        train, val = (sum(about["counts"][split].values()) for split in ("train", "val"))
-        facts["images"] = f"{train:,} for training, {val:,} for validation, {about['size']} px"
-        facts["classes"] = f"{len(about['classes'])}, by chance {100 / len(about['classes']):.1f} %"
+    facts = {"data": about.title}
     if records:
         moments = [record["started"] for record in records]
         ends = dict.fromkeys((origins.day(min(moments)), origins.day(max(moments))))
         facts["made"] = " to ".join(ends)
         facts["device"] = _listed(record["device"] for record in records)
         facts["commit"] = _listed(record["commit"] for record in records)
-    return facts
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _listed(values: Iterable[str]) -> str:

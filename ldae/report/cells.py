@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldae.claims import HOLDS, UNDECIDED, marked
-from ldae.statistics import Estimate
-from ldae.tables import interval
+from ldae.statistics import Estimate, apart
+from ldae.tables import COLUMNS, interval, operations
 
 Record = dict[str, str]  # a line of a CSV file
+FILES = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md"}  # of each table
 
 
 class Whisker(NamedTuple):
@@ -25,6 +27,7 @@ class Whisker(NamedTuple):
     high: float
     reference: float | None  # what random weights give, or the paper's value
     side: tuple[float, float] | None = None  # the part of the axis where a claim holds
+    seeds: tuple[float, ...] = ()  # the value of each seed
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,7 @@ class Cell:
     row: str = ""  # that made it
     whisker: Whisker | None = None
     below: tuple[str, ...] = ()  # lines beneath it
-    rows: tuple[str, ...] = ()  # that it speaks of
-    verdict: str = ""
+    warning: str = ""  # the last of them, to be noticed
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Sheet:
     columns: list[tuple[str, bool]]  # its heading, and whether it holds numbers
     lines: list[list[Cell]]
     notes: Sequence[str | Sheet] = ()
+    files: Sequence[tuple[str, str, str]] = ()  # that hold it: kind, name, and content as a data URI
 
 
 def read_csv(path: Path) -> list[Record]:
@@ -70,20 +73,29 @@ def number(text: str | None) -> float | None:
 class Axis:
     """The range that the whiskers of a table share."""
 
-    def __init__(self, values: Iterable[float]) -> None:
+    def __init__(self, values: Iterable[float], within: tuple[float, float] = (-math.inf, math.inf)) -> None:
+        """From the smallest to the largest of the values, but not beyond what can be."""
         found = list(values)
-        self.low = min(found)
-        self.length = (max(found) - self.low) or 1.0
+        self.low = max(min(found), within[0])
+        self.length = (min(max(found), within[1]) - self.low) or 1.0
 
     def at(self, value: float) -> float:
         """The share of the axis at a value; beyond its ends, the end."""
         return min(1.0, max(0.0, (value - self.low) / self.length))
 
-    def whisker(self, estimate: Estimate, reference: float | None, side: tuple[float, float] | None = None) -> Whisker:
+    def whisker(
+        self,
+        estimate: Estimate,
+        reference: float | None,
+        *,
+        side: tuple[float, float] | None = None,
+        seeds: Sequence[float] = (),
+    ) -> Whisker:
         """An interval on this axis."""
         low, value, high = (self.at(part) for part in (estimate.low, estimate.value, estimate.high))
         ends = (self.at(side[0]), self.at(side[1])) if side is not None else None
-        return Whisker(low, value, high, self.at(reference) if reference is not None else None, ends)
+        given = self.at(reference) if reference is not None else None
+        return Whisker(low, value, high, given, ends, tuple(self.at(seed) for seed in seeds))
 
 
 def shown(estimate: Estimate, *, signed: bool = False, **more: Any) -> Cell:
@@ -108,10 +120,19 @@ def table(entry: dict[str, Any], folder: Path, seeds: list[int]) -> Sheet:
     """
     records = read_csv(folder / f"{entry['name']}.csv")
     notes = notes_of((folder / f"{entry['name']}.md").read_text(encoding="utf-8"))
-    axis = Axis([0.0, *(float(record["accuracy_high"]) for record in records)])
+    axis = Axis([0.0, *(float(record["accuracy_high"]) for record in records)], (0.0, 1.0))
     make = _matrix if "series" in entry else _lines
     columns, lines = make(entry, records, axis, seeds)
-    return Sheet(entry["title"], columns, lines, notes)
+    files = [file for kind, ending in FILES.items() if (file := _file(folder / f"{entry['name']}.{ending}", kind))]
+    return Sheet(entry["title"], columns, lines, notes, files)
+
+
+def _file(path: Path, kind: str) -> tuple[str, str, str] | None:
+    """A file that the page holds, to be saved from it."""
+    if not path.is_file():
+        return None
+    content = base64.b64encode(path.read_bytes()).decode()
+    return kind, path.name, f"data:text/plain;charset=utf-8;base64,{content}"
 
 
 def _lines(
@@ -121,27 +142,25 @@ def _lines(
     judged = next((record["distance"] for record in records if record.get("distance")), None)
     flops = len({record["training_flops"] for record in records}) > 1
     columns = [("row", False), ("paper", True), ("accuracy", True)]
-    columns += [("over seeds", True)] if len(seeds) > 1 else []
-    columns += [("gain over random", True), ("random weights", True), ("k-NN", True)]
+    columns += [("± over seeds", True)] if len(seeds) > 1 else []
+    columns += [("gain over random", True), ("k-NN", True)]
     tuned = any(record.get("finetuned") for record in records)
     columns += [("paper, fine-tuned", True), ("fine-tuned", True)] if tuned else []
     columns += [("paper, FID", True), (judged, True)] if judged else []
-    columns += [("training FLOPs", True)] if flops else []
+    columns += [("training", True)] if flops else []
     lines = []
     for record in records:
         random, name = share(record, "random"), record["name"]
-        accuracy = share(record, "accuracy")
         line = [
             Cell(record["label"], sort=record["label"], row=name),
             plain(record["paper"], "{:.1f}"),
-            shown(accuracy, row=name, whisker=axis.whisker(accuracy, random.value)),
+            _accuracy(record, axis, seeds),
         ]
         if len(seeds) > 1:
-            spread = float(np.std([float(record[f"seed{seed}"]) for seed in seeds], ddof=1))
+            spread = float(np.std(by_seed(record, seeds), ddof=1))
             line.append(Cell(f"± {100 * spread:.1f}", sort=spread))
         line += [
-            shown(share(record, "gain"), signed=True, row=name),
-            Cell(f"{100 * random.value:.1f}", sort=random.value),
+            shown(share(record, "gain"), signed=True, row=name, below=(f"random weights {100 * random.value:.1f}",)),
             plain(record["knn"], "{:.1f}", 100),
         ]
         if tuned:
@@ -153,9 +172,24 @@ def _lines(
             detail = f"± {error:.2f}" if error is not None else ""
             line += [plain(record["paper_fid"], "{:.1f}"), Cell(distance.text, detail, distance.sort, row=name)]
         if flops:
-            line.append(plain(record["training_flops"], "{:.1e}"))
+            count = number(record["training_flops"])
+            line.append(Cell(operations(count), sort=count))
         lines.append(line)
     return columns, lines
+
+
+def by_seed(record: Record, seeds: list[int]) -> list[float]:
+    """The accuracy of each seed."""
+    return [float(record[f"seed{seed}"]) for seed in seeds]
+
+
+def _accuracy(record: Record, axis: Axis, seeds: list[int]) -> Cell:
+    """A row's accuracy, drawn with its seeds; one that stands apart is named."""
+    accuracy, values = share(record, "accuracy"), by_seed(record, seeds)
+    whisker = axis.whisker(accuracy, share(record, "random").value, seeds=values if len(seeds) > 1 else ())
+    place = apart(values)
+    warning = "" if place is None else f"seed {seeds[place]} apart: {100 * values[place]:.1f}"
+    return shown(accuracy, row=record["name"], whisker=whisker, warning=warning)
 
 
 def _matrix(
@@ -175,15 +209,16 @@ def _matrix(
                 continue
             gain = " ".join(["gain", interval(share(record, "gain"), signed=True)])
             paper = [f"paper {float(record['paper']):.1f}"] if record["paper"] else []
-            line.append(shown(share(record, "accuracy"), row=record["name"], below=(gain, *paper)))
+            cell = _accuracy(record, axis, seeds)
+            line.append(replace(cell, whisker=None, below=(gain, *paper)))
         lines.append(line)
     return [("", False), *((str(value), True) for value in values)], lines
 
 
 def notes_of(text: str) -> list[str | Sheet]:
-    """The paragraphs below a table in Markdown, and the tables among them."""
+    """The paragraphs below a table in Markdown, and the tables among them; the columns are explained once for all."""
     parts = text.strip().split("\n\n")[2:]
-    return [_of_pipes(part) if part.startswith("|") else part for part in parts if part]
+    return [_of_pipes(part) if part.startswith("|") else part for part in parts if part and part != COLUMNS]
 
 
 def _of_pipes(text: str) -> Sheet:
@@ -191,64 +226,3 @@ def _of_pipes(text: str) -> Sheet:
     head, _, *lines = ([part.strip() for part in line.strip().strip("|").split("|")] for line in text.splitlines())
     cells = [[Cell(part, sort=part or None) for part in line] for line in lines]
     return Sheet("", [(heading, place > 0) for place, heading in enumerate(head)], cells)
-
-
-def claims(entries: list[dict[str, Any]], folder: Path, seeds: list[int]) -> Sheet:
-    """The verdicts from their files, of the claims that were judged; each leads to the rows that it speaks of."""
-    records = {record["name"]: record for record in read_csv(folder / "claims.csv")}
-    points = [record for record in records.values() if _unit(record) == "points"]
-    known = [float(record[f"accuracy_{part}"]) for record in points for part in ("low", "high")]
-    known += [paper for record in points if (paper := _difference(record["paper"])) is not None]
-    axes = {"points": Axis([-1.0, 1.0, *known]), "correlation": Axis([-1.0, 1.0])}
-    lines = []
-    for entry in entries:
-        if entry["name"] not in records:
-            continue
-        record = records[entry["name"]]
-        whisker = None
-        if unit := _unit(record):
-            axis = axes[unit]
-            quantity = Estimate(*(float(record[f"accuracy_{part}"]) for part in ("value", "low", "high")))
-            whisker = axis.whisker(quantity, _difference(record["paper"]), _side(entry, axis))
-        word = record["verdict_accuracy"]
-        counted = UNDECIDED if word == HOLDS and len(seeds) == 1 else word  # as `marked` says it
-        verdict = marked(word, len(seeds))
-        gain = f"{record['said_gain']}: {marked(record['verdict_gain'], len(seeds))}" if record["said_gain"] else ""
-        lines.append(
-            [
-                Cell(record["text"], sort=record["text"], rows=tuple(entry["rows"])),
-                Cell(verdict, sort=verdict, verdict=counted),
-                Cell(record["said_accuracy"], sort=number(record["accuracy_value"]), whisker=whisker),
-                Cell(record["paper"], sort=record["paper"]),
-                Cell(entry["where"], sort=entry["where"]),
-                Cell(gain, sort=gain),
-            ]
-        )
-    headings = ("claim", "verdict", "ours [95 %]", "paper", "in the paper", "by gain over random weights")
-    return Sheet(
-        "The paper's claims",
-        [(heading, False) for heading in headings],
-        lines,
-        notes_of((folder / "claims.md").read_text(encoding="utf-8")),
-    )
-
-
-def _difference(text: str) -> float | None:
-    """The paper's side of a claim, where it is a number and not the place of a peak."""
-    return None if text.startswith("best") else number(text)
-
-
-def _side(entry: dict[str, Any], axis: Axis) -> tuple[float, float]:
-    """Where on an axis the quantity must lie for a claim to hold; a peak's lead must be above 0."""
-    if "within" in entry:
-        return -entry["within"], entry["within"]
-    if "below" in entry:
-        return axis.low, entry["below"]
-    return entry.get("above", 0.0), axis.low + axis.length
-
-
-def _unit(record: Record) -> str:
-    """Whether a claim's quantity is in points, or a rank correlation, which has no gain to be judged by."""
-    if not record["accuracy_value"]:
-        return ""
-    return "points" if record["said_gain"] else "correlation"

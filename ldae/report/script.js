@@ -30,6 +30,23 @@ theme.addEventListener("click", () => {
   paint(current);
 });
 
+// What scrolls sideways: a mark at each edge behind which something is hidden.
+const scrollers = document.querySelectorAll(".scroller");
+function markEdges(scroller) {
+  const hidden = scroller.scrollWidth - scroller.clientWidth;
+  const frame = scroller.parentElement;
+  frame.classList.toggle("more-left", scroller.scrollLeft > 1);
+  frame.classList.toggle("more-right", hidden - scroller.scrollLeft > 1);
+}
+const resized = new ResizeObserver((entries) => {
+  for (const { target } of entries) markEdges(target.closest(".scroller"));
+});
+for (const scroller of scrollers) {
+  scroller.addEventListener("scroll", () => markEdges(scroller), { passive: true });
+  resized.observe(scroller);
+  resized.observe(scroller.firstElementChild);
+}
+
 // Tables: a heading sorts upwards, then downwards, then as it was. What has no value comes last.
 function compare(a, b, column, sign) {
   const [x, y] = [a, b].map((line) => line.cells[column].dataset.sort);
@@ -114,31 +131,32 @@ function drawCurves(curves) {
 
   const computed = new Map();
 
-  /** The points of a curve, in the units that are shown: a loss as a share of its first value. */
+  /** The points of a curve, where the logarithmic axis has them. */
   function points(curve) {
     const key = `${measure.value} ${curve.row}`;
     if (!computed.has(key)) {
-      const values = curve[measure.value] ?? [];
-      const unit = measure.value === "loss" ? values[0] || 1 : 1;
-      const all = values.map((value, place) => ({ x: curve.images[place], y: value === null ? null : value / unit, value }));
+      const all = (curve[measure.value] ?? []).map((y, place) => ({ x: curve.images[place], y }));
       computed.set(key, all.filter((point) => point.y !== null && point.y > 0));
     }
     return computed.get(key);
   }
 
-  /** Values of a logarithmic axis: 1, 2 and 5 of each power of ten, or more where those are too few. */
+  /** Values of a logarithmic axis: 1, 2 and 5 of each power of ten, or round steps where those are too few. */
   function ticks(low, high) {
-    for (const digits of [[1, 2, 5], [1, 2, 3, 4, 5, 7]]) {
-      const found = [];
-      for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
-        for (const digit of digits) {
-          const value = Number(`${digit}e${power}`);
-          if (value >= low && value <= high) found.push(value);
-        }
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
+      for (const digit of [1, 2, 5]) {
+        const value = Number(`${digit}e${power}`);
+        if (value >= low && value <= high) found.push(value);
       }
-      if (found.length > 3) return found;
     }
-    return [low, Math.sqrt(low * high), high];
+    if (found.length > 3) return found;
+    const rough = (high - low) / 6;
+    const unit = 10 ** Math.floor(Math.log10(rough));
+    const step = unit * [1, 2, 5, 10].find((digit) => digit * unit >= rough);
+    const steps = [];
+    for (let count = Math.ceil(low / step); count * step <= high; count++) steps.push(count * step);
+    return steps;
   }
 
   function draw() {
@@ -182,9 +200,9 @@ function drawCurves(curves) {
 
   function choose(curve, point) {
     chosen = { curve, point };
-    const { x, value } = points(curve)[point];
+    const { x, y } = points(curve)[point];
     const what = measure.value === "loss" ? "loss" : "norm of the gradient";
-    readout.textContent = `${curve.label}: ${what} ${number(value)} after ${number(x)} images`;
+    readout.textContent = `${curve.label}: ${what} ${number(y)} after ${number(x)} images`;
     draw();
   }
 

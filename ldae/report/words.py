@@ -1,108 +1,197 @@
-"""What is seen in the trajectory and in the verdicts, in words, from their numbers alone; no torch."""
+"""What is found, in words, from the numbers of the page; what an interval leaves open is said to be open; no torch."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import pandas as pd
+from ldae.claims import FAILS, HOLDS, UNDECIDED
+from ldae.report.cells import Record, number
+from ldae.report.verdicts import Claims, Judged
+from ldae.statistics import Estimate
+from ldae.tables import interval
 
-from ldae.report.cells import Record, number, share
+LISTED = 3  # claims or rows that a finding names; the others it counts
 
 
-class Step(NamedTuple):
-    """From one row of the trajectory to the next."""
+class Measured(NamedTuple):
+    """A row's accuracy, from 0 to 1, with its 95 % interval."""
 
     label: str
-    points: float  # of accuracy, in percent
-    paper: float | None  # the same in the paper
-    apart: bool  # whether the intervals of the two rows do not overlap
+    accuracy: Estimate
+    random: float  # accuracy with random weights
+    gain: Estimate | None  # over random weights, where a table has it
+    paper: float | None = None  # accuracy in the paper, percent
 
 
-def trajectory_in_words(rows: list[Record], gains: dict[str, Record], *, seeds: int, judged: bool) -> str:
-    """What the trajectory shows, and what it cannot decide.
+class Finding(NamedTuple):
+    """A sentence with its heading, what it lists, and a sentence after that."""
+
+    heading: str
+    text: str
+    items: tuple[str, ...] = ()
+    rest: str = ""
+
+
+def measured(lines: Sequence[Record], trajectory: Sequence[Record], labels: dict[str, str]) -> list[Measured]:
+    """Every row that a table or the trajectory has a number for, once.
 
     Args:
-        rows: the figure's lines, in order.
-        gains: by row, a line of a table with its gain over random weights.
-        seeds: how many there are.
-        judged: whether the page has verdicts on claims.
+        lines: of the tables' CSV files.
+        trajectory: the lines of the trajectory's.
+        labels: of the rows, by name.
     """
-    first, last, best = rows[0], rows[-1], max(rows, key=lambda row: float(row["accuracy"]))
-    said = [f"From {_named(first)} to {_named(last)}: accuracy goes from {_accuracy(first)} to {_accuracy(last)}."]
-    if len(rows) == 1:
-        said = [f"Its one row is {_named(first)}, with {_accuracy(first)}."]
-    elif best is first or best is last:
-        said.append(f"The {'first' if best is first else 'last'} of the {len(rows)} rows is the best.")
+    found: dict[str, Measured] = {}
+    for line in lines:
+        accuracy, gain = (
+            Estimate(*(float(line[f"{name}{end}"]) for end in ("", "_low", "_high"))) for name in ("accuracy", "gain")
+        )
+        label = labels.get(line["name"], line["label"])
+        found.setdefault(line["name"], Measured(label, accuracy, float(line["random"]), gain))
+    for line in trajectory:
+        found.setdefault(line["row"], of_trajectory(line))
+    return list(found.values())
+
+
+def of_trajectory(line: Record) -> Measured:
+    """A row of the trajectory."""
+    accuracy = Estimate(*(float(line[name]) for name in ("accuracy", "low", "high")))
+    return Measured(line["label"], accuracy, float(line["random"]), None, number(line["paper"]))
+
+
+def findings(rows: list[Measured], steps: list[Measured], claims: Claims | None, seeds: int) -> list[Finding]:
+    """What the results say first of all: which rows are best, what holds, what does not.
+
+    Args:
+        rows: all that were measured.
+        steps: the trajectory's, in order; where no claims are judged, its ends and its largest step are told instead.
+        claims: of the paper, where they were judged.
+        seeds: how many there are.
+    """
+    said = [best(rows)] if rows else []
+    if claims is not None and claims.judged:
+        return [*said, *_verdicts(claims, seeds)]
+    if len(steps) > 1:
+        said.append(Finding("From first to last", _change(steps[0], steps[-1])))
+        largest = max(pairwise(steps), key=lambda pair: abs(pair[1].accuracy.value - pair[0].accuracy.value))
+        said.append(Finding("The largest step", _change(*largest)))
+    return said
+
+
+def best(rows: list[Measured]) -> Finding:
+    """The row of the highest accuracy, how sure that is, and what training adds to random weights."""
+    first, *others = sorted(rows, key=lambda row: -row.accuracy.value)
+    text = f"“{first.label}” has the highest accuracy, {_percent(first.accuracy)}"
+    text += f"; with random weights it has {100 * first.random:.1f} %."
+    near = [row for row in others if row.accuracy.high >= first.accuracy.low]
+    if near:
+        names = _listed([f"“{row.label}” ({100 * row.accuracy.value:.1f})" for row in near])
+        reach = f"the interval of {names} reaches" if len(near) == 1 else f"the intervals of {names} reach"
+        text += f" Which row is best is undecided: {reach} into its own."
+    elif others:
+        text += " The intervals of all other rows lie below its own."
+    gains = [row.gain for row in rows if row.gain is not None]
+    if gains:
+        up, down = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
+        text += f" Of {len(gains)} rows, training improves on random weights in {up}"
+        text += f", makes it worse in {down}" if down else ""
+        if left := len(gains) - up - down:
+            text += f", and {left} {'is' if left == 1 else 'are'} undecided"
+        text += "."
+    return Finding("Best", text)
+
+
+def _verdicts(claims: Claims, seeds: int) -> list[Finding]:
+    """What holds and what does not, of the paper's claims."""
+    holds, fails, undecided = (claims.given(word) for word in (HOLDS, FAILS, UNDECIDED))
+    total = len(claims.judged)
+    of = f"of the paper's {total} claims" if total > 1 else "of the paper's one claim"
+    if seeds == 1:
+        first = Finding(
+            "Holds", f"None {of} can be shown to hold with one seed: how much another would differ is unknown."
+        )
+    elif holds:
+        first = Finding(
+            "Holds",
+            f"{_number(len(holds))} {of} {_verb(holds, 'holds', 'hold')} here, in points of accuracy:",
+            _items(holds),
+        )
     else:
-        said.append(f"The best of the {len(rows)} rows is {_named(best)} with {_accuracy(best)}.")
-    steps = [_step(before, after) for before, after in pairwise(rows)]
-    fall = min(steps, key=lambda step: step.points, default=None)
-    rise = max(steps, key=lambda step: step.points, default=None)
-    told = [_told("fall", fall)] if fall and fall.points < 0 else []
-    told += [_told("rise", rise)] if rise and rise.points > 0 else []
-    if told:
-        said.append(f"From one row to the next, {' and '.join(told)}.")
-    if steps:
-        apart = sum(step.apart for step in steps)
+        first = Finding("Holds", f"None {of} is shown to hold here.")
+    rest = f"{_number(len(undecided))} {_verb(undecided, 'is', 'are')} undecided, for the interval reaches the margin."
+    rest = rest if undecided else ""
+    if fails:
+        text = f"{_number(len(fails))} {of} {_verb(fails, 'does', 'do')} not hold here:"
+        return [first, Finding("Does not hold", text, _items(fails), rest)]
+    return [first, Finding("Does not hold", f"None {of} is shown to be wrong here.", (), rest)]
+
+
+def cautions(rows: list[Measured], seeds: int) -> list[str]:
+    """What a reader should know before trusting any difference."""
+    said = []
+    gains = [row.gain for row in rows if row.gain is not None]
+    if gains and not any(gain.low > 0 for gain in gains):
         said.append(
-            f"In {apart} of {len(steps)} steps the two rows' intervals do not overlap; the others are not told apart "
-            "by the figure alone" + (", and the claims below compare rows on the same images." if judged else ".")
-        )
-    known = [row for row in rows if row["paper"]]
-    if len(known) > 2:
-        ranks = [pd.Series([float(row[key]) for row in known]).rank() for key in ("accuracy", "paper")]
-        said.append(
-            f"The order of the {len(known)} rows that the paper has a number for has a rank correlation of "
-            f"{ranks[0].corr(ranks[1]):+.2f} with the paper's order."
-        )
-    learnt = [row for row in rows if row["row"] in gains]
-    if learnt:
-        above = sum(share(gains[row["row"]], "gain").low > 0 for row in learnt)
-        said.append(
-            f"Training adds to what the same network gives with random weights, with its whole interval, in {above} of "
-            f"the {len(learnt)} rows whose gain is in a table."
+            "No row is above its own random weights with its whole interval, so none is shown to have learnt anything. "
+            "Differences between rows then say nothing about the method."
         )
     if seeds == 1:
-        said.append("There is one seed, which says nothing of how much another would differ.")
-    return " ".join(said)
+        said.append("There is one seed, so the intervals leave out how much another would differ.")
+    return said
 
 
-def verdicts_in_words(verdicts: list[str]) -> str:
+def verdicts_in_words(claims: Claims) -> str:
     """How many claims have which verdict."""
-    counts = Counter(verdicts)
+    total = len(claims.judged)
+    counts = {word: len(claims.given(word)) for word in (HOLDS, FAILS, UNDECIDED)}
     parts = [
-        f"{counts[word]} {singular if counts[word] == 1 else plural}"
-        for word, singular, plural in (
-            ("holds", "holds", "hold"),
-            ("does not hold", "does not hold", "do not hold"),
-            ("undecided", "is undecided", "are undecided"),
-        )
+        f"{counts[HOLDS]} {'holds' if counts[HOLDS] == 1 else 'hold'}",
+        f"{counts[FAILS]} {'does' if counts[FAILS] == 1 else 'do'} not hold",
+        f"{counts[UNDECIDED]} {'is' if counts[UNDECIDED] == 1 else 'are'} undecided",
     ]
-    claims = f"{len(verdicts)} claims" if len(verdicts) > 1 else "one claim"
-    return f"Of the paper's {claims} that were judged, {parts[0]}, {parts[1]}, and {parts[2]}."
+    judged = f"{total} claims" if total > 1 else "one claim"
+    return f"Of the paper's {judged} that were judged, {parts[0]}, {parts[1]}, and {parts[2]}."
 
 
-def _named(row: Record) -> str:
-    return f"“{row['label']}”"
+def _change(before: Measured, after: Measured) -> str:
+    """From one row to another, and whether that is more than chance."""
+    points = 100 * (after.accuracy.value - before.accuracy.value)
+    text = f"From “{before.label}”, {_percent(before.accuracy)}, to “{after.label}”, {_percent(after.accuracy)}: "
+    overlap = after.accuracy.low <= before.accuracy.high and before.accuracy.low <= after.accuracy.high
+    if overlap:
+        text += f"{points:+.1f} points, which is undecided, for the two intervals overlap."
+    else:
+        text += f"{points:+.1f} points, and the two intervals lie apart."
+    if before.paper is not None and after.paper is not None:
+        text += f" In the paper it is {after.paper - before.paper:+.1f}."
+    return text
 
 
-def _accuracy(row: Record) -> str:
-    value, low, high = (100 * float(row[key]) for key in ("accuracy", "low", "high"))
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+def _items(judged: list[Judged]) -> tuple[str, ...]:
+    """Claims with their numbers, the first of them."""
+    shown = [
+        f"{one.text}: {one.ours}" + (f", in the paper {one.paper}" if one.paper else "") for one in judged[:LISTED]
+    ]
+    more = len(judged) - LISTED
+    return (*shown, f"and {more} more") if more > 0 else tuple(shown)
 
 
-def _step(before: Record, after: Record) -> Step:
-    papers = [number(row["paper"]) for row in (before, after)]
-    return Step(
-        label=_named(after),
-        points=100 * (float(after["accuracy"]) - float(before["accuracy"])),
-        paper=papers[1] - papers[0] if papers[0] is not None and papers[1] is not None else None,
-        apart=float(after["low"]) > float(before["high"]) or float(after["high"]) < float(before["low"]),
-    )
+def _listed(names: list[str]) -> str:
+    """Names in a sentence; of many, the first and a number."""
+    if len(names) > LISTED + 1:
+        return f"{', '.join(names[:LISTED])} and {len(names) - LISTED} other rows"
+    return " and ".join([part for part in (", ".join(names[:-1]), names[-1]) if part])
 
 
-def _told(kind: str, step: Step) -> str:
-    paper = f" (in the paper {step.paper:+.1f})" if step.paper is not None else ""
-    return f"the largest {kind} is at {step.label}, by {abs(step.points):.1f} points{paper}"
+def _percent(estimate: Estimate) -> str:
+    return interval(estimate).replace(" [", " % [")
+
+
+def _number(count: int) -> str:
+    """A count that begins a sentence."""
+    return "One" if count == 1 else f"{count}"
+
+
+def _verb(found: list[Judged], one: str, many: str) -> str:
+    return one if len(found) == 1 else many
