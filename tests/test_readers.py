@@ -19,6 +19,7 @@ from ldae.files import sums_of, write_json
 from ldae.record import digest
 from ldae.results import Results, collect
 from ldae.spec import Tokenizer
+from ldae.study.views import CODE, PACKAGE
 from ldae.tables import TOKENIZERS, operations, write_cost, write_table
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
@@ -342,6 +343,11 @@ def test_importing_the_figures_leaves_the_users_environment_alone() -> None:
     environment.pop("MATPLOTLIBRC", None)
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["svg", "None"]
+
+
+def test_the_code_that_a_view_follows_is_all_there() -> None:
+    patterns = {pattern for of in CODE.values() for pattern in of}
+    assert [pattern for pattern in patterns if not any(PACKAGE.glob(pattern))] == []
 
 
 SUM = {"name": "c", "text": "second beats first", "where": "here", "sum": {"second": 1, "first": -1}}

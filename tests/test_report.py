@@ -235,7 +235,7 @@ def test_the_best_row_is_undecided_where_another_interval_reaches_it() -> None:
     rows = [measured("a", 0.30), measured("b", 0.33), measured("c", 0.10, gain=-0.2), measured("d", 0.2, gain=0.01)]
     said = best(rows).text
     assert "“b” has the highest accuracy, 33.0 % [31.0, 35.0]; with random weights it has 23.0 %." in said
-    assert "Which row is best is undecided: the intervals of “a” (30.0) reach into its own." in said
+    assert "Which row is best is undecided: the interval of “a” (30.0) reaches into its own." in said
     assert "Of 4 rows, training improves on random weights in 2, makes it worse in 1, and 1 is undecided." in said
 
 
@@ -463,7 +463,7 @@ def test_no_table_hides_a_column_without_a_mark(width: int, browser: Browser, pa
 def test_the_mark_moves_to_the_other_edge_once_the_end_is_reached(browser: Browser, page: Path) -> None:
     browser.open(page, width=390)
     scroller = "document.querySelector('#table-tokenizers .scroller')"
-    edges = f"(async () => {{ await new Promise((d) => setTimeout(d, 100)); return {scroller}.parentElement.className; }})()"
+    edges = f"new Promise((done) => setTimeout(() => done({scroller}.parentElement.className), 100))"
     assert browser.run(edges) == "frame more-right"
     browser.run(f"{scroller}.scrollLeft = 10000")
     assert browser.run(edges) == "frame more-left"
@@ -499,9 +499,8 @@ def test_undecided_claims_are_folded(browser: Browser, tags: Tags, page: Path) -
     browser.open(page, width=1280)
     assert browser.run("document.querySelectorAll('#claims .claim').length") == 4
     folded = browser.run("[...document.querySelectorAll('#claims .claim')].map((one) => !one.checkVisibility())")
-    undecided = browser.run(
-        "[...document.querySelectorAll('#claims .claim')].map((c) => !!c.querySelector('.undecided'))"
-    )
+    claims = "[...document.querySelectorAll('#claims .claim')]"
+    undecided = browser.run(f"{claims}.map((one) => Boolean(one.querySelector('.undecided')))")
     assert folded == undecided and any(folded)
 
 

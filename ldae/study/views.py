@@ -15,10 +15,10 @@ PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
 CODE = {
     "table": ("tables.py", "results.py", "statistics.py"),
-    "figure": ("figures.py", "results.py", "statistics.py"),
+    "figure": ("figures/*.py", "results.py", "statistics.py"),
     "claims": ("claims.py", "results.py", "statistics.py"),
     "cost": ("tables.py",),
-    "report": ("report/*.*",),
+    "report": ("report/*.*", "claims.py", "statistics.py", "tables.py"),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
 
