@@ -23,6 +23,9 @@ def pool(workers: int) -> Iterator[Run]:
     """A `map` over this many processes that keeps order; over this process alone for one.
 
     A few tasks are under way at a time: the executor's own `map` would hold all of ImageNet's at once.
+
+    Raises:
+        ChildProcessError: where a process has ended before its task.
     """
     if workers == 1:
         yield map

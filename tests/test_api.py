@@ -18,7 +18,7 @@ from torch import Tensor
 from ldae import load
 from ldae.api import Run
 from ldae.denoiser import Denoiser
-from ldae.files import read_json
+from ldae.files import read_json, write_json
 from ldae.probe import denoiser_encoders, probe
 from ldae.randomness import Randomness
 from ldae.spec import ProbeStage, Probing
@@ -35,6 +35,16 @@ def run(finished: Path) -> Run:
 @pytest.fixture(scope="module")
 def pictures(finished: Path) -> Tensor:
     return torch.from_numpy(np.load(finished / "dataset/val.npy"))
+
+
+def test_pictures_of_12_bits_have_the_white_of_the_training_images(finished: Path, tmp_path: Path) -> None:
+    results = shutil.copytree(finished, tmp_path / "results")
+    manifest = read_json(results / "dataset/manifest.json")
+    picture = Image.fromarray(np.full((32, 32), 1000, dtype=np.uint16))
+    for level in (4095, 65535):
+        write_json(results / "dataset/manifest.json", manifest | {"white": {"level": level}})
+        images = load(results / "pretrain/ldae/seed0").preprocess(picture)
+        torch.testing.assert_close(images.mean().item(), 2 * 1000 / level - 1, rtol=0, atol=0.01)
 
 
 def test_importing_the_package_costs_no_torch() -> None:

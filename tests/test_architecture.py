@@ -26,7 +26,8 @@ STAGES = {
 }
 TORCHLESS = set(
     "spec checking study_file variants record process launch driver files progress cost "
-    "statistics study results tables figures claims report plan status rows tracking commands prepare sources cli".split()
+    "statistics study results tables figures claims report plan status rows tracking commands prepare sources "
+    "cli".split()
 )
 
 

@@ -132,6 +132,7 @@ def test_pictures_that_cannot_be_seen_are_not_other_pictures(prepared: Prepared,
     assert changed(prepared) is None
     Path(prepared[0].path).mkdir()  # as a disk that is not mounted
     assert changed(prepared) is None
+    assert f"{tmp_path}/misspelt: is no folder" in str(changed(prepared, own(tmp_path / "misspelt")))
 
 
 def test_older_manifests_and_those_of_other_sources_say_nothing(prepared: Prepared) -> None:
@@ -172,10 +173,8 @@ def test_of_too_many_bytes_names_and_sizes_decide(prepared: Prepared, monkeypatc
     assert changed(prepared) is None
 
 
-def test_a_picture_that_can_be_read_now_is_told(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_link_that_leads_somewhere_now_is_told(prepared: Prepared, tmp_path: Path) -> None:
     root = Path(prepared[0].path)
-    for number in range(200):
-        picture(root / f"cat/more{number}.bmp", number)
     (root / "cat/3.bmp").unlink()
     (root / "cat/3.bmp").symlink_to(tmp_path / "elsewhere.bmp")
     manifest = run(prepared[0], prepared[2])
@@ -184,6 +183,21 @@ def test_a_picture_that_can_be_read_now_is_told(prepared: Prepared, tmp_path: Pa
     assert changed(again) is None
     picture(tmp_path / "elsewhere.bmp", 3)
     assert "cat/3.bmp has another size" in str(changed(again))
+
+
+def test_a_picture_that_may_be_read_now_is_told(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_bytes = Path.read_bytes
+
+    def refusing(path: Path) -> bytes:
+        if path.name == "3.bmp" and path.parent.name == "cat":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refusing)
+        manifest = run(prepared[0], prepared[2])
+    assert manifest["broken"] == [{"path": "cat/3.bmp", "reason": "may not be read"}]
+    assert "cat/3.bmp can be read now" in str(changed((prepared[0], manifest, prepared[2])))
 
 
 def test_photographs_of_another_package_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

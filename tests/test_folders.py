@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -225,6 +228,19 @@ def test_very_many_endings_are_not_all_named(tmp_path: Path) -> None:
         (root / f"cat/file.x{number}").write_text("")
     endings = folder.load(own(root, val_fraction=0.25)).left_out.to_json()["endings"]
     assert (len(endings), endings["other"], sum(endings.values())) == (21, 10, 30)
+
+
+def test_a_plugin_of_pillow_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def register() -> None:
+        Image.register_extension("PNG", ".heic")
+
+    monkeypatch.setattr(Image, "EXTENSION", dict(Image.EXTENSION))
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    for known in (tree.formats, tree.endings):
+        monkeypatch.setattr(tree, known.__name__, cache(known.__wrapped__))
+    root = classes(tmp_path)
+    picture(root / "cat/a.png").rename(root / "cat/a.heic")
+    assert folder.load(own(root, val_fraction=0.25)).left_out.to_json() == {}
 
 
 def test_what_is_no_file_is_left_out_and_not_waited_for(tmp_path: Path) -> None:

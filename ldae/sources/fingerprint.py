@@ -67,6 +67,13 @@ def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) ->
         return _other_photograph(recorded)
     root, saved = Path(dataset.path).expanduser(), prepared / "sources.npz"
     differ = f"the pictures in {printable(str(root))} differ from those that were prepared"
+    if not root.exists():
+        elsewhere = (
+            manifest["lineage"]["dataset"]["spec"]["dataset"]["path"] != dataset.path
+        )  # a slip, and no absent disk
+        return (
+            f"{printable(str(root))}: is no folder; write where the images are as dataset.path" if elsewhere else None
+        )
     try:
         with os.scandir(root) as entries:
             if next(entries, None) is None:  # as an empty mount point is
@@ -111,7 +118,7 @@ def _read(saved: Path, recorded: dict[str, Any]) -> Listing | None:
         listing = read_listing(saved)
     except (OSError, ValueError):
         return None
-    return listing if listing.summary() == recorded else None
+    return listing if listing.digest(listing.sizes) == recorded["names"] else None
 
 
 def _compared(root: Path, now: Listing, recorded: dict[str, Any], before: Listing | None) -> str | None:
@@ -130,7 +137,7 @@ def _compared(root: Path, now: Listing, recorded: dict[str, Any], before: Listin
         if os.access(root / now.names[place], os.R_OK):
             return f"{printable(now.names[place])} can be read now"
     places = np.flatnonzero((now.times != before.times) & (before.digests > UNREADABLE))
-    if now.sizes[places].sum() > MOST_BYTES:
+    if now.sizes[places].sum() > MOST_BYTES or before.digest(before.digests) != recorded["contents"]:
         return None
     for place in places:
         if file_digest(root / now.names[place]) not in (UNKNOWN, before.digests[place]):

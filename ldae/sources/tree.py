@@ -117,9 +117,11 @@ class LeftOut:
                 f"{self.hidden:,} hidden or system {_plural(self.hidden, 'file or folder', 'files and folders')}"
             )
         if self.special:
-            parts.append(f"{self.special:,} that {_plural(self.special, 'is no file', 'are no files')}")
+            parts.append(
+                f"{self.special:,} {_plural(self.special, 'FIFO, socket or device', 'FIFOs, sockets or devices')}"
+            )
         if self.circles:
-            parts.append(f"{self.circles:,} {_plural(self.circles, 'folder')} that was read already")
+            parts.append(f"{self.circles:,} {_plural(self.circles, 'link')} to folders that are read already")
         if self.folders:
             parts.append("the " + _plural(len(self.folders), "folder") + " " + ", ".join(found["folders"]))
         return ", ".join(parts)
