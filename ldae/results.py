@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldae.arrays import open_array, read_arrays
 from ldae.files import intact, read_json
-from ldae.record import digest
+from ldae.record import content, digest
 from ldae.statistics import Estimate, grouped_mean
 
 
@@ -90,13 +90,15 @@ def collect(
     Raises:
         ValueError: for a result that is missing or was made from another specification than the study's.
     """
-    groups = open_array(intact(dataset.parent / "val_groups.npy", read_json(dataset)))
+    manifest = read_json(dataset)
+    groups = open_array(intact(dataset.parent / "val_groups.npy", manifest))
     found = {(about["row"], about["seed"]): (about, path) for path in probes for about in [read_json(path)]}
     tuned, judged = (
         {(about["row"], about["seed"]): (about, path) for path in paths for about in [read_json(path)]}
         for paths in (finetunes, distances)
     )
     correct = {path: _correct(path, about["encoders"]) for about, path in found.values()}
+    _check_images([*found.values(), *tuned.values()], manifest)
     rows = {}
     for wanted in definition["rows"]:
         results, finetuned, distance = [], [], []
@@ -116,7 +118,7 @@ def collect(
     about = read_json(pixels)
     _check(about, definition["pixels"], pixels)
     reference = grouped_mean(_correct(pixels, about["encoders"])["trained/0"], groups)
-    return Results(rows, reference, groups, len(read_json(dataset)["classes"]))
+    return Results(rows, reference, groups, len(manifest["classes"]))
 
 
 def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
@@ -141,9 +143,19 @@ def _current(
     return about, path
 
 
+def _check_images(results: Iterable[tuple[dict[str, Any], Path]], manifest: dict[str, Any]) -> None:
+    """Refuses results on other images than the prepared ones; older records do not say which images they saw."""
+    images = content(manifest)
+    for about, path in results:
+        if about.get("inputs", {}).get("dataset", images) != images:
+            raise ValueError(f"{path}: was computed from other images than the prepared ones; run it again")
+
+
 def _check(about: dict[str, Any], expected: str, path: Path) -> None:
     if digest(about["lineage"]) != expected:
-        raise ValueError(f"{path}: made from another specification than the study's now; delete it and run again")
+        raise ValueError(
+            f"{path}: made from another specification than the study's now; run it again (`ldae why` says what differs)"
+        )
 
 
 def _over_seeds(wanted: dict[str, Any], results: list[Any], groups: NDArray[np.int64]) -> RowResult:

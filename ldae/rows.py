@@ -16,17 +16,15 @@ from rich.text import Text
 
 from ldae.checking import StudyError, nearest
 from ldae.files import read_json
-from ldae.plan import Data, Forecast, Job, rows_of
 from ldae.record import digest, leaves
 from ldae.spec import BaselineStage, DenoiserStage, PretrainStage, Spec
+from ldae.study.graph import Graph, Job
 from ldae.study_file import Sweep
 from ldae.variants import Study
 
 OWN = "green"  # what a row changes itself
 WIDE = 1000  # columns of a line that goes into a pipe, where nothing is cut off
-NO_DATA = Data(train=0, val=0, classes=0, known=False)  # whose size says nothing of which jobs there are
 PAGES = {"report_main": "main, all", "report": "all"}
-RESULTS = ("probe", "finetune", "judge")  # the stages whose numbers tables show
 USED_BY_BASELINES = ("method.", "network.size", "features.")
 
 
@@ -110,10 +108,11 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
             (Text(key, style), Text(_text(value), style), Text("this row" if source == name else source, style))
         )
     results = []
-    for job in _jobs(study, name):
-        state, style = _state(study, root, job, name)
-        digested = Text(digest(job.made), "dim")
-        results.append((job.stage, job.name, digested, str(job.record.parent), Text(state, style)))
+    graph = Graph(study, root)
+    for job in graph.jobs_of([name]):
+        state, style = _state(graph, job, name)
+        digested = Text(digest(job.lineage), "dim")
+        results.append((job.stage, job.name, digested, str(study.results / job.place), Text(state, style)))
     return [
         _title(name, row.label),
         "; ".join(facts),
@@ -142,7 +141,8 @@ def differences(study: Study, first: str, second: str) -> list[RenderableType]:
     ]
     if not rows:
         return [f"{first} and {second} differ in nothing"]
-    jobs = [{job.record: job.stage for job in _jobs(study, name)} for name in (first, second)]
+    graph = Graph(study)
+    jobs = [{job.place: job.stage for job in graph.jobs_of([name])} for name in (first, second)]
     common = dict.fromkeys(stage for record, stage in jobs[0].items() if record in jobs[1])
     apart = dict.fromkeys(stage for of in jobs for record, stage in of.items() if not all(record in of for of in jobs))
     rest = f"each has its own {', '.join(apart)}" if apart else "one pass of the probe serves both"
@@ -200,33 +200,23 @@ def results_for(study: Study, names: list[str]) -> list[str]:
         StudyError: for a name that is none of these.
     """
     targets: list[str] = []
+    graph = Graph(study)
     for name in names:
-        jobs = _jobs(study, name)
-        if name in study.variants or name in study.sweeps:
-            targets += [str(job.record) for job in jobs if job.stage in RESULTS]
-        else:
-            targets.append(name)
+        jobs = graph.wanted([name])
+        is_row = name in study.variants or name in study.sweeps
+        targets += [str(job.record) for job in jobs] if is_row else [name]
     return list(dict.fromkeys(targets))
 
 
-def _jobs(study: Study, name: str) -> list[Job]:
-    """What a row, a sweep or a target takes, its tables and figures aside."""
-    return Forecast(study, study.results, NO_DATA).jobs(rows_of(study, [name]))
-
-
-def _state(study: Study, root: Path, job: Job, row: str) -> tuple[str, str]:
+def _state(graph: Graph, job: Job, row: str) -> tuple[str, str]:
     """Whether a job's result is on disk and current, and in which colour to say it; a probe's also has its accuracy."""
-    path = root / job.record
-    if not path.is_file():
-        return "not yet", "dim"
-    try:
-        about = read_json(path)
-    except ValueError:
-        return "damaged", "red"
-    if about.get("lineage") != job.made:
-        return "outdated (ldae why)", "yellow"
+    if job.record in graph.missing(job):
+        return ("damaged", "red") if job.record.is_file() else ("not yet", "dim")
+    if (reason := graph.outdated(job)) is not None:
+        return f"outdated: {reason}", "yellow"
     if job.stage == "probe":
-        accuracy = about["encoders"][f"trained/{study.variants[row].spec.features.offset}"]["top1"]
+        offset = graph.study.variants[row].spec.features.offset
+        accuracy = read_json(job.record)["encoders"][f"trained/{offset}"]["top1"]
         return f"done: {100 * accuracy:.1f} %", "green"
     return "done", "green"
 

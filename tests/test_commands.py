@@ -113,19 +113,24 @@ def test_a_baseline_s_row_shows_only_what_it_uses() -> None:
 def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results/smoke"
     write_json(folder / "dataset/manifest.json", {"lineage": SMOKE.dataset_lineage()})
-    write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": SMOKE.dataset_lineage()})
+    write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": SMOKE.run_lineage("pca")})
     probing = Probing(mode="cached", batch=24, epochs=2, rates=(1.0,), warmup=1)
     probe_pixels(ProbeStage(probing=probing), revision=1, dataset=prepared / "dataset", out=tmp_path / "pixels")
     encoders = read_json(tmp_path / "pixels/probe.json")["encoders"]  # as a probe writes them
     write_json(folder / "probe/pca/seed0/probe.json", {"lineage": SMOKE.probe_lineage("pca"), "encoders": encoders})
     (folder / "tokenizers/pca").mkdir(parents=True)
     (folder / "tokenizers/pca/tokenizer.json").write_text("{")
-    lines = {line.split()[0]: line for line in text(shown(SMOKE, tmp_path, "pca")).split("\n\n")[-1].splitlines()[2:]}
-    assert lines["dataset"].rstrip().endswith("done")
-    assert "damaged" in lines["tokenizer"]
-    assert "outdated" in lines["pretrain"]
+
+    def lines() -> dict[str, str]:
+        table = text(shown(SMOKE, tmp_path, "pca")).split("\n\n")[-1]
+        return {line.split()[0]: line.rstrip() for line in table.splitlines()[2:]}
+
     correct = np.load(tmp_path / "pixels/correct.npz")["trained/0"]
-    assert f"done: {100 * correct.mean():.1f} %" in lines["probe"]
+    assert lines()["dataset"].endswith("done")
+    assert "damaged" in lines()["tokenizer"]
+    assert f"done: {100 * correct.mean():.1f} %" in lines()["probe"]
+    write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": SMOKE.dataset_lineage()})
+    assert "outdated: tokenizer: is new" in lines()["pretrain"] and "outdated" in lines()["probe"]
 
 
 def test_two_rows_differ_in_the_keys_of_the_change_between_them() -> None:

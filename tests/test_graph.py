@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from graph import RESULTS, Graph, kill_group
+from PIL import Image, ImageColor
+from test_staleness import STATES
 
 from ldae.files import read_json
 
@@ -155,6 +158,63 @@ def test_a_table_refuses_results_of_another_specification_and_leaves_the_one_bef
     assert process.wait(timeout=120) != 0
     assert "made from another specification than the study's now" in graph.said.read_text()
     assert graph.tables() == finished.tables()
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_in_whatever_state_results_come_an_edited_row_runs_and_no_other(
+    state: Callable[[Graph], set[str]], finished: Graph, tmp_path: Path
+) -> None:
+    graph = Graph(shutil.copytree(finished.folder, tmp_path / "copy"))
+    before = {
+        path.parent.parent.name: read_json(path) for path in graph.folder.glob(f"{RESULTS}/pretrain/*/*/run.json")
+    }
+    state(graph)
+    graph.edit("config.yaml", "objective.predict: clean, ", "objective.predict: clean, noise.schedule: ddpm, ")
+    graph.run()
+    after = {path.parent.parent.name: read_json(path) for path in graph.folder.glob(f"{RESULTS}/pretrain/*/*/run.json")}
+    started = {
+        row: (about["provenance"]["started"], after[row]["provenance"]["started"]) for row, about in before.items()
+    }
+    assert {row for row, (old, new) in started.items() if old != new} == {"predict_clean"}
+    assert after["predict_clean"]["lineage"]["pretrain"]["spec"]["noise"] == {"schedule": "ddpm"}
+    assert "Nothing to be done" in graph.run()
+
+
+def test_pictures_that_changed_under_the_same_path_are_prepared_and_trained_on_again(tmp_path: Path) -> None:
+    graph = Graph.fresh(tmp_path / "graph", "study.yaml")
+    pictures = tmp_path / "pictures"
+    draw(pictures, ["red", "green", "blue"], num=24)
+    (graph.folder / "scales/mine.yaml").write_text(
+        f"from: smoke\ndataset: {{source: folder, path: {pictures}, size: 64, val_fraction: 0.25}}\n"
+    )
+    scale = ("--config", "scale=mine")
+    results = graph.folder / "results/mine"
+    graph.run("dae", *scale)
+    first = read_json(results / "pretrain/pca/seed0/run.json")
+    shutil.copytree(pictures, tmp_path / "elsewhere")  # with other times
+    assert graph.planned("dae", *scale) == {}
+    graph.edit("scales/mine.yaml", str(pictures), str(tmp_path / "elsewhere"))
+    assert graph.planned("dae", *scale) == {}
+    draw(tmp_path / "elsewhere", ["cyan", "magenta", "yellow"], num=30)
+    said = graph.dry_run("dae", *scale)
+    assert f"the pictures in {tmp_path / 'elsewhere'} differ from those that were prepared" in said
+    graph.run("dae", *scale)
+    second = read_json(results / "pretrain/pca/seed0/run.json")
+    assert first["lineage"].keys() == second["lineage"].keys()
+    assert first["inputs"] != second["inputs"] and first["sha256"] != second["sha256"]
+    assert "6 classes" not in said and len(read_json(results / "dataset/manifest.json")["classes"]) == 6
+    assert graph.planned("dae", *scale) == {}
+
+
+def draw(folder: Path, colours: list[str], *, num: int) -> None:
+    """Writes pictures of a colour with noise, a folder for each colour."""
+    rng = np.random.default_rng(len(colours) * num)
+    for colour in colours:
+        (folder / colour).mkdir(parents=True, exist_ok=True)
+        for number in range(num):
+            noise = rng.integers(-40, 40, (80, 80, 3))
+            pixels = (np.array(ImageColor.getrgb(colour)) + noise).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / colour / f"{number}.png")
 
 
 def test_a_mistake_in_the_study_is_one_line(edited: Graph) -> None:

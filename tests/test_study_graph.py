@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ldae.files import write_json
 from ldae.record import content, differences, digest
 from ldae.status import why
 from ldae.study.graph import Graph, Job, needrun, with_inputs
+from ldae.study.views import CODE, PACKAGE
 
 
 def finish(job: Job, **changed: dict[str, object]) -> None:
@@ -92,14 +94,14 @@ def test_a_row_is_wanted_with_all_that_tables_show_of_it(tmp_path: Path) -> None
         graph.wanted(["figur6"])
 
 
-def test_a_damaged_record_is_outdated(finished: Graph) -> None:
-    finished.jobs["probe/pca/seed0"].record.write_text("{")
+def test_a_damaged_record_counts_as_none(finished: Graph) -> None:
+    record = finished.jobs["probe/pca/seed0"].record
+    record.write_text("{")
     graph = again(finished)
-    assert (
-        graph.outdated(graph.jobs["probe/pca/seed0"])
-        == f"probe: its record, {graph.results}/probe/pca/seed0/probe.json, is damaged"
-    )
-    assert graph.outdated(graph.jobs["probe/ldae/seed0"]) is None
+    assert graph.to_run(["dae"]) == {}
+    assert {job.place: reason for job, reason in graph.to_run(["pca"]).items()} == {
+        "probe/pca/seed0": "its record is damaged"
+    }
 
 
 def test_needed_jobs_are_found_through_a_current_result() -> None:
@@ -123,3 +125,24 @@ def test_needed_jobs_are_found_through_a_current_result() -> None:
     assert found(set(), {"weights", "table.md"}, target) == {"table"}
     assert found({"probe"}, {"weights"}, target) == {"table", "probe", "run"}
     assert found(set(), {"weights"}, {"run": ["weights"]}) == {"run"}
+
+
+# What readers share with all stages: files, records and the vocabulary, whose edits change no view.
+SHARED = {"files", "record", "arrays", "spec", "process", "progress", "checking", "study_file", "sources", "variants"}
+
+
+@pytest.mark.parametrize("stage", CODE)
+def test_a_view_follows_all_code_that_writes_it(stage: str) -> None:
+    files = {path for pattern in CODE[stage] for path in PACKAGE.glob(pattern) if path.suffix == ".py"}
+    assert files
+    imported = {
+        f"{node.module}/{alias.name}" if node.module == "ldae" else str(node.module)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ldae")
+        for alias in node.names
+    }
+    imported = {name.replace(".", "/").removeprefix("ldae/") for name in imported}
+    needed = {name for name in imported if name and name.split("/")[0] not in SHARED}
+    covered = {str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__") for path in files}
+    assert needed <= covered

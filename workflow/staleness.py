@@ -36,7 +36,8 @@ def decide_by_records(graph):
             for job in level
             if not dag.finished(job) and _is_allowed(dag, job)
         ]
-        missing = {file for job in jobs for file in job.output if not await file.exists()}
+        damaged = {str(path) for job in jobs for path in _damaged(graph, job)}
+        missing = {file for job in jobs for file in job.output if file in damaged or not await file.exists()}
         outdated = {job: _outdated(graph, job) for job in jobs}
         targets = set(dag.targetjobs).union(*(dag.dependencies[job] for job in jobs if job.is_norun))
         running = needrun(
@@ -71,6 +72,12 @@ def _is_forced(dag, job):
     """Whether the command line, or an earlier run that was killed in the middle of it, makes a job run."""
     by_rule = job.rule in dag.forcerules and job not in dag.omitforce
     return by_rule or not dag.forcefiles.isdisjoint(job.output)
+
+
+def _damaged(graph, job):
+    """The records of a job's result that are there and cannot be read."""
+    found = graph.leaving(map(Path, job.output))
+    return [path for path in graph.missing(found) if path.is_file()] if found is not None else []
 
 
 def _is_view(graph, job):

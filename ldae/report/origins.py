@@ -93,7 +93,9 @@ def record(results: Path, path: str, lineage: str | None = None) -> Made | None:
         return None
     about = read_json(file)
     if lineage is not None and digest(about["lineage"]) != lineage:
-        raise ValueError(f"{file}: made from another specification than the study's now; delete it and run again")
+        raise ValueError(
+            f"{file}: made from another specification than the study's now; run it again (`ldae why` says what differs)"
+        )
     return Made(path, STAGES.get(file.name, "dataset"), str(about.get("seed", "")), about)
 
 

@@ -17,11 +17,11 @@ from ldae.files import read_json
 from ldae.record import Lineage, differences
 from ldae.sources.fingerprint import difference
 from ldae.spec import ConvolutionalStage
-from ldae.study.views import identity, view_lineage
+from ldae.study.views import shown_of, view_lineage
 from ldae.study_file import DimensionFigure, Figure, SchedulesFigure, Target
 from ldae.variants import Study
 
-RESULTS = ("probe", "finetune", "judge")  # the stages whose numbers tables show
+RESULTS = ("probe", "finetune", "judge")  # the stages whose numbers tables show of a row, in their order
 FIRST_SEED = {  # figures of single runs: the option of their command, the folder, and the file that they show
     "curves": ("histories", "pretrain", "history.csv"),
     "noise": ("pictures", "denoise", "pictures.npz"),
@@ -75,6 +75,7 @@ class Graph:
         self.study, self.results = study, root / study.results
         self.jobs: dict[str, Job] = {}  # by place
         self._outdated: dict[Job, str | None] = {}
+        self._read: dict[Job, dict[str, Any] | None] = {}
         self._shared_stages()
         for seed in study.file.seeds:
             self._row_stages(seed)
@@ -117,7 +118,7 @@ class Graph:
                 raise StudyError(
                     f"{target!r} is no target or row{nearest(target, known)}; targets: {listed(COMMON)}, ..."
                 )
-        return list(dict.fromkeys(found))
+        return sorted(dict.fromkeys(found), key=lambda job: RESULTS.index(job.stage) if job.stage in RESULTS else 0)
 
     def outdated(self, job: Job) -> str | None:
         """Why a result is no longer what the study says, beginning at the first stage that differs.
@@ -130,11 +131,12 @@ class Graph:
 
     def is_current(self, job: Job) -> bool:
         """Whether a job has run, as the study says now, and all its files are there."""
-        return not self.is_missing(job) and self.outdated(job) is None
+        return not self.missing(job) and self.outdated(job) is None
 
-    def is_missing(self, job: Job) -> bool:
-        """Whether a job's record or another of its files is absent."""
-        return not all(path.is_file() for path in (job.record, *job.files))
+    def missing(self, job: Job) -> list[Path]:
+        """The files of a job's result that are absent, and its record where that is damaged."""
+        absent = [path for path in job.files if not path.is_file()]
+        return absent if self._record_of(job) is not None else [job.record, *absent]
 
     def to_run(self, targets: Iterable[str]) -> dict[Job, str]:
         """The jobs that would run for targets, in the order of the graph, each with its reason."""
@@ -145,7 +147,7 @@ class Graph:
             jobs[::-1],
             reads=_files_read,
             is_outdated=lambda job: self.outdated(job) is not None,
-            is_missing=lambda path: not path.is_file(),
+            is_missing={path for job in jobs for path in self.missing(job)}.__contains__,
             follows=lambda job: job.is_view,
             wanted={job: (job.record, *job.files) for job in wanted},
         )
@@ -154,11 +156,12 @@ class Graph:
     def _why(self, job: Job) -> str:
         if reason := self.outdated(job):
             return reason
-        if not job.record.is_file():
-            return "has not run yet"
-        if absent := [path.name for path in job.files if not path.is_file()]:
-            return f"its {absent[0]} is absent"
-        return "follows what it shows"
+        missing = self.missing(job)
+        if not missing:
+            return "follows what it shows"
+        if missing[0] != job.record:
+            return f"its {missing[0].name} is absent"
+        return "its record is damaged" if job.record.is_file() else "has not run yet"
 
     def _reason(self, job: Job) -> str | None:
         for before in job.inputs.values():
@@ -166,10 +169,9 @@ class Graph:
                 return reason
         if not job.record.is_file():
             return None
-        try:
-            about = read_json(job.record)
-        except ValueError:
-            return f"{job.stage}: its record, {job.record}, is damaged"
+        about = self._record_of(job)
+        if about is None:
+            return None
         if found := differences(about.get("lineage", {}), job.lineage):
             return found[0] if len(found) == 1 else f"{found[0]} (and {len(found) - 1} more)"
         if other := self._other_input(job, about.get("inputs", {})):
@@ -183,10 +185,19 @@ class Graph:
     def _other_input(self, job: Job, recorded: Mapping[str, str]) -> str | None:
         """The first input that is not the one that a result was computed from, as far as its record says."""
         for key, before in job.inputs.items():
-            if key in recorded and before.record.is_file():
-                if recorded[key] != _identity(before.record, stage=job.stage):
-                    return key if key == before.stage else f"{key} ({before.title})"
+            about = self._record_of(before)
+            if about is not None and key in recorded and recorded[key] != shown_of(about, stage=job.stage):
+                return key if key == before.stage else f"{key} ({before.title})"
         return None
+
+    def _record_of(self, job: Job) -> dict[str, Any] | None:
+        """What a result says of itself; None where there is none, or a damaged one, which counts as none."""
+        if job not in self._read:
+            try:
+                self._read[job] = read_json(job.record) if job.record.is_file() else None
+            except ValueError:
+                self._read[job] = None
+        return self._read[job]
 
     # ----------------------------------------------------------------------------------------------------------------
     # The jobs.
@@ -529,11 +540,3 @@ def with_inputs(jobs: Iterable[Job]) -> Iterator[Job]:
             seen.add(job)
             left += job.inputs.values()
             yield job
-
-
-def _identity(record: Path, *, stage: str) -> str | None:
-    """A digest of what a job of a stage reads of a result; None for a damaged record."""
-    try:
-        return identity(record, stage=stage)
-    except ValueError:
-        return None

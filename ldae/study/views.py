@@ -13,12 +13,13 @@ from ldae.record import RECORDS, Lineage, content, digest
 
 PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
+NUMBERS = ("results.py", "statistics.py")
 CODE = {
-    "table": ("tables.py", "results.py", "statistics.py"),
-    "figure": ("figures/*.py", "results.py", "statistics.py"),
-    "claims": ("claims.py", "results.py", "statistics.py"),
-    "cost": ("tables.py",),
-    "report": ("report/*.*", "claims.py", "statistics.py", "tables.py"),
+    "table": ("tables.py", *NUMBERS),
+    "figure": ("figures/*.py", *NUMBERS),
+    "claims": ("claims.py", *NUMBERS),
+    "cost": ("tables.py", *NUMBERS),
+    "report": ("report/*.*", "tables.py", "claims.py", *NUMBERS),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
 
@@ -46,14 +47,8 @@ def record_at(place: str, results: Path) -> Path:
     return next((path for path in found if path.is_file()), results / f"{place}.json")
 
 
-def identity(record: Path, *, stage: str) -> str:
-    """A digest of what a view of this stage shows of a result.
-
-    Raises:
-        ValueError: for a damaged record.
-        FileNotFoundError: for an absent one.
-    """
-    about = read_json(record)
+def shown_of(about: dict[str, Any], *, stage: str) -> str:
+    """A digest of what a job of a stage reads of a result, from its record."""
     return digest(about) if stage in SHOWS_PROVENANCE else content(about)
 
 
@@ -68,9 +63,14 @@ class ViewRecord:
             definition: what the study says of the view.
             places: of the results that it shows, in the results folder.
             results: that folder.
+
+        Raises:
+            ValueError, FileNotFoundError: for a record that is damaged or absent.
         """
         self.lineage = view_lineage(stage, definition)
-        self.inputs = {place: identity(record_at(place, results), stage=stage) for place in dict.fromkeys(places)}
+        self.inputs = {
+            place: shown_of(read_json(record_at(place, results)), stage=stage) for place in dict.fromkeys(places)
+        }
 
     def write(self, out: Path, endings: Iterable[str]) -> None:
         """Writes `<out>.json` beside the view's files, once these are written."""
