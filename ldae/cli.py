@@ -18,7 +18,7 @@ from ldae.process import (
     requeue,
     stopping,
 )
-from ldae.progress import log
+from ldae.progress import GOES_ON, log
 
 BROKEN_PIPE = 141  # what a shell says of a program whose reader has gone, e.g. `ldae list | head -1`
 
@@ -66,7 +66,7 @@ def _answer() -> None:
     except Stopped as stopped:
         if Rank.from_environment().number:
             return  # with status 0: a failure would end rank 0 before it has said, and asked for, what comes next
-        log(f"{stopped}; started again, it goes on there")
+        log(f"{stopped}; {GOES_ON}")
         if stopping.in_time or is_wanted():
             requeue()
         sys.exit(STOPPED)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ldae.files import write_text
 from ldae.process import process_seconds, started_seconds
+from ldae.sources import presence
 from ldae.spec import Dataset
 from ldae.tracking import TRACKING
 
@@ -43,6 +44,11 @@ def clear_stale_locks(folder: Path) -> None:
     if not others_live:
         for lock in (folder / "locks").glob("*.lock"):
             lock.unlink(missing_ok=True)
+
+
+def is_driven(folder: Path) -> bool:
+    """Whether a registered driver lives, as far as this machine can tell; `folder` is Snakemake's own."""
+    return any(_lives(file) for file in (folder / "drivers").glob("*.json"))
 
 
 def equip_jobs(root: Path, tracking: Iterable[str]) -> None:
@@ -91,15 +97,19 @@ def calm(scheduler: Any) -> None:
     scheduler._schedule_reevalutation = schedule
 
 
+def tell_of_images(dataset: Dataset) -> None:
+    """Says what would keep images from being prepared, so that a dry run says it too."""
+    if (problem := presence.problem(dataset)) is not None:
+        print(problem, file=sys.stderr)
+
+
 def find_images(dataset: Dataset, jobs: Iterable[Any]) -> None:
-    """Ends the run where images are to be prepared from a folder that is not there.
+    """Ends the run where images are to be prepared that are not there, or not divided into splits.
 
     The job would say so too, but Snakemake deletes what was prepared before as soon as it starts.
     """
-    path = getattr(dataset, "path", None)
-    prepares = any(job.rule.name == "dataset" for job in jobs)
-    if prepares and path is not None and not Path(path).expanduser().is_dir():
-        sys.exit(f"{path}: is no folder; write where the images are as dataset.path in the scale file")
+    if any(job.rule.name == "dataset" for job in jobs) and (problem := presence.problem(dataset)) is not None:
+        sys.exit(problem)
 
 
 def never_wait_in_vain(plugin: Any) -> None:

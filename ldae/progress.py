@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LINE_SECONDS = 10.0
+GOES_ON = "started again, it goes on there"  # how the last line of a stage ends that was asked to stop
 _speaks = True
 
 

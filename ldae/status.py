@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from tabulate import tabulate
 
-from ldae.plan import Forecast, Job, rows_of, size_of
+from ldae.driver import is_driven
 from ldae.process import HEARTBEAT_SECONDS, holder
-from ldae.study.graph import Graph
+from ldae.progress import GOES_ON
+from ldae.study.graph import Graph, Job, with_inputs
 from ldae.variants import Study
 
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
 RESUMED = ("pretrain", "tokenizer", "classifier", "finetune")  # the stages that write checkpoints
 STALE_SECONDS = 6 * HEARTBEAT_SECONDS
-MISTAKE = "ldae: "  # how the last line of a command begins that has found one
-SHOWN = ("running", "stale", "failed")
+STARTING_SECONDS = 300.0  # that imports may take on a slow file system
+DONE = "done in "  # how the last line of a command begins that has ended well
+MISTAKE = "ldae: "  # and of one that has found a mistake
+INTERRUPTED = ("ldae: interrupted", "KeyboardInterrupt")
+TRACEBACK = "Traceback (most recent call last)"
+SHOWN = ("running", "starting", "stale", "killed", "interrupted", "failed")
 
 
 class State(NamedTuple):
-    """How a training job is doing."""
+    """How a job is doing.
 
-    word: str  # done, outdated, running, stale, failed or waiting
+    It is `done`, `outdated`, or `waiting` for its turn; `running`, with a fresh heartbeat; `starting`, without one yet;
+    `stale`, where no sign of life has come for a while; `killed`, where its process has ended without a word;
+    `interrupted`, by a person or in time before a limit; or `failed`, with a mistake. All but those that are done go on
+    where they were when they are started again.
+    """
+
+    word: str
     progress: str = ""
     rate: str = ""
     left: str = ""
@@ -40,43 +52,64 @@ def status(study: Study, root: Path, targets: list[str]) -> str:
         root: the folder that holds `results/`.
         targets: whose jobs; as snakemake takes them.
     """
-    results = root / study.results
-    jobs = Forecast(study, results, size_of(study, results, None)).jobs(rows_of(study, targets))
-    states = {job: state_of(job, results) for job in jobs}
-    counts = Counter(state.word for job, state in states.items() if job.stage in RESUMED)
+    graph, driven = Graph(study, root), is_driven(root / ".snakemake")
+    wanted = set(with_inputs(graph.wanted(targets)))
+    states = {job: state_of(job, graph, driven=driven) for job in graph.jobs.values() if job in wanted}
+    counts, others = (
+        Counter(state.word for job, state in states.items() if (job.stage in RESUMED) == trained)
+        for trained in (True, False)
+    )
     words = [f"{counts[word]} {word}" for word in ("done", "outdated", *SHOWN, "waiting") if counts[word]]
-    others = sum(state.word == "failed" for job, state in states.items() if job.stage not in RESUMED)
-    if others:
-        words.append(f"and {others} other {'job' if others == 1 else 'jobs'} failed")
+    words += [
+        f"and {others[word]} other {'job' if others[word] == 1 else 'jobs'} {word}"
+        for word in ("interrupted", "failed")
+        if others[word]
+    ]
     lines = [
-        [f"{job.stage} {job.name}", state.word, state.progress, state.rate, state.left, state.heartbeat, state.said]
+        [job.title, state.word, state.progress, state.rate, state.left, state.heartbeat, state.said]
         for job, state in states.items()
         if state.word in SHOWN
     ]
     headers = ["job", "state", "done", "rate", "left", "heartbeat", "last line of its log"]
     table = ["", tabulate(lines, headers, disable_numparse=True)] if lines else []
-    trainings = f"{counts.total()} trainings at scale {study.scale_name}"
+    trainings = f"{counts.total()} {'training' if counts.total() == 1 else 'trainings'} at scale {study.scale_name}"
     return "\n".join([": ".join([trainings, ", ".join(words)][: 1 + bool(words)]), *table])
 
 
-def state_of(job: Job, results: Path) -> State:
-    """How a job is doing, by its record, its lock and its log; one without a lock has failed when its log says so."""
-    if job.record.is_file():
-        return State("done" if job.about() is not None else "outdated")
-    place = job.record.parent.relative_to(results)
-    log = (results / "logs" / place).with_suffix(".log")
+def log_of(job: Job, graph: Graph) -> Path:
+    """Where a job's log lies."""
+    return graph.results / "logs" / f"{job.place}.log"
+
+
+def state_of(job: Job, graph: Graph, *, driven: bool) -> State:
+    """How a job is doing, by its record, its lock and its log.
+
+    Args:
+        job: of the graph.
+        graph: of the study.
+        driven: whether a Snakemake lives that may have started it.
+    """
+    if graph.is_current(job):
+        return State("done")
+    log = log_of(job, graph)
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
     said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    matches = (PROGRESS.search(line) for line in reversed(lines))
-    found = next((match for match in matches if match), None)
+    found = next((match for line in reversed(lines) if (match := PROGRESS.search(line))), None)
     reached = (f"{found['percent']} %", found["rate"], found["left"]) if found else ("", "", "")
-    held = holder(results / "resume" / place)
+    held = holder(graph.results / "resume" / job.place)
     if held is not None:
-        word = "running" if held.lives and held.age < STALE_SECONDS else "stale"
-        return State(word, *reached, f"{held.age:.0f} s ago on {held.host}", said if word == "stale" else "")
-    if lines and (job.stage in RESUMED or said.startswith(MISTAKE)):
+        heartbeat = f"{held.age:.0f} s ago on {held.host}"
+        if held.lives and held.age < STALE_SECONDS:
+            return State("running", *reached, heartbeat)
+        return State("stale" if held.lives else "killed", *reached, heartbeat, said)
+    if said.startswith(INTERRUPTED) or said.endswith(GOES_ON):
+        return State("interrupted", reached[0], said=said)
+    if said.startswith(MISTAKE) or any(line.startswith(TRACEBACK) for line in lines):
         return State("failed", reached[0], said=said)
-    return State("waiting")
+    if log.is_file() and job.stage in RESUMED and not said.startswith(DONE):
+        young = time.time() - log.stat().st_mtime < STARTING_SECONDS
+        return State(("starting" if young else "stale") if driven else "killed", said=said)
+    return State("outdated" if job.record.is_file() else "waiting")
 
 
 def why(study: Study, root: Path, targets: list[str]) -> str:

@@ -25,6 +25,8 @@ graph = Graph(study)
 
 if workflow.is_main_process:
     staleness.decide_by_records(graph)
+if workflow.is_main_process and not graph.is_current(graph.jobs["dataset"]):
+    driver.tell_of_images(study.scale.dataset)
 if workflow.is_main_process:
     driver.clear_stale_locks(Path(".snakemake"))
 driver.equip_jobs(ROOT, study.scale.tracking)

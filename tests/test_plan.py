@@ -1,52 +1,65 @@
-"""What the study says of itself: its cost before it runs, where it stands, and what would run again."""
+"""What the study says of its cost before it runs."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from forked import Forked, forked
+from graph import Graph as Project
 
-from ldae.checking import StudyError
 from ldae.cost import transformer_parameters
 from ldae.files import write_json
+from ldae.forecast import Cost, Data, Forecast, size_of
 from ldae.network import Transformer
-from ldae.plan import Data, Forecast, Job, plan, rows_of, size_of
-from ldae.status import status
+from ldae.plan import plan
+from ldae.sources import Source, tars
+from ldae.sources.presence import IMAGENET_BYTES
+from ldae.study.graph import Graph, Job, with_inputs
 from ldae.variants import Study
 
 ROOT = Path(__file__).parent.parent
 SMOKE = Study.load(ROOT, {"scale": "smoke"})
 
 
-def jobs(study: Study, targets: list[str], results: Path = Path("nowhere")) -> dict[str, Job]:
-    found = Forecast(study, results, size_of(study, results, None)).jobs(rows_of(study, targets))
-    return {f"{job.stage} {job.name}": job for job in found}
+def jobs(study: Study, targets: list[str], root: Path = Path("nowhere")) -> dict[str, Job]:
+    graph = Graph(study, root)
+    wanted = set(with_inputs(graph.wanted(targets)))
+    return {job.title: job for job in graph.jobs.values() if job in wanted and not job.is_view}
+
+
+def costs(study: Study, targets: list[str]) -> dict[str, Cost]:
+    forecast = Forecast(study, size_of(study, Path("nowhere"), None))
+    return {title: forecast.of(job) for title, job in jobs(study, targets).items()}
 
 
 def finish(job: Job, seconds: float = 10.0, **changed: Any) -> None:
     counts = {"counts": {"train": {"a": 400}, "val": {"a": 200}}, "classes": ["a"]} if job.stage == "dataset" else {}
-    write_json(job.record, counts | {"lineage": job.made | changed, "provenance": {"seconds": seconds}})
+    write_json(job.record, counts | {"lineage": job.lineage | changed, "provenance": {"seconds": seconds}})
+    for path in job.files:
+        path.touch()
+
+
+def line_of(stage: str, text: str) -> list[str]:
+    """The columns of a stage in a plan."""
+    return next(line.split() for line in text.splitlines() if line.startswith(stage))
 
 
 def test_the_papers_pretraining_costs_what_its_formula_says() -> None:
     """484 GFLOP an image with 256 tokens, forward and back, 1.28 M images, 400 epochs."""
     study = Study.load(ROOT, {"scale": "imagenet"})
-    found = jobs(study, ["pca"])
+    found = costs(study, ["pca"])
     assert found["pretrain pca, seed 0"].flops == pytest.approx(484e9 * 1_281_167 * 400, rel=0.02)
     assert found["dataset images"].disk == pytest.approx(1_331_167 * 3 * 256**2)
 
 
 def test_fine_tuning_costs_three_forward_passes_an_image() -> None:
     """ViT-B on 256 tokens, 23 GMAC, of 1.28 M images for 100 epochs; for the rows of the comparison alone."""
-    found = jobs(Study.load(ROOT, {"scale": "imagenet"}), ["comparison"])
+    found = costs(Study.load(ROOT, {"scale": "imagenet"}), ["comparison"])
     tuned = [name for name in found if name.startswith("finetune")]
     assert len(tuned) == 6
     assert found["finetune ldae_b, seed 0"].flops == pytest.approx(6 * 23.0e9 * 1_281_167 * 100, rel=0.02)
@@ -60,7 +73,7 @@ def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
     said = Forked(*command, main=main, folder=ROOT).ended()
     assert said.returncode == 0, said.stderr
     planned: dict[str, int] = {}
-    names = {"convolutional_tokenizer": "tokenizer"}
+    names = {"convolutional_tokenizer": "tokenizer", "probe_pixels": "probe", "reference": "judge"}
     for line in said.stdout.partition("total")[0].splitlines():  # the list of jobs stands there twice
         rule, _, count = line.partition(" ")
         if count.strip().isdigit():
@@ -87,24 +100,44 @@ def test_the_formula_counts_the_networks_weights() -> None:
     assert found == transformer_parameters(width=32, blocks=3, in_dim=6, out_dim=5, conditioning=8)
 
 
-def test_an_unknown_target_is_named_with_the_nearest() -> None:
-    with pytest.raises(StudyError, match="'figure55' is no target.*did you mean 'figure5'"):
-        rows_of(SMOKE, ["figure55"])
-
-
-def test_a_plan_takes_the_rates_of_jobs_that_have_run(tmp_path: Path) -> None:
-    results = tmp_path / "results/smoke"
-    found = jobs(SMOKE, ["dae"], results)
+def test_a_plan_takes_the_rates_of_all_jobs_of_the_scale_that_have_run(tmp_path: Path) -> None:
+    """Of other rows and of other seeds, too."""
+    found = jobs(SMOKE, ["dae"], tmp_path)
     before = plan(SMOKE, tmp_path, ["dae"], slots=1)
     assert "are assumed" in before
-    for name in ("pca", "predict_clean"):
-        job = found[f"pretrain {name}, seed 0"]
-        finish(job, 4.0 + job.flops / 2e9)
+    other = jobs(Study.load(ROOT, {"scale": "smoke", "seeds": [7]}), ["ldae"], tmp_path)["pretrain ldae, seed 7"]
+    for job in (found["pretrain pca, seed 0"], found["pretrain predict_clean, seed 0"], other):
+        finish(job, 4.0 + costs(SMOKE, ["dae"])[f"{job.title.partition(',')[0]}, seed 0"].flops / 2e9)
     after = plan(SMOKE, tmp_path, ["dae"], slots=1)
-    line = next(line.split() for line in after.splitlines() if line.startswith("pretrain"))
+    line = line_of("pretrain", after)
     assert line[1:3] == ["6", "4"]
     assert line[-1] == "2.0e+09"
-    assert "within 0% of what they took" in after
+    assert "those of 3 jobs on disk" in after and "within 0% of what they took" in after
+    line = line_of("pretrain", plan(SMOKE, tmp_path, ["classical_dae"], slots=1))  # of which none has run
+    assert line[1:3] == ["1", "1"] and line[-1] == "2.0e+09"
+
+
+def test_a_plan_of_what_has_run_says_that_nothing_is_left(tmp_path: Path) -> None:
+    for job in jobs(SMOKE, ["dae"], tmp_path).values():
+        finish(job)
+    assert plan(SMOKE, tmp_path, ["pca"]) == "Nothing left to do for pca at scale smoke: all 4 jobs have run."
+    said = plan(SMOKE, tmp_path, ["dae"])
+    assert said.startswith("Nothing left to do for dae at scale smoke") and "; table dae would be written again" in said
+
+
+def test_what_a_plan_calls_left_is_what_would_run(tmp_path: Path) -> None:
+    for job in jobs(SMOKE, ["pca"], tmp_path).values():
+        finish(job)
+    (tmp_path / "results/smoke/probe/pca/seed0/correct.npz").unlink()
+    assert line_of("probe", plan(SMOKE, tmp_path, ["pca"]))[1:3] == ["1", "1"]
+    assert line_of("pretrain", plan(SMOKE, tmp_path, ["pca"]))[1:3] == ["1", "0"]
+
+
+@pytest.mark.parametrize(("scale", "rate"), [("gpu", 1.6e14), ("imagenet", 4e14)])
+def test_no_rate_of_one_scale_is_assumed_for_another_in_silence(scale: str, rate: float) -> None:
+    text = plan(Study.load(ROOT, {"scale": scale}), Path("nowhere"), ["dae"])
+    assert line_of("pretrain", text)[-1] == f"({rate:.1e})"
+    assert f"the {scale} scale" in text.splitlines()[-1]
 
 
 def test_jobs_that_use_one_gpu_are_not_charged_for_eight(tmp_path: Path) -> None:
@@ -115,7 +148,7 @@ def test_jobs_that_use_one_gpu_are_not_charged_for_eight(tmp_path: Path) -> None
         resources = f"resources: {{threads: 16, gpu: {gpus}, mem_mb: 120000, minutes: 1440}}\n"
         (tmp_path / "scales/mine.yaml").write_text(f"from: imagenet\n{resources}")
         text = plan(Study.load(tmp_path, {"scale": "mine"}), tmp_path, ["main"])
-        table = [line.split() for line in text.partition("\n\n")[0].splitlines()[2:]]
+        table = [line.split() for line in text.partition("-----\n")[2].partition("\n\n")[0].splitlines()]
         return {words[0]: float(words[4]) for words in table}
 
     one, eight = hours(1), hours(8)
@@ -124,60 +157,77 @@ def test_jobs_that_use_one_gpu_are_not_charged_for_eight(tmp_path: Path) -> None
 
 
 def test_a_result_of_another_specification_counts_as_to_do(tmp_path: Path) -> None:
-    job = jobs(SMOKE, ["pca"], tmp_path / "results/smoke")["pretrain pca, seed 0"]
-    finish(job, dataset={"revision": 7, "spec": {}})
-    line = next(text.split() for text in plan(SMOKE, tmp_path, ["pca"]).splitlines() if text.startswith("pretrain"))
-    assert line[1:3] == ["1", "1"]
+    finish(jobs(SMOKE, ["pca"], tmp_path)["pretrain pca, seed 0"], dataset={"revision": 7, "spec": {}})
+    assert line_of("pretrain", plan(SMOKE, tmp_path, ["pca"]))[1:3] == ["1", "1"]
 
 
-def test_images_that_are_not_prepared_are_counted_as_told() -> None:
-    study = Study.load(ROOT, {"scale": "imagenet"})
-    assert size_of(study, Path("nowhere"), 1000) == Data(1000, 50, 1000, known=True)
-    assert "1,281,167 for training are assumed" in plan(study, Path("nowhere"), ["pca"])
-    assert "are assumed; --images" not in plan(study, Path("nowhere"), ["pca"], images=1000)
+def of_pictures(root: Path, dataset: str) -> Study:
+    """A study on a person's own pictures."""
+    if not (root / "scales").exists():
+        shutil.copytree(ROOT / "scales", root / "scales")
+        shutil.copy(ROOT / "config.yaml", root)
+    (root / "scales/mine.yaml").write_text(f"from: smoke\ndataset: {dataset}\n")
+    return Study.load(root, {"scale": "mine"})
 
 
-def run_folder(root: Path, row: str, *, log: str | None = None, pid: int | None = None, age: float = 0.0) -> None:
-    results = root / "results/smoke"
-    if log is not None:
-        path = results / f"logs/pretrain/{row}/seed0.log"
-        path.parent.mkdir(parents=True)
-        path.write_text(log)
-    if pid is not None:
-        lock = results / f"resume/pretrain/{row}/seed0/lock"
-        lock.parent.mkdir(parents=True)
-        lock.write_text(json.dumps({"host": os.uname().nodename, "pid": pid}))
-        os.utime(lock, (time.time() - age,) * 2)
+def pictures(folder: Path, num: int) -> None:
+    folder.mkdir(parents=True)
+    for number in range(num):
+        (folder / f"{number}.jpg").touch()
 
 
-def test_status_tells_who_runs_who_is_stale_and_who_has_failed(tmp_path: Path) -> None:
-    line = "pca: 2,000 of 8,000 images (25 %), 1,200 images/s, 0:00:05 left, loss 0.9\n"
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    run_folder(tmp_path, "pca", log=line, pid=os.getpid())
-    run_folder(tmp_path, "predict_clean", log=line, pid=gone.pid)
-    run_folder(tmp_path, "no_scaling", log=line, pid=os.getpid(), age=1000)
-    run_folder(tmp_path, "image_input", log=line + "ldae: no space left on device\n")
-    found = jobs(SMOKE, ["dae"], tmp_path / "results/smoke")
-    finish(found["pretrain image_output, seed 0"])
-    text = status(SMOKE, tmp_path, ["dae"])
-    assert "7 trainings at scale smoke: 1 done, 1 running, 2 stale, 1 failed, 2 waiting" in text
-    lines = {line.split(",")[0]: " ".join(line.split()) for line in text.splitlines() if line.startswith("pretrain")}
-    assert "running 25 % 1,200 images/s 0:00:05 0 s ago on" in lines["pretrain pca"]
-    assert "stale" in lines["pretrain predict_clean"]
-    assert "stale 25 % 1,200 images/s 0:00:05 1000 s ago on" in lines["pretrain no_scaling"]
-    assert lines["pretrain image_input"].endswith("failed 25 % ldae: no space left on device")
+def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:
+    for name, num in (("cat", 30), ("dog", 20)):
+        pictures(tmp_path / "pictures" / name, num)
+    study = of_pictures(tmp_path, f"{{source: folder, path: {tmp_path}/pictures, size: 64, val_fraction: 0.2}}")
+    assert size_of(study, Path("nowhere"), None) == Data(40, 10, 2)
+    text = plan(study, tmp_path, ["pca"])
+    assert "assumed, as in ImageNet" not in text
+    assert line_of("dataset", text)[-2:] == ["614", "kB"]
 
 
-def test_status_names_another_job_that_has_failed_but_not_one_that_may_be_running(tmp_path: Path) -> None:
-    logs = tmp_path / "results/smoke/logs"
-    (logs / "probe/pca").mkdir(parents=True)
-    (logs / "probe/pca/seed0.log").write_text("pca: 100 of 200 images\n")
-    (logs / "dataset.log").write_text("ldae: /pictures: is no folder\n")
-    text = status(SMOKE, tmp_path, ["dae"])
-    assert "7 trainings at scale smoke: 7 waiting, and 1 other job failed" in text
-    (line,) = [" ".join(line.split()) for line in text.splitlines() if "failed" in line and "trainings" not in line]
-    assert line == "dataset images failed ldae: /pictures: is no folder"
+def test_the_images_in_tar_files_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = of_pictures(tmp_path, f"{{source: imagenet, path: {tmp_path}, size: 64}}")
+    splits: Any = {split: SimpleNamespace(labels=range(num)) for split, num in (("train", 7), ("val", 3))}
+    for name in (tars.TRAIN, tars.VAL, tars.DEVKIT):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(tars, "load", lambda dataset: Source(("a", "b"), splits))
+    assert size_of(study, Path("nowhere"), None) == Data(7, 3, 2)
+    for name, size in IMAGENET_BYTES.items():
+        os.truncate(tmp_path / name, size)  # which takes no room on the disk
+    assert size_of(study, Path("nowhere"), None) == Data(1_281_167, 50_000, 1000)
+
+
+MISTAKES = {
+    "absent": ("{source: folder, path: /nowhere, size: 64, val_fraction: 0.2}", "/nowhere: is no folder"),
+    "unsplit": ("{source: folder, path: PICTURES, size: 64}", "does not have both train/ and val/"),
+    "tars": ("{source: imagenet, path: PICTURES, size: 64}", "ILSVRC2012_img_train.tar: is absent"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_plan_begins_with_what_is_wrong_with_the_images(mistake: str, tmp_path: Path) -> None:
+    dataset, words = MISTAKES[mistake]
+    for name in ("cat", "dog"):
+        pictures(tmp_path / "pictures" / name, 3)
+    study = of_pictures(tmp_path, dataset.replace("PICTURES", str(tmp_path / "pictures")))
+    first, second = plan(study, tmp_path, ["pca"]).splitlines()[:2]
+    assert words in first
+    assert "1,281,167 images for training are assumed, as in ImageNet" in second
+    assert words in plan(study, tmp_path, ["pca"], images=500).splitlines()[0]
+    assert "assumed, as in" not in plan(study, tmp_path, ["pca"], images=500)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_dry_run_says_what_is_wrong_with_the_images(mistake: str, tmp_path: Path) -> None:
+    dataset, words = MISTAKES[mistake]
+    folder = Project.fresh(tmp_path / "project").folder
+    for name in ("cat", "dog"):
+        pictures(tmp_path / "pictures" / name, 3)
+    of_pictures(folder, dataset.replace("PICTURES", str(tmp_path / "pictures")))
+    said = forked("run", "dae", "--scale", "mine", "--dry-run", folder=folder)
+    assert said.returncode == 0, said.stderr
+    assert [words in line for line in said.stderr.splitlines()].count(True) == 1
 
 
 @pytest.mark.parametrize("question", ["plan", "status", "why"])

@@ -43,16 +43,43 @@ def listing(dataset: Folder) -> Listing:
     return _listed_files(tree, _splits(tree, dataset))
 
 
-def _splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
+def check(dataset: Folder) -> None:
+    """Raises the same `ValueError` where the folder is absent, or has neither splits nor a share to hold out.
+
+    The images are not listed for it, so that it takes no time.
+    """
     try:
-        if not tree.root.is_dir():
-            raise ValueError(f"{tree.root}: is no folder; write where the images are as dataset.path in the scale file")
-        folders = split_folders(tree, dataset.val)
-        if folders is not None:
-            return _given(tree, folders, dataset.val_fraction)
-        return _divided(tree, dataset.val_fraction, dataset.seed)
+        _split_folders(Tree(Path(dataset.path).expanduser()), dataset)
     except ValueError as error:
         raise ValueError(printable(str(error))) from None
+
+
+def _splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
+    try:
+        folders = _split_folders(tree, dataset)
+        if folders is not None:
+            return _given(tree, folders)
+        return _divided(tree, dataset.val_fraction or 0.0, dataset.seed)
+    except ValueError as error:
+        raise ValueError(printable(str(error))) from None
+
+
+def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
+    """As `split_folders`, for a data set that says how it is split if its folders do not."""
+    if not tree.root.is_dir():
+        raise ValueError(f"{tree.root}: is no folder; write where the images are as dataset.path in the scale file")
+    folders = split_folders(tree, dataset.val)
+    if folders is None and dataset.val_fraction is None:
+        raise ValueError(
+            f"{tree.root}: does not have both train/ and val/; write dataset.val_fraction in the scale file, e.g. 0.1, "
+            "to split its class folders"
+        )
+    if folders is not None and dataset.val_fraction is not None:
+        train, val = folders["train"], folders["val"]
+        raise ValueError(
+            f"{tree.root}: has {train}/ and {val}/ already; remove dataset.val_fraction from the scale file"
+        )
+    return folders
 
 
 def _listed_files(tree: Tree, splits: dict[str, Classes]) -> Listing:
@@ -95,13 +122,9 @@ def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
     return {"train": train[0], "val": found[0]}
 
 
-def _given(tree: Tree, folders: dict[str, str], val_fraction: float | None) -> dict[str, Classes]:
+def _given(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
     """The splits of a tree that is split already."""
     train, val = folders["train"], folders["val"]
-    if val_fraction is not None:
-        raise ValueError(
-            f"{tree.root}: has {train}/ and {val}/ already; remove dataset.val_fraction from the scale file"
-        )
     splits = {split: _classes(tree, folder) for split, folder in folders.items()}
     names = {split: classes.keys() for split, classes in splits.items()}
     if names["train"] != names["val"]:
@@ -113,13 +136,8 @@ def _given(tree: Tree, folders: dict[str, str], val_fraction: float | None) -> d
     return splits
 
 
-def _divided(tree: Tree, val_fraction: float | None, seed: int) -> dict[str, Classes]:
+def _divided(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
     """The splits of one tree: a random share of each class, at least one image and never all, is for validation."""
-    if val_fraction is None:
-        raise ValueError(
-            f"{tree.root}: does not have both train/ and val/; write dataset.val_fraction in the scale file, e.g. 0.1, "
-            "to split its class folders"
-        )
     classes = _classes(tree, "")
     _refuse_splits(tree.root, classes)
     splits: dict[str, Classes] = {"train": {}, "val": {}}

@@ -31,14 +31,20 @@ class Member(NamedTuple):
     size: int
 
 
-def load(dataset: ImageNet) -> Source:
-    """Lists the images of both splits; a `ValueError` names a file that is absent or not what it should be."""
+def check(dataset: ImageNet) -> None:
+    """Raises a `ValueError` that names a file that is absent."""
     root = Path(dataset.path).expanduser()
     for name in (TRAIN, VAL, DEVKIT):
         if not (root / name).is_file():
             raise ValueError(
                 f"{root / name}: is absent; dataset.path should be a folder with {TRAIN}, {VAL} and {DEVKIT}"
             )
+
+
+def load(dataset: ImageNet) -> Source:
+    """Lists the images of both splits; a `ValueError` names a file that is absent or not what it should be."""
+    check(dataset)
+    root = Path(dataset.path).expanduser()
     classes = sorted(members(root / TRAIN), key=lambda member: member.name)
     if not classes:
         raise ValueError(f"{root / TRAIN}: holds nothing; expected a tar file for each class")
