@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import typing
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 PATCH = 16  # side of a token's patch at every scale, in pixels of the full image (paper, Sec. 4.2)
 PATCH_DIM = 3 * PATCH * PATCH  # D = 768
@@ -18,9 +21,27 @@ NUM_TIMES = 1000  # time steps of the diffusion process (DiT)
 PROCESSES = ("ddpm", "gamma2")  # the schedules that define a diffusion process, which can be sampled from
 PIXEL_PATCHES = {768: 16, 192: 8, 48: 4, 12: 2}  # dims of a pixel token -> its patch on the resized image (Fig. 5)
 
+
+def matching(pattern: str, wanted: str) -> AfterValidator:
+    """Accepts texts that match a pattern, which a message calls `wanted`."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise PydanticCustomError("text", "should be {wanted}", {"wanted": wanted})
+        return text
+
+    return AfterValidator(check)
+
+
 Positive = Annotated[int, Field(ge=1)]
 Architecture = Literal["vgg", "resnet"]  # of the small classifiers: for the perceptual loss, and to judge samples
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Schedule = Literal["ddpm", "gamma2", "unscaled", "single"]
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a value of a type is a number, or holds some."""
+    return annotation in (int, float) or any(map(_is_number, typing.get_args(annotation)))
 
 
 class Part(BaseModel):
@@ -30,12 +51,13 @@ class Part(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, values: Any) -> Any:
-        """YAML's `yes` and `true` are no numbers, though to Python they are."""
+    def _truth_is_not_a_number(cls, values: Any) -> Any:
+        """Refuses `true` and `false` for a number: Python would take them for 1 and 0."""
         for name, field in cls.model_fields.items():
             value = values.get(field.alias or name) if isinstance(values, dict) else None
-            if isinstance(value, bool) and field.annotation is not bool:
-                raise ValueError(f"{field.alias or name}: found {value}, expected no truth value")
+            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+            if any(isinstance(part, bool) for part in inner) and _is_number(field.annotation):
+                raise ValueError(f"{field.alias or name}: found {json.dumps(value)}, should be a number")
         return values
 
     def to_json(self) -> str:
@@ -63,7 +85,7 @@ class Weights(Part):
     """A file of published weights or statistics: where it lies, and its SHA-256, without which it is not read."""
 
     path: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "the 64 digits that sha256sum prints")]
 
 
 class Published(Weights):
@@ -141,7 +163,7 @@ class Tokenizer(Part):
 class Noise(Part):
     """How strongly the latents are corrupted at each time step (paper, Sec. 4.1, 4.3 and 4.4)."""
 
-    schedule: Literal["ddpm", "gamma2", "unscaled", "single"] = "gamma2"
+    schedule: Schedule = "gamma2"
     sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of `single`
 
 
@@ -429,7 +451,9 @@ class Training(Part):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
+        if self.steps is None and self.epochs is None:
+            raise ValueError("steps: is missing; give steps or epochs")
+        if self.steps is not None and self.epochs is not None:
             raise ValueError(f"steps: {self.steps} and epochs: {self.epochs}; give exactly one of the two")
         return self
 

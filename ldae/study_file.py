@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ldae.checking import listed
-from ldae.spec import Part
+from ldae.spec import Part, Schedule, matching
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")]
 Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
 Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "finetune", "sample", "judge", "denoise"]
 Rows = Annotated[list[str], Field(min_length=1)]
@@ -19,7 +19,7 @@ Rows = Annotated[list[str], Field(min_length=1)]
 class Paper(Part):
     """What the paper reports for a row: accuracy in percent by linear probe and by fine-tuning, FID-50K."""
 
-    probe: float | None = None
+    probe: float | None = Field(default=None, examples=[65.1])
     finetune: float | None = None
     fid: float | None = None
 
@@ -99,9 +99,15 @@ class SchedulesFigure(Part):
 
     kind: Literal["schedules"]
     title: str
-    schedules: dict[str, Literal["ddpm", "gamma2", "unscaled"]]
+    schedules: dict[str, Schedule]
     target: Target = "all"
     names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _curves(self) -> Self:
+        if "single" in self.schedules.values():
+            raise ValueError("schedules: 'single' has one noise level and no curve; name others")
+        return self
 
 
 Figure = Annotated[DimensionFigure | RowsFigure | SchedulesFigure, Field(discriminator="kind")]

@@ -39,6 +39,7 @@ from ldae.spec import (
     TokenizerStage,
     tokenizer_stage,
 )
+from ldae.study.scale import not_of_a_row, not_of_a_study, read_scale
 from ldae.study_file import (
     Claim,
     DimensionFigure,
@@ -114,11 +115,13 @@ class Study:
         own = root / "config.yaml"
         path = Path(str(overrides["study"])) if "study" in overrides else own
         other = None if path.resolve() == own.resolve() else path.stem
-        values = read_yaml(path)
+        if "study" not in overrides and not path.exists():
+            raise StudyError(f"{path}: no study here; run this in the project's folder")
+        values = read_yaml(path, path.name)
         given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
         for key, value in given.items():
             checked(StudyFile, values | {key: value}, "--config", only=key)
-        file = checked(StudyFile, values | given, path.name)
+        file = checked(StudyFile, values | given, path.name, elsewhere=not_of_a_study)
         if len(set(file.seeds)) < len(file.seeds):
             raise StudyError(f"{path.name}: seeds: {file.seeds} names a seed twice")
         taken = [view for view in (*file.tables, *file.figures) if view in RULES]
@@ -577,32 +580,6 @@ def _point_name(sweep: str, value: Any) -> str:
     return sweep + re.sub(r"[^a-z0-9_]", "_", text.replace("-", "m").replace(".", "p"))
 
 
-def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
-    """A scale by name: its file in `folder`, on top of the scales that it is `from`, section by section.
-
-    Raises:
-        StudyError: for a file that is missing, broken, or says what no scale can say.
-    """
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        raise StudyError(
-            f"scale: {name!r} has no file {folder.name}/{name}.yaml{nearest(name, known)}; known: {listed(known)}"
-        )
-    return name, checked(Scale, _inherited(folder, name, ()), f"{folder.name}/{path.name}")
-
-
-def _inherited(folder: Path, name: str, above: tuple[str, ...]) -> dict[str, Any]:
-    """The sections of a scale's file, on top of those of the scale that it is `from`; `above` are on top of it."""
-    values = read_yaml(folder / f"{name}.yaml")
-    base = values.pop("from", None)
-    if base is None:
-        return values
-    if base in (*above, name) or not (folder / f"{base}.yaml").is_file():
-        raise StudyError(f"{folder.name}/{name}.yaml: from: {base!r} is no other scale of {folder.name}/")
-    return _inherited(folder, base, (*above, name)) | values
-
-
 def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:
     if name not in variants:
         known = list(variants)
@@ -617,16 +594,20 @@ def _changed(spec: Spec, changes: dict[str, Any], place: str) -> Spec:
         return spec.changed(changes)
     except KeyError as error:
         key, known = error.args
-        raise StudyError(f"{place}.set: unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}") from None
+        hint = not_of_a_row(key, known) or f"unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}"
+        raise StudyError(f"{place}.set: {hint}") from None
     except ValidationError as error:
         raise StudyError(f"{place}.set: {first_mistake(Spec, error)}") from None
 
 
 def _from_text(key: str, value: Any) -> Any:
-    """A value of the command line, where lists arrive as text."""
-    if key == "scale" or not isinstance(value, str):
-        return str(value) if key == "scale" else value
+    """A value of the command line, where lists arrive as text; seeds need no brackets."""
+    if key == "scale":
+        return str(value)
     try:
-        return yaml.safe_load(value)
+        value = yaml.safe_load(value) if isinstance(value, str) else value
+        if key == "seeds" and isinstance(value, str | int):
+            value = yaml.safe_load(f"[{value}]")
+        return value
     except yaml.YAMLError:
         raise StudyError(f'--config: {key}: found {value!r}, which is no YAML; write e.g. "seeds=[0,1]"') from None

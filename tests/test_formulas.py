@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
+import typing
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
 from ldae.noise import SCHEDULES, NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
 from ldae.randomness import Randomness
-from ldae.spec import Noise
+from ldae.spec import Noise, Objective, Tokenizer
+from ldae.tokenizers import TOKENIZERS
+
+
+@pytest.mark.parametrize(
+    ("field", "registry"),
+    [
+        (Noise.model_fields["schedule"], SCHEDULES),
+        (Objective.model_fields["predict"], PREDICTIONS),
+        (Objective.model_fields["weight"], WEIGHTS),
+        (Tokenizer.model_fields["kind"], TOKENIZERS),
+    ],
+)
+def test_a_row_can_name_all_entries_of_a_dictionary_and_nothing_else(
+    field: FieldInfo, registry: dict[str, Any]
+) -> None:
+    assert set(typing.get_args(field.annotation)) == set(registry)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -305,9 +305,9 @@ def test_a_text_that_is_no_study_is_one_line(text: str, tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_text_and_files_that_are_none_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "is no UTF-8 text" in said(tmp_path)
+    assert "is not UTF-8 text" in said(tmp_path)
     (tmp_path / "config.yaml").unlink()
-    assert "no such file" in said(tmp_path)
+    assert "no study here" in said(tmp_path)
     (tmp_path / "config.yaml").mkdir()
     assert "config.yaml" in said(tmp_path)
 
