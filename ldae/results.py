@@ -42,6 +42,7 @@ class RowResult:
     correct: NDArray[np.float64]  # (seeds, N) whether each validation image was classified rightly
     random_correct: NDArray[np.float64]  # (seeds, N) the same with random weights
     knn: float
+    random_knn: float  # the same with random weights
     rate_at_edge: bool  # the probe's best learning rate was the smallest or largest that it tried
     training_flops: float | None  # of one seed; not known of published weights
     finetuned: Estimate | None  # accuracy after fine-tuning
@@ -54,6 +55,7 @@ class Results:
 
     rows: dict[str, RowResult]
     pixels: Estimate
+    pixels_knn: float
     groups: NDArray[np.int64]  # (N,) of the validation images
     classes: int
 
@@ -118,7 +120,7 @@ def collect(
     about = read_json(pixels)
     _check(about, definition["pixels"], pixels)
     reference = grouped_mean(_correct(pixels, about["encoders"])["trained/0"], groups)
-    return Results(rows, reference, groups, len(manifest["classes"]))
+    return Results(rows, reference, about["encoders"]["trained/0"]["knn"], groups, len(manifest["classes"]))
 
 
 def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
@@ -162,7 +164,9 @@ def _over_seeds(wanted: dict[str, Any], results: list[Any], groups: NDArray[np.i
     trained_name, random_name = (f"{name}/{wanted['offset']}" for name in ("trained", "random"))
     trained = np.stack([correct[trained_name] for _, correct in results])  # (seeds, N)
     random = np.stack([correct[random_name] for _, correct in results])
-    encoders = [about["encoders"][trained_name] for about, _ in results]
+    encoders, random_encoders = (
+        [about["encoders"][name] for about, _ in results] for name in (trained_name, random_name)
+    )
     return RowResult(
         label=wanted["label"],
         paper=wanted["paper"],
@@ -173,6 +177,7 @@ def _over_seeds(wanted: dict[str, Any], results: list[Any], groups: NDArray[np.i
         correct=trained,
         random_correct=random,
         knn=float(np.mean([encoder["knn"] for encoder in encoders])),
+        random_knn=float(np.mean([encoder["knn"] for encoder in random_encoders])),
         rate_at_edge=any(encoder["rate_at_edge"] for encoder in encoders),
         training_flops=results[0][0]["training_flops"],
         finetuned=None,

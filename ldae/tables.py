@@ -170,7 +170,8 @@ def _note(definition: dict[str, Any], results: Results) -> str:
     text = (
         f"Linear probe accuracy in percent [95 % interval], {results.num_val:,} validation images in "
         f"{results.num_groups:,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
-        f"Raw pixels: {interval(results.pixels)}. Chance: {100 / results.classes:.1f}."
+        f"Raw pixels: {interval(results.pixels)}, k-NN {100 * results.pixels_knn:.1f}. "
+        f"Chance: {100 / results.classes:.1f}."
     )
     edge = [row.label for row in results.rows.values() if row.rate_at_edge]
     if edge:
@@ -213,7 +214,12 @@ def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
         | _exact("accuracy", row.accuracy)
         | _exact("gain", row.gain)
         | _exact("random", row.random)
-        | {"knn": row.knn, "rate_at_edge": row.rate_at_edge, "training_flops": row.training_flops}
+        | {
+            "knn": row.knn,
+            "knn_random": row.random_knn,
+            "rate_at_edge": row.rate_at_edge,
+            "training_flops": row.training_flops,
+        }
         | {f"seed{seed}": value for seed, value in zip(seeds, row.by_seed, strict=True)}
     )
     if row.finetuned is not None:

@@ -74,7 +74,12 @@ class MadeUp:
         about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
         write_json(self.folder / "dataset/manifest.json", about | {"sha256": sums_of(groups)})
         self.save("probe/pixels/correct.npz", **{"trained/0": self._correct(0.2)})
-        about = {"row": "raw pixels", "seed": 0, "lineage": study.pixels_lineage(), "encoders": {"trained/0": {}}}
+        about = {
+            "row": "raw pixels",
+            "seed": 0,
+            "lineage": study.pixels_lineage(),
+            "encoders": {"trained/0": {"knn": 0.1}},
+        }
         self.record("probe/pixels/probe.json", about)
         for name in study.tokenizers:
             fit = self.save(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def save(folder: Path, row: str, seed: int, share: float) -> None:
         folder / "correct.npz", **{kind: (order < round(NUM * part)).astype(np.uint8) for kind, part in kinds.items()}
     )
     summary = {"knn": 0.3, "rate": 1.0, "rate_at_edge": row == "second"}
-    about = {"row": row, "seed": seed, "lineage": LINEAGE, "encoders": {"trained/0": summary}, "training_flops": 1e12}
+    encoders = {"trained/0": summary, "random/0": {"knn": 0.15}}
+    about = {"row": row, "seed": seed, "lineage": LINEAGE, "encoders": encoders, "training_flops": 1e12}
     write_json(folder / "probe.json", about | {"provenance": PROVENANCE})
     distance = {"row": row, "seed": seed, "lineage": LINEAGE, "distance": "Fréchet distance (judge)", "num": 1000}
     tuned = {"row": row, "seed": seed, "lineage": LINEAGE}
@@ -108,8 +110,8 @@ def test_a_table_shows_accuracy_and_gain_with_intervals(folder: Path) -> None:
     text = (folder / "table.md").read_text()
     assert "| σ = √2 & more | 60.0    | 50.0 [" in text
     assert "+30.0 [" in text
-    assert "Raw pixels: 10.0 [" in text
-    assert "Chance: 20.0" in text
+    assert re.search(r"Raw pixels: 10\.0 \[.*\], k-NN 30\.0\. Chance: 20\.0", text)
+    assert frame["knn"].tolist() == [0.3, 0.3] and frame["knn_random"].tolist() == [0.15, 0.15]
     assert "smallest or largest tried for: σ = √2 & more." in text
     assert "FID" not in text
     latex = (folder / "table.tex").read_text()
@@ -287,6 +289,13 @@ def test_the_interval_of_two_seeds_does_not_stretch_an_axis_beyond_what_can_be(k
     limits = [getattr(figure.axes[place], f"get_{along}lim")() for place in (0, -1)]
     assert all(-5 < low < high < 105 for low, high in limits)
     assert limits[0][1] - limits[0][0] == pytest.approx(limits[1][1] - limits[1][0])
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "dimension"])
+def test_where_the_paper_has_no_number_its_panel_is_left_out(kind: str, folder: Path) -> None:
+    wanted = definition([0], ("first",), kind=kind, series=[{"label": "a sweep", "rows": [["first", 8]]}])
+    figure, _ = FIGURES[kind](wanted, Inputs(results_of(folder, wanted)))
+    assert [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.axison] == ["Ours"]
 
 
 USERS = {  # what somebody may have set for their own plots

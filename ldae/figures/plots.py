@@ -30,7 +30,9 @@ def dimension(definition: dict[str, Any], inputs: Inputs) -> Drawn:
         subfigures: Any = figure.subfigures(2, 1, height_ratios=[2.9, 1.7])
         top, bottom = subfigures
         _filters(bottom, filters, inputs.tokenizers)
-    ours, paper = top.subplots(1, 2, sharex=True)
+    in_paper = any("probe" in results.rows[row].paper for series in definition["series"] for row, _ in series["rows"])
+    panels = top.subplots(1, 1 + in_paper, sharex=True, squeeze=False)[0]
+    ours = panels[0]
     records = []
     for place, (series, color, marker) in enumerate(zip(definition["series"], PALETTE, MARKERS, strict=False)):
         label = series["label"]
@@ -44,7 +46,7 @@ def dimension(definition: dict[str, Any], inputs: Inputs) -> Drawn:
         ours.plot(dims, [100 * row.random.value for _, row in ordered], "--", color=color, lw=0.9, alpha=0.7)
         known = [(dim, row.paper["probe"]) for dim, row in ordered if "probe" in row.paper]
         if known:
-            paper.plot(*zip(*known, strict=True), color=color, marker=marker, ms=3.5, lw=1.2, label=label)
+            panels[1].plot(*zip(*known, strict=True), color=color, marker=marker, ms=3.5, lw=1.2, label=label)
         records += [
             {
                 "series": label,
@@ -59,7 +61,7 @@ def dimension(definition: dict[str, Any], inputs: Inputs) -> Drawn:
         ]
     ours.plot([], [], "--", color="0.4", lw=1, label="random weights")
     every = sorted({record["dim"] for record in records})
-    for axes, title in ((ours, "Ours"), (paper, PAPER)):
+    for axes, title in zip(panels, ("Ours", PAPER), strict=False):
         axes.set_xscale("log", base=2)
         many = {"rotation": 90, "fontsize": 6.5} if len(every) > 6 else {}
         axes.set_xticks(every, [str(dim) for dim in every], **many)
@@ -67,7 +69,7 @@ def dimension(definition: dict[str, Any], inputs: Inputs) -> Drawn:
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("latent dimension per token")
         axes.set_title(title)
-    percent_axes([ours, paper] if paper.lines else [ours], "y")
+    percent_axes(panels, "y")
     ours.set_ylabel("linear probe accuracy (%)")
     top.legend(*ours.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure, pd.DataFrame(records)

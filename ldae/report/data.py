@@ -16,7 +16,7 @@ from ldae.arrays import open_array
 
 TILE = 96  # pixels of a picture on the sheet at most
 CLASSES = 24  # on the sheet; of more, as many are spread over all
-PICTURES = 20  # on the sheet, or one of each class
+PICTURES = 16  # on the sheet, or one of each class
 TINTS = (
     "The colours are false on purpose: each crop is reduced to its brightness and tinted at random, so that structure "
     "alone tells the photographs apart."

@@ -94,7 +94,7 @@ def best(rows: list[Measured]) -> Finding:
     gains = [row.gain for row in rows if row.gain is not None]
     if gains:
         up, down = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
-        text += f" Of {len(gains)} rows, training improves on random weights in {up}"
+        text += f" Of {len(gains)} rows, training improves on random weights in {up or 'none'}"
         text += f", makes it worse in {down}" if down else ""
         if left := len(gains) - up - down:
             text += f", and {left} {'is' if left == 1 else 'are'} undecided"
