@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from ldae.commands import models, shell, stages, study, views
-from ldae.commands.parsing import Root
 from ldae.process import (
     STOPPED,
     Rank,
     Stopped,
     die_with_driver,
     die_with_parent,
-    is_wanted,
+    importing,
+    launched_by,
     process_seconds,
-    requeue,
     stopping,
 )
 from ldae.progress import GOES_ON, log
+from ldae.slurm import is_wanted, requeue
+
+if TYPE_CHECKING:
+    from ldae.commands.parsing import Root
 
 BROKEN_PIPE = 141  # what a shell says of a program whose reader has gone, e.g. `ldae list | head -1`
 
 
 def parser() -> Root:
     """The whole command line."""
+    from ldae.commands import models, shell, stages, study, views
+    from ldae.commands.parsing import Root
+
     root = Root(
         "ldae",
         description="The deconstruction of diffusion models for self-supervised learning: the study in config.yaml, "
@@ -50,11 +56,14 @@ def main() -> None:
 
 def _answer() -> None:
     die_with_driver()
-    if "LOCAL_RANK" in os.environ:
+    if launched_by() in ("ldae", "torchrun"):
         die_with_parent()
-    root = parser()
-    shell.complete(root)
-    arguments = root.parse_args()
+    with importing():
+        from ldae.commands.shell import complete
+
+        root = parser()
+        complete(root)
+        arguments = root.parse_args()
     try:
         imported = arguments.action(arguments)
         if imported is not None:

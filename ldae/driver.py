@@ -1,10 +1,10 @@
-"""The Snakemake process that drives a graph: which ones live, and what a dead one has left locked."""
+"""The Snakemake process that drives a graph: what its jobs are told, what it checks first, what it is kept from."""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-from ldae.files import write_text
-from ldae.process import process_seconds, started_seconds
+from ldae import slurm
+from ldae.process import name_driver
 from ldae.sources import presence
 from ldae.spec import Dataset
 from ldae.tracking import TRACKING
@@ -22,40 +22,8 @@ LOST_SECONDS = 900.0  # after which a job has ended that Slurm does not name, or
 LIMBO = ("PREEMPTED", "NODE_FAIL", "REVOKED")  # what becomes of such a job is Slurm's to say: it may queue it again
 
 
-def clear_stale_locks(folder: Path) -> None:
-    """Registers this process as a driver, and removes Snakemake's locks when no other registered driver lives.
-
-    Every driver registers before it can take a lock, so a lock without a living driver is a dead one's. A driver on
-    another machine cannot be asked and counts as alive.
-
-    Args:
-        folder: Snakemake's own folder, `.snakemake`.
-    """
-    drivers = folder / "drivers"
-    drivers.mkdir(parents=True, exist_ok=True)
-    others_live = False
-    for file in drivers.glob("*.json"):
-        if _lives(file):
-            others_live = True
-        else:
-            file.unlink(missing_ok=True)
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_seconds()}
-    write_text(drivers / f"{own['host']}-{own['pid']}.json", json.dumps(own))
-    if not others_live:
-        for lock in (folder / "locks").glob("*.lock"):
-            lock.unlink(missing_ok=True)
-
-
-def is_driven(folder: Path) -> bool:
-    """Whether a registered driver lives, as far as this machine can tell; `folder` is Snakemake's own."""
-    return any(_lives(file) for file in (folder / "drivers").glob("*.json"))
-
-
 def equip_jobs(root: Path, tracking: Iterable[str]) -> None:
     """Sets the environment of all jobs: they find the `ldae` of this interpreter, and end when this process does.
-
-    On a cluster they also learn when they began, of this job's first process, and how many nodes they have: the plugin
-    that starts their commands removes what Slurm says of it.
 
     Args:
         root: the folder that holds the package.
@@ -63,13 +31,39 @@ def equip_jobs(root: Path, tracking: Iterable[str]) -> None:
     """
     for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
-    os.environ["LDAE_DRIVER"] = f"{socket.gethostname()}:{os.getpid()}"
+    name_driver()
     os.environ[TRACKING] = ",".join(tracking)
-    if "SLURM_JOB_NUM_NODES" in os.environ:
-        os.environ["LDAE_NODES"] = os.environ["SLURM_JOB_NUM_NODES"]
-        job = os.environ["SLURM_JOB_ID"]
-        if os.environ.get("LDAE_JOB", "").partition(" ")[0] != job:
-            os.environ["LDAE_JOB"] = f"{job} {time.time() - process_seconds()}"
+
+
+def tell_of_slurm(*, main: bool, nodes: int) -> None:
+    """Tells all jobs whether they may stop before a time limit and requeue themselves, and how many nodes they have.
+
+    Args:
+        main: whether a person started this Snakemake process; a Slurm job that it runs in is theirs.
+        nodes: of a job that several processes share, as the scale says.
+    """
+    if main:
+        slurm.forget()
+        slurm.mark(submitted=False, nodes=nodes)
+    elif "slurm-jobstep" in sys.argv:  # the plugin's executor inside a job, before Snakemake knows it
+        slurm.forget()
+        slurm.mark(submitted=True, nodes=None)
+
+
+def find_slurm(executor: Any) -> None:
+    """Ends the run where jobs are to be submitted and no Slurm answers: each would fail, and be submitted again.
+
+    Args:
+        executor: Snakemake's plugin that runs the jobs.
+    """
+    if getattr(executor, "name", None) != "slurm":
+        return
+    if shutil.which("sbatch") is None:
+        sys.exit("There is no Slurm here (no sbatch): type this on a login node, or leave out the profile")
+    asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        why = (asked.stderr.strip().splitlines() or ["sinfo says nothing"])[-1]
+        sys.exit(f"Slurm does not answer here ({why}): type this on a login node, or leave out the profile")
 
 
 def calm(scheduler: Any) -> None:
@@ -150,14 +144,3 @@ def never_wait_in_vain(plugin: Any) -> None:
         return states, seconds
 
     plugin.Executor.check_active_jobs, plugin.query_job_status = check_active_jobs, query_job_status
-
-
-def _lives(file: Path) -> bool:
-    """Whether the process that a driver's file names still runs: one of its number and its starting time."""
-    try:
-        record = json.loads(file.read_text())
-        if record["host"] != socket.gethostname():
-            return True
-        return record["pid"] != os.getpid() and started_seconds(record["pid"]) == record["started"]
-    except (OSError, ValueError, KeyError):  # gone, or not a driver's file
-        return False

@@ -11,7 +11,8 @@ import sys
 import time
 from typing import NoReturn
 
-from ldae.process import nodes_of_job
+from ldae.process import LAUNCHER
+from ldae.slurm import nodes_of_job, step_environment
 
 PORTS = range(10_000, 30_000)  # where ranks meet; Linux itself gives ports away from 32768 on
 GRACE = 30.0  # seconds in which ranks end by themselves once one of them has failed
@@ -36,9 +37,11 @@ def in_ranks(processes: int, *, threads: int) -> NoReturn:
         raise ValueError(f"--processes: {processes} cannot be divided among the {nodes} nodes of this job")
     share = processes // nodes
     srun = ["srun", f"--nodes={nodes}", f"--ntasks={processes}", f"--ntasks-per-node={share}"]
-    # a rank that has failed takes the others with it, which would wait for it
-    srun += [f"--cpus-per-task={max(1, threads // share)}", "--kill-on-bad-exit=1"]
-    os.execvp("srun", [*srun, *command])
+    # A rank that has failed takes the others with it, which would wait for it. In a shell of a person's `srun --pty`
+    # ranks that did not overlap with it would wait for its end.
+    srun += [f"--cpus-per-task={max(1, threads // share)}", "--kill-on-bad-exit=1", "--overlap"]
+    environment = step_environment() | {LAUNCHER: f"job {os.environ['SLURM_JOB_ID']}"}
+    os.execvpe("srun", [*srun, *command], environment)
 
 
 def _here(command: list[str], processes: int) -> int:
@@ -50,8 +53,10 @@ def _here(command: list[str], processes: int) -> int:
             rank.send_signal(number)
 
     for number in FORWARDED:
-        signal.signal(number, forward)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as behind `nohup`
+            signal.signal(number, forward)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+    meeting |= {LAUNCHER: f"process {os.getpid()}"}
     for rank in map(str, range(processes)):
         # a group of its own, so that Ctrl-C comes once, through this process
         environment = os.environ | meeting | {"RANK": rank, "LOCAL_RANK": rank}

@@ -1,4 +1,4 @@
-"""The life of a job: it dies with its parent, and it holds its run alone."""
+"""The life of a stage's process: when it ends, how it is stopped, and that it works in its folder alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import json
 import math
 import os
 import select
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +20,10 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 HEARTBEAT_SECONDS = 10.0
+DRIVER = "LDAE_DRIVER"  # "<host> <process id> <start>" of the Snakemake process whose stage this is
+# What started this process as one of several ranks: "process <id>" of `ldae` itself, or "job <id>" of its srun.
+LAUNCHER = "LDAE_LAUNCHER"
+TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 STOPPED = 75  # exit status of a stage that has saved what it has done and wants to go on later (EX_TEMPFAIL)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
@@ -37,19 +39,27 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def name_driver() -> None:
+    """Names this process, a Snakemake, in the environment of the stages that it starts."""
+    os.environ[DRIVER] = f"{socket.gethostname()} {os.getpid()} {started_seconds()}"
+
+
 def die_with_driver() -> None:
-    """The same for a stage and the Snakemake process that drives it, which names itself in the environment.
+    """Lets this process, a stage, end with the Snakemake process that drives it.
 
     A shell stands between the two and would outlive the driver, so the stage watches the driver itself. A stage that a
     person has started lives as long as they wish, and one on another machine than its driver as long as Slurm does.
     """
-    host, _, driver = os.environ.get("LDAE_DRIVER", "").rpartition(":")
+    host, _, process = os.environ.get(DRIVER, "").partition(" ")
     if host != socket.gethostname() or not hasattr(os, "pidfd_open"):
         return
+    pid, _, started = process.partition(" ")
     try:
-        descriptor = os.pidfd_open(int(driver))
-    except ProcessLookupError:  # it died before this process could ask
-        os.kill(os.getpid(), signal.SIGKILL)
+        descriptor = os.pidfd_open(int(pid))
+        if started_seconds(pid) != float(started):  # another process has its number now
+            raise ProcessLookupError
+    except (OSError, ValueError):
+        sys.exit(f"ldae: {DRIVER} names a snakemake that has ended, process {pid}; to run this command alone, unset it")
     threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
 
 
@@ -82,23 +92,27 @@ class Rank(NamedTuple):
 
     @classmethod
     def from_environment(cls) -> Rank:
-        """As `torchrun` or a step of Slurm's `srun` has numbered it; alone where neither has."""
-        if "RANK" in os.environ:
-            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        elif "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_NTASKS", "1") != "1":
-            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-        else:
+        """As `launch.in_ranks` or a person's `torchrun` has numbered it; alone where neither has."""
+        launcher = launched_by()
+        if launcher is None:
             return cls(0, 1, 0)
+        srun = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        names = srun if launcher == "srun" else ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         return cls(*(int(os.environ[name]) for name in names))
 
 
-def nodes_of_job() -> int:
-    """How many nodes Slurm has given to the job that this process is in; 1 outside of one.
+def launched_by() -> str | None:
+    """What has started this process as one of several ranks: `ldae`, its `srun`, `torchrun`, or nothing.
 
-    Of Slurm's variables, Snakemake's plugin leaves a rule's command little but the job's number; `driver.equip_jobs`
-    keeps this one.
+    Interactive Slurm steps, MPI, Kubernetes and notebook services set the same variables (SLURM_PROCID, RANK,
+    WORLD_SIZE) to number processes that do not share this one's work, so those alone mean nothing.
     """
-    return int(os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("LDAE_NODES", "1"))
+    launcher = os.environ.get(LAUNCHER)
+    if launcher == f"process {os.getppid()}":
+        return "ldae"
+    if "SLURM_STEP_ID" in os.environ and launcher == f"job {os.environ.get('SLURM_JOB_ID')}":
+        return "srun"
+    return "torchrun" if all(os.environ.get(name) for name in TORCHRUN) else None
 
 
 class Stopped(Exception):
@@ -113,15 +127,15 @@ class Stopping:
         self.in_time = False  # before a limit, and not because somebody wants it
         self._deadline = math.inf
 
-    def watch(self, minutes: float | None) -> None:
-        """Listens to the signals from now on, and stops in time for a limit of `minutes` from the job's start.
+    def watch(self, minutes: float | None = None, *, elapsed: float = 0.0) -> None:
+        """Listens to the signals from now on, and stops in time for a limit of `minutes`, of which seconds have passed.
 
         A tenth of the limit, two minutes at the most, is kept for saving.
         """
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._hear)
         if minutes is not None:
-            self._deadline = 60 * minutes - min(6 * minutes, 120.0)
+            self._deadline = time.monotonic() + 60 * minutes - min(6 * minutes, 120.0) - elapsed
 
     def give_up(self) -> None:
         """From now on, a signal to stop ends the process's work wherever it is, by `Stopped`."""
@@ -130,9 +144,14 @@ class Stopping:
 
     def asked(self) -> str | None:
         """Why to stop, or None."""
-        if self.reason is None and job_seconds() > self._deadline:
+        if self.reason is None and time.monotonic() > self._deadline:
             self.reason, self.in_time = "its time limit is near", True
         return self.reason
+
+    def check(self, doing: str) -> None:
+        """Raises `Stopped` if this process was asked to stop; `doing` says what it has not finished."""
+        if reason := self.asked():
+            raise Stopped(f"stopped {doing}: {reason}")
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         self.reason = f"{signal.Signals(number).name} was received"
@@ -143,28 +162,6 @@ class Stopping:
 
 
 stopping = Stopping()
-
-
-def is_wanted() -> bool:
-    """Whether Slurm calls this process's job running: it was not cancelled, and has not met a limit.
-
-    A signal that such a job hears announces a preemption, or is what the job has asked for.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or not shutil.which("squeue"):
-        return False
-    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
-
-
-def requeue() -> None:
-    """Asks Slurm to queue this process's job again, so that a run of many interruptions needs nobody to restart it.
-
-    Slurm ends the job then, so that this may never return; outside of a Slurm job it does nothing.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is not None and shutil.which("scontrol"):
-        subprocess.run(["scontrol", "requeue", job], check=False)
 
 
 def started_seconds(pid: int | str = "self") -> float:
@@ -184,10 +181,24 @@ def process_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_seconds()
 
 
-def job_seconds() -> float:
-    """Seconds since this process's Slurm job was started, as `driver.equip_jobs` has noted, or else the process."""
-    job, _, started = os.environ.get("LDAE_JOB", "").partition(" ")
-    return time.time() - float(started) if job and job == os.environ.get("SLURM_JOB_ID") else process_seconds()
+@contextmanager
+def importing() -> Iterator[None]:
+    """Lets Ctrl-C end this process at once inside the block, which imports.
+
+    Some libraries turn an exception inside their import into another one, or print it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # neither ignored, as behind `nohup`, nor handled by a caller
+        signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"" if Rank.from_environment().number else b"ldae: interrupted\n")
+    os._exit(1)
 
 
 @contextmanager
@@ -196,6 +207,9 @@ def sole_holder(folder: Path, log: Any) -> Iterator[None]:
 
     On one machine the kernel's own lock decides, which ends with its process. Between machines, where a network file
     system may not carry that lock, it is the age of the holder's heartbeat: the file's modification time.
+
+    Raises:
+        Stopped: when this process is asked to stop while it waits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
@@ -209,6 +223,7 @@ def sole_holder(folder: Path, log: Any) -> Iterator[None]:
         if not told:
             log(f"waiting: {folder} is held by process {holder.get('pid')} on {holder.get('host')}")
             told = True
+        stopping.check(f"while it waited for {folder}")
         time.sleep(1.0)
     try:
         os.ftruncate(descriptor, 0)

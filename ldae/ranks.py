@@ -20,13 +20,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from ldae import progress
 from ldae.launch import PORTS
-from ldae.process import Rank, Stopped
+from ldae.process import Rank, Stopped, launched_by, stopping
 
 PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
+SECONDS_TO_MEET = 600.0  # that the first rank waits for the last, which may import from a slow file system
+SECONDS_OF_SILENCE = 5.0  # after which a rank that waits for others says so
 SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 
 
@@ -42,13 +44,10 @@ def group() -> Iterator[Rank]:
     if rank.size == 1:
         yield rank
         return
-    if "MASTER_ADDR" not in os.environ:  # under srun
-        os.environ["MASTER_ADDR"] = first_host(os.environ["SLURM_STEP_NODELIST"])
-        os.environ["MASTER_PORT"] = str(PORTS[int(os.environ["SLURM_JOB_ID"]) % len(PORTS)])
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         _take_gpu(rank)
-    store = next(rendezvous("env://", rank.number, rank.size, timeout=PATIENCE))[0]
+    store = _meet(rank)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", store=store, rank=rank.number, world_size=rank.size, timeout=PATIENCE
     )
@@ -56,13 +55,88 @@ def group() -> Iterator[Rank]:
         yield rank
     except Stopped:
         raise
-    except Exception:
+    except Exception as error:
+        if rank.number and (reason := stopping.asked()):  # rank 0 was asked too, and has left
+            raise Stopped(f"stopped: {reason}") from error
         if not _speaks_for_all(store, rank):
             sys.exit(1)
         raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meet(rank: Rank) -> Store:
+    """Waits until all ranks have started; returns the store that they share.
+
+    torch's own rendezvous would wait inside C++, where no signal ends it and nothing is said.
+
+    Raises:
+        Stopped: when this process is asked to stop meanwhile.
+        TimeoutError: of one rank of each machine, where some have not come within `SECONDS_TO_MEET`.
+    """
+    host, port, name = _meeting_point()
+    started, told = time.monotonic(), False
+
+    def wait(found: str) -> None:
+        nonlocal told
+        waited = time.monotonic() - started
+        if waited > SECONDS_TO_MEET:
+            if rank.local:
+                sys.exit(1)
+            raise TimeoutError(f"rank {rank.number}: after {waited:.0f} seconds, {found} {host}, port {port}")
+        if waited > SECONDS_OF_SILENCE and not told and not rank.local:
+            print(f"rank {rank.number} waits: {found} {host}, port {port}", file=sys.stderr, flush=True)
+            told = True
+        stopping.check("while it waited for other ranks")
+        time.sleep(0.05)
+
+    while (connection := _connect(rank, host, port)) is None:
+        wait("rank 0 does not answer at")
+    store = PrefixStore(name, connection)
+    try:
+        present = store.add("present", 1)
+        while present < rank.size:
+            wait(f"{present} of {rank.size} ranks have come to")
+            present = store.add("present", 0)
+            if present < 0:  # rank 0 has given up
+                sys.exit(1)
+    except RuntimeError:  # the connection to rank 0 broke
+        sys.exit(1)
+    except BaseException:
+        if not rank.number:
+            store.add("present", -2 * rank.size)
+            time.sleep(0.5)  # for the others to see it: torch prints a stack for each that is cut off
+        raise
+    store.set_timeout(PATIENCE)
+    return store
+
+
+def _meeting_point() -> tuple[str, int, str]:
+    """The host and port at which rank 0 listens, and a name that no other group of ranks has."""
+    if launched_by() == "srun":
+        job, step = os.environ["SLURM_JOB_ID"], os.environ["SLURM_STEP_ID"]
+        port = PORTS[(int(job) + 7919 * int(step)) % len(PORTS)]  # two steps of one job may share a node
+        return first_host(os.environ["SLURM_STEP_NODELIST"]), port, f"{job}.{step}"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store when it starts ranks again
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), f"attempt {attempt}"
+
+
+def _connect(rank: Rank, host: str, port: int) -> TCPStore | None:
+    """A connection to what the ranks share, which rank 0 hosts; None where nobody listens there yet.
+
+    Raises:
+        OSError: where rank 0 cannot listen.
+    """
+    hosts = not rank.number and not (launched_by() == "torchrun" and "TORCHELASTIC_USE_AGENT_STORE" in os.environ)
+    try:
+        if not hosts:  # torch prints a stack for each attempt that fails
+            socket.create_connection((host, port), timeout=1.0).close()
+        return TCPStore(host, port, rank.size, hosts, timedelta(minutes=1), wait_for_workers=False)
+    except OSError:
+        return None
+    except RuntimeError as error:
+        raise OSError(f"rank {rank.number} cannot meet the others at {host}, port {port}: {error}") from None
 
 
 def _take_gpu(rank: Rank) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from ldae.driver import is_driven
+from ldae.locking import is_driven
 from ldae.process import HEARTBEAT_SECONDS, holder
 from ldae.progress import GOES_ON
 from ldae.study.graph import Graph, Job, with_inputs

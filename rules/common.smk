@@ -5,11 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+from snakemake import persistence
+
 ROOT = Path(workflow.basedir).parent
 sys.path[:0] = [str(ROOT), workflow.basedir]
 
 import staleness
-from ldae import driver, tracking
+from ldae import driver, locking, tracking
 from ldae.record import digest
 from ldae.study.graph import Graph
 from ldae.variants import Study, StudyError
@@ -27,9 +29,9 @@ if workflow.is_main_process:
     staleness.decide_by_records(graph)
 if workflow.is_main_process and not graph.is_current(graph.jobs["dataset"]):
     driver.tell_of_images(study.scale.dataset)
-if workflow.is_main_process:
-    driver.clear_stale_locks(Path(".snakemake"))
+locking.lock_for_the_living(getattr(persistence, "PersistenceBase", None))
 driver.equip_jobs(ROOT, study.scale.tracking)
+driver.tell_of_slurm(main=workflow.is_main_process, nodes=study.scale.resources.nodes)
 
 # What preparing the images may use: all that --cores gives to a local run; on a cluster, where nobody says --cores to
 # the driver and a job sees all of its node's, as many as any other job.

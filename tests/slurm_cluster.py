@@ -34,6 +34,11 @@ def why_not() -> str | None:
     return None
 
 
+def with_tools() -> dict[str, str]:
+    """The environment of a person who has activated the virtual environment."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 class Cluster:
     """A running Slurm; its commands and its snakemake live in a mount namespace of its own."""
 
@@ -48,14 +53,27 @@ class Cluster:
         """What a command says that is run on the cluster's login node, so to speak."""
         return subprocess.run(self.inside(*command), capture_output=True, text=True, check=True).stdout
 
+    def run_in(self, graph: Graph, *command: str) -> str:
+        """What a command says that a person runs on the login node, in a graph's folder; fails when it does."""
+        script = 'cd "$1" && shift && exec "$@" 2>&1'
+        said = subprocess.run(
+            self.inside("sh", "-c", script, "sh", str(graph.folder), *command),
+            env=with_tools(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        assert said.returncode == 0, said.stdout
+        return said.stdout
+
     def start(self, graph: Graph, *arguments: str) -> subprocess.Popen[bytes]:
         """Starts snakemake on a graph, as its user would on a login node."""
         script = 'cd "$1" && shift && exec snakemake "$@"'
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         with graph.said.open("w") as said:
             return subprocess.Popen(
                 self.inside("sh", "-c", script, "sh", str(graph.folder), "--profile", "slurm", *arguments, *IMPATIENT),
-                env=environment,
+                env=with_tools(),
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

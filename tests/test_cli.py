@@ -19,7 +19,7 @@ from forked import forked
 from safetensors.torch import save_file
 
 from ldae import cli, driver
-from ldae.driver import calm, clear_stale_locks, never_wait_in_vain
+from ldae.driver import calm, never_wait_in_vain
 from ldae.files import read_json, whole, write_json
 
 HOST = socket.gethostname()
@@ -62,7 +62,7 @@ def test_a_stage_ends_with_the_driver_that_started_it() -> None:
     """A stage whose driver is killed goes too; its own children are asked by the same call."""
     code = (
         "import os, subprocess, sys\n"
-        f"os.environ['LDAE_DRIVER'] = '{HOST}:' + str(os.getpid())\n"
+        "from ldae.process import name_driver; name_driver()\n"
         "child = 'from ldae.process import die_with_driver as d; d(); print(flush=True); import time; time.sleep(60)'\n"
         "job = subprocess.Popen([sys.executable, '-c', child], stdout=subprocess.PIPE)\n"
         "job.stdout.readline(); print(job.pid, flush=True); job.wait()"
@@ -82,30 +82,54 @@ def test_a_stage_ends_with_the_driver_that_started_it() -> None:
 def test_a_stage_whose_driver_is_gone_already_does_not_start() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    command = [sys.executable, "-m", "ldae.cli", "--help"]
-    for host, status in ((HOST, -signal.SIGKILL), ("elsewhere", 0)):  # whose processes this machine cannot see
-        environment = os.environ | {"LDAE_DRIVER": f"{host}:{gone.pid}"}
-        assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == status
+    for host, status in ((HOST, 1), ("elsewhere", 0)):  # whose processes this machine cannot see
+        said = forked("--help", LDAE_DRIVER=f"{host} {gone.pid} 0.0")
+        assert said.returncode == status
+    reused = forked("--help", LDAE_DRIVER=f"{HOST} {os.getpid()} 0.0")  # its number is another process's now
+    assert reused.returncode == 1
+    assert len(reused.stderr.splitlines()) == 1 and "LDAE_DRIVER" in reused.stderr and "unset" in reused.stderr
 
 
-def test_the_locks_of_a_dead_driver_are_removed_and_those_of_a_living_one_kept(tmp_path: Path) -> None:
-    lock = tmp_path / "locks/0.input.lock"
-    lock.parent.mkdir()
-    code = f"import time, pathlib, ldae.driver; ldae.driver.clear_stale_locks(pathlib.Path({str(tmp_path)!r}));"
-    other = subprocess.Popen(
-        [sys.executable, "-c", f"{code} print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+@pytest.mark.parametrize(
+    ("asked", "job", "status", "words"),
+    [
+        (signal.SIGINT, None, 1, "ldae: interrupted\n"),
+        (signal.SIGTERM, None, -signal.SIGTERM, ""),
+        (signal.SIGTERM, "7", 75, "stopped before it began: SIGTERM was received"),  # about to be preempted
+    ],
+)
+def test_a_stage_that_is_stopped_while_it_imports_ends_without_a_traceback(
+    asked: signal.Signals, job: str | None, status: int, words: str, prepared: Path, tmp_path: Path
+) -> None:
+    """Libraries turn what a signal raises inside their import into errors of their own."""
+    library = tmp_path / "torch/__init__.py"
+    library.parent.mkdir()
+    library.write_text(
+        "import importlib, pathlib, sys, time\n"
+        f"pathlib.Path({str(tmp_path / 'imports')!r}).touch()\n"
+        "try:\n"
+        "    time.sleep(1.0)\n"
+        "except BaseException:\n"
+        "    raise ImportError('a library failed to import')\n"
+        f"sys.path.remove({str(tmp_path)!r})\n"
+        "del sys.modules['torch']\n"
+        "importlib.import_module('torch')\n"
     )
-    assert other.stdout is not None
-    other.stdout.readline()
-    lock.touch()
-    clear_stale_locks(tmp_path)
-    assert lock.exists()
-    other.kill()
-    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
-    clear_stale_locks(tmp_path)  # it is dead now, though nobody has taken notice
-    assert not lock.exists()
-    other.wait()
-    other.stdout.close()
+    environment = {name: value for name, value in os.environ.items() if name not in ("SLURM_JOB_ID", "LDAE_JOB")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    if job is not None:
+        environment |= {"LDAE_JOB": f"{job} {time.time()}", "SLURM_JOB_ID": job}
+    command = [sys.executable, "-m", "ldae.cli", "fit-tokenizer", "--spec", "{}", "--out", str(tmp_path / "out")]
+    command += ["--dataset", str(prepared / "dataset")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as stage:
+        while not (tmp_path / "imports").exists():
+            assert stage.poll() is None
+            time.sleep(0.02)
+        stage.send_signal(asked)
+        assert stage.stderr is not None
+        said = stage.stderr.read()
+    assert stage.returncode == status
+    assert words in said and "Traceback" not in said, said
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ldae import driver, launch
-from ldae.process import job_seconds, nodes_of_job, process_seconds
+from ldae import driver, launch, slurm
 from ldae.spec import PretrainStage, Size, Training
 
 RANKS = (
@@ -23,7 +22,6 @@ RANKS = (
 HERE = "import os, signal, sys, time; rank = int(os.environ['RANK']);"
 HERE += " say = lambda words: os.write(1, b'%d %s\\n' % (rank, words));"
 TELL = "say(b'%d' % os.getpid());"
-PRETRAIN = ("pretrain", "--row", "tiny", "--dataset", "d", "--tokenizer", "t", "--resume", "r", "--out", "o")
 SPEC = PretrainStage(
     size=Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1),
     training=Training(steps=3, batch=16, rate=0.1, warmup=0.1),
@@ -55,13 +53,26 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `srun` says what it is asked for."""
+def training(prepared: Path, tmp_path: Path) -> list[str]:
+    """A command that several processes can share."""
+    folders = {
+        "dataset": prepared / "dataset",
+        "tokenizer": prepared / "pca",
+        "resume": tmp_path / "r",
+        "out": tmp_path,
+    }
+    words = [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+    return [sys.executable, "-m", "ldae.cli", "pretrain", "--row", "tiny", "--spec", SPEC, *words]
+
+
+@pytest.fixture
+def allocation(tmp_path: Path) -> dict[str, str]:
+    """The environment of a Slurm job in which `srun` says what it is asked for, and what it would hand on."""
     srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nenv | grep -E "^(LDAE|SLURM|SRUN)_" | sort\n')
     srun.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "LDAE_"))}
-    return kept | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    return kept | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
 
 
 def test_ranks_are_numbered_and_meet_at_one_port() -> None:
@@ -108,41 +119,96 @@ def test_ranks_end_with_the_command_that_is_killed() -> None:
             time.sleep(0.02)
 
 
-@pytest.mark.parametrize("variable", ["SLURM_JOB_NUM_NODES", "LDAE_NODES"])
-def test_on_several_nodes_slurm_starts_the_ranks(variable: str, slurm: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "ldae.cli", *PRETRAIN, "--spec", SPEC, "--processes", "4", "--threads", "6"]
-    said = subprocess.run(command, env=slurm | {variable: "2"}, capture_output=True, text=True, check=True)
-    asked = ["--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3", "--kill-on-bad-exit=1"]
-    assert said.stdout.splitlines() == [*asked, *command]
+@pytest.mark.parametrize("variables", [{"SLURM_JOB_NUM_NODES": "2"}, {"LDAE_NODES": "7 2"}])
+def test_on_several_nodes_slurm_starts_the_ranks(
+    variables: dict[str, str], allocation: dict[str, str], training: list[str]
+) -> None:
+    command = [*training, "--processes", "4", "--threads", "6"]
+    said = subprocess.run(command, env=allocation | variables, capture_output=True, text=True, check=True)
+    asked = ["--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3", "--kill-on-bad-exit=1", "--overlap"]
+    assert said.stdout.splitlines()[: len(asked) + len(command)] == [*asked, *command]
+    assert "LDAE_LAUNCHER=job 7" in said.stdout.splitlines()
 
 
-def test_processes_that_the_nodes_cannot_share_alike_are_refused(slurm: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "ldae.cli", *PRETRAIN, "--spec", SPEC, "--processes", "3"]
-    environment = slurm | {"SLURM_JOB_NUM_NODES": "2"}
+def test_what_slurm_says_of_a_person_s_own_step_is_no_option_of_the_ranks(
+    allocation: dict[str, str], training: list[str]
+) -> None:
+    """srun reads SLURM_CPU_BIND as --cpu-bind, SLURM_EXPORT_ENV as --export, and so on."""
+    command = [*training, "--processes", "2"]
+    foreign = {
+        "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+        "SLURM_EXPORT_ENV": "NONE",
+        "SLURM_NTASKS": "4",
+        "SRUN_DEBUG": "3",
+    }
+    foreign |= {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NUM_NODES": "2"}
+    said = subprocess.run(command, env=allocation | foreign, capture_output=True, text=True, check=True)
+    kept = [line.partition("=")[0] for line in said.stdout.splitlines() if line.startswith(("SLURM_", "SRUN_"))]
+    assert kept == ["SLURM_JOB_ID"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_JOB_NUM_NODES": "4", "LDAE_NODES": "7 1"},  # a scale of one node in a larger allocation
+        {"SLURM_JOB_NUM_NODES": "1", "LDAE_NODES": "6 2"},  # left from another job
+        {"LDAE_NODES": ""},
+    ],
+)
+def test_ranks_of_one_node_are_started_without_slurm(
+    variables: dict[str, str], allocation: dict[str, str], training: list[str]
+) -> None:
+    command = [*training, "--processes", "2"]
+    said = subprocess.run(command, env=allocation | variables, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, ""), said.stderr
+
+
+def test_processes_that_the_nodes_cannot_share_alike_are_refused(
+    allocation: dict[str, str], training: list[str]
+) -> None:
+    command = [*training, "--processes", "3"]
+    environment = allocation | {"SLURM_JOB_NUM_NODES": "2"}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 1
     assert said.stderr == "ldae: --processes: 3 cannot be divided among the 2 nodes of this job\n"
 
 
-def test_a_mistake_in_a_specification_is_told_before_there_are_ranks() -> None:
-    command = [sys.executable, "-m", "ldae.cli", *PRETRAIN, "--spec", "{}", "--processes", "2"]
+def test_a_mistake_in_a_specification_is_told_before_there_are_ranks(training: list[str]) -> None:
+    command = [*training, "--spec", "{}", "--processes", "2"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 1 and len(said.stderr.splitlines()) == 1 and "size" in said.stderr
 
 
-def test_a_job_s_nodes_and_its_beginning_reach_its_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Snakemake reads its rules in the job before it removes Slurm's variables and starts the command."""
-    for name in ("PATH", "PYTHONPATH", "LDAE_DRIVER", "LDAE_NODES", "LDAE_TRACKING"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.setenv("LDAE_JOB", "6 0.0")  # of the job that submitted this one
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment of a Snakemake process in job 7, of two nodes, which was submitted from inside job 6."""
+    for name in ("LDAE_JOB", "LDAE_NODES"):
+        monkeypatch.setenv(name, "6 1")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
-    monkeypatch.setattr(driver, "process_seconds", lambda: 50.0)
-    driver.equip_jobs(tmp_path, [])
-    monkeypatch.delenv("SLURM_JOB_NUM_NODES")
-    monkeypatch.setattr(driver, "process_seconds", lambda: 0.0)
-    driver.equip_jobs(tmp_path, [])
-    assert nodes_of_job() == 2
-    assert 50 <= job_seconds() < 60
-    monkeypatch.setenv("SLURM_JOB_ID", "8")
-    assert job_seconds() == pytest.approx(process_seconds(), abs=1)
+    monkeypatch.setattr(slurm, "process_seconds", lambda: 50.0)
+    return monkeypatch
+
+
+def test_a_submitted_job_s_nodes_and_start_reach_its_commands(job: pytest.MonkeyPatch) -> None:
+    """Snakemake reads its rules in the job before it removes Slurm's variables and starts the command."""
+    job.setattr(sys, "argv", ["snakemake", "--executor", "slurm-jobstep", "--jobs", "1"])
+    driver.tell_of_slurm(main=False, nodes=1)
+    job.delenv("SLURM_JOB_NUM_NODES")
+    job.setattr(slurm, "process_seconds", lambda: 0.0)
+    job.setattr(sys, "argv", ["snakemake", "--cores", "all"])  # the second Snakemake of a job, which runs the command
+    driver.tell_of_slurm(main=False, nodes=1)
+    assert slurm.submitted_job() == "7"
+    assert slurm.nodes_of_job() == 2
+    assert 50 <= slurm.job_seconds() < 60
+    job.setenv("SLURM_JOB_ID", "8")
+    assert slurm.submitted_job() is None
+    assert slurm.job_seconds() == 0.0
+
+
+@pytest.mark.parametrize(("nodes", "used"), [(1, 1), (2, 2), (3, 2)])
+def test_a_job_in_which_a_person_runs_snakemake_is_theirs(nodes: int, used: int, job: pytest.MonkeyPatch) -> None:
+    job.setenv("LDAE_JOB", "7 0.0")  # even if it is, or looks like, one of ours
+    driver.tell_of_slurm(main=True, nodes=nodes)
+    assert slurm.submitted_job() is None
+    assert slurm.nodes_of_job() == used

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from ldae.model import open_baseline
 from ldae.pretrain import pretrain
 from ldae.pretrain_baseline import pretrain_baseline
 from ldae.probe import probe
-from ldae.process import Rank
+from ldae.process import Rank, sole_holder
 from ldae.randomness import Randomness
 from ldae.ranks import first_host
 from ldae.sample import sample
@@ -56,6 +58,9 @@ from ldae.training import Run
 
 SIZE = Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1)
 TRAINING = Training(steps=6, batch=16, rate=0.02, warmup=0.1, log_every=2)
+TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
 CONV = Convolutional(width=8, blocks=1, steps=6, batch=8, rate=1e-3, discriminator_width=4, log_every=2)
 
 
@@ -234,20 +239,50 @@ def test_a_part_of_a_batch_has_its_own_part_of_the_randomness() -> None:
     ("variables", "expected"),
     [
         ({}, Rank(0, 1, 0)),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Rank(3, 4, 1)),
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, Rank(5, 8, 1)),
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Rank(0, 1, 0)),
-        ({"SLURM_NTASKS": "8"}, Rank(0, 1, 0)),  # inside a job, but in no step of it
+        (TORCH | {"LDAE_LAUNCHER": f"process {os.getppid()}"}, Rank(3, 4, 1)),
+        (TORCH | TORCHRUN, Rank(3, 4, 1)),
+        (STEP | {"LDAE_LAUNCHER": "job 7"}, Rank(5, 8, 1)),
+        (STEP | TORCH | {"LDAE_LAUNCHER": "job 7"}, Rank(5, 8, 1)),
     ],
 )
-def test_the_rank_is_read_from_the_environment(
+def test_a_rank_that_was_started_as_one_knows_its_number(
     variables: dict[str, str], expected: Rank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in os.environ if name.startswith("SLURM_")] + ["RANK"]:
-        monkeypatch.delenv(name, raising=False)
+    unnumbered(monkeypatch)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert Rank.from_environment() == expected
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        STEP,  # a shell of `srun -n 8 --pty bash`, or of `salloc -n 8`
+        TORCH,  # Kubernetes, SageMaker, a notebook of a distributed pod
+        TORCH | {"MASTER_ADDR": "pod-0", "MASTER_PORT": "29500"},
+        STEP | TORCH | {"LDAE_LAUNCHER": "job 6"},  # left from another job
+        STEP | TORCH | {"LDAE_LAUNCHER": "process 1"},  # left from another shell
+        {"LDAE_LAUNCHER": "job 7"} | {name: value for name, value in STEP.items() if name != "SLURM_STEP_ID"},
+        {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "3"},
+        {"PMI_RANK": "3", "PMI_SIZE": "4", "PMIX_RANK": "3", "MPI_LOCALRANKID": "3"},
+        {"SM_HOSTS": '["algo-1","algo-2"]', "SM_CURRENT_HOST": "algo-2", "SM_NUM_GPUS": "8"},
+        {"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": "x"} | TORCHRUN,
+    ],
+)
+def test_processes_that_another_program_has_numbered_are_no_ranks(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unnumbered(monkeypatch)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Rank.from_environment() == Rank(0, 1, 0)
+
+
+def unnumbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removes all that numbers this process."""
+    for name in os.environ:
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "LDAE_")) or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(
@@ -322,15 +357,94 @@ def test_a_command_starts_its_processes_itself(alone: Path, prepared: Path, tmp_
     assert (tmp_path / "1/samples.npy").read_bytes() == (tmp_path / "2/samples.npy").read_bytes()
 
 
+def ranks_of(size: int, *arguments: str, present: int | None = None) -> list[Forked]:
+    """Ranks of one command, as `--processes` starts them; fewer than they are told where some are not `present`."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(size)}
+    meeting |= {"LDAE_LAUNCHER": f"process {os.getpid()}"}
+    numbers = map(str, range(present or size))
+    return [Forked(*arguments, environment=os.environ | meeting | {"RANK": n, "LOCAL_RANK": n}) for n in numbers]
+
+
+def sampling(prepared: Path, out: Path) -> list[str]:
+    """The arguments of a command that several processes can share."""
+    folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "resume": out / "resume", "out": out}
+    arguments = ["pretrain", "--row", "tiny", "--spec", PretrainStage(size=SIZE, training=TRAINING).to_json()]
+    return arguments + [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [(signal.SIGTERM, 75, "stopped while it waited for other ranks"), (signal.SIGINT, 1, "ldae: interrupted")],
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_rank_that_waits_for_others_says_so_and_can_be_stopped(
+    number: int,
+    asked: signal.Signals,
+    status: int,
+    words: str,
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranks, "SECONDS_OF_SILENCE", 0.1)
+    if number:  # the first of another machine, to which rank 0 does not answer
+        about = {"RANK": "4", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1"}
+        about |= {"MASTER_PORT": str(_free_port()), "LDAE_LAUNCHER": f"process {os.getpid()}"}
+        (running,) = [Forked(*sampling(prepared, tmp_path), environment=os.environ | about)]
+    else:
+        (running,) = ranks_of(4, *sampling(prepared, tmp_path), present=1)
+    expected = "rank 4 waits: rank 0 does not answer at" if number else "rank 0 waits: 1 of 4 ranks have come to"
+    while expected not in running.stderr:
+        assert running.process.is_alive(), running.stderr
+        time.sleep(0.05)
+    assert running.process.pid is not None
+    os.kill(running.process.pid, asked)
+    ended = running.ended()
+    assert "Traceback" not in ended.stderr
+    if not number:
+        assert ended.returncode == status and words in ended.stderr
+
+
+def test_ranks_that_do_not_come_are_not_waited_for_without_end(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "SECONDS_TO_MEET", 0.5)
+    started = ranks_of(4, *sampling(prepared, tmp_path), present=2)
+    first, second = (running.ended() for running in started)
+    assert (first.returncode, second.returncode, second.stderr) == (1, 1, "")
+    assert len(first.stderr.splitlines()) == 1 and "2 of 4 ranks have come" in first.stderr
+
+
+def test_ranks_that_wait_for_a_training_elsewhere_stop_together(prepared: Path, tmp_path: Path) -> None:
+    """Rank 0 waits for the run's folder, and the others for rank 0."""
+    with sole_holder(tmp_path / "resume", print):
+        started = ranks_of(2, *sampling(prepared, tmp_path))
+        while "waiting: " not in started[0].stderr:
+            assert started[0].process.is_alive(), started[0].stderr
+            time.sleep(0.05)
+        for running in started:
+            assert running.process.pid is not None
+            os.kill(running.process.pid, signal.SIGTERM)
+        first, second = (running.ended() for running in started)
+    assert (first.returncode, second.returncode, second.stderr) == (75, 0, "")
+    assert "SIGTERM was received" in first.stderr and "Traceback" not in first.stderr
+
+
+def test_torchrun_can_start_the_ranks(prepared: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "ldae.cli", *sampling(prepared, tmp_path / "2")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert said.returncode == 0, said.stderr
+    assert read_json(tmp_path / "2/run.json")["provenance"]["processes"] == 2
+
+
 def test_a_mistake_of_several_processes_is_one_line(prepared: Path, tmp_path: Path) -> None:
     """As `--processes 3` starts them, which says nothing more itself (`test_launch.py`)."""
     spec = PretrainStage(size=SIZE, training=TRAINING, **ROWS["noise"]).to_json()
     folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "resume": tmp_path, "out": tmp_path}
     arguments = ["pretrain", "--row", "tiny", "--spec", spec, "--processes", "3"]
     arguments += [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "3"}
-    started = [Forked(*arguments, environment=os.environ | meeting | {"RANK": n, "LOCAL_RANK": n}) for n in "012"]
-    ended = [running.ended() for running in started]
+    ended = [running.ended() for running in ranks_of(3, *arguments)]
     assert [rank.returncode for rank in ended] == [1, 1, 1]
     said = "".join(rank.stderr for rank in ended)
     assert said == "ldae: tiny: batch: 16 images cannot be divided among 3 processes; 15 or 18 could\n"

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +90,37 @@ def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
     assert sum("--processes 2 " in line for line in commands[0]) == 2 * ROWS
 
 
+@pytest.mark.parametrize(
+    ("programs", "words"),
+    [
+        ({}, "There is no Slurm here (no sbatch)"),
+        (
+            {"sbatch": "exit 1", "squeue": "exit 1", "sinfo": "echo sinfo: fatal: nobody answers >&2; exit 1"},
+            "Slurm does not answer here (sinfo: fatal: nobody answers)",
+        ),
+    ],
+)
+def test_without_slurm_the_profile_ends_before_it_submits_anything(
+    programs: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    graph, bin = Graph.fresh(tmp_path), tmp_path / "bin"
+    bin.mkdir()
+    for name in ("bash", "sh", "env", "which", "uname"):
+        (bin / name).symlink_to(str(shutil.which(name)))
+    for name, does in programs.items():
+        (bin / name).write_text(f"#!/bin/sh\n{does}\n")
+        (bin / name).chmod(0o755)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{bin}"
+    command = ["snakemake", "--profile", "slurm", *TABLE]
+    said = subprocess.run(
+        command, cwd=graph.folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
+    output = said.stdout + said.stderr
+    assert said.returncode == 1
+    assert [line for line in output.splitlines() if words in line], output
+    assert "Traceback" not in output and "rule dataset" not in output and "sacct" not in output
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with slurm_cluster.running(tmp_path_factory.mktemp("slurm")) as running:
@@ -110,17 +143,43 @@ def test_slurm_gives_the_tables_that_a_local_run_gives(cluster: Cluster, finishe
     assert graph.tables() == finished.tables()
 
 
-LONG = 400  # steps; time enough for things to happen
-LONGER = 4000  # more than a minute
+STEPS = 400
 
 
-def slow(graph: Graph, *, steps: int = LONG, minutes: int = 60) -> Graph:
-    """The graph with a single row, whose training is longer."""
+def slow(graph: Graph, *, seconds: float = 20.0, minutes: int = 60) -> Graph:
+    """The graph with a single row, whose training takes so many seconds at least, however fast the machine is."""
     graph.edit("config.yaml", "rows: [pca, predict_clean, single_level]", "rows: [pca]")
-    graph.edit("scales/smoke.yaml", "steps: 40,", f"steps: {steps},")
+    graph.edit("scales/smoke.yaml", "steps: 40,", f"steps: {STEPS},")
     graph.edit("scales/smoke.yaml", "minutes: 5,", f"minutes: {minutes},")
     graph.edit("scales/smoke.yaml", "log_every: 5}\nbaselines", "log_every: 50}\nbaselines")
+    update = "run.update(inputs, labels)"
+    graph.edit("ldae/training.py", update, f"(time.sleep({seconds / STEPS}), {update})[1]")
     return graph
+
+
+@on_slurm
+@pytest.mark.graph
+def test_a_shell_in_a_step_of_several_tasks_is_no_group_of_ranks(cluster: Cluster, tmp_path: Path) -> None:
+    """As in `srun -n 4 --pty bash`, where Slurm numbers the shell 0 of 4."""
+    graph = Graph.fresh(tmp_path)
+    script = f'[ "$SLURM_PROCID" != 0 ] || snakemake --cores 2 {RESULTS}/tokenizers/pca/tokenizer.json'
+    said = cluster.run_in(graph, "srun", "--ntasks=4", "--overcommit", "bash", "-c", script)
+    assert "Finished jobid" in said or "100%" in said
+    assert (graph.folder / RESULTS / "tokenizers/pca/tokenizer.json").exists()
+
+
+@on_slurm
+@pytest.mark.graph
+def test_a_job_in_which_a_person_runs_snakemake_may_outlast_the_scale_s_limit(cluster: Cluster, tmp_path: Path) -> None:
+    """`resources.minutes` is a job's of the profile; the person's job is neither stopped nor queued again."""
+    graph = slow(Graph.fresh(tmp_path), seconds=70.0, minutes=1)
+    script = graph.folder / "job.sh"
+    script.write_text(f"#!/bin/bash\nexec snakemake --cores 2 {RESULTS}/pretrain/pca/seed0/model.safetensors\n")
+    job = cluster.run_in(graph, "sbatch", "--parsable", "--cpus-per-task=2", "--output=said.txt", str(script)).strip()
+    cluster.wait_for(lambda: cluster.ask(job, "%T") not in ("PENDING", "RUNNING", "COMPLETING"), "the job's end")
+    assert cluster.ask(job, "%T") == "COMPLETED", graph.said.read_text()
+    assert "Restarts=0" in cluster.run("scontrol", "show", "job", job)
+    assert "time limit" not in (graph.folder / RESULTS / "logs/pretrain/pca/seed0.log").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +217,13 @@ class TestFaults:
     def test_a_training_that_outlasts_its_time_limit_goes_on_in_the_next(
         self, cluster: Cluster, tmp_path: Path
     ) -> None:
-        """A single one, on a machine where starting takes less than its minute."""
-        local, graph = (
-            slow(Graph.fresh(tmp_path / name), steps=LONGER, minutes=minutes)
-            for name, minutes in (("local", 60), ("slurm", 1))
-        )
+        local = slow(Graph.fresh(tmp_path / "local"), seconds=0.0)
+        graph = slow(Graph.fresh(tmp_path / "slurm"), seconds=90.0, minutes=1)
         weights = RESULTS / "pretrain/pca/seed0/model.safetensors"
         local.run(str(weights))
         cluster.finish(graph, cluster.start(graph, str(weights), *SMOKE[1:]))
         assert (graph.folder / weights).read_bytes() == (local.folder / weights).read_bytes()
-        assert resumed(graph), "the training did not meet its limit; make it longer"
+        assert resumed(graph) == {"pca"}
         assert submitted(graph, "pca") == 1
 
     def test_a_preempted_training_goes_on_later(self, cluster: Cluster, slowly_finished: Graph, graph: Graph) -> None:

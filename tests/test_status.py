@@ -82,8 +82,8 @@ def test_a_training_without_a_lock_is_told_by_its_last_words(
     run_folder(tmp_path, "pca", log=log, age=age)
     text = ""
     if driven:
-        code = "import ldae.driver, pathlib, time; ldae.driver.clear_stale_locks(pathlib.Path('.snakemake'))"
-        code += "; print(flush=True); time.sleep(600)"
+        code = "import ldae.locking, pathlib, time\nwith ldae.locking.registered(pathlib.Path('.snakemake')):\n"
+        code += "    print(flush=True); time.sleep(600)"
         driver = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE)
         assert driver.stdout is not None
         driver.stdout.readline()

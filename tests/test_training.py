@@ -249,13 +249,14 @@ def command(prepared: Path, folder: Path, steps: int) -> list[str]:
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """The environment of a Slurm job that $STATE is the state of, and whose requests stand in a file `asked`."""
+    """The environment of a job of the profile, in the state $STATE, whose requests stand in a file `asked`."""
     for name, does in (("scontrol", f'echo "$@" > {tmp_path}/asked'), ("squeue", 'echo "$STATE"')):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\n{does}\n")
         program.chmod(0o755)
-    return os.environ | {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}
+    about = {"SLURM_JOB_ID": "7", "LDAE_JOB": f"7 {time.time()}"}
+    return os.environ | about | {"PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}
 
 
 def signalled(running: Forked, number: signal.Signals, *, once: Callable[[], bool]) -> CompletedProcess[str]:
@@ -318,3 +319,40 @@ def test_a_run_stops_before_its_time_limit_on_a_cluster_alone(
     short = [*command(prepared, tmp_path / "short", STEPS), "--minutes", "0.0001"]
     assert forked(*short).returncode == 0  # on a laptop nobody enforces a limit
     assert [(tmp_path / "short/out" / name).read_bytes() for name in OUTPUTS] == uninterrupted
+
+
+@pytest.mark.parametrize("mark", [None, "6 0.0", "7", "nonsense"])
+def test_another_s_job_is_neither_stopped_nor_queued_again(
+    mark: str | None, slurm: dict[str, str], prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
+) -> None:
+    """E.g. one in which a person runs `snakemake --cores 16`, or that a job of the profile has submitted."""
+    environment = {name: value for name, value in slurm.items() if name != "LDAE_JOB"} | {"STATE": "RUNNING"}
+    if mark is not None:
+        environment["LDAE_JOB"] = mark
+    short = [*command(prepared, tmp_path / "short", STEPS), "--minutes", "0.0001"]
+    assert Forked(*short, environment=environment).ended().returncode == 0
+    assert [(tmp_path / "short/out" / name).read_bytes() for name in OUTPUTS] == uninterrupted
+    long = [*command(prepared, tmp_path / "long", 10**6), "--checkpoint-seconds", "0.2"]
+    running = Forked(*long, environment=environment)
+    ended = signalled(running, signal.SIGTERM, once=(tmp_path / "long/resume/checkpoint.pt").exists)
+    assert ended.returncode == 75 and "saved and stopped" in ended.stderr
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [(signal.SIGTERM, 75, "SIGTERM was received"), (signal.SIGINT, 1, "ldae: interrupted")],
+)
+def test_a_training_that_waits_for_another_can_be_stopped(
+    asked: signal.Signals, status: int, words: str, prepared: Path, tmp_path: Path
+) -> None:
+    first = Forked(*command(prepared, tmp_path, 10**6), "--checkpoint-seconds", "0.2")
+    while not (tmp_path / "resume/checkpoint.pt").exists():
+        assert first.process.is_alive()
+        time.sleep(0.05)
+    second = Forked(*command(prepared, tmp_path, 10**6))
+    ended = signalled(second, asked, once=lambda: "waiting: " in second.stderr)
+    assert ended.returncode == status
+    assert words in ended.stderr and "Traceback" not in ended.stderr
+    first.process.terminate()
+    first.ended()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ldae.commands.parsing import Parser, Root
 from ldae.launch import in_ranks
-from ldae.process import Rank, keep_memory, nodes_of_job, process_seconds, stopping
+from ldae.process import Rank, importing, keep_memory, process_seconds, stopping
+from ldae.slurm import job_seconds, nodes_of_job, submitted_job
 
 if TYPE_CHECKING:
     from ldae.spec import Part
@@ -135,7 +136,7 @@ def _resumable(stage: Parser) -> None:
         "--minutes",
         type=float,
         metavar="M",
-        help="a cluster job's time limit: saves and stops shortly before it",
+        help="the time limit of a job that `snakemake --profile slurm` submitted: saves and stops shortly before it",
     )
 
 
@@ -177,11 +178,9 @@ def _run(arguments: argparse.Namespace) -> float:
     limit, processes = options.pop("minutes", None), options.pop("processes", 1)
     if processes > 1 and Rank.from_environment().size == 1:
         in_ranks(processes, threads=threads)
-    on_cluster = "SLURM_JOB_ID" in os.environ
-    if "checkpoint_seconds" in options:
-        stopping.watch(limit if on_cluster else None)
-    elif on_cluster:
-        stopping.give_up()
+    on_cluster, resumable = submitted_job() is not None, "checkpoint_seconds" in options
+    if on_cluster or resumable:
+        stopping.watch(limit if on_cluster else None, elapsed=job_seconds())
     del options["action"]
     gc.disable()  # what imports leave is not garbage: without looking for some, a job starts and ends a second faster
     if name != "prepare":
@@ -189,7 +188,11 @@ def _run(arguments: argparse.Namespace) -> float:
         _limit_threads(max(1, threads // max(1, processes // nodes_of_job())))
     own = name.replace("-", "_")
     module, function = FUNCTIONS.get(name, (own, own))
-    run = getattr(importlib.import_module(f"ldae.{module}"), function)
+    with importing():
+        run = getattr(importlib.import_module(f"ldae.{module}"), function)
+    stopping.check("before it began")
+    if on_cluster and not resumable:
+        stopping.give_up()
     gc.freeze()
     gc.enable()
     imported = process_seconds()
@@ -240,6 +243,7 @@ def _read_spec(model: str, text: str) -> Part:
 def _limit_threads(threads: int) -> None:
     """Sets the number of CPU threads, before any library with a pool of its own is imported."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    import torch
+    with importing():
+        import torch
 
     torch.set_num_threads(threads)
