@@ -61,20 +61,22 @@ def seed_interval(values: NDArray[np.floating]) -> float:
     return float(stdtrit(k - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(k))
 
 
-def apart(values: Sequence[float] | NDArray[np.float64]) -> int | None:
-    """The place of the one seed whose accuracy stands apart from all others, if there is one.
+def apart(values: Sequence[float] | NDArray[np.float64]) -> list[int]:
+    """The places of the few seeds whose accuracies stand apart from those of all others; empty where none do.
 
-    Its distance to the nearest other is more than `APART`, and more than three times the range of the others. Two seeds
-    cannot tell which of them is the odd one.
+    The gap between the two is more than `APART`, and more than three times the range of either. Where both are as many,
+    as with two seeds, nothing tells which of them are odd.
 
     Args:
         values: the accuracy of each seed (k,), from 0 to 1.
     """
     if len(values) < 3:
-        return None
-    for place, value in enumerate(values):
-        others = [other for number, other in enumerate(values) if number != place]
-        distance = min(abs(value - other) for other in others)
-        if distance > max(APART, 3 * (max(others) - min(others))):
-            return place
-    return None
+        return []
+    order = np.argsort(values, kind="stable")
+    ranked = np.asarray(values)[order]
+    cut = int(np.diff(ranked).argmax()) + 1
+    below, above = ranked[:cut], ranked[cut:]
+    gap, within = above[0] - below[-1], max(np.ptp(below), np.ptp(above))
+    if gap <= max(APART, 3 * within) or len(below) == len(above):
+        return []
+    return sorted((order[:cut] if len(below) < len(above) else order[cut:]).tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,29 +181,34 @@ def _note(definition: dict[str, Any], results: Results) -> str:
 
 
 def _apart(definition: dict[str, Any], results: Results) -> list[str]:
-    """A paragraph for each row with a seed that did not train as the others did."""
-    return [
-        seed_apart(row.label, dict(zip(definition["seeds"], row.by_seed, strict=True)), place, random=row.random.value)
-        for row in results.rows.values()
-        if (place := apart(row.by_seed)) is not None
-    ]
+    """A paragraph for each row with seeds that did not train as the others did."""
+    rows = results.rows.values()
+    said = (seeds_apart(row.label, definition["seeds"], row.by_seed, random=row.random.value) for row in rows)
+    return [paragraph for paragraph in said if paragraph]
 
 
-def seed_apart(label: str, accuracies: dict[int, float], place: int, *, random: float) -> str:
-    """What a reader must know of a row of which one seed stands apart.
+def seeds_apart(label: str, seeds: list[int], accuracies: Iterable[float], *, random: float) -> str:
+    """What a reader must know of a row of which some seeds stand apart; empty where none do.
 
     Args:
         label: of the row.
-        accuracies: of its seeds, from 0 to 1.
-        place: of that seed among them.
+        seeds: of the study.
+        accuracies: of each of them, from 0 to 1.
         random: accuracy with random weights.
     """
-    shown = {seed: f"{100 * value:.1f}" for seed, value in accuracies.items()}
-    odd = [*shown][place]
-    others = " and ".join(value for seed, value in shown.items() if seed != odd)
+    values = [*accuracies]
+    places = apart(values)
+    if not places:
+        return ""
+    odd, others = (
+        [f"{100 * value:.1f}" for place, value in enumerate(values) if (place in places) == wanted]
+        for wanted in (True, False)
+    )
+    names = " and ".join(str(seeds[place]) for place in places)
     return (
-        f"Seed {odd} of “{label}” did not train as the others did: {shown[odd]} beside {others} (random weights "
-        f"{100 * random:.1f}). The row's mean describes neither, and its interval is wide for that reason."
+        f"{'Seed' if len(places) == 1 else 'Seeds'} {names} of “{label}” did not train as the others did: "
+        f"{' and '.join(odd)} beside {' and '.join(others)} (random weights {100 * random:.1f}). The row's mean "
+        "describes neither, and its interval is wide for that reason."
     )
 
 

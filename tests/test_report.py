@@ -312,6 +312,7 @@ def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
     write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
     said = "".join(Tags((tmp_path / "page.html").read_text()).texts["p"])
     assert "Seed 1 of “MAE, ViT-L” did not train as the others did: 15.6 beside 28.8 and 28.3" in said
+    assert "Each row is the one above it" in (tmp_path / "page.html").read_text()
     assert "Seed 1 of “patch-wise AE” did not train" in said and said.count("did not train as") == 2
 
 
@@ -324,6 +325,7 @@ def test_the_page_begins_with_data_task_and_findings(made: MadeUp, tags: Tags) -
     text = " ".join("".join(tags.texts["p"]).split())
     assert "200 for training and 200 for validation" in text and "Guessing is right in 20.0 %" in text
     assert "The colours are false on purpose" in text
+    assert "Each row is the one above it" not in "".join(tags.texts["figcaption"])  # for of these rows that is not true
     captions = " ".join("".join(tags.texts["figcaption"]).split())
     assert captions.count("The colours are false on purpose") == 3  # noise, denoised images, samples
     pictures = [a for tag, a in tags.found if tag == "img" and a.get("width") == "64"]

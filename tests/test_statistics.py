@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from ldae import statistics
-from ldae.statistics import grouped_mean, seed_interval
+from ldae.statistics import apart, grouped_mean, seed_interval
 
 
 def test_independent_images_give_the_binomial_interval() -> None:
@@ -57,3 +57,21 @@ def test_memory_is_bounded_without_changing_the_answer(monkeypatch: pytest.Monke
     whole = grouped_mean(correct, groups)
     monkeypatch.setattr(statistics, "CHUNK", 5000)
     assert grouped_mean(correct, groups) == pytest.approx(whole, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "places"),
+    [
+        ([0.288, 0.156, 0.283], [1]),
+        ([0.15, 0.28, 0.156], [1]),
+        ([0.28, 0.15, 0.29, 0.15, 0.285], [1, 3]),
+        ([0.28, 0.15, 0.29, 0.15], []),  # as many as the others
+        ([0.28, 0.15], []),
+        ([0.30], []),
+        ([0.213, 0.257, 0.264], []),  # an ordinary spread
+        ([0.1, 0.2, 0.3, 0.4], []),
+        ([0.3, 0.3, 0.3], []),
+    ],
+)
+def test_seeds_that_did_not_train_as_the_others_did_are_found(accuracies: list[float], places: list[int]) -> None:
+    assert apart(accuracies) == places

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +19,14 @@ from ldae.files import write_text
 from ldae.report import cells, data, origins, verdicts, words
 from ldae.report.cells import Record
 from ldae.report.origins import Made, Row
-from ldae.statistics import apart
-from ldae.tables import COLUMNS, seed_apart, typographic
+from ldae.tables import COLUMNS, seeds_apart, typographic
 
 TEMPLATES = Path(__file__).parent
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 DESCRIPTIONS = {
-    "trajectory": "Each row is the one above it plus one change. Left, ours: accuracy of a linear probe with its 95 % "
-    "interval. Right, the paper's on ImageNet; a point is as long on both sides. Where samples were judged, their "
-    "distance from true images stands below; lower is better.",
+    "trajectory": "Left, ours: accuracy of a linear probe with its 95 % interval. Right, the paper's on ImageNet; a "
+    "point is as long on both sides. Where samples were judged, their distance from true images stands below; lower is "
+    "better.",
     "dimension": "A curve for each tokenizer, with random weights dashed. A point is as high in our half as in the "
     "paper's.",
     "schedules": "The signal's share of the power at each time step.",
@@ -35,6 +35,7 @@ DESCRIPTIONS = {
     "samples": "The first samples of each row, pixel by pixel.",
     "curves": "Loss and norm of the gradient against the images seen, each row on its own axes, as they were measured.",
 }
+CHAIN = "Each row is the one above it plus one change."
 FILTERS = "Below, the pattern that each latent dimension adds to a patch, those of most variance first; grey is zero."
 OF_DATA = ("noise", "denoising", "samples")  # kinds of figures that show images of the data
 
@@ -79,6 +80,9 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
     known = {row.name: row.label for row in rows}
     first = next((picture for picture in pictures if picture.kind == "trajectory"), None)
     steps = cells.read_csv(results / f"figures/{first.name}.csv") if first else []
+    parents = {row.name: row.parent for row in rows}
+    if first and all(parents.get(after["row"]) == before["row"] for before, after in pairwise(steps)):
+        first = first._replace(description=f"{CHAIN} {first.description}")
     lines = [line for entry in tables for line in cells.read_csv(results / f"tables/{entry['name']}.csv")]
     measured = words.measured(lines, steps, known)
     script, style = (_asset(name) for name in ("script.js", "style.css"))
@@ -151,16 +155,12 @@ def _picture(entry: dict[str, Any], folder: Path, colours: str) -> Picture | Non
 
 
 def _apart(lines: list[Record], labels: dict[str, str], seeds: list[int]) -> list[str]:
-    """What is to be known of each row with a seed that did not train as the others did."""
+    """What is to be known of each row with seeds that did not train as the others did."""
     said = {}
     for line in lines:
-        values = cells.by_seed(line, seeds)
-        place = apart(values)
-        if place is not None:
-            accuracies = dict(zip(seeds, values, strict=True))
-            label = labels.get(line["name"], line["label"])
-            said[line["name"]] = seed_apart(label, accuracies, place, random=float(line["random"]))
-    return list(said.values())
+        label = labels.get(line["name"], line["label"])
+        said[line["name"]] = seeds_apart(label, seeds, cells.by_seed(line, seeds), random=float(line["random"]))
+    return [paragraph for paragraph in said.values() if paragraph]
 
 
 def _shared(rows: list[Row], results: Path) -> list[Made]:

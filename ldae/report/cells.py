@@ -194,8 +194,7 @@ def _accuracy(record: Record, axis: Axis, seeds: list[int]) -> Cell:
     """A row's accuracy, drawn with its seeds; one that stands apart is named."""
     accuracy, values = share(record, "accuracy"), by_seed(record, seeds)
     whisker = axis.whisker(accuracy, share(record, "random").value, seeds=values if len(seeds) > 1 else ())
-    place = apart(values)
-    warning = "" if place is None else f"seed {seeds[place]} apart: {100 * values[place]:.1f}"
+    warning = "; ".join(f"seed {seeds[place]} apart: {100 * values[place]:.1f}" for place in apart(values))
     return shown(accuracy, row=record["name"], whisker=whisker, warning=warning)
 
 
