@@ -24,6 +24,7 @@ from ldae.training import (
     Run,
     Source,
     compile_blocks,
+    decayed,
     device_name,
     gradient_norm,
     history_text,
@@ -49,7 +50,9 @@ class Pretraining:
         self.network = denoiser.network
         self.average = Averaged(self.network, self.training.ema)
         self.module = nn.ModuleDict({"network": self.network, "average": self.average.network})
-        self.optimizer = AdamW([{"params": self.network.parameters()}], betas=BETAS)
+        decay = self.training.weight_decay
+        groups = decayed(self.network, decay) if decay else [{"params": self.network.parameters()}]
+        self.optimizer = AdamW(groups, betas=BETAS)
         self.optimizers = [self.optimizer]
 
     def augment(self, inputs: Tensor, randomness: Randomness) -> Tensor:

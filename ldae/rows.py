@@ -17,7 +17,7 @@ from rich.text import Text
 from ldae.checking import StudyError, nearest
 from ldae.files import read_json
 from ldae.record import digest, leaves
-from ldae.spec import BaselineStage, DenoiserStage, PretrainStage, Spec
+from ldae.spec import DenoiserStage, Spec
 from ldae.study.graph import Graph, Job
 from ldae.study_file import Sweep
 from ldae.variants import Study
@@ -25,7 +25,6 @@ from ldae.variants import Study
 OWN = "green"  # what a row changes itself
 WIDE = 1000  # columns of a line that goes into a pipe, where nothing is cut off
 PAGES = {"report_main": "main, all", "report": "all"}
-USED_BY_BASELINES = ("method.", "network.size", "features.")
 
 
 def say(*parts: RenderableType) -> None:
@@ -98,6 +97,9 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
     row = study.variants[row_named(study, name)]
     facts = [f"from {row.parent}" if row.parent is not None else "from the defaults"]
     facts += [f"in the paper {value:g} ({key})" for key, value in row.paper.model_dump(exclude_none=True).items()]
+    if not study.is_published(name):
+        training = study.scale.training_of(study.variants[name].spec)
+        facts.append(f"{training.batch} images a step at a peak rate of {training.peak_rate:.3g}")
     if study.runs[name] != name:
         facts.append(f"trained once with {study.runs[name]}, which differs in what is probed")
     config = []
@@ -150,11 +152,9 @@ def differences(study: Study, first: str, second: str) -> list[RenderableType]:
 
 
 def of_row(study: Study, name: str) -> dict[str, Any]:
-    """A row's configuration by dotted keys; of a method that the paper compares with, what it uses."""
-    found = {key: value for key, value in leaves(study.variants[name].spec.model_dump()) if value is not None}
-    if study.is_denoiser(name):
-        return found
-    return {key: value for key, value in found.items() if key.startswith(USED_BY_BASELINES)}
+    """A row's configuration by dotted keys: those that have an effect."""
+    spec = study.variants[name].spec
+    return {key: value for key, value in leaves(spec.model_dump()) if value is not None and spec.unused(key) is None}
 
 
 def of_scale(study: Study, name: str) -> dict[str, Any]:
@@ -164,10 +164,8 @@ def of_scale(study: Study, name: str) -> dict[str, Any]:
     if isinstance(stage, DenoiserStage):
         fit = study.tokenizers[stage.tokenizer.name]
         parts |= {key: getattr(fit, key) for key in ("fitting", "convolutional") if hasattr(fit, key)}
-    if isinstance(stage, PretrainStage):
-        parts["training"] = stage.training
-    elif isinstance(stage, BaselineStage) and not study.is_published(name):
-        parts["training"] = stage.mae or stage.moco_v3
+    if not study.is_published(name):
+        parts["training"] = scale.recipe_for(study.variants[name].spec.method.name)
     parts["probing"] = scale.probing
     if study.variants[name].finetune:
         parts["finetuning"] = study.finetune_stage(name).finetuning

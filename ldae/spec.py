@@ -10,7 +10,7 @@ import json
 import math
 import re
 import typing
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -36,6 +36,8 @@ def matching(pattern: str, wanted: str) -> AfterValidator:
 Positive = Annotated[int, Field(ge=1)]
 Architecture = Literal["vgg", "resnet"]  # of the small classifiers: for the perceptual loss, and to judge samples
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Multiple = Annotated[float, Field(gt=0)]
+AnyTraining = TypeVar("AnyTraining", bound="Training")
 Schedule = Literal["ddpm", "gamma2", "unscaled", "single"]
 
 
@@ -190,10 +192,41 @@ class Objective(Part):
 
 
 class Recipe(Part):
-    """How a row is trained, beside what the scale says for all of them (paper, Sec. 5)."""
+    """How a row is pretrained, beside what the scale says for all of them (paper, Sec. 5).
+
+    MAE and MoCo v3 have crops and lengths of their own. Fine-tuning follows the scale's recipe for it, in every row.
+    """
 
     crop: Literal["center", "random"] = "center"  # `random`: random resized crops, at least a fifth of the area
-    length: Annotated[float, Field(gt=0)] = 1.0  # of the training, as a multiple of the scale's
+    # Multiples of what the scale says. The rate is per 256 images, so that a larger batch has a larger peak rate. The
+    # length is in images: with twice the batch a training of the same length has half the steps.
+    length: Multiple = 1.0
+    rate: Multiple = 1.0
+    batch: Multiple = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] | None = None  # None: what the scale says
+
+    def applied(self, training: AnyTraining) -> AnyTraining:
+        """A recipe of the scale with this row's rate, batch and weight decay; its length is that of `length` 1.
+
+        Raises:
+            ValueError: for a batch that is not a whole number.
+        """
+        changes: dict[str, Any] = {}
+        if self.rate != 1:
+            changes["rate"] = self.rate * training.rate
+        if self.batch != 1:
+            batch = self.batch * training.batch
+            if abs(batch - round(batch)) > 1e-6 * batch or batch < 0.5:
+                raise ValueError(
+                    f"recipe.batch: {self.batch:g} times the scale's {training.batch} images is {batch:g}; "
+                    "give a multiple that makes a whole number"
+                )
+            changes["batch"] = round(batch)
+            if training.steps is not None:
+                changes["steps"] = max(1, round(training.steps / self.batch))
+        if self.weight_decay is not None:
+            changes["weight_decay"] = self.weight_decay
+        return training.model_copy(update=changes)
 
 
 class Method(Part):
@@ -279,6 +312,19 @@ class Spec(Part):
                 raise KeyError(key, known)
             fields[part][field] = value
         return Spec.model_validate(fields)
+
+    def unused(self, key: str) -> str | None:
+        """Why a dotted key has no effect on this row; None where it has one."""
+        method, part = self.method, key.partition(".")[0]
+        if method.weights is not None and (part == "recipe" or key == "network.size"):
+            return "the row takes published weights and is not trained"
+        if method.name == "denoiser" or part in ("method", "features") or key == "network.size":
+            return None
+        if key in ("recipe.rate", "recipe.batch", "recipe.weight_decay"):
+            return None
+        if key == "recipe.length":
+            return f"the length of {method.name} stands in scales/*.yaml, under baselines.{method.name}"
+        return f"method.name {method.name!r} has crops, noise and losses of its own and no tokenizer"
 
     def changed_parts(self, parent: Spec) -> list[str]:
         """The names of the parts in which this row differs from `parent`."""
@@ -446,6 +492,7 @@ class Training(Part):
     batch: Positive
     rate: Annotated[float, Field(gt=0)]
     warmup: Fraction  # of the steps
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     log_every: Positive = 50  # steps
 
@@ -456,6 +503,11 @@ class Training(Part):
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"steps: {self.steps} and epochs: {self.epochs}; give exactly one of the two")
         return self
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate, by the linear rule."""
+        return self.rate * self.batch / 256
 
     def total_steps(self, num_images: int) -> int:
         """Optimizer steps over a training set of `num_images`."""
@@ -591,10 +643,43 @@ class Scale(Part):
     resources: Resources = Resources()
     tracking: tuple[Literal["tensorboard", "wandb", "wandb-offline", "trackio"], ...] = ()  # no stage reads it
 
+    def training_of(self, row: Spec) -> Training:
+        """The recipe by which a row is pretrained, with what the row itself changes.
+
+        Raises:
+            ValueError: for a batch that is not a whole number.
+        """
+        return row.recipe.applied(self.recipe_for(row.method.name))
+
+    def recipe_for(self, method: str) -> Training:
+        """The recipe of a method that pretrains."""
+        recipes: dict[str, Training] = {"mae": self.baselines.mae, "moco_v3": self.baselines.moco_v3}
+        return recipes.get(method, self.training)
+
     def size_of(self, row: Spec) -> Size:
         """The size of a row's network."""
         published = row.method.weights
         return published.size(row.method.name) if published else self.sizes.named(row.network.size)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        batches = {
+            "training": self.training.batch,
+            "baselines.mae": self.baselines.mae.batch,
+            "baselines.moco_v3": self.baselines.moco_v3.batch,
+            "finetuning": self.finetuning.batch,
+            "convolutional": self.convolutional.batch,
+        }
+        processes = self.resources.processes
+        for key, batch in batches.items():
+            if processes and batch % processes:
+                lower = batch // processes * processes
+                fitting = " or ".join(str(value) for value in (lower, lower + processes) if value)
+                raise ValueError(
+                    f"{key}.batch: {batch} images cannot be divided among {processes} GPUs (resources.gpu times "
+                    f"resources.nodes); {fitting} can"
+                )
+        return self
 
     @model_validator(mode="after")
     def _classifiers(self) -> Self:
@@ -692,9 +777,9 @@ class PretrainStage(DenoiserStage):
             noise=row.noise,
             network=row.network,
             objective=row.objective,
-            recipe=row.recipe,
+            recipe=Recipe(crop=row.recipe.crop, length=row.recipe.length),
             size=scale.size_of(row),
-            training=scale.training,
+            training=scale.training_of(row),
         )
 
 
@@ -728,10 +813,14 @@ class BaselineStage(Part):
     @classmethod
     def of(cls, row: Spec, scale: Scale) -> BaselineStage:
         """The pretraining of one row; exactly one of the two recipes, or weights, are given."""
-        name, size = row.method.name, scale.size_of(row)
+        size = scale.size_of(row)
         if row.method.weights is not None:
             return cls(size=size, weights=row.method.weights)
-        return cls(size=size, **{name: getattr(scale.baselines, name)})
+        recipe = scale.training_of(row)
+        if isinstance(recipe, MAETraining):
+            return cls(size=size, mae=recipe)
+        assert isinstance(recipe, MoCoTraining)
+        return cls(size=size, moco_v3=recipe)
 
 
 class ProbeStage(Part):

@@ -112,7 +112,7 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float
 
 def peak_rate(training: Training) -> float:
     """The peak learning rate of a recipe, by the linear rule."""
-    return training.rate * training.batch / 256
+    return training.peak_rate
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:
@@ -185,7 +185,7 @@ class Run:
             said = ", ".join(f"{name} {value}" for name, value in measured.items())
             raise ValueError(
                 f"{self.title}: {said} between steps {self.step - self.log_every} and {self.step}: "
-                "training has diverged; lower its rate in the scale file"
+                "training has diverged; lower the rate: recipe.rate of the row, or the scale's"
             )
         if not self.history:
             self.history.append(",".join(["step", "images", *measured]))

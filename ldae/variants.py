@@ -491,8 +491,10 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
         place = f"{where}: variants.{name}"
         parent = _parent(row.parent, variants, place) if row.parent is not None else None
         spec = _changed(parent.spec if parent else Spec(), row.set, place)
-        if spec in names:
-            raise StudyError(f"{place}: equals row {names[spec]!r}; a row must change something")
+        plain = _plain(spec, scale)
+        if plain in names:
+            raise StudyError(f"{place}: equals row {names[plain]!r}; a row must change something")
+        _check_recipe(spec, scale, place)
         if not _has_block(spec, scale):
             size = scale.size_of(spec)
             raise StudyError(
@@ -504,7 +506,7 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
                 f"{place}: method.weights of a DiT, which works on the latents of Stable Diffusion's VAE; "
                 "name that as convolutional.published in the scale file"
             )
-        names[spec] = name
+        names[plain] = name
         variant = Variant(name, row.label, row.parent, spec, row.paper, row.finetune, row.fid)
         variants[name] = _variant(variant, place)
     sweeps: dict[str, list[Point]] = {}
@@ -525,10 +527,12 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
             spec = _changed(parent.spec, sweep.set | {key: value}, place)
             if not _has_block(spec, scale):
                 continue
+            _check_recipe(spec, scale, place)
+            plain = _plain(spec, scale)
             paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
             label = _labelled(sweep.label, value, place)
-            point = names.setdefault(spec, _point_name(name, value))
-            if point in variants and variants[point].spec != spec:
+            point = names.setdefault(plain, _point_name(name, value))
+            if point in variants and _plain(variants[point].spec, scale) != plain:
                 raise StudyError(
                     f"{place}: value {value!r} is named {point!r}, as another run is; rename the sweep or that"
                 )
@@ -557,6 +561,29 @@ def _variant(variant: Variant, place: str) -> Variant:
         found = spec.method.name if spec.method.name != "denoiser" else f"noise.schedule {spec.noise.schedule!r}"
         raise StudyError(f"{place}: {found} cannot be sampled from; FID needs a denoiser with {listed(PROCESSES)}")
     return replace(variant, fid=True)
+
+
+def _plain(spec: Spec, scale: Scale) -> Spec:
+    """A row's specification without a weight decay that is the scale's own: with it the row is the same."""
+    recipe = spec.recipe
+    if recipe.weight_decay != scale.recipe_for(spec.method.name).weight_decay:
+        return spec
+    return spec.model_copy(update={"recipe": recipe.model_copy(update={"weight_decay": None})})
+
+
+def _check_recipe(spec: Spec, scale: Scale, place: str) -> None:
+    """Refuses a batch that is not a whole number of images for each process."""
+    if spec.method.weights is not None:
+        return
+    try:
+        training, processes = scale.training_of(spec), scale.resources.processes
+    except ValueError as error:
+        raise StudyError(f"{place}.set: {error}") from None
+    if processes and training.batch % processes:
+        raise StudyError(
+            f"{place}.set: recipe.batch: {training.batch} images cannot be divided among {processes} GPUs; "
+            "give another multiple"
+        )
 
 
 def _has_block(spec: Spec, scale: Scale) -> bool:
@@ -591,13 +618,17 @@ def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:
 
 def _changed(spec: Spec, changes: dict[str, Any], place: str) -> Spec:
     try:
-        return spec.changed(changes)
+        changed = spec.changed(changes)
     except KeyError as error:
         key, known = error.args
         hint = not_of_a_row(key, known) or f"unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}"
         raise StudyError(f"{place}.set: {hint}") from None
     except ValidationError as error:
         raise StudyError(f"{place}.set: {first_mistake(Spec, error)}") from None
+    for key in changes:
+        if why := changed.unused(key):
+            raise StudyError(f"{place}.set: {key}: changes nothing here: {why}")
+    return changed
 
 
 def _from_text(key: str, value: Any) -> Any:

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from rows import ROOT, VARIANTS
 
+from ldae.forecast import Data, Forecast
+from ldae.rows import differences, say, shown
 from ldae.spec import Features, Folder, Photos, Probing, Sampling, Scale, Spec
+from ldae.study.graph import Graph
 from ldae.variants import Study, StudyError
 
+WEIGHTS = f"method.name: mae, method.weights: {{path: x, sha256: {64 * 'a'}, width: 32, heads: 2, blocks: 2}}"
 SCALES = sorted(path.stem for path in (ROOT / "scales").glob("*.yaml"))
 
 
@@ -211,6 +215,65 @@ def test_a_key_that_no_row_has_is_answered_with_its_place(root: Path, changes: s
     edit(root, "config.yaml", "{noise.schedule: single}", f"{{{changes}}}")
     text = mistake(root)
     assert all(word in text for word in ["config.yaml: variants.single_level.set", *words]), text
+
+
+def with_row(root: Path, changes: str, parent: str = "predict_clean", **overrides: Any) -> Study:
+    """The study with one more row."""
+    row = f"  mine:\n    from: {parent}\n    label: x\n    set: {{{changes}}}\n\ntables:"
+    edit(root, "config.yaml", "\ntables:", row)
+    return Study.load(root, overrides)
+
+
+@pytest.mark.parametrize(
+    ("changes", "resources", "words"),
+    [
+        ("recipe.batch: 0.3", "", ["recipe.batch", "0.3 times the scale's 16 images is 4.8"]),
+        ("recipe.batch: 0.01", "", ["recipe.batch", "whole number"]),
+        ("recipe.batch: 1.25", "gpu: 8, ", ["recipe.batch", "20 images", "8 GPUs"]),
+        ("recipe.rate: 0", "", ["recipe.rate: found 0", "greater than 0"]),
+        ("recipe.weight_decay: -1", "", ["recipe.weight_decay: found -1"]),
+        ("recipe.weight_decay: 0", "", ["equals row 'predict_clean'"]),
+        ("method.name: mae, recipe.length: 2", "", ["recipe.length: changes nothing", "baselines.mae"]),
+        ("method.name: moco_v3, recipe.crop: random", "", ["recipe.crop: changes nothing", "'moco_v3'"]),
+        ("method.name: mae, tokenizer.dim: 8", "", ["tokenizer.dim: changes nothing", "'mae'"]),
+        (f"{WEIGHTS}, recipe.rate: 2", "", ["recipe.rate: changes nothing", "published weights"]),
+    ],
+)
+def test_a_recipe_that_a_row_cannot_have_is_told_by_name(
+    root: Path, changes: str, resources: str, words: list[str]
+) -> None:
+    edit(root, "scales/smoke.yaml", "resources: {", f"resources: {{{resources}")
+    with pytest.raises(StudyError) as caught:
+        with_row(root, changes)
+    assert all(word in str(caught.value) for word in ["config.yaml: variants.mine", *words]), caught.value
+
+
+def test_batches_that_the_gpus_of_a_scale_cannot_share_are_told_by_name(root: Path) -> None:
+    edit(root, "scales/smoke.yaml", "minutes: 5", "minutes: 5, gpu: 3")
+    assert "scales/smoke.yaml: training.batch: 16 images cannot be divided among 3 GPUs" in mistake(root)
+
+
+def test_a_weight_decay_of_the_scales_own_is_the_row_without_it(root: Path) -> None:
+    sweep = "sweeps:\n  decay:\n    from: pca\n    label: x {value}\n    over: {recipe.weight_decay: [0, 0.05]}\n"
+    edit(root, "config.yaml", "\ntables:", f"\n{sweep}\ntables:")
+    assert [point.variant for point in Study.load(root, {}).sweeps["decay"]] == ["pca", "decay0p05"]
+
+
+def test_a_row_of_another_batch_costs_as_much_for_it_sees_as_many_images(root: Path) -> None:
+    study = with_row(root, "recipe.batch: 2, recipe.rate: 0.5")
+    forecast = Forecast(study, Data(400, 200, 20))
+    costs = {job.name: forecast.of(job) for job in Graph(study).jobs.values() if job.stage == "pretrain"}
+    assert costs["mine, seed 0"] == costs["predict_clean, seed 0"]
+
+
+def test_a_row_s_recipe_shows_in_full_and_as_one_change(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = with_row(root, "recipe.batch: 2")
+    say(*shown(study, root, "mine"))
+    assert "32 images a step at a peak rate of 0.002" in capsys.readouterr().out
+    say(*differences(study, "predict_clean", "mine"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:2]] == [["recipe.batch", "1.0", "2.0"]]
+    assert not lines[2].strip()
 
 
 @pytest.mark.parametrize(
