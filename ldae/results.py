@@ -92,6 +92,23 @@ def collect(
     Raises:
         ValueError: for a result that is missing or was made from another specification than the study's.
     """
+    rows, groups = collect_rows(definition, dataset=dataset, probes=probes, finetunes=finetunes, distances=distances)
+    about = read_json(pixels)
+    _check(about, definition["pixels"], pixels)
+    reference = grouped_mean(_correct(pixels, about["encoders"])["trained/0"], groups)
+    knn = about["encoders"]["trained/0"]["knn"]
+    return Results(rows, reference, knn, groups, len(read_json(dataset)["classes"]))
+
+
+def collect_rows(
+    definition: dict[str, Any],
+    *,
+    dataset: Path,
+    probes: Sequence[Path],
+    finetunes: Sequence[Path] = (),
+    distances: Sequence[Path] = (),
+) -> tuple[dict[str, RowResult], NDArray[np.int64]]:
+    """The rows alone, and the groups (N,) of the validation images; arguments and errors are those of `collect`."""
     manifest = read_json(dataset)
     groups = open_array(intact(dataset.parent / "val_groups.npy", manifest))
     found = {(about["row"], about["seed"]): (about, path) for path in probes for about in [read_json(path)]}
@@ -117,10 +134,7 @@ def collect(
             finetuned=estimate(np.stack(finetuned), groups) if finetuned else None,
             distance=_distance(distance) if distance else None,
         )
-    about = read_json(pixels)
-    _check(about, definition["pixels"], pixels)
-    reference = grouped_mean(_correct(pixels, about["encoders"])["trained/0"], groups)
-    return Results(rows, reference, about["encoders"]["trained/0"]["knn"], groups, len(manifest["classes"]))
+    return rows, groups
 
 
 def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:

@@ -414,6 +414,20 @@ class Study:
         return row
 
 
+def project_of(folder: Path) -> Path:
+    """The folder of the project: this one, or the nearest above it that holds a study.
+
+    Raises:
+        StudyError: where none does.
+    """
+    for place in (folder, *folder.parents):
+        if (place / "config.yaml").is_file() and (place / "scales").is_dir():
+            return place
+    raise StudyError(
+        f"{folder}: no study here or above (no config.yaml beside scales/); run ldae in the project's folder"
+    )
+
+
 def _check_names(
     definition: Table | Figure | Claim,
     file: StudyFile,

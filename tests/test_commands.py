@@ -208,6 +208,21 @@ def test_a_mistake_in_a_name_is_one_line_with_the_nearest(arguments: list[str], 
     assert all(word in said.stderr for word in words), said.stderr
 
 
+def test_the_study_is_found_from_a_folder_below_its_own(tmp_path: Path) -> None:
+    folder = Graph.fresh(tmp_path / "project").folder
+    (folder / "notes/here").mkdir(parents=True)
+    there, below = (forked("show", "pca", folder=place) for place in (folder, folder / "notes/here"))
+    assert below.returncode == 0 and below.stdout == there.stdout
+    assert below.stderr == f"in {folder}\n"
+    other = forked("list", "--study", "../../config.yaml", folder=folder / "notes/here")
+    assert other.returncode == 0 and "predict_clean" in other.stdout
+    nowhere = forked("plan", folder=tmp_path)
+    assert nowhere.returncode == 1
+    assert nowhere.stderr == (
+        f"ldae: {tmp_path}: no study here or above (no config.yaml beside scales/); run ldae in the project's folder\n"
+    )
+
+
 def test_help_has_what_a_person_types_before_what_the_rules_call() -> None:
     said = parser().format_help()
     places = [said.index(f"\n{group}:") for group in (*PERSONAL, stages.GROUP)]

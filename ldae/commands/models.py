@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -119,9 +120,10 @@ def _meant(arguments: argparse.Namespace) -> Meant:
 def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> Meant:
     """The run of a row, trained already."""
     from ldae.checking import StudyError
-    from ldae.variants import Study
+    from ldae.variants import Study, project_of
 
-    study = Study.load(Path.cwd(), overrides)
+    root = Path(os.path.relpath(project_of(Path.cwd())))
+    study = Study.load(root, overrides)
     if row not in study.variants:
         raise StudyError(f"{row!r} is neither a folder nor a row of the study{nearest(row, study.variants)}")
     seed = study.file.seeds[0] if seed is None else seed
@@ -132,7 +134,7 @@ def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> Meant:
     about = {"label": study.variants[row].label}
     if changes:
         about["made from"] = "; ".join(reversed(changes))
-    folder = study.results / "pretrain" / study.runs[row] / f"seed{seed}"
+    folder = root / study.results / "pretrain" / study.runs[row] / f"seed{seed}"
     if not (folder / "run.json").is_file():
         raise StudyError(
             f"{row!r}, seed {seed}: is not trained yet at scale {study.scale_name} (no {folder}); "

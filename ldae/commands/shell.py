@@ -44,11 +44,13 @@ def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
     """Lets the names of the study in this folder complete an argument."""
 
     def complete(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
-        from ldae.variants import Study
+        from ldae.variants import Study, project_of
 
         given = {key: getattr(parsed_args, key, None) for key in ("scale", "study")}
         try:
-            return list(names(Study.load(Path.cwd(), {key: value for key, value in given.items() if value})))
+            return list(
+                names(Study.load(project_of(Path.cwd()), {key: value for key, value in given.items() if value}))
+            )
         except ValueError:  # a study with a mistake in it, or none: that is told once the command runs
             return []
 
@@ -56,8 +58,13 @@ def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
 
 
 def scales(**_: object) -> list[str]:
-    """The names of the scales in this folder."""
-    return sorted(path.stem for path in Path("scales").glob("*.yaml"))
+    """The names of the scales of the study in this folder or above it."""
+    from ldae.variants import project_of
+
+    try:
+        return sorted(path.stem for path in (project_of(Path.cwd()) / "scales").glob("*.yaml"))
+    except ValueError:
+        return []
 
 
 def _print_script(arguments: argparse.Namespace) -> None:

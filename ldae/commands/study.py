@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -122,9 +123,16 @@ def _given(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _study(arguments: argparse.Namespace) -> Study:
-    from ldae.variants import Study
+    """The study in this folder or, as git looks for a repository, in one above it; from here on this is the folder."""
+    from ldae.variants import Study, project_of
 
-    return Study.load(Path.cwd(), _given(arguments))
+    here, root = Path.cwd(), project_of(Path.cwd())
+    if root != here:
+        if arguments.study is not None:
+            arguments.study = os.path.relpath(arguments.study, root)
+        os.chdir(root)
+        print(f"in {root}", file=sys.stderr)
+    return Study.load(Path(), _given(arguments))
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -136,7 +144,7 @@ def _list(arguments: argparse.Namespace) -> None:
 def _show(arguments: argparse.Namespace) -> None:
     from ldae.rows import say, shown
 
-    say(*shown(_study(arguments), Path.cwd(), arguments.row))
+    say(*shown(_study(arguments), Path(), arguments.row))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
@@ -146,17 +154,18 @@ def _diff(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Becomes Snakemake."""
+    """Becomes Snakemake, with the code of the study's own folder; `drive` tells what has come of it at the end."""
     from ldae.rows import results_for
 
     where = ["--profile", arguments.profile] if arguments.profile else ["--cores", str(arguments.cores or "all")]
     dry = ["--dry-run"] if arguments.dry_run else []
     targets = results_for(_study(arguments), arguments.names)
-    given = [f"{key}={value}" for key, value in _given(arguments).items()]
-    config = ["--config", *given] if given else []
+    given = _given(arguments)
+    config = ["--config", *(f"{key}={value}" for key, value in given.items())] if given else []
+    asked = json.dumps({"names": arguments.names, "given": given})
     sys.stdout.flush()
-    snakemake = [sys.executable, "-m", "snakemake", "--show-failed-logs", *where, *dry, *targets, *config]
-    os.execv(sys.executable, snakemake)
+    snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]
+    os.execv(sys.executable, [sys.executable, "-m", "ldae.drive", asked, *snakemake])
 
 
 def _ask(arguments: argparse.Namespace) -> None:
@@ -164,7 +173,7 @@ def _ask(arguments: argparse.Namespace) -> None:
     from ldae.plan import plan
     from ldae.status import status, why
 
-    study, root = _study(arguments), Path.cwd()
+    study, root = _study(arguments), Path()
     if arguments.question == "plan":
         print(plan(study, root, arguments.targets, images=arguments.images, slots=arguments.jobs))
     else:
