@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -296,6 +297,33 @@ def test_where_the_paper_has_no_number_its_panel_is_left_out(kind: str, folder: 
     wanted = definition([0], ("first",), kind=kind, series=[{"label": "a sweep", "rows": [["first", 8]]}])
     figure, _ = FIGURES[kind](wanted, Inputs(results_of(folder, wanted)))
     assert [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.axison] == ["Ours"]
+
+
+ODD = [r"costs $\frac{$", "$", "a" * 90, "Größe & <b>", "100 % \\alpha_{"]
+
+
+@pytest.mark.parametrize("label", ODD)
+def test_any_label_can_be_drawn(label: str, folder: Path) -> None:
+    wanted = definition([0, 1], kind="trajectory")
+    wanted["rows"][0]["label"] = label
+    write_figure(wanted, Inputs(results_of(folder, wanted)), out=folder / "one")
+    svg = "".join(re.findall(r"<text[^>]*>([^<]*)</text>", (folder / "one.svg").read_text()))
+    assert html.unescape(svg).replace(" ", "").find(label.replace(" ", "")[:20]) >= 0
+    history = folder / "first/seed0/history.csv"
+    history.write_text("step,images,loss,gradient_norm\n1,16,0.5,1.0\n2,32,0.4,0.5\n")
+    rows = [{"run": "first", "label": label}]
+    write_figure({"kind": "curves", "rows": rows}, Inputs(histories=[history]), out=folder / "two")
+
+
+def test_rows_of_the_same_label_each_have_their_samples(folder: Path) -> None:
+    for run in ("first", "second"):
+        images = np.zeros((4, 3, 16, 16), np.uint8)
+        np.save(folder / f"{run}/seed0/samples.npy", images)
+        write_json(folder / f"{run}/seed0/samples.json", {"sha256": sums_of(folder / f"{run}/seed0/samples.npy")})
+    rows = [{"run": run, "label": "the same"} for run in ("first", "second")]
+    paths = [folder / f"{run}/seed0/samples.npy" for run in ("first", "second")]
+    write_figure({"kind": "samples", "rows": rows}, Inputs(samples=paths), out=folder / "samples")
+    assert len(pd.read_csv(folder / "samples.csv")) == 8
 
 
 USERS = {  # what somebody may have set for their own plots

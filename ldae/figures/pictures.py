@@ -20,25 +20,24 @@ def noise(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """Clean images, and the same with noise on what each row's tokenizer makes of them (the paper's Fig. 7)."""
     labels = [row["label"] for row in definition["rows"]]
     arrays = [read_arrays(path, ("clean", "noisy")) for path in inputs.pictures]
-    panels = {"clean": arrays[0]["clean"]} | {
-        label: pictures["noisy"] for label, pictures in zip(labels, arrays, strict=True)
-    }
-    return _panels(panels)
+    noisy = [(label, pictures["noisy"]) for label, pictures in zip(labels, arrays, strict=True)]
+    return _panels([("clean", arrays[0]["clean"]), *noisy])
 
 
 def denoising(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """Clean, noisy and denoised validation images (the paper's Fig. 8)."""
     pictures = read_arrays(inputs.pictures[0], ("clean", "noisy", "denoised"))
-    return _panels({"clean": pictures["clean"], "noisy latents": pictures["noisy"], "denoised": pictures["denoised"]})
+    names = {"clean": "clean", "noisy": "noisy latents", "denoised": "denoised"}
+    return _panels([(label, pictures[name]) for name, label in names.items()])
 
 
 def samples(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     """The first samples of each row."""
     labels = {row["run"]: row["label"] for row in definition["rows"]}
-    panels = {}
+    panels = []
     for path in inputs.samples:
         drawn = open_array(intact(path, read_json(path.with_suffix(".json"))), mapped=True)
-        panels[labels[path.parent.parent.name]] = np.array(drawn[: 2 * COLUMNS])
+        panels.append((labels[path.parent.parent.name], np.array(drawn[: 2 * COLUMNS])))
     return _panels(panels, columns=COLUMNS)
 
 
@@ -53,19 +52,19 @@ def sheet(images: NDArray[np.uint8], *, columns: int, gap: int) -> NDArray[np.ui
     return made
 
 
-def _panels(panels: dict[str, NDArray[np.uint8]], columns: int = 12) -> Drawn:
+def _panels(panels: list[tuple[str, NDArray[np.uint8]]], columns: int = 12) -> Drawn:
     """Labelled sheets of images (N, 3, S, S), one above the other; the data are their mean colours."""
-    sheets = {label: sheet(images, columns=min(columns, len(images)), gap=3) for label, images in panels.items()}
-    height, width = (sum(one.shape[0] for one in sheets.values()), max(one.shape[1] for one in sheets.values()))
+    sheets = [(label, sheet(images, columns=min(columns, len(images)), gap=3)) for label, images in panels]
+    height, width = (sum(one.shape[0] for _, one in sheets), max(one.shape[1] for _, one in sheets))
     figure = Figure(figsize=(WIDTH, WIDTH * height / width + 0.22 * len(sheets)), layout="constrained")
-    grid = figure.subplots(len(sheets), 1, squeeze=False, height_ratios=[one.shape[0] for one in sheets.values()])
-    for axes, (label, one) in zip(grid[:, 0], sheets.items(), strict=True):
+    grid = figure.subplots(len(sheets), 1, squeeze=False, height_ratios=[one.shape[0] for _, one in sheets])
+    for axes, (label, one) in zip(grid[:, 0], sheets, strict=True):
         axes.imshow(one, interpolation="none")  # "none" puts the pixels themselves into an SVG
         axes.set_title(label, fontsize=7.5, fontweight="normal", pad=3)
         axes.axis("off")
     records = [
         {"panel": label, "image": number} | dict(zip("rgb", image.mean((1, 2)), strict=True))
-        for label, images in panels.items()
+        for label, images in panels
         for number, image in enumerate(images)
     ]
     return figure, pd.DataFrame(records)

@@ -68,6 +68,7 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.color": "0.9",
     "grid.linewidth": 0.6,
+    "text.parse_math": False,  # a dollar in a label is a dollar
     "svg.hashsalt": "ldae",  # or two equal figures would differ in their bytes
     "svg.fonttype": "none",
 }
