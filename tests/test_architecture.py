@@ -25,7 +25,7 @@ STAGES = {
     "export",
 }
 TORCHLESS = set(
-    "spec checking study_file variants record process slurm launch driver locking files progress cost "
+    "spec checking compare study_file variants record process slurm launch driver locking files progress cost "
     "statistics study results tables figures claims report plan status rows tracking commands prepare sources "
     "cli".split()
 )

@@ -69,6 +69,15 @@ def add(root: Root) -> None:
     _of_study(command)
     command = root.command(
         GROUP,
+        "compare",
+        "the rows that two results folders share: two scales, studies, commits or machines",
+        examples="  ldae compare results/laptop results/mine\n  ldae compare results/reference results/laptop",
+    )
+    command.set_defaults(action=_compare)
+    for place in ("first", "second"):
+        command.add_argument(place, type=Path, metavar=place.upper(), help="a results folder")
+    command = root.command(
+        GROUP,
         "run",
         "run rows, sweeps or other targets with all that they need, through Snakemake",
         about="A row is run to its probe, and to its fine-tuning and the distance of its samples where it has them.",
@@ -151,6 +160,12 @@ def _diff(arguments: argparse.Namespace) -> None:
     from ldae.rows import differences, say
 
     say(*differences(_study(arguments), arguments.first, arguments.second))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from ldae.compare import compare
+
+    print(compare(arguments.first, arguments.second))
 
 
 def _run(arguments: argparse.Namespace) -> None:
