@@ -37,6 +37,9 @@ def group() -> Iterator[Rank]:
     """Joins the group of ranks that the environment names, for as long as the block lasts; all but rank 0 are quiet.
 
     Of ranks that fail, the first raises what it has met, and the others end with status 1.
+
+    Raises:
+        Stopped: where a rank was asked to stop.
     """
     rank = Rank.from_environment()
     if rank.number:

@@ -67,3 +67,15 @@ def test_contributors_are_told_of_files_and_targets_that_there_are() -> None:
         re.sub(r"\W+", "-", h.lower()) for h in re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(), re.M)
     }
     assert set(re.findall(r"README\.md#([\w-]+)", text)) <= headings
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == [], page
+
+
+def test_each_page_of_the_documents_is_linked_to() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in text] == []
