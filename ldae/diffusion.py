@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from ldae import spec
-from ldae.noise import SCHEDULES, Level
+from ldae.checking import listed
+from ldae.noise import Level
+from ldae.schedules import SCHEDULES, sampled
 from ldae.spec import NUM_TIMES
 
-MAX_BETA = 0.999  # keeps some signal in the last step where the schedule has none, to divide by
-
-WITHOUT_PROCESS = {
-    "unscaled": "its signal stays 1 and its noise ends at sqrt(2), so no step starts from pure noise",
-    "single": "its only noise level leaves no steps between pure noise and none",
-}
+MAX_BETA = 0.999  # so a step magnifies the error of predicted noise 32-fold at most; reached with few steps only
 
 
 class Predict(Protocol):
@@ -36,23 +33,27 @@ class Process(NamedTuple):
 
     @classmethod
     def of(cls, noise: spec.Noise, steps: int) -> Self:
-        """Visits `steps` of the schedule's times, evenly from its first to its last, as guided diffusion and DiT do.
+        """Visits `steps` of the schedule's times evenly, from the first with noise to the last with signal.
 
-        The power follows from the betas after they were capped, so it may exceed the schedule's in the last steps.
+        Guided diffusion and DiT visit the first and the last time of all; for DDPM's schedule the two are the same.
+        A schedule that has fewer such times than `steps` has each of them visited once.
 
         Raises:
-            ValueError: for a schedule that defines no process, and for more steps than the schedule has times.
+            ValueError: for a schedule that defines no process, and for steps outside 1 to NUM_TIMES.
         """
-        if noise.schedule in WITHOUT_PROCESS:
+        levels = SCHEDULES[noise.schedule](noise.sigma)
+        if levels.obstacle:
             raise ValueError(
-                f"noise.schedule: {noise.schedule!r} has no diffusion process to sample from: "
-                f"{WITHOUT_PROCESS[noise.schedule]}; sampling needs 'ddpm' or 'gamma2'"
+                f"noise.schedule: {noise.schedule!r} has no diffusion process to sample from: {levels.obstacle}; "
+                f"sampling needs one of {listed(sampled())}"
             )
         if not 1 <= steps <= NUM_TIMES:
             raise ValueError(f"steps: {steps} is outside 1 to {NUM_TIMES}, the times of the schedule")
-        last = NUM_TIMES - 1
-        times = torch.tensor([round(step * last / (steps - 1)) for step in range(steps)] if steps > 1 else [last])
-        power = SCHEDULES[noise.schedule](noise.sigma).signal[times].square()
+        visits = levels.visits
+        steps, last = min(steps, len(visits)), len(visits) - 1
+        chosen = [visits[round(step * last / (steps - 1))] for step in range(steps)] if steps > 1 else [visits[last]]
+        times = torch.tensor(chosen)
+        power = torch.tensor(levels.signal, dtype=torch.float64)[times].square()
         before = torch.cat([torch.ones_like(power[:1]), power[:-1]])
         beta = (1 - power / before).clamp_max(MAX_BETA)
         return cls(times, beta, torch.cumprod(1 - beta, 0))

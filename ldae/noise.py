@@ -1,12 +1,7 @@
-"""How strongly latents are corrupted at each time step: z_t = signal * z_0 + noise * eps.
-
-`signal` is the paper's gamma_t, `noise` its sigma_t. A schedule is a table of both over the time steps, in float64.
-"""
+"""How strongly latents are corrupted at each time step: the levels of a row's noise schedule as tensors."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +9,7 @@ from torch import Tensor, nn
 
 from ldae import spec
 from ldae.randomness import Randomness
-from ldae.spec import NUM_TIMES
+from ldae.schedules import SCHEDULES
 
 
 class Level(NamedTuple):
@@ -32,33 +27,6 @@ class Level(NamedTuple):
         return self.signal**2 / (self.signal**2 + self.noise**2)
 
 
-def ddpm(_: float) -> Level:
-    """The schedule of DDPM and DiT: signal^2 is the running product of 1 - beta, beta linear in 1e-4..0.02 (Fig. 3).
-
-    Its levels, as those of the others, are tables (num_times,) in float64.
-    """
-    beta = torch.linspace(1e-4, 0.02, NUM_TIMES, dtype=torch.float64)
-    power = torch.cumprod(1 - beta, 0)
-    return Level(power.sqrt(), (1 - power).sqrt())
-
-
-def gamma2(_: float) -> Level:
-    """The paper's replacement: signal^2 falls linearly, never quite 1 at the start and 0 at the end (Sec. 4.1)."""
-    power = 1 - torch.arange(1, NUM_TIMES + 1, dtype=torch.float64) / NUM_TIMES
-    return Level(power.sqrt(), (1 - power).sqrt())
-
-
-def unscaled(_: float) -> Level:
-    """No input scaling: signal = 1, noise linear from 0 to sqrt(2) (Sec. 4.3)."""
-    noise = torch.linspace(0, math.sqrt(2), NUM_TIMES, dtype=torch.float64)
-    return Level(torch.ones_like(noise), noise)
-
-
-def single(sigma: float) -> Level:
-    """One noise level, and so one time step, for training and for probing alike (Sec. 4.4)."""
-    return Level(torch.ones(1, dtype=torch.float64), torch.full((1,), sigma, dtype=torch.float64))
-
-
 class NoiseSchedule(nn.Module):
     """The levels of a row's schedule, as a table on the device."""
 
@@ -67,10 +35,10 @@ class NoiseSchedule(nn.Module):
 
     def __init__(self, noise: spec.Noise) -> None:
         super().__init__()
-        table = SCHEDULES[noise.schedule](noise.sigma)
-        self.num_times = len(table.signal)
-        self.register_buffer("signal", table.signal.float(), persistent=False)
-        self.register_buffer("noise", table.noise.float(), persistent=False)
+        levels = SCHEDULES[noise.schedule](noise.sigma)
+        self.num_times = len(levels.signal)
+        self.register_buffer("signal", torch.tensor(levels.signal, dtype=torch.float32), persistent=False)
+        self.register_buffer("noise", torch.tensor(levels.noise, dtype=torch.float32), persistent=False)
 
     def level(self, times: Tensor) -> Level:
         """The level at integer `times` (N,), shaped (N, 1, 1) to multiply tokens (N, T, d)."""
@@ -83,6 +51,3 @@ class NoiseSchedule(nn.Module):
     def nearest(self, time: int) -> int:
         """`time`, or the last step of a schedule that has fewer."""
         return min(time, self.num_times - 1)
-
-
-SCHEDULES: dict[str, Callable[[float], Level]] = {f.__name__: f for f in (ddpm, gamma2, unscaled, single)}

@@ -18,7 +18,6 @@ from pydantic_core import PydanticCustomError
 PATCH = 16  # side of a token's patch at every scale, in pixels of the full image (paper, Sec. 4.2)
 PATCH_DIM = 3 * PATCH * PATCH  # D = 768
 NUM_TIMES = 1000  # time steps of the diffusion process (DiT)
-PROCESSES = ("ddpm", "gamma2")  # the schedules that define a diffusion process, which can be sampled from
 PIXEL_PATCHES = {768: 16, 192: 8, 48: 4, 12: 2}  # dims of a pixel token -> its patch on the resized image (Fig. 5)
 
 

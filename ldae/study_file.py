@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ldae.checking import listed
+from ldae.schedules import SCHEDULES
 from ldae.spec import Part, Schedule, matching
 
 Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")]
@@ -105,8 +106,9 @@ class SchedulesFigure(Part):
 
     @model_validator(mode="after")
     def _curves(self) -> Self:
-        if "single" in self.schedules.values():
-            raise ValueError("schedules: 'single' has one noise level and no curve; name others")
+        for name in self.schedules.values():
+            if len(SCHEDULES[name](1.0).signal) == 1:
+                raise ValueError(f"schedules: {name!r} has one noise level and no curve; name others")
         return self
 
 

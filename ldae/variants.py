@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from ldae.checking import StudyError, checked, first_mistake, listed, nearest, read_yaml
 from ldae.record import Lineage, digest, lineage
+from ldae.schedules import SCHEDULES, sampled
 from ldae.spec import (
-    PROCESSES,
     AdoptStage,
     Architecture,
     BaselineStage,
@@ -571,9 +571,13 @@ def _variant(variant: Variant, place: str) -> Variant:
         variant = replace(variant, finetune=True)
     if not variant.fid and variant.paper.fid is None:
         return variant
-    if spec.method.name != "denoiser" or spec.noise.schedule not in PROCESSES:
-        found = spec.method.name if spec.method.name != "denoiser" else f"noise.schedule {spec.noise.schedule!r}"
-        raise StudyError(f"{place}: {found} cannot be sampled from; FID needs a denoiser with {listed(PROCESSES)}")
+    if spec.method.name != "denoiser":
+        raise StudyError(f"{place}: {spec.method.name} cannot be sampled from; FID needs a denoiser")
+    if obstacle := SCHEDULES[spec.noise.schedule](spec.noise.sigma).obstacle:
+        raise StudyError(
+            f"{place}: noise.schedule {spec.noise.schedule!r} cannot be sampled from: {obstacle}; "
+            f"FID needs one of {listed(sampled())}"
+        )
     return replace(variant, fid=True)
 
 

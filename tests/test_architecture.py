@@ -25,8 +25,8 @@ STAGES = {
     "export",
 }
 TORCHLESS = set(
-    "spec checking compare study_file variants record process slurm launch driver locking files progress cost "
-    "statistics study results tables figures claims report plan status rows tracking commands prepare sources "
+    "spec schedules checking compare study_file variants record process slurm launch driver locking files progress "
+    "cost statistics study results tables figures claims report plan status rows tracking commands prepare sources "
     "cli".split()
 )
 

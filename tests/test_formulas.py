@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from ldae.noise import SCHEDULES, NoiseSchedule
+from ldae.diffusion import METHODS
+from ldae.noise import Level, NoiseSchedule
 from ldae.objective import PREDICTIONS, WEIGHTS, projected_error
 from ldae.randomness import Randomness
-from ldae.spec import Noise, Objective, Tokenizer
+from ldae.schedules import SCHEDULES, sampled
+from ldae.spec import Noise, Objective, Sampling, Tokenizer
 from ldae.tokenizers import TOKENIZERS
 
 
@@ -27,12 +29,18 @@ from ldae.tokenizers import TOKENIZERS
         (Objective.model_fields["predict"], PREDICTIONS),
         (Objective.model_fields["weight"], WEIGHTS),
         (Tokenizer.model_fields["kind"], TOKENIZERS),
+        (Sampling.model_fields["method"], METHODS),
     ],
 )
-def test_a_row_can_name_all_entries_of_a_dictionary_and_nothing_else(
+def test_a_study_can_name_all_entries_of_a_dictionary_and_nothing_else(
     field: FieldInfo, registry: dict[str, Any]
 ) -> None:
     assert set(typing.get_args(field.annotation)) == set(registry)
+
+
+def level_of(schedule: str, *, sigma: float = 1.0) -> Level:
+    """All levels of a schedule, in float64."""
+    return Level(*(torch.tensor(strengths, dtype=torch.float64) for strengths in SCHEDULES[schedule](sigma)))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -57,13 +65,13 @@ def test_a_perfect_prediction_recovers_the_clean_latent(
 
 def test_ddpm_is_the_running_product_of_its_betas() -> None:
     power = np.cumprod([1 - (1e-4 + (0.02 - 1e-4) * t / 999) for t in range(1000)])
-    level = SCHEDULES["ddpm"](0.0)
+    level = level_of("ddpm")
     np.testing.assert_allclose(level.signal**2, power, rtol=1e-10)
     assert float((level.signal**2 < 0.1).double().mean()) == pytest.approx(0.525, abs=0.005)
 
 
 def test_gamma2_is_linear_and_spends_less_time_on_noise() -> None:
-    level = SCHEDULES["gamma2"](0.0)
+    level = level_of("gamma2")
     np.testing.assert_allclose(np.diff(level.signal**2), -1e-3, rtol=1e-9)
     assert 0.99 < float(level.signal[0]) < 1
     assert float(level.signal[-1]) == 0
@@ -71,7 +79,7 @@ def test_gamma2_is_linear_and_spends_less_time_on_noise() -> None:
 
 
 def test_unscaled_leaves_the_signal_and_ends_at_root_two() -> None:
-    level = SCHEDULES["unscaled"](0.0)
+    level = level_of("unscaled")
     assert set(level.signal.tolist()) == {1.0}
     assert float(level.noise[0]) == 0
     assert float(level.noise[10]) == pytest.approx(0.014, abs=5e-4)
@@ -85,22 +93,22 @@ def test_a_single_level_is_trained_and_probed_at_the_same_time() -> None:
     assert schedule.level(drawn).noise.unique().item() == pytest.approx(math.sqrt(1 / 3))
 
 
-@pytest.mark.parametrize("schedule", ["ddpm", "gamma2"])
+@pytest.mark.parametrize("schedule", sampled())
 def test_variance_preserving_schedules_preserve_it_and_weigh_by_gamma_squared(schedule: str) -> None:
-    level = SCHEDULES[schedule](0.0)
+    level = level_of(schedule)
     torch.testing.assert_close(level.signal**2 + level.noise**2, torch.ones_like(level.signal))
     torch.testing.assert_close(WEIGHTS["signal"](level), level.signal**2)
 
 
 def test_without_input_scaling_the_weight_is_one_over_one_plus_sigma_squared() -> None:
-    level = SCHEDULES["unscaled"](0.0)
+    level = level_of("unscaled")
     torch.testing.assert_close(WEIGHTS["signal"](level), 1 / (1 + level.noise**2))
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_weights_are_finite_shares(weight: str, schedule: str) -> None:
-    values = WEIGHTS[weight](SCHEDULES[schedule](1.0))
+    values = WEIGHTS[weight](level_of(schedule))
     assert float(values.min()) >= 0
     assert float(values.max()) <= 1
 

@@ -9,6 +9,7 @@ from rows import ROOT, VARIANTS
 
 from ldae.forecast import Data, Forecast
 from ldae.rows import differences, say, shown
+from ldae.schedules import SCHEDULES, Levels
 from ldae.spec import Features, Folder, Photos, Probing, Sampling, Scale, Spec
 from ldae.study.graph import Graph
 from ldae.variants import Study, StudyError
@@ -422,6 +423,14 @@ def whole(root: Path) -> Path:
     return root
 
 
+def test_a_schedules_levels_decide_whether_a_row_has_samples(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = Levels(tuple(1 - t / 1000 for t in range(1000)), tuple(t / 1000 for t in range(1000)))
+    monkeypatch.setitem(SCHEDULES, "gamma2", lambda _: flow)
+    text = mistake(whole)
+    expected = ("variants.conv_vae", "'gamma2' cannot be sampled from", "should be 1 at every time step", "of ddpm")
+    assert all(word in text for word in expected), text
+
+
 def test_what_a_tokenizer_does_not_use_trains_it_not_again(whole: Path) -> None:
     before = Study.load(whole, {"scale": "smoke"})
     edit(whole, "scales/smoke.yaml", "discriminator_width: 8", "discriminator_width: 4, perceptual_weight: 0.5")
@@ -443,6 +452,11 @@ SAMPLES = "rows: [dit, no_labels, no_perceptual, no_adversarial, conv_vae]\n  tr
         ("rows: [classical_dae, ldae]", "rows: [mae_b]", ["figure7", "'mae_b'", "denoises nothing"]),
         ("filters: {patch-wise VAE: patch_vae,", "filters: {patch-wise VAE: pca_d,", ["figure4.filters", "'pca_d'"]),
         ("linear in γ²: gamma2", "flat: unscaled, one: single", ["figures.figure3.schedules", "'single'"]),
+        (
+            "set: {noise.schedule: unscaled}",
+            "set: {noise.schedule: unscaled}\n    fid: true",
+            ["noise.schedule 'unscaled' cannot be sampled from", "should be 1 at every time step", "ddpm, gamma2"],
+        ),
         ("linear in γ²: gamma2", "cosine: cosine", ["figures.figure3.schedules.cosine: found 'cosine'", "'unscaled'"]),
         ("  dae:\n    title", "  probe:\n    title", ["'probe'", "the name of a rule"]),
         ("  no_labels:\n    from: dit", f"{ROW}  no_labels:\n    from: dit", ["pca_d", "'pca_d8'", "another run"]),

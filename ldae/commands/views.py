@@ -87,12 +87,12 @@ def _write_view(arguments: argparse.Namespace) -> float:
 
 
 def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
-    """The signal's power under each noise schedule that a figure shows: figures themselves are drawn without torch."""
-    if "schedules" not in shown:
-        return {}
-    from ldae.noise import SCHEDULES
+    """The signal's power under each noise schedule that a figure shows."""
+    import numpy as np
 
-    return {label: SCHEDULES[name](1.0).signal.square().numpy() for label, name in shown["schedules"].items()}
+    from ldae.schedules import SCHEDULES
+
+    return {label: np.square(SCHEDULES[name](1.0).signal) for label, name in shown.get("schedules", {}).items()}
 
 
 def _write_cost(arguments: argparse.Namespace) -> float:

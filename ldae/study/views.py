@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent
 NUMBERS = ("results.py", "statistics.py")
 CODE = {
     "table": ("tables.py", *NUMBERS),
-    "figure": ("figures/*.py", *NUMBERS),
+    "figure": ("figures/*.py", "schedules.py", *NUMBERS),
     "claims": ("claims.py", *NUMBERS),
     "cost": ("tables.py", *NUMBERS),
     "report": ("report/*.*", "tables.py", "claims.py", *NUMBERS),
