@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ldae.dataset import to_float
 from ldae.denoiser import Denoiser
 from ldae.pretrain import Pretraining
-from ldae.spec import PIXEL_PATCHES, Fitting, Method, PretrainStage, Size, Tokenizer, TokenizerStage, Training
+from ldae.spec import PIXEL_PATCHES, Fitting, Method, PretrainStage, Recipe, Size, Tokenizer, TokenizerStage, Training
 from ldae.tokenizers import FITS, pca, pixel
 from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.tokenizers.patches import patchify
@@ -19,7 +19,11 @@ from ldae.variants import Study
 
 ROOT = Path(__file__).parent.parent
 STUDY = Study.load(ROOT, {"scale": "smoke"})
-VARIANTS = {row: STUDY.variants[row] for row in dict.fromkeys(STUDY.runs.values()) if STUDY.is_denoiser(row)}
+VARIANTS = {
+    row: STUDY.variants[row]
+    for row in dict.fromkeys(STUDY.runs.values())
+    if STUDY.is_denoiser(row) and not STUDY.is_published(row)
+}
 SIZE = Size(width=32, heads=2, encoder_blocks=1, decoder_blocks=1)
 TRAINING = Training(steps=60, batch=8, rate=0.1, warmup=0.1)
 
@@ -59,7 +63,9 @@ def denoiser(row: str) -> tuple[PretrainStage, Denoiser]:
     """An untrained denoiser of a row and what it was made from; seed 0."""
     spec = VARIANTS[row].spec
     assert spec.method == Method()
-    stage = PretrainStage(**spec.model_dump(exclude={"features", "method"}), size=SIZE, training=TRAINING)
+    parts = spec.model_dump(exclude={"features", "method", "recipe"})
+    recipe = Recipe(crop=spec.recipe.crop, length=spec.recipe.length)
+    stage = PretrainStage(**parts, recipe=recipe, size=SIZE, training=spec.recipe.applied(TRAINING))
     if spec.tokenizer.name not in FITTED:
         FITTED[spec.tokenizer.name] = fit(spec.tokenizer)
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from ldae.rows import differences, say, shown
 from ldae.schedules import SCHEDULES, Levels
 from ldae.spec import Features, Folder, Photos, Probing, Sampling, Scale, Spec
 from ldae.study.graph import Graph
+from ldae.study_file import Paper
 from ldae.variants import Study, StudyError
 
 WEIGHTS = f"method.name: mae, method.weights: {{path: x, sha256: {64 * 'a'}, width: 32, heads: 2, blocks: 2}}"
@@ -43,8 +44,8 @@ def mistake(root: Path, **overrides: Any) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.parent])
-def test_a_row_is_its_parent_with_one_part_changed(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.parent and v.paper != Paper()])
+def test_a_row_of_the_papers_is_its_parent_with_one_part_changed(name: str) -> None:
     row = VARIANTS[name]
     assert len(row.spec.changed_parts(VARIANTS[str(row.parent)].spec)) == 1
 
