@@ -21,13 +21,16 @@ import pytest
 from graph import RESULTS, Graph
 
 from ldae.plan import plan
+from ldae.prepare import CHUNK
+from ldae.spec import Photos
 from ldae.status import status
 from ldae.variants import Study
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd")]
 
-KILLS = int(os.environ.get("LDAE_FAULTS_KILLS", "30"))
-STEPS = 100  # of a training: long enough to be hit
+KILLS = int(os.environ.get("LDAE_FAULTS_KILLS", "30"))  # eight at least, for every kind of process to be among them
+LATEST = 4.0  # seconds from the first sight of a process of a kind to the kill
+CORES = 2  # of a graph of the tests
 KINDS = {  # what a process of the graph is, by its command line; the first that fits
     "worker": rb"multiprocessing\.spawn",
     "shell": rb"bash\0-c\0|/bash\0-c",
@@ -76,14 +79,15 @@ def strike(
 ) -> Process | None:
     """Kills a process of a kind, so long after the first one is seen; None when the driver has ended before.
 
-    Where none of that kind is left by then, or none comes for ten times as long, any other is hit.
+    Where none of that kind is left by then, or none comes for long, because the kills before have left it nothing to
+    do, any other is hit.
     """
     started, seen = time.monotonic(), math.inf
     while driver.poll() is None:
         now, living = time.monotonic(), processes(graph)
         victims = [process for process in living if process.kind == kind]
         seen = min(seen, now) if victims else seen
-        if now - seen >= delay or now - started >= 10 + 10 * delay:
+        if now - seen >= delay or now - started >= 60:
             victim = chance.choice(victims or living or [Process(driver.pid, "driver", "")])
             try:
                 with held(victim) as descriptor:
@@ -111,11 +115,20 @@ class Trainings:
 
 
 def fresh(folder: Path) -> Graph:
-    """A graph with trainings that last long enough to be hit."""
+    """A graph whose preparation and trainings outlast every delay of a kill, however fast the machine is."""
     folder.mkdir()
     graph = Graph.fresh(folder)
-    graph.edit("scales/smoke.yaml", "steps: 40,", f"steps: {STEPS},")
+    study = Study.load(graph.folder, {"scale": "smoke"}).scale
+    assert isinstance(study.dataset, Photos) and study.training.steps is not None
+    chunks = study.dataset.train // CHUNK
+    slower(graph, "ldae/prepare.py", "array.flush()", 2 * LATEST * CORES / chunks)
+    slower(graph, "ldae/training.py", "run.update(inputs, labels)", 2 * LATEST / study.training.steps)
     return graph
+
+
+def slower(graph: Graph, file: str, call: str, seconds: float) -> None:
+    """Makes a call in a graph's own code take so much longer."""
+    graph.edit(file, call, f"(__import__('time').sleep({seconds}), {call})[1]")
 
 
 def begun(finished: Graph, folder: Path) -> Graph:
@@ -126,14 +139,19 @@ def begun(finished: Graph, folder: Path) -> Graph:
     return graph
 
 
-def attack(graph: Graph, kills: int, chance: random.Random) -> list[Process]:
-    """Starts a graph and hits it, again and again, so often or until it has come to its end; what was hit."""
+def attack(graph: Graph, kills: int, counts: Counter[str], chance: random.Random) -> list[Process]:
+    """Starts a graph and hits it, again and again, so often or until it has come to its end; what was hit.
+
+    The next kind to be hit is one of those that were hit least.
+    """
     trainings, struck = Trainings(graph), []
     for _ in range(kills):
         prepared = (graph.folder / RESULTS / "dataset/manifest.json").exists()
-        kind = chance.choice([kind for kind in KINDS if kind != "worker" or not prepared])
+        kinds = [kind for kind in KINDS if kind != "worker" or not prepared]  # nobody else has a pool
+        so_far = counts + Counter(victim.kind for victim in struck)
+        kind = chance.choice([kind for kind in kinds if so_far[kind] == min(so_far[other] for other in kinds)])
         driver = graph.start()
-        victim = strike(graph, driver, kind, chance.uniform(0.0, 4.0), chance)
+        victim = strike(graph, driver, kind, chance.uniform(0.0, LATEST), chance)
         code = driver.wait(timeout=900)  # a driver whose job was killed gives up; a killed one is gone
         graph.wait_for_jobs_to_end(60)
         trainings.check()
@@ -152,6 +170,7 @@ def test_thirty_kills_anywhere_end_in_the_same_bytes(tmp_path: Path, capsys: pyt
     seed = int(os.environ.get("LDAE_FAULTS_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
     struck: list[Process] = []
+    counts: Counter[str] = Counter()
     with capsys.disabled():
         print(f"\nLDAE_FAULTS_SEED={seed}", flush=True)
         undisturbed = fresh(tmp_path / "undisturbed")
@@ -161,11 +180,11 @@ def test_thirty_kills_anywhere_end_in_the_same_bytes(tmp_path: Path, capsys: pyt
                 break
             folder = tmp_path / f"graph{number}"
             graph = begun(undisturbed, folder) if number % 2 else fresh(folder)
-            hits = attack(graph, min(KILLS // 2, KILLS - len(struck)), chance)
+            hits = attack(graph, min(KILLS // 2, KILLS - len(struck)), counts, chance)
             assert graph.tables() == undisturbed.tables()
             assert hits, "the graph ended before it could be hit once"
             struck += hits
-        counts = Counter(victim.kind for victim in struck)
+            counts.update(victim.kind for victim in hits)
         print(f"{len(struck)} kills over {number} graphs, seed {seed}: {dict(counts)}")
     assert set(counts) == set(KINDS), f"not all kinds were hit: {counts}"
 
