@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ldae import slurm
+from ldae.machine import GPUS
 from ldae.process import name_driver
 from ldae.sources import presence
 from ldae.spec import Dataset
@@ -22,17 +23,19 @@ LOST_SECONDS = 900.0  # after which a job has ended that Slurm does not name, or
 LIMBO = ("PREEMPTED", "NODE_FAIL", "REVOKED")  # what becomes of such a job is Slurm's to say: it may queue it again
 
 
-def equip_jobs(root: Path, tracking: Iterable[str]) -> None:
+def equip_jobs(root: Path, tracking: Iterable[str], *, gpus: int) -> None:
     """Sets the environment of all jobs: they find the `ldae` of this interpreter, and end when this process does.
 
     Args:
         root: the folder that holds the package.
         tracking: the trackers that trainings tell their history to.
+        gpus: of each node, that the scale asks for.
     """
     for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
     name_driver()
     os.environ[TRACKING] = ",".join(tracking)
+    os.environ[GPUS] = str(gpus)
 
 
 def tell_of_slurm(*, main: bool, nodes: int) -> None:

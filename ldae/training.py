@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from ldae import ranks
 from ldae.dataset import Order
 from ldae.files import whole
+from ldae.machine import cpu_name
 from ldae.optimizer import AdamW
 from ldae.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.progress import log, progress
@@ -77,10 +78,7 @@ def device_name(device: torch.device) -> str:
     """The name of the processor or accelerator."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "CPU"
+    return cpu_name()
 
 
 def compile_blocks(blocks: Iterable[nn.Module], device: torch.device) -> None:

@@ -30,7 +30,7 @@ if workflow.is_main_process:
 if workflow.is_main_process and not graph.is_current(graph.jobs["dataset"]):
     driver.tell_of_images(study.scale.dataset)
 locking.lock_for_the_living(getattr(persistence, "PersistenceBase", None))
-driver.equip_jobs(ROOT, study.scale.tracking)
+driver.equip_jobs(ROOT, study.scale.tracking, gpus=study.scale.resources.gpu)
 driver.tell_of_slurm(main=workflow.is_main_process, nodes=study.scale.resources.nodes)
 
 # What preparing the images may use: all that --cores gives to a local run; on a cluster, where nobody says --cores to

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from forked import Forked
@@ -199,8 +199,8 @@ def run(graph: Graph, stand_in: Path, *arguments: str, cores: int = 4) -> Run:
     equip = driver.equip_jobs
 
     def with_stand_in() -> None:
-        def equipped(*words: object) -> None:
-            equip(*words)  # type: ignore[arg-type]
+        def equipped(*words: Any, **options: Any) -> None:
+            equip(*words, **options)
             os.environ["PATH"] = f"{stand_in}{os.pathsep}{os.environ['PATH']}"
 
         driver.equip_jobs = equipped

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ldae.commands.parsing import Parser, Root
 from ldae.launch import in_ranks
+from ldae.machine import described
 from ldae.process import Rank, importing, keep_memory, process_seconds, stopping
+from ldae.progress import log
 from ldae.slurm import job_seconds, nodes_of_job, submitted_job
 
 if TYPE_CHECKING:
@@ -183,9 +185,10 @@ def _run(arguments: argparse.Namespace) -> float:
         stopping.watch(limit if on_cluster else None, elapsed=job_seconds())
     del options["action"]
     gc.disable()  # what imports leave is not garbage: without looking for some, a job starts and ends a second faster
+    own_threads = max(1, threads // max(1, processes // nodes_of_job()))
     if name != "prepare":
         keep_memory()
-        _limit_threads(max(1, threads // max(1, processes // nodes_of_job())))
+        _limit_threads(own_threads)
     own = name.replace("-", "_")
     module, function = FUNCTIONS.get(name, (own, own))
     with importing():
@@ -196,6 +199,9 @@ def _run(arguments: argparse.Namespace) -> float:
     gc.freeze()
     gc.enable()
     imported = process_seconds()
+    if not Rank.from_environment().number:
+        for line in described(name, processes=Rank.from_environment().size, threads=own_threads):
+            log(line)
     if name == "prepare":
         run(stage, **options, workers=threads)
         return imported
