@@ -46,8 +46,8 @@ def listing(study: Study) -> list[RenderableType]:
     rows = [
         (
             Text.assemble((branch, "dim"), _name(name)),
-            _changes(study.file.variants[name].set),
             study.variants[name].label,
+            _changes(study.file.variants[name].set),  # the longest last: it pads no other line
         )
         for branch, name in _tree(children, None)
     ]
@@ -66,7 +66,7 @@ def listing(study: Study) -> list[RenderableType]:
     targets += [(_name(name), "page", part, "All of it on one page") for name, part in PAGES.items()]
     return [
         _title("Rows", f"each starts from the one that it stands below; scale {study.scale_name}"),
-        _columns(("row", "what it changes", "label"), rows),
+        _columns(("row", "label", "what it changes"), rows),
         "",
         _title("Sweeps", "a value's row is named by the sweep and the value"),
         _columns(("sweep", "from", "what it changes", "label"), sweeps),

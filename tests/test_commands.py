@@ -274,6 +274,12 @@ def test_a_terminal_gets_colours_unless_it_wants_none_and_a_pipe_never_does() ->
     assert not any(line.endswith(" ") for line in piped.splitlines())
 
 
+def test_a_row_of_many_changes_makes_no_other_line_long_in_a_pipe() -> None:
+    lines = forked("list").stdout.splitlines()
+    (dit,) = (line for line in lines if line.startswith("dit "))
+    assert sum(len(line) > 150 for line in lines) == 1 < len(dit)
+
+
 def test_a_narrow_terminal_is_kept_to() -> None:
     said = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal("list", COLUMNS="100"))
     assert max(map(len, said.replace("\r", "").splitlines())) <= 100
