@@ -32,7 +32,8 @@ from ldae.cost import (
     pretrain_macs,
     tokenizer_training_macs,
 )
-from ldae.dataset import random_resized_crop, to_float
+from ldae.crops import probe_crop
+from ldae.dataset import to_float
 from ldae.denoiser import Denoiser
 from ldae.diffusion import Process
 from ldae.finetune import Tuning, vision_transformer
@@ -152,7 +153,7 @@ class Stages:
 
         @torch.inference_mode()
         def extract() -> list[Tensor]:
-            cropped = random_resized_crop(to_float(images), self.randomness)
+            cropped = probe_crop(to_float(images), self.randomness)
             return [a.mean(1) for a in denoiser.features(denoiser.encode(cropped), time=10)]
 
         return Loop(extract, len(images), 2 * stage.size.encoder_blocks * block_macs(tokens, width))

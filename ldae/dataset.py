@@ -1,8 +1,7 @@
-"""Prepared images: read fast, augmented in batches. Images are NCHW; uint8 on disk, floats in [-1, 1] in use."""
+"""Prepared images: read fast, mirrored in batches. Images are NCHW; uint8 on disk, floats in [-1, 1] in use."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,57 +113,6 @@ def choose_mirrored(latents: Tensor, randomness: Randomness) -> Tensor:
     num = len(latents)
     chosen = randomness.uniform(num) < 0.5
     return latents[torch.arange(num, device=latents.device), chosen.long()].float()
-
-
-def random_resized_crop(
-    images: Tensor, randomness: Randomness, smallest: float = 0.08, *, size: int | None = None
-) -> Tensor:
-    """A random window of each image, scaled to one size with bicubic interpolation, mirrored half of the time.
-
-    The window's share of the area is uniform in `smallest`..1 and the logarithm of its aspect ratio uniform in
-    3/4..4/3, as in torchvision's `RandomResizedCrop`. All images of the batch are cropped in one call. A window is
-    at most half as long again as the crop (`dataset.store`), and most are smaller, so nothing is antialiased.
-
-    Args:
-        images: (N, 3, S, S).
-        randomness: on the images' device.
-        smallest: the smallest share of the area.
-        size: the side of the crops; None for that of the images.
-    """
-    uniform = randomness.uniform(5, len(images), batch=1)
-    area = smallest + (1 - smallest) * uniform[0]
-    aspect = torch.exp((2 * uniform[1] - 1) * math.log(4 / 3))
-    width = (area * aspect).sqrt().clamp_max(1)  # as shares of the image's side
-    height = (area / aspect).sqrt().clamp_max(1)
-    side, stored = size or images.shape[-1], images.shape[-1]
-    extent = torch.where(uniform[4] < 0.5, -width, width)
-    columns = bicubic((2 * uniform[2] - 1) * (1 - width), extent, points=side, pixels=stored)
-    rows = bicubic((2 * uniform[3] - 1) * (1 - height), height, points=side, pixels=stored)
-    # one axis after the other: on a CPU in less than half of `grid_sample`'s time
-    narrowed = images.flatten(1, 2) @ columns.transpose(1, 2)  # (N, 3 S, size)
-    crops = rows[:, None] @ narrowed.unflatten(1, (3, stored))
-    return crops.clamp_(-1, 1)
-
-
-def bicubic(centre: Tensor, extent: Tensor, *, points: int, pixels: int) -> Tensor:
-    """The weights (N, points, pixels) of a line's pixels in the points of a window, by bicubic interpolation.
-
-    Args:
-        centre, extent: of each window (N,), where the line reaches from -1 to 1; a negative extent mirrors it.
-        points: of a window.
-        pixels: of a line; beyond it, its outermost pixels go on.
-    """
-    steps = (2 * torch.arange(points, device=centre.device) + 1) / points - 1
-    places = ((centre[:, None] + extent[:, None] * steps + 1) * pixels - 1) / 2  # (N, points), in pixels
-    first = places.floor() - 1
-    weights = torch.zeros(*places.shape, pixels, device=centre.device)
-    for pixel in (first, first + 1, first + 2, first + 3):
-        distance = (places - pixel).abs()
-        near = (1.25 * distance - 2.25) * distance.square() + 1  # Keys (1981) with a = -0.75, as in torch
-        far = ((3.75 - 0.75 * distance) * distance - 6) * distance + 3
-        weight = torch.where(distance <= 1, near, far)
-        weights.scatter_add_(2, pixel.clamp(0, pixels - 1).long()[..., None], weight[..., None])
-    return weights
 
 
 class Order:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ldae import ranks
 from ldae.cost import classifier_vit_macs
-from ldae.dataset import Split, random_resized_crop, to_float
+from ldae.crops import random_resized_crop
+from ldae.dataset import Split, to_float
 from ldae.denoiser import mixed_precision
 from ldae.files import read_json, sums_of, whole, write_json, write_text
 from ldae.folding import Folded, fold

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ldae import ranks
 from ldae.cost import pretrain_macs
-from ldae.dataset import Latents, Split, choose_mirrored, flip, random_resized_crop, to_float
+from ldae.crops import random_resized_crop
+from ldae.dataset import Latents, Split, choose_mirrored, flip, to_float
 from ldae.denoiser import Denoiser
 from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build

@@ -13,7 +13,8 @@ from ldae.baselines.augment import two_views
 from ldae.baselines.mae import MAE
 from ldae.baselines.moco import MoCo, momentum_at
 from ldae.cost import baseline_macs
-from ldae.dataset import Split, random_resized_crop, to_float
+from ldae.crops import random_resized_crop
+from ldae.dataset import Split, to_float
 from ldae.denoiser import mixed_precision
 from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import build_baseline

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldae import ranks
-from ldae.dataset import Latents, Split, random_resized_crop, to_float
+from ldae.crops import probe_crop
+from ldae.dataset import Latents, Split, to_float
 from ldae.denoiser import mixed_precision
 from ldae.files import read_json, sums_of, whole, write_json
 from ldae.heads import Heads, Neighbours, head_rate
@@ -120,7 +121,7 @@ def seen(
     if crop.view is None:
         return to_float(split.batch(images, crop.device)[0])
     randomness.restart(crop.seed, AUGMENT, crop.view, place)
-    return random_resized_crop(to_float(split.uncropped.batch(images, crop.device)[0]), randomness, size=split.size)
+    return probe_crop(to_float(split.uncropped.batch(images, crop.device)[0]), randomness, size=split.size)
 
 
 def held_features(encoders: Encoders, data: Data, probing: Probing, seed: int) -> list[Features]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldae.classifiers import CLASSIFIERS
-from ldae.dataset import Split, random_resized_crop, to_float
+from ldae.crops import random_resized_crop
+from ldae.dataset import Split, to_float
 from ldae.files import read_json, sums_of, write_json, write_text
 from ldae.model import INITIAL
 from ldae.optimizer import AdamW

@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from ldae.arrays import save_row_sums
-from ldae.dataset import Split, random_resized_crop
+from ldae.crops import random_resized_crop
+from ldae.dataset import Split
 from ldae.files import read_json
 from ldae.fit_tokenizer import fit_tokenizer
 from ldae.prepare import prepare

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldae.dataset import random_resized_crop
+from ldae.crops import random_resized_crop
 from ldae.randomness import Randomness
 
 SMALLEST_CROP = 0.08  # of the area
