@@ -225,7 +225,7 @@ def measured(label: str, accuracy: float, *, gain: float = 0.1, around: float = 
 
 def judged(*verdicts: str) -> Claims:
     claims = [
-        Judged(f"claim {n}", "Table 1", ("pca",), word, word, "+1.0 [-0.5, +2.5]", "+2.0", "", None)
+        Judged(f"claim {n}", "Table 1", ("pca",), word, word, "+1.0 [-0.5, +2.5]", "+2.0", "by gain", None)
         for n, word in enumerate(verdicts)
     ]
     return Claims(claims, [])
@@ -250,7 +250,7 @@ def test_what_holds_and_what_does_not_is_listed_and_counted() -> None:
     assert first.heading == "Best"
     assert holds.text.startswith("5 of the paper's 8 claims hold here")
     assert len(holds.items) == 4 and holds.items[-1] == "and 2 more"
-    assert holds.items[0] == "claim 0: +1.0 [-0.5, +2.5], in the paper +2.0"
+    assert holds.items[0] == "claim 0: +1.0 [-0.5, +2.5] points, in the paper +2.0"
     assert fails.text == "One of the paper's 8 claims does not hold here:" and len(fails.items) == 1
     assert fails.rest == "2 are undecided, for the interval reaches the margin."
 

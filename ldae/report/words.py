@@ -114,7 +114,7 @@ def _verdicts(claims: Claims, seeds: int) -> list[Finding]:
     elif holds:
         first = Finding(
             "Holds",
-            f"{_number(len(holds))} {of} {_verb(holds, 'holds', 'hold')} here, in points of accuracy:",
+            f"{_number(len(holds))} {of} {_verb(holds, 'holds', 'hold')} here:",
             _items(holds),
         )
     else:
@@ -171,7 +171,8 @@ def _change(before: Measured, after: Measured) -> str:
 def _items(judged: list[Judged]) -> tuple[str, ...]:
     """Claims with their numbers, the first of them."""
     shown = [
-        f"{one.text}: {one.ours}" + (f", in the paper {one.paper}" if one.paper else "") for one in judged[:LISTED]
+        f"{one.text}: {one.ours}{' points' * bool(one.by_gain)}" + (f", in the paper {one.paper}" if one.paper else "")
+        for one in judged[:LISTED]
     ]
     more = len(judged) - LISTED
     return (*shown, f"and {more} more") if more > 0 else tuple(shown)
