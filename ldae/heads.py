@@ -52,7 +52,7 @@ class Heads:
         device = rates.device
         self.rates = rates
         shape = (features, len(rates), classes)
-        initial = torch.empty(features, 1, classes, device=device).normal_(generator=generator).clamp_(-2, 2) * 0.01
+        initial = 0.01 * torch.empty(features, 1, classes, device=device).normal_(generator=generator)
         self.weight = initial.expand(shape).clone()
         self.bias = torch.zeros(shape[1:], device=device)
         self.weight_momentum, self.bias_momentum = torch.zeros_like(self.weight), torch.zeros_like(self.bias)

@@ -21,6 +21,13 @@ def heads(features: int, classes: int, rates: list[float]) -> Heads:
     return Heads(features, classes, torch.tensor(rates), torch.Generator().manual_seed(3))
 
 
+def test_the_first_weights_have_the_deviation_of_maes_probe() -> None:
+    """`trunc_normal_(std=0.01)` as timm writes it, whose limits of -2 and 2 are 200 deviations away."""
+    weight = heads(500, 400, [1.0]).weight
+    assert weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert weight.abs().max() > 0.03
+
+
 def test_training_equals_maes_probe_written_with_autograd() -> None:
     """BatchNorm1d without affine, linear, cross-entropy, and LARS as MAE defines it, parameter by parameter."""
     data, labels = blobs()
