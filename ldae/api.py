@@ -24,9 +24,8 @@ from ldae.denoiser import Denoiser, mixed_precision
 from ldae.folding import depth_of
 from ldae.model import Finished, find_run, open_finished
 from ldae.sources.pixels import to_pixels
-from ldae.spec import PATCH, Features
+from ldae.spec import Features
 from ldae.tokenizers import Tokenizer
-from ldae.tokenizers.patches import patchify
 from ldae.training import pick_device
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -170,7 +169,7 @@ class Run:
             return self.model.features(self.model.encode(batch), time=time, offsets=[offset])[0]
         assert isinstance(self.model, Encoder)
         with mixed_precision(batch.device):
-            return self.model.blocks[:depth](self.model.embedded(patchify(batch, PATCH))).float()
+            return self.model.blocks[:depth](self.model.embedded(self.model.patches(batch))).float()
 
     def denoise(self, images: Images, sigma: float, *, seed: int = 0) -> Denoised:
         """Adds noise to the images' latents and removes it again: `clean`, `noisy`, `denoised` uint8 (N, 3, S, S).

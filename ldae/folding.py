@@ -1,9 +1,9 @@
 """A trained encoder as the weights of a plain Vision Transformer, in timm's names; what is fixed is folded in, exactly.
 
 Everything before the first block is affine in a patch's pixels, and so is one patch embedding: the tokenizer, its
-scaling, the inverse projection of rows on images, the embedding. Everything that the conditioning does at one time step
-is affine in each block: shift and scale are a LayerNorm's bias and weight, a gate is a factor of the layer before it.
-Sums are made in float64 and rounded once.
+scaling, the inverse projection of rows on images, the normalisation of MAE's and MoCo v3's images, the embedding.
+Everything that the conditioning does at one time step is affine in each block: shift and scale are a LayerNorm's bias
+and weight, a gate is a factor of the layer before it. Sums are made in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _fold_encoder(encoder: Encoder, depth: int) -> Folded:
     if encoder.class_token is not None:
         raise ValueError("it is a published encoder with a class token; take that from where it was published")
     exact = copy.deepcopy(encoder).double()
-    state = _embedding(lambda images: exact.embed(images.flatten(1)[:, None]), exact.positions)
+    state = _embedding(lambda images: exact.embed(exact.patches(images)), exact.positions)
     kept: Any = exact.blocks[:depth]
     state |= {f"blocks.{name}": tensor for name, tensor in kept.state_dict().items()}
     return Folded(

@@ -77,8 +77,9 @@ class MoCoTask:
         """Prepares them for images of side `size`."""
         self.size = size
         self.module, self.training, self.parallel = module, training, ranks.parallel(module)
-        groups = decayed(module, training.weight_decay)
-        self.optimizers = [AdamW(groups, betas=MOCO_BETAS)]
+        weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        decaying = {"params": weights, "weight_decay": training.weight_decay}  # norms and biases too, as its authors do
+        self.optimizers = [AdamW([decaying], betas=MOCO_BETAS)]
 
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int

@@ -12,7 +12,6 @@ from ldae.network import TIME_FREQUENCIES, grid_positions
 from ldae.spec import PATCH, Published
 
 Shapes = dict[str, tuple[int, ...]]
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of MAE's images in [0, 1]
 MAE_DECODER = ("decoder_", "mask_token")  # what pretraining alone uses
 
 # facebookresearch/DiT's names, in order of matching. Its blocks are the encoder's and decoder's in one list.
@@ -132,8 +131,8 @@ def denoiser_weights(
 def encoder_weights(state: dict[str, Tensor], about: Published, *, grid: int) -> dict[str, Tensor]:
     """An encoder that MAE has trained, as the weights of an `Encoder` with a class token.
 
-    The normalisation of its images is folded into the patch embedding, and positions of another grid are interpolated.
-    Its final norm is left out: what is probed is the mean of the last block's patch tokens, as of every row.
+    Positions of another grid are interpolated. Its final norm is left out: what is probed is the mean of
+    the last block's patch tokens, as of every row.
 
     Args:
         state: what the file holds, of any float type; a decoder is left out.
@@ -148,12 +147,9 @@ def encoder_weights(state: dict[str, Tensor], about: Published, *, grid: int) ->
     side = round(max(0, positions.shape[1] - 1) ** 0.5) if positions.dim() == 3 else 0
     shapes = mae_shapes(about, tokens=side**2)
     check(state, shapes, f"an encoder of MAE's of width {about.width} and {about.blocks} blocks")
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-    kernel = state["patch_embed.proj.weight"]  # (h, 3, 16, 16), of (x - mean) / deviation for x in [0, 1]
-    shift = (kernel * ((0.5 - mean) / deviation)).sum((1, 2, 3))
     return {
-        "embed.weight": (kernel / (2 * deviation)).flatten(1),
-        "embed.bias": state["patch_embed.proj.bias"] + shift,
+        "embed.weight": state["patch_embed.proj.weight"].flatten(1),
+        "embed.bias": state["patch_embed.proj.bias"],
         "positions": resampled(positions[0, 1:], grid).contiguous(),
         "class_token": state["cls_token"][0, 0] + positions[0, 0],
     } | {name: tensor for name, tensor in state.items() if name.startswith("blocks.")}

@@ -120,7 +120,7 @@ def set_rate(optimizer: AdamW, rate: float) -> None:
 
 
 def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: matrices decay, biases and norms do not (MAE, MoCo v3)."""
+    """Parameter groups for AdamW: matrices decay, biases and norms do not (MAE)."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},

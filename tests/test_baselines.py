@@ -5,13 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import normalize
 
 from ldae.baselines import augment
 from ldae.baselines.mae import MAE
 from ldae.baselines.moco import MoCo, contrast, momentum_at
+from ldae.optimizer import AdamW
+from ldae.pretrain_baseline import MAETask, MoCoTask
 from ldae.randomness import Randomness
+from ldae.spec import MAETraining, MoCoTraining
+from ldae.tokenizers.patches import patchify
 
 ENCODER = {"image_size": 64, "width": 16, "heads": 2, "blocks": 2}
 
@@ -29,6 +35,11 @@ def images() -> Tensor:
     return torch.rand(6, 3, 64, 64, generator=generator()) * 2 - 1
 
 
+def normalised(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as both methods' authors give them to their networks."""
+    return normalize((images + 1) / 2, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
 @pytest.fixture
 def mae() -> MAE:
     torch.manual_seed(0)
@@ -39,6 +50,40 @@ def mae() -> MAE:
 def moco() -> MoCo:
     torch.manual_seed(0)
     return MoCo(**ENCODER, hidden=32, out=8)
+
+
+@pytest.mark.parametrize("method", ["mae", "moco"])
+def test_the_encoder_sees_images_normalised_by_imagenets_mean_and_deviation(
+    method: str, images: Tensor, request: pytest.FixtureRequest
+) -> None:
+    encoder = request.getfixturevalue(method).encoder
+    expected = encoder.blocks(encoder.embedded(patchify(normalised(images), 16)))
+    torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-5)
+    assert set(encoder.state_dict()) == {name for name, _ in encoder.named_parameters()}  # nothing more in its file
+
+
+def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]:
+    """The names of the weights that decay, and of those that do not."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for group in optimizer.param_groups:
+        found[group["weight_decay"] > 0] |= {names[id(parameter)] for parameter in group["params"]}
+    return found
+
+
+def test_all_that_moco_trains_decays(moco: MoCo) -> None:
+    recipe = MoCoTraining(steps=1, batch=8, rate=0.1, warmup=0)
+    found = decaying(MoCoTask(moco, recipe, 64).optimizers[0], moco)
+    assert found[True] == {name for name, parameter in moco.named_parameters() if parameter.requires_grad}
+    assert {"encoder.blocks.0.norm1.weight", "encoder.blocks.0.attn.qkv.bias"} <= found[True]
+
+
+def test_matrices_and_the_mask_token_of_mae_decay_and_norms_and_biases_do_not(mae: MAE) -> None:
+    recipe = MAETraining(steps=1, batch=8, rate=0.1, warmup=0)
+    found = decaying(MAETask(mae, recipe, 64).optimizers[0], mae)
+    assert {name.rpartition(".")[2] for name in found[True]} == {"weight", "mask_token"}
+    assert {name for name in found[True] if "norm" in name} == set()
+    assert {name for name in found[False] if not name.endswith(".bias") and "norm" not in name} == set()
 
 
 def test_mae_hides_a_random_three_quarters_of_each_image(mae: MAE) -> None:
@@ -70,7 +115,7 @@ def test_maes_loss_is_the_error_of_normalised_hidden_patches(mae: MAE, images: T
     predicted: list[Tensor] = []
     mae.head.register_forward_hook(lambda module, inputs, output: predicted.append(output))
     loss = mae(images, order)
-    for number, image in enumerate(images.numpy()):
+    for number, image in enumerate(normalised(images).numpy()):
         errors = []
         for place in order[number, 4:].tolist():
             y, x = 16 * (place // 4), 16 * (place % 4)
@@ -89,7 +134,7 @@ def test_maes_decoder_is_given_each_token_where_its_patch_stands(mae: MAE, image
     tokens = seen["tokens"] - mae.positions
     for number, places in enumerate(order):
         torch.testing.assert_close(tokens[number, places[:4]], seen["encoded"][number])
-        torch.testing.assert_close(tokens[number, places[4:]], mae.mask_token.expand(12, -1))
+        torch.testing.assert_close(tokens[number, places[4:]], mae.mask_token[0].expand(12, -1))
 
 
 def test_contrast_is_the_cross_entropy_of_cosines() -> None:

@@ -9,7 +9,6 @@ from ldae.baselines.encoder import Encoder, take, vit_blocks, xavier
 from ldae.network import grid_positions
 from ldae.randomness import Randomness
 from ldae.spec import PATCH, PATCH_DIM
-from ldae.tokenizers.patches import patchify
 
 KEPT = 0.25  # of the tokens (its Sec. 3)
 
@@ -43,7 +42,7 @@ class MAE(nn.Module):
         self.encoder = Encoder(image_size=image_size, width=width, heads=heads, blocks=blocks)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.narrow = xavier(nn.Linear(width, decoder_width))
-        self.mask_token = nn.Parameter(0.02 * torch.randn(decoder_width))
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, decoder_width))  # it decays, as matrices do
         self.register_buffer("positions", grid_positions(self.grid, decoder_width), persistent=False)
         self.decoder = vit_blocks(decoder_blocks, width=decoder_width, heads=decoder_heads)
         self.decoder_norm = nn.LayerNorm(decoder_width, eps=1e-6)
@@ -65,7 +64,7 @@ class MAE(nn.Module):
 
     def forward(self, images: Tensor, order: Tensor) -> Tensor:
         """The mean squared error (N,) over the hidden patches of images (N, 3, S, S) in [-1, 1]."""
-        patches = patchify(images, PATCH)  # (N, T, D)
+        patches = self.encoder.patches(images)  # (N, T, D)
         visible, hidden = order[:, : self.num_kept], order[:, self.num_kept :]
         encoded = self.encoder.blocks(take(self.encoder.embedded(patches), visible))  # (N, kept, h)
         encoded = self.narrow(self.norm(encoded))
