@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from ldae.forecast import Data, Forecast
 from ldae.rows import differences, say, shown
 from ldae.schedules import SCHEDULES, Levels
 from ldae.spec import Features, Folder, Photos, Probing, Sampling, Scale, Spec
-from ldae.study.graph import Graph
+from ldae.study.graph import PAGES, Graph
 from ldae.study_file import Paper
-from ldae.variants import Study, StudyError
+from ldae.variants import RULES, Study, StudyError
 
 WEIGHTS = f"method.name: mae, method.weights: {{path: x, sha256: {64 * 'a'}, width: 32, heads: 2, blocks: 2}}"
 SCALES = sorted(path.stem for path in (ROOT / "scales").glob("*.yaml"))
@@ -125,6 +126,13 @@ def test_the_row_whose_probe_takes_longest_does_not_come_last() -> None:
     assert len(blocks) > 1 and study.urgency[0] == "ldae"
     first_table = study.rows(study.file.tables["dae"].names)
     assert set(study.urgency[: len(first_table)]) == set(first_table)
+
+
+def test_every_rule_is_known_so_that_no_table_or_figure_takes_its_name() -> None:
+    text = "\n".join(path.read_text() for path in [*(ROOT / "rules").glob("*.smk"), ROOT / "workflow/Snakefile"])
+    rules = set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.MULTILINE))
+    pages = {name for page, (cost, _) in PAGES.items() for name in (page, cost)}  # their rules are made in loops
+    assert rules | pages == set(RULES)
 
 
 def test_the_order_of_keys_means_nothing(root: Path) -> None:
