@@ -142,14 +142,16 @@ class Tokenizer(Part):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.kind == "pixel" and self.dim not in PIXEL_PATCHES:
-            raise ValueError(f"tokenizer.dim: {self.dim} is no pixel token; allowed: {sorted(PIXEL_PATCHES)}")
+            raise ValueError(f"tokenizer.dim: found {self.dim}; a pixel token has one of {sorted(PIXEL_PATCHES)}")
         if self.kind == "conv" and self.dim % 4:
-            raise ValueError(f"tokenizer.dim: {self.dim} is no multiple of 4, the 2 x 2 latents of a 'conv' token")
+            raise ValueError(
+                f"tokenizer.dim: found {self.dim}; a 'conv' token is 2 x 2 latents, so give a multiple of 4"
+            )
         if self.kind != "conv" and (self.perceptual or self.adversarial):
             loss = "perceptual" if self.perceptual else "adversarial"
             raise ValueError(f"tokenizer.{loss}: {self.kind!r} has no such loss; it needs tokenizer.kind 'conv'")
         if self.kind != "conv" and self.scale == "published":
-            raise ValueError(f"tokenizer.scale: 'published' is of a 'conv' tokenizer, found {self.kind!r}")
+            raise ValueError(f"tokenizer.scale: 'published' needs tokenizer.kind 'conv', found {self.kind!r}")
         return self
 
     @property
@@ -278,7 +280,7 @@ class Spec(Part):
             )
         if self.network.output == "image" and self.objective.predict != "clean":
             raise ValueError(
-                f"objective.predict: {self.objective.predict!r} is no image; network.output 'image' needs 'clean'"
+                f"objective.predict: found {self.objective.predict!r}; network.output 'image' needs 'clean'"
             )
         if self.objective.tail and self.network.output != "image":
             raise ValueError(

@@ -439,7 +439,9 @@ def _check_names(
     known = [*variants, *sweeps]
     for name in [*definition.names, *getattr(definition, "filters", {}).values()]:
         if name not in known:
-            raise StudyError(f"{place}: {name!r} is no row or sweep{nearest(name, known)}; known: {listed(known)}")
+            raise StudyError(
+                f"{place}: there is no row or sweep {name!r}{nearest(name, known)}; known: {listed(known)}"
+            )
     for name in (getattr(definition, "series", None) or {}).values():
         if name not in sweeps:
             raise StudyError(f"{place}.series: {name!r} is a row, not a sweep; sweeps: {listed(sweeps)}")
@@ -465,7 +467,7 @@ def _check_figure(
         if figure.kind == "curves" and row.spec.method.weights is not None:
             raise StudyError(f"{place}: {row.name!r} was not trained here and has no curve; name trained rows")
         if figure.kind in ("noise", "denoising") and row.spec.method.name != "denoiser":
-            raise StudyError(f"{place}: {row.name!r} denoises nothing; name a denoiser's row")
+            raise StudyError(f"{place}: {row.name!r} does not denoise; name a denoiser's row")
 
 
 def _check_claim(
@@ -484,7 +486,7 @@ def _check_claim(
         for value in claim.among or ():
             if value not in values:
                 raise StudyError(
-                    f"{place}.among: {value!r} is no value of {claim.peak}; values: {listed(map(str, values))}"
+                    f"{place}.among: {claim.peak} has no value {value!r}; values: {listed(map(str, values))}"
                 )
 
 
@@ -512,7 +514,7 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
         if not _has_block(spec, scale):
             size = scale.size_of(spec)
             raise StudyError(
-                f"{place}.set: features.offset: {spec.features.offset} is no block of {size.encoder_blocks} + "
+                f"{place}.set: features.offset: there is no block {spec.features.offset} of {size.encoder_blocks} + "
                 f"{size.decoder_blocks}, counted from the encoder's last"
             )
         if spec.method.weights is not None and spec.method.name == "denoiser" and not scale.convolutional.published:
@@ -659,4 +661,4 @@ def _from_text(key: str, value: Any) -> Any:
             value = yaml.safe_load(f"[{value}]")
         return value
     except yaml.YAMLError:
-        raise StudyError(f'--config: {key}: found {value!r}, which is no YAML; write e.g. "seeds=[0,1]"') from None
+        raise StudyError(f'--config: {key}: found {value!r}, which is not YAML; write e.g. "seeds=[0,1]"') from None

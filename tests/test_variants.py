@@ -203,7 +203,7 @@ def test_a_list_is_replaced_and_null_is_the_default_again(root: Path) -> None:
 def test_scales_that_start_from_each_other_are_refused(root: Path) -> None:
     (root / "scales/mine.yaml").write_text("from: other\n")
     (root / "scales/other.yaml").write_text("from: mine\n")
-    with pytest.raises(StudyError, match="scales/other.yaml: from: 'mine' is no other scale"):
+    with pytest.raises(StudyError, match="scales/other.yaml: from: there is no other scale 'mine'"):
         Study.load(root, {"scale": "mine"})
 
 
@@ -357,6 +357,7 @@ def test_a_mistake_of_the_whole_study_is_told_beside_a_command_line(root: Path) 
         ("train: 400", "trian: 400", ["'dataset.trian'", "did you mean 'train'"]),
         ("steps: 40", "steps: yes", ["training.steps: found true, should be a number"]),
         ("rates: [0.3, 3]", "rates: [0.3, on]", ["probing.rates", "true", "number"]),
+        ("sampling:", "sampling: [\n", ["line", "mend the YAML"]),
         ("size: 64", "size: 65", ["size", "65", "multiple of 16"]),
         ("train: 400", "train: many", ["train", "'many'"]),
         ("rates: [0.3, 3]", "rates: []", ["probing.rates", "[]"]),
@@ -458,7 +459,7 @@ SAMPLES = "rows: [dit, no_labels, no_perceptual, no_adversarial, conv_vae]\n  tr
     [
         ("VAE, d = {value}", "VAE, d = {dim}", ["conv_vae_d.label", "{dim}"]),
         (SAMPLES, "rows: [ldae]\n  training", ["samples", "'ldae'", "fid"]),
-        ("rows: [classical_dae, ldae]", "rows: [mae_b]", ["figure7", "'mae_b'", "denoises nothing"]),
+        ("rows: [classical_dae, ldae]", "rows: [mae_b]", ["figure7", "'mae_b'", "does not denoise"]),
         ("filters: {patch-wise VAE: patch_vae,", "filters: {patch-wise VAE: pca_d,", ["figure4.filters", "'pca_d'"]),
         ("linear in γ²: gamma2", "flat: unscaled, one: single", ["figures.figure3.schedules", "'single'"]),
         (

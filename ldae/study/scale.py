@@ -70,7 +70,7 @@ def _files(folder: Path, name: str, above: tuple[str, ...]) -> list[tuple[str, d
     if base in (*above, name) or not (folder / f"{base}.yaml").is_file():
         known = sorted({path.stem for path in folder.glob("*.yaml")} - {name, *above})
         raise StudyError(
-            f"{file}: from: {base!r} is no other scale of {folder.name}/{nearest(str(base), known)}; "
+            f"{file}: from: there is no other scale {base!r} in {folder.name}/{nearest(str(base), known)}; "
             f"known: {listed(known)}"
         )
     return [*_files(folder, base, (*above, name)), (file, values)]
