@@ -33,7 +33,6 @@ from ldae.training import (
     gradient_norm,
     history_text,
     learning_rate,
-    peak_rate,
     pick_device,
     trained,
 )
@@ -174,7 +173,7 @@ class Tuning:
             images = rand_augment(images, randomness, self.recipe.magnitude)
         images, targets = mixed(images, labels, randomness, classes=self.classes, recipe=self.recipe)
         uniform = randomness.uniform(part, len(self.tuned.paths))
-        rate = learning_rate(step, total=total, peak=peak_rate(self.recipe), warmup=self.recipe.warmup)
+        rate = learning_rate(step, total=total, peak=self.recipe.peak_rate, warmup=self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         loss = torch.zeros((), device=images.device)

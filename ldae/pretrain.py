@@ -30,7 +30,6 @@ from ldae.training import (
     gradient_norm,
     history_text,
     learning_rate,
-    peak_rate,
     pick_device,
     set_rate,
     trained,
@@ -71,7 +70,7 @@ class Pretraining:
         part = len(inputs)
         inputs = self.augment(inputs, randomness)
         draws = self.denoiser.draw(part, randomness)
-        rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.warmup)
+        rate = learning_rate(step, total=total, peak=self.training.peak_rate, warmup=self.warmup)
         set_rate(self.optimizer, rate)
         loss = torch.zeros((), device=inputs.device)
         for start in range(0, part, self.micro_batch):

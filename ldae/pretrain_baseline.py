@@ -31,7 +31,6 @@ from ldae.training import (
     gradient_norm,
     history_text,
     learning_rate,
-    peak_rate,
     pick_device,
     recompute_activations,
     set_rate,
@@ -59,7 +58,7 @@ class MAETask:
         """One step on random crops of uint8 images (N, 3, S, S); labels are not looked at."""
         images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=self.size)
         masking = self.module.draw(len(images), randomness)
-        rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
+        rate = learning_rate(step, total=total, peak=self.training.peak_rate, warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
         with mixed_precision(images.device):
             loss = self.parallel(images, masking).mean()
@@ -86,7 +85,7 @@ class MoCoTask:
     ) -> dict[str, Tensor | float]:
         """One step on two views of uint8 images (N, 3, S, S); labels are not looked at."""
         first, second = two_views(to_float(inputs), randomness, size=self.size)
-        rate = learning_rate(step, total=total, peak=peak_rate(self.training), warmup=self.training.warmup)
+        rate = learning_rate(step, total=total, peak=self.training.peak_rate, warmup=self.training.warmup)
         set_rate(self.optimizers[0], rate)
         self.module.momentum_update(momentum_at(step / total))
         with mixed_precision(first.device):

@@ -31,7 +31,6 @@ from ldae.optimizer import AdamW
 from ldae.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.progress import log, progress
 from ldae.randomness import Randomness, stream
-from ldae.spec import Training
 from ldae.tracking import Training as Tracked
 from ldae.tracking import tracked
 
@@ -106,11 +105,6 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float
     if step < warm:
         return peak * (step + 1) / (math.floor(warm) + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
-
-
-def peak_rate(training: Training) -> float:
-    """The peak learning rate of a recipe, by the linear rule."""
-    return training.peak_rate
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:
