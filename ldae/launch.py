@@ -40,6 +40,7 @@ def in_ranks(processes: int, *, threads: int) -> NoReturn:
     # A rank that has failed takes the others with it, which would wait for it. In a shell of a person's `srun --pty`
     # ranks that did not overlap with it would wait for its end.
     srun += [f"--cpus-per-task={max(1, threads // share)}", "--kill-on-bad-exit=1", "--overlap"]
+    srun += ["--input=none", "--quit-on-interrupt"]  # a loop over lines keeps its input; one Ctrl-C is enough
     environment = step_environment() | {LAUNCHER: f"job {os.environ['SLURM_JOB_ID']}"}
     os.execvpe("srun", [*srun, *command], environment)
 

@@ -126,6 +126,7 @@ def test_on_several_nodes_slurm_starts_the_ranks(
     command = [*training, "--processes", "4", "--threads", "6"]
     said = subprocess.run(command, env=allocation | variables, capture_output=True, text=True, check=True)
     asked = ["--nodes=2", "--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3", "--kill-on-bad-exit=1", "--overlap"]
+    asked += ["--input=none", "--quit-on-interrupt"]
     assert said.stdout.splitlines()[: len(asked) + len(command)] == [*asked, *command]
     assert "LDAE_LAUNCHER=job 7" in said.stdout.splitlines()
 
