@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ def parser() -> Root:
 
 def main() -> None:
     """Runs one command; a mistake or a missing file is one line on standard error and a status other than zero."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows `?` in the place of an arrow
     try:
         try:
             _answer()

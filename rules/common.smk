@@ -255,8 +255,8 @@ def definition_of(kind):
 
 
 def canonical(definition):
-    """A view's definition as one canonical text."""
-    return json.dumps(definition, sort_keys=True, ensure_ascii=False)
+    """A view's definition as one canonical text, in ASCII: a locale without Unicode would spoil a command's words."""
+    return json.dumps(definition, sort_keys=True)
 
 
 def shown_on(place):

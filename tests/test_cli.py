@@ -23,6 +23,7 @@ from ldae.driver import calm, never_wait_in_vain
 from ldae.files import read_json, whole, write_json
 
 HOST = socket.gethostname()
+ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "fit-tokenizer", "pretrain", "probe", "probe-pixels", "table", "figure", "cost", "report")
 
 
@@ -39,6 +40,15 @@ def test_every_stage_explains_its_options(stage: str, capsys: pytest.CaptureFixt
         cli.parser().parse_args([stage, "--help"])
     assert not ended.value.code
     assert "--out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_unicode_is_answered(encoding: str) -> None:
+    command = [sys.executable, "-m", "ldae.cli", "list"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert b"predict_clean" in said.stdout
 
 
 @pytest.mark.parametrize(
@@ -116,7 +126,7 @@ def test_a_stage_that_is_stopped_while_it_imports_ends_without_a_traceback(
         "importlib.import_module('torch')\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("SLURM_JOB_ID", "LDAE_JOB")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
     if job is not None:
         environment |= {"LDAE_JOB": f"{job} {time.time()}", "SLURM_JOB_ID": job}
     command = [sys.executable, "-m", "ldae.cli", "fit-tokenizer", "--spec", "{}", "--out", str(tmp_path / "out")]

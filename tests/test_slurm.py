@@ -90,6 +90,16 @@ def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
     assert sum("--processes 2 " in line for line in commands[0]) == 2 * ROWS
 
 
+def test_a_command_is_ascii_whatever_the_study_s_words_are(tmp_path: Path) -> None:
+    """In a locale without Unicode, as on some compute nodes, other words would not reach the job."""
+    graph = Graph.fresh(tmp_path)
+    graph.edit("config.yaml", 'title: "', 'title: "Müll, γ² and ')
+    said = graph.dry_run("--printshellcmds")
+    commands = [line for line in said.splitlines() if "M\\u00fcll" in line]
+    assert len(commands) >= 2, said
+    assert all(line.isascii() for line in said.splitlines() if "ldae table" in line or "ldae figure" in line)
+
+
 @pytest.mark.parametrize(
     ("programs", "words"),
     [
