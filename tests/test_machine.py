@@ -25,7 +25,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["fit-tokenizer", "--spec", '{"fitting":{"patches":100}}'], f"on {CPU}: 2 threads, float64"),
         (["probe-pixels", "--spec", '{"probing":{"mode":"cached","rates":[1]}}'], f"on {CPU}: 2 threads, float32"),
-        (["prepare", "--spec", '{"dataset":{"source":"folder","path":"/nowhere","size":32}}'], "2 worker processes"),
+        (["prepare", "--spec", '{"dataset":{"source":"folder","path":"none","size":32}}'], "2 worker processes"),
     ],
 )
 def test_a_log_begins_with_the_device_the_threads_and_the_precision(

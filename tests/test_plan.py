@@ -199,7 +199,7 @@ def test_the_images_in_tar_files_are_counted(tmp_path: Path, monkeypatch: pytest
 
 
 MISTAKES = {
-    "absent": ("{source: folder, path: /nowhere, size: 64, val_fraction: 0.2}", "/nowhere: is no folder"),
+    "absent": ("{source: folder, path: PICTURES/none, size: 64, val_fraction: 0.2}", "none: is no folder"),
     "unsplit": ("{source: folder, path: PICTURES, size: 64}", "does not have both train/ and val/"),
     "tars": ("{source: imagenet, path: PICTURES, size: 64}", "ILSVRC2012_img_train.tar: is absent"),
 }

@@ -86,12 +86,12 @@ def test_a_row_is_run_from_a_folder_below_and_its_number_said_last(tmp_path: Pat
     assert first.startswith(f"pca: accuracy {100 * found:.1f} % [")
     assert (tmp_path / second.strip()).is_file()
     assert f"in {tmp_path}" in err and "4 of 4 steps (100%) done" in err
-    project.edit("scales/smoke.yaml", "dataset: {source: photos", "dataset: {source: folder, path: /nowhere")
+    project.edit("scales/smoke.yaml", "dataset: {source: photos", "dataset: {source: folder, path: none")
     project.edit("scales/smoke.yaml", ", train: 400, val: 200}", "}")
     failed = ldae_run(project, "pca")
     out, err = failed.communicate()
     assert failed.returncode == 1
-    assert "/nowhere: is no folder" in err.splitlines()[-1]
+    assert "none: is no folder" in err.splitlines()[-1]
 
 
 @pytest.mark.graph
