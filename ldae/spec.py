@@ -301,11 +301,15 @@ class Spec(Part):
     def changed(self, changes: dict[str, Any]) -> Spec:
         """This row with dotted keys replaced, e.g. `{"objective.predict": "clean"}`; validated.
 
+        The rate, the batch and the weight decay are those of the method: a change of `method.name` resets them.
+
         Raises:
             KeyError: with an unknown key, and those that there are.
             ValidationError: for a value that a key cannot have, or that fits no other value of the row.
         """
         fields = self.model_dump()
+        if changes.get("method.name", self.method.name) != self.method.name:  # another method has another recipe
+            fields["recipe"] = Recipe(crop=self.recipe.crop, length=self.recipe.length).model_dump()
         for key, value in changes.items():
             part, _, field = key.partition(".")
             if part not in fields or field not in fields[part]:

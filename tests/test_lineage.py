@@ -121,6 +121,13 @@ def test_a_length_in_epochs_sees_as_many_images_with_another_batch() -> None:
     assert (halved.batch, halved.total_steps(400)) == (8, 100)
 
 
+def test_a_row_of_another_method_has_that_methods_own_recipe() -> None:
+    tuned = LONGER.changed({"recipe.rate": 3, "recipe.batch": 2, "recipe.weight_decay": 0.3})
+    assert tuned.changed({"method.name": "mae"}) == MAE
+    assert tuned.changed({"method.name": "mae", "recipe.rate": 2}).recipe.rate == 2
+    assert tuned.changed({"network.size": "B"}).recipe == tuned.recipe
+
+
 def test_fine_tuning_follows_the_scale_whatever_a_row_says_of_its_pretraining() -> None:
     changed = LONGER.changed({"recipe.rate": 3, "recipe.batch": 2, "recipe.weight_decay": 0.3})
     assert FinetuneStage.of(changed, SCALE) == STAGES["finetune"]
