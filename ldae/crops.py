@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,11 @@ from torch import Tensor
 from ldae.randomness import Randomness
 
 ATTEMPTS = 10  # to draw a window that lies inside the image
+AT_ONCE = 512  # images, which bounds the memory that weights and half-finished crops take
+REACH = 2  # pixels, of the kernels below
 ELONGATED = math.log(4 / 3)  # the largest logarithm of a window's aspect ratio
+
+Kernel = Callable[[Tensor], Tensor]  # what a pixel weighs, by its distance in pixels
 
 
 class Windows(NamedTuple):
@@ -24,26 +29,30 @@ class Windows(NamedTuple):
 
 
 def random_resized_crop(
-    images: Tensor, randomness: Randomness, smallest: float = 0.08, *, size: int | None = None
+    images: Tensor,
+    randomness: Randomness,
+    smallest: float = 0.08,
+    *,
+    size: int | None = None,
+    kernel: Kernel | None = None,
 ) -> Tensor:
-    """A random window of each image, scaled to one size with bicubic interpolation, mirrored half of the time.
-
-    Windows are those of `torchvision_windows`. All images of the batch are cropped in one call. A window is at most
-    half as long again as the crop (`dataset.store`), and most are smaller, so nothing is antialiased.
+    """A random window of each image, `torchvision_windows`, scaled to one size, mirrored half of the time.
 
     Args:
         images: (N, 3, S, S).
         randomness: on the images' device.
         smallest: the smallest share of the area.
         size: the side of the crops; None for that of the images.
+        kernel: of the interpolation; None for `cubic`.
     """
     pixels = images.shape[-1]
-    return cut(images, torchvision_windows(len(images), randomness, smallest, pixels=pixels), size or pixels)
+    windows = torchvision_windows(len(images), randomness, smallest, pixels=pixels)
+    return cut(images, windows, size or pixels, kernel or cubic)
 
 
 def probe_crop(images: Tensor, randomness: Randomness, *, size: int | None = None) -> Tensor:
     """The same with the windows of MAE's linear probe, `clamped_windows`, of at least 8 % of the area."""
-    return cut(images, clamped_windows(len(images), randomness, 0.08), size or images.shape[-1])
+    return cut(images, clamped_windows(len(images), randomness, 0.08), size or images.shape[-1], cubic)
 
 
 def torchvision_windows(num: int, randomness: Randomness, smallest: float, *, pixels: int) -> Windows:
@@ -86,33 +95,51 @@ def clamped_windows(num: int, randomness: Randomness, smallest: float) -> Window
     )
 
 
-def cut(images: Tensor, windows: Windows, size: int) -> Tensor:
+def cut(images: Tensor, windows: Windows, size: int, kernel: Kernel) -> Tensor:
     """The windows of images (N, 3, S, S) in [-1, 1], scaled to (N, 3, size, size)."""
-    stored = images.shape[-1]
-    columns = bicubic(windows.x, windows.width, points=size, pixels=stored)
-    rows = bicubic(windows.y, windows.height, points=size, pixels=stored)
-    # one axis after the other: on a CPU in less than half of `grid_sample`'s time
-    narrowed = images.flatten(1, 2) @ columns.transpose(1, 2)  # (N, 3 S, size)
-    crops = rows[:, None] @ narrowed.unflatten(1, (3, stored))
+    pixels = images.shape[-1]
+    crops = images.new_empty(len(images), 3, size, size)
+    for start in range(0, len(images), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        columns = interpolation(windows.x[part], windows.width[part], points=size, pixels=pixels, kernel=kernel)
+        rows = interpolation(windows.y[part], windows.height[part], points=size, pixels=pixels, kernel=kernel)
+        # one axis after the other: on a CPU in less than half of `grid_sample`'s time
+        narrowed = images[part].flatten(1, 2) @ columns.transpose(1, 2)  # (n, 3 S, size)
+        torch.matmul(rows[:, None], narrowed.unflatten(1, (3, pixels)), out=crops[part])
     return crops.clamp_(-1, 1)
 
 
-def bicubic(centre: Tensor, extent: Tensor, *, points: int, pixels: int) -> Tensor:
-    """The weights (N, points, pixels) of a line's pixels in the points of a window, by bicubic interpolation.
+def cubic(distance: Tensor) -> Tensor:
+    """Keys's kernel (1981) of bicubic interpolation with a = -0.75, as in torch, at distances in pixels."""
+    near = (1.25 * distance - 2.25) * distance.square() + 1
+    far = ((3.75 - 0.75 * distance) * distance - 6) * distance + 3
+    return torch.where(distance <= 1, near, torch.where(distance < REACH, far, 0.0))
+
+
+def linear(distance: Tensor) -> Tensor:
+    """The kernel of bilinear interpolation."""
+    return (1 - distance).clamp_min(0)
+
+
+def interpolation(centre: Tensor, extent: Tensor, *, points: int, pixels: int, kernel: Kernel = cubic) -> Tensor:
+    """The weights (N, points, pixels) of a line's pixels in the points of a window.
+
+    Where a window has more pixels than points the kernel is as much wider, as Pillow's is: so nothing is aliased.
 
     Args:
         centre, extent: of each window (N,), where the line reaches from -1 to 1; a negative extent mirrors it.
         points: of a window.
         pixels: of a line; beyond it, its outermost pixels go on.
+        kernel: of the interpolation.
     """
     steps = (2 * torch.arange(points, device=centre.device) + 1) / points - 1
     places = ((centre[:, None] + extent[:, None] * steps + 1) * pixels - 1) / 2  # (N, points), in pixels
-    first = places.floor() - 1
+    wider = (extent.abs() * pixels / points).clamp_min(1)[:, None]
+    reach = math.ceil(REACH * max(1, pixels / points))  # of the widest
+    first = places.floor() - (reach - 1)
     weights = torch.zeros(*places.shape, pixels, device=centre.device)
-    for pixel in (first, first + 1, first + 2, first + 3):
-        distance = (places - pixel).abs()
-        near = (1.25 * distance - 2.25) * distance.square() + 1  # Keys (1981) with a = -0.75, as in torch
-        far = ((3.75 - 0.75 * distance) * distance - 6) * distance + 3
-        weight = torch.where(distance <= 1, near, far)
+    for number in range(2 * reach):
+        pixel = first + number
+        weight = kernel((places - pixel).abs() / wider)
         weights.scatter_add_(2, pixel.clamp(0, pixels - 1).long()[..., None], weight[..., None])
-    return weights
+    return weights / weights.sum(2, keepdim=True) if pixels > points else weights

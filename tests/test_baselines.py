@@ -193,6 +193,15 @@ def test_two_views_are_images_that_differ_and_repeat_with_their_generator(images
     torch.testing.assert_close(first, again, rtol=0, atol=0)
 
 
+def test_views_are_cut_by_bilinear_interpolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which keeps to the colours that there are; bicubic interpolation goes beyond them at edges."""
+    for name in ("JITTERED", "GREYED"):
+        monkeypatch.setattr(augment, name, 0.0)
+    edges = 0.5 * (-1.0) ** torch.arange(8).repeat_interleave(8).expand(20, 3, 64, 64)
+    view = augment.augment(edges, randomness(), blurred=0, solarized=0)
+    assert 0.49 < view.abs().max() < 0.5 + 1e-5
+
+
 def coloured(x: Tensor, **factors: float) -> Tensor:
     neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "turn": 0.0}
     given = {name: torch.full((len(x),), value) for name, value in (neutral | factors).items()}

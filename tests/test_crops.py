@@ -8,7 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
-from ldae.crops import Windows, bicubic, clamped_windows, probe_crop, random_resized_crop, torchvision_windows
+from ldae.crops import (
+    Windows,
+    clamped_windows,
+    cubic,
+    interpolation,
+    linear,
+    probe_crop,
+    random_resized_crop,
+    torchvision_windows,
+)
 from ldae.randomness import Randomness
 
 PIXELS, DRAWS = 64, 10_000
@@ -102,13 +111,26 @@ def test_lines_are_interpolated_as_torch_does(pixels: int) -> None:
     extent = torch.rand(7, generator=generator) * torch.tensor([1, -1, 1, -1, 1, -1, 1])
     extent[:2] = torch.tensor([1.0, -1.0])
     centre = (1 - extent.abs()) * torch.tensor([0, 0, 1, 1, -1, -1, 0.5])
-    found = torch.bmm(bicubic(centre, extent, points=16, pixels=pixels), lines[..., None])[..., 0]
+    found = torch.bmm(interpolation(centre, extent, points=24, pixels=pixels), lines[..., None])[..., 0]
     theta = torch.zeros(7, 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = extent, centre
-    grid = F.affine_grid(theta, [7, 1, 1, 16], align_corners=False)
+    grid = F.affine_grid(theta, [7, 1, 1, 24], align_corners=False)
     options = {"mode": "bicubic", "padding_mode": "border", "align_corners": False}
     expected = F.grid_sample(lines[:, None, None], grid, **options)[:, 0, 0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pixels", [16, 20, 24])
+def test_a_line_of_more_pixels_is_antialiased_as_torch_does(pixels: int) -> None:
+    lines = torch.rand(5, pixels, generator=torch.Generator().manual_seed(0))
+    whole = interpolation(torch.zeros(5), torch.ones(5), points=16, pixels=pixels, kernel=linear)
+    expected = F.interpolate(lines[:, None, None], size=(1, 16), mode="bilinear", antialias=True)[:, 0, 0]
+    found = torch.bmm(whole, lines[..., None])[..., 0]
+    # torch leaves out what lies beyond the ends, where here the outermost pixel goes on
+    torch.testing.assert_close(found[:, 1:-1], expected[:, 1:-1])
+    for kernel in (linear, cubic):
+        weights = interpolation(torch.zeros(1), torch.ones(1), points=16, pixels=pixels, kernel=kernel)
+        torch.testing.assert_close(weights.sum(2), torch.ones(1, 16))
 
 
 def test_a_crop_follows_from_its_randomness() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldae.crops import random_resized_crop
+from ldae.crops import linear, random_resized_crop
 from ldae.randomness import Randomness
 
 SMALLEST_CROP = 0.08  # of the area
@@ -38,7 +38,7 @@ def augment(
     images: Tensor, randomness: Randomness, *, blurred: float, solarized: float, size: int | None = None
 ) -> Tensor:
     """One random view (N, 3, S, S); `blurred` and `solarized` are the chances of these two."""
-    x = (random_resized_crop(images, randomness, SMALLEST_CROP, size=size) + 1) / 2
+    x = (random_resized_crop(images, randomness, SMALLEST_CROP, size=size, kernel=linear) + 1) / 2
     uniform = randomness.uniform(9, len(x), batch=1)
     brightness, contrast, saturation = (
         1 + strength * (2 * uniform[i] - 1) for i, strength in enumerate((BRIGHTNESS, CONTRAST, SATURATION))
