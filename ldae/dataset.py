@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ldae.arrays import CheckedRows, open_array
 from ldae.files import intact, read_json
@@ -18,7 +19,7 @@ from ldae.randomness import Randomness
 
 @dataclass(frozen=True)
 class Split:
-    """The training or validation images of a prepared data set, of which the centres are seen."""
+    """The training or validation images of a prepared data set, as networks see them or as they are kept."""
 
     images: CheckedRows  # (N, 3, S', S'), uint8
     labels: Tensor  # (N,)
@@ -34,8 +35,8 @@ class Split:
         return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups, manifest["size"])
 
     @property
-    def uncropped(self) -> Split:
-        """The same images with their margin, where they have one, for random crops."""
+    def as_stored(self) -> Split:
+        """The same images at the size S' that they are kept at, for random crops."""
         return replace(self, size=self.images.rows.shape[-1])
 
     def __len__(self) -> int:
@@ -44,17 +45,21 @@ class Split:
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """The images (n, 3, S, S), still uint8, and labels (n,) at `indices`, on `device`."""
-        return _to_device(self._cut(self.images.take(indices)), self.labels, indices, device)
+        return _to_device(self._shrunk(self.images.take(indices)), self.labels, indices, device)
 
     def __getitem__(self, part: slice) -> NDArray[np.uint8]:
         """The images (n, 3, S, S) of a slice."""
-        return self._cut(self.images[part])
+        return self._shrunk(self.images[part])
 
-    def _cut(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The centres (n, 3, S, S) of images (n, 3, S', S')."""
-        margin = stored.shape[-1] - self.size
-        inner = slice(margin // 2, margin // 2 + self.size)
-        return np.ascontiguousarray(stored[:, :, inner, inner]) if margin else stored
+    def _shrunk(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images (n, 3, S', S') scaled to (n, 3, S, S)."""
+        if stored.shape[-1] == self.size:
+            return stored
+        size = (self.size, self.size)
+        shrunk: NDArray[np.uint8] = interpolate(
+            torch.from_numpy(stored), size=size, mode="bicubic", antialias=True
+        ).numpy()
+        return shrunk
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def pretrain(
     inputs = inputs_of(dataset=dataset, tokenizer=tokenizer)
     identity = json.dumps([made, seed, inputs], sort_keys=True)
     images = Split.open(dataset, "train")
-    source: Source = images.uncropped if stage.recipe.crop == "random" else images
+    source: Source = images.as_stored if stage.recipe.crop == "random" else images
     if stage.tokenizer.kind == "conv" and stage.recipe.crop == "center":
         source = Latents.open(tokenizer, images.labels)
 

@@ -154,7 +154,7 @@ def pretrain_baseline(
         )
 
     with trained(
-        start, images.uncropped, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+        start, images.as_stored, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
     ) as finished:
         if finished is None:
             return

@@ -121,7 +121,7 @@ def seen(
     if crop.view is None:
         return to_float(split.batch(images, crop.device)[0])
     randomness.restart(crop.seed, AUGMENT, crop.view, place)
-    return probe_crop(to_float(split.uncropped.batch(images, crop.device)[0]), randomness, size=split.size)
+    return probe_crop(to_float(split.as_stored.batch(images, crop.device)[0]), randomness, size=split.size)
 
 
 def held_features(encoders: Encoders, data: Data, probing: Probing, seed: int) -> list[Features]:

@@ -355,8 +355,8 @@ class Sides(Part):
     """How large the images are that networks see, and how large they are kept."""
 
     size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
-    # Random crops are cut from images of this side, and centre crops of `size` from their middle; None keeps `size`
-    # alone. ImageNet's usual pairs are in the proportion of 292 to 256.
+    # Random crops are cut from images of this side; all that looks at whole images has them scaled to `size`. None
+    # keeps images of `size`.
     store: Annotated[int, Field(ge=PATCH)] | None = None
 
     @model_validator(mode="after")
@@ -364,7 +364,7 @@ class Sides(Part):
         if self.store is not None and not self.size <= self.store <= 1.5 * self.size:
             raise ValueError(
                 f"store: {self.store} should lie between size, {self.size}, and half as much again, "
-                f"{1.5 * self.size:g}: random crops are not antialiased"
+                f"{1.5 * self.size:g}: a larger one would be read and scaled away"
             )
         return self
 

@@ -108,7 +108,7 @@ def train_classifier(
         )
 
     with trained(
-        start, train.uncropped, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+        start, train.as_stored, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
     ) as finished:
         if finished is None:
             return

@@ -254,7 +254,7 @@ def test_micro_batches_equal_the_whole_batch() -> None:
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
 
 
-def test_crops_are_cut_from_the_margin_that_images_are_kept_with() -> None:
+def test_crops_are_cut_from_images_as_they_are_kept() -> None:
     task = Tuning(network(), STAGE, classes=3)
     larger = torch.randint(256, (8, 3, 48, 48)).byte()
     measured = task.update(larger, torch.arange(8) % 3, randomness(), step=0, total=8)

@@ -54,7 +54,7 @@ def test_the_papers_pretraining_costs_what_its_formula_says() -> None:
     study = Study.load(ROOT, {"scale": "imagenet"})
     found = costs(study, ["pca"])
     assert found["pretrain pca, seed 0"].flops == pytest.approx(484e9 * 1_281_167 * 400, rel=0.02)
-    assert found["dataset images"].disk == pytest.approx(1_331_167 * 3 * 256**2)
+    assert found["dataset images"].disk == pytest.approx(1_331_167 * 3 * 384**2)
 
 
 def test_fine_tuning_costs_three_forward_passes_an_image() -> None:

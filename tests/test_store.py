@@ -1,4 +1,4 @@
-"""Images kept larger than networks see them: centres for all that looks at whole images, random crops of the rest."""
+"""Images kept larger than networks see them: scaled down for all that looks at whole images, as they are for crops."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from ldae.arrays import save_row_sums
@@ -51,7 +52,7 @@ def photos(store: int | None = STORED) -> Photos:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two prepared folders, each with a tokenizer's fit beside it, that differ in the images' margins alone."""
+    """Prepared folders with a tokenizer's fit: of larger images, and of the same images scaled down."""
     one, other = (tmp_path_factory.mktemp(name) for name in ("one", "other"))
     prepare(DatasetStage(dataset=photos()), revision=1, out=one / "dataset", workers=1)
     fit_tokenizer(
@@ -60,25 +61,24 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     shutil.copytree(one, other, dirs_exist_ok=True)
     for split in ("train", "val"):
         path = other / "dataset" / f"{split}.npy"
-        images = np.load(path)
-        inner = images[:, :, 4:-4, 4:-4].copy()
-        images[:] = 255 - images
-        images[:, :, 4:-4, 4:-4] = inner
-        np.save(path, images)
+        np.save(path, Split.open(one / "dataset", split)[:])
         save_row_sums(path)
     return one, other
 
 
-def test_the_centre_is_seen_and_the_margin_is_kept(folders: tuple[Path, Path]) -> None:
+def test_images_are_scaled_to_the_size_that_networks_see(folders: tuple[Path, Path]) -> None:
     folder = folders[0] / "dataset"
     assert read_json(folder / "manifest.json")["size"] == SIDE
     stored = np.load(folder / "train.npy")
     assert stored.shape == (40, 3, STORED, STORED)
     split = Split.open(folder, "train")
-    centres, labels = split.batch(np.array([7, 2]), torch.device("cpu"))
-    np.testing.assert_array_equal(centres, stored[[7, 2], :, 4:36, 4:36])
-    np.testing.assert_array_equal(split[3:5], stored[3:5, :, 4:36, 4:36])
-    whole, same = split.uncropped.batch(np.array([7, 2]), torch.device("cpu"))
+    seen, labels = split.batch(np.array([7, 2]), torch.device("cpu"))
+    for image, number in zip(seen, (7, 2), strict=True):
+        picture = Image.fromarray(stored[number].transpose(1, 2, 0)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        expected = np.asarray(picture, np.int64).transpose(2, 0, 1)
+        np.testing.assert_allclose(image.numpy().astype(np.int64), expected, rtol=0, atol=1)
+    np.testing.assert_array_equal(split[7:8], seen[:1])
+    whole, same = split.as_stored.batch(np.array([7, 2]), torch.device("cpu"))
     np.testing.assert_array_equal(whole, stored[[7, 2]])
     assert labels.tolist() == same.tolist() == [7, 2]
 
@@ -122,14 +122,16 @@ def trained(folder: Path, crop: str, out: Path) -> bytes:
     return (out / "model.safetensors").read_bytes()
 
 
-def test_random_crops_see_the_margin_and_centre_crops_do_not(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_random_crops_are_cut_from_the_larger_images_and_whole_ones_scaled(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
     centred = [trained(folder, "center", tmp_path / f"c-{folder.name}") for folder in folders]
     assert centred[0] == centred[1]
     random = [trained(folder, "random", tmp_path / f"r-{folder.name}") for folder in folders]
     assert random[0] != random[1]
 
 
-def test_the_probe_trains_on_random_crops_and_tests_on_centres(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_probe_trains_on_random_crops_and_tests_on_whole_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
     trained(folders[0], "center", tmp_path / "run")
     probing = Probing(mode="exact", epochs=2, warmup=1, batch=16, rates=(1.0,), extract_batch=16)
     found = []
@@ -145,11 +147,11 @@ def test_the_probe_trains_on_random_crops_and_tests_on_centres(folders: tuple[Pa
             out=out,
         )
         found.append(read_json(out / "probe.json")["encoders"]["trained/0"])
-    assert found[0]["knn"] == found[1]["knn"]  # of centres alone
+    assert found[0]["knn"] == found[1]["knn"]  # of whole images alone
 
 
 @pytest.mark.parametrize("method", ["mae", "moco_v3"])
-def test_the_baselines_see_the_margin(method: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_baselines_see_crops_of_the_larger_images(method: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
     recipes = {
         "mae": MAETraining(**TRAINING, decoder_width=16, decoder_heads=2, decoder_blocks=1),
         "moco_v3": MoCoTraining(**TRAINING, hidden=16, out=8),
@@ -165,7 +167,7 @@ def test_the_baselines_see_the_margin(method: str, folders: tuple[Path, Path], t
     assert weights[0] != weights[1]
 
 
-def test_a_classifier_sees_the_margin_in_training_alone(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_classifier_sees_crops_of_the_larger_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
     stage = ClassifierStage(
         architecture="resnet", classifier=Classifier(width=4, steps=2, batch=8, rate=1e-3, log_every=1)
     )
