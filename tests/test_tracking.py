@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import typing
 from collections import Counter
@@ -21,6 +22,7 @@ from graph import Graph
 
 from ldae.checking import StudyError
 from ldae.pretrain import pretrain
+from ldae.process import LAUNCHER
 from ldae.spec import PretrainStage, Scale, Size, Tokenizer, Training
 from ldae.tracking import TRACKERS, TRACKING, check, parsed, tracked
 from ldae.tracking import Training as Tracked
@@ -218,6 +220,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(
 
 def test_of_several_ranks_only_the_first_tells(tmp_path: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TRACKING, "trackio")
+    monkeypatch.setenv(LAUNCHER, f"process {os.getppid()}")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
     lines = ["step,images,loss", "2,40,0.5"]
