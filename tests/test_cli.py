@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from ldae import cli, driver
 from ldae.driver import calm, never_wait_in_vain
-from ldae.files import read_json, whole, write_json
+from ldae.files import read_json, whole
 
 HOST = socket.gethostname()
 ROOT = Path(__file__).parent.parent
@@ -159,10 +159,10 @@ def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other.txt").stat().st_mode
 
 
-def test_broken_json_is_named(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"a": 1})
-    (tmp_path / "a.json").write_text('{"a"')
-    with pytest.raises(ValueError, match=r"a\.json: is no JSON"):
+@pytest.mark.parametrize("text", ["", '{"a"', "[]", "null", "3", '"a"', "NaN", "\x00", "{}"])
+def test_a_broken_record_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json: (is no JSON|holds no record|is damaged)"):
         read_json(tmp_path / "a.json")
 
 

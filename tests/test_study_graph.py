@@ -94,9 +94,10 @@ def test_a_row_is_wanted_with_all_that_tables_show_of_it(tmp_path: Path) -> None
         graph.wanted(["figur6"])
 
 
-def test_a_damaged_record_counts_as_none(finished: Graph) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_damaged_record_counts_as_none(text: str, finished: Graph) -> None:
     record = finished.jobs["probe/pca/seed0"].record
-    record.write_text("{")
+    record.write_text(text)
     graph = again(finished)
     assert graph.to_run(["dae"]) == {}
     assert {job.place: reason for job, reason in graph.to_run(["pca"]).items()} == {
