@@ -82,7 +82,7 @@ def baselines(runs):
 
 wildcard_constraints:
     variant=one_of(study.variants),
-    seed=r"\d+",
+    seed=r"0|[1-9]\d*",
     tokenizer=one_of(study.tokenizers),
     architecture=one_of(study.scale.classifiers),
     table=one_of(study.file.tables),
@@ -232,12 +232,19 @@ VIEW_INPUTS = {  # the options of the commands that write views
 
 
 def files_of(kind, place):
-    """The files that a view reads, by the option of its command."""
-    reads = graph.reads(place)
-    return {
-        option: [str(path) for _, path in reads.get(option, ())]
+    """The files that a view reads: those that its command names, by its options, and what it opens beside them."""
+    named = graph.named(place)
+    files = {
+        option: [str(path) for _, path in named.get(option, ())]
         for option in VIEW_INPUTS[kind]
     }
+    given = {file for paths in files.values() for file in paths}
+    return files | {"beside": [file for file in read_by(place) if file not in given]}
+
+
+def read_by(place):
+    """All files that a view reads."""
+    return [str(path) for paths in graph.jobs[place].reads.values() for path in paths]
 
 
 def inputs_of(kind):
@@ -257,27 +264,6 @@ def definition_of(kind):
 def canonical(definition):
     """A view's definition as one canonical text, in ASCII: a locale without Unicode would spoil a command's words."""
     return json.dumps(definition, sort_keys=True)
-
-
-def shown_on(place):
-    """The files of the jobs that a page or a table of cost shows: their records, and all files of views."""
-    jobs = graph.jobs[place].inputs.values()
-    return [
-        str(path)
-        for job in jobs
-        for path in (job.record, *(job.files if job.is_view else ()))
-    ]
-
-
-def histories_on(page):
-    """The training curves that a page shows."""
-    jobs = graph.jobs[page].inputs.values()
-    return [
-        str(path)
-        for job in jobs
-        for path in job.files
-        if job.stage == "pretrain" and path.suffix == ".csv"
-    ]
 
 
 def results_of_target(target):

@@ -117,7 +117,7 @@ for name in ("cost", "cost_all"):
         name:
             name
         input:
-            shown_on(f"tables/{name}"),
+            read_by(f"tables/{name}"),
         output:
             markdown=update(f"<results>/tables/{name}.md"),
             csv=update(f"<results>/tables/{name}.csv"),
@@ -144,8 +144,7 @@ for name, cost in (("report_main", "cost"), ("report", "cost_all")):
         name:
             name
         input:
-            shown_on(name),
-            histories=histories_on(name),
+            read_by(name),
             cost=f"<results>/tables/{cost}.csv",
         output:
             page=update(f"<results>/{name}.html"),

@@ -16,15 +16,27 @@ from ldae.files import sums_of, write_json
 from ldae.record import INPUTS, RECORDS, common_lineage, digest, inputs_of
 from ldae.study.views import ViewRecord, place_of
 
-RECORD = {stage: name for name, stage in RECORDS.items()} | {"judge": "distance.json"}
+RECORD = {command: name for name, stage in RECORDS.items() for command in STAGES if STAGES[command] == stage} | {
+    "reference": "reference.json"
+}
 FILES = {
     "prepare": [
         f"{split}{what}.npy" for split in ("train", "val") for what in ("", "_labels", "_groups", "_checksums")
     ],
     "fit-tokenizer": ["tokenizer.safetensors"],
+    "train-classifier": ["weights.safetensors", "history.csv"],
+    "train-tokenizer": ["tokenizer.safetensors", "latents.npy", "latents_checksums.npy", "history.csv"],
     "pretrain": ["model.safetensors", "ema.safetensors", "history.csv"],
+    "pretrain-baseline": ["model.safetensors", "history.csv"],
+    "adopt": ["model.safetensors", "ema.safetensors"],
+    "adopt-baseline": ["model.safetensors"],
     "probe": ["correct.npz"],
     "probe-pixels": ["correct.npz"],
+    "finetune": ["correct.npz", "history.csv"],
+    "sample": ["samples.npy"],
+    "reference": ["reference.npz"],
+    "judge": [],
+    "denoise-validation": ["pictures.npz"],
 }
 ENDINGS = {
     "table": ("md", "csv", "tex"),
@@ -51,18 +63,19 @@ def main() -> None:
 
 def _stage(command: str, options: dict[str, list[str]], out: Path) -> str:
     folders = {option: Path(values[0]) for option, values in options.items() if option in INPUTS}
-    stage = STAGES[command]
-    own = {"revision": int(options["revision"][0]), "spec": json.loads(options["spec"][0])}
+    record, spec = out / RECORD[command], json.loads(options["spec"][0])
+    stage = spec.get("architecture", STAGES[command])
+    own = {"revision": int(options["revision"][0]), "spec": spec}
     lineage = common_lineage(folders) | {stage: own}
     assert digest(lineage) == options["lineage"][0]
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES[command]:
-        (out / name).write_text(f"{place_of(out / RECORD[stage], out)} {digest(lineage)}")
+        (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)}")
     about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
     if command == "prepare":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
         about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}
-    write_json(out / RECORD[stage], about | {"sha256": sums_of(*(out / name for name in FILES[command]))})
+    write_json(record, about | {"sha256": sums_of(*(out / name for name in FILES[command]))})
     return str(out.relative_to(_results(out)))
 
 

@@ -221,10 +221,10 @@ def planned(graph: Graph, *arguments: str) -> str:
     return ended.stdout + ended.stderr
 
 
-def jobs_of_why(graph: Graph, *arguments: str) -> set[str]:
-    """What `ldae why all` names."""
+def jobs_of_why(graph: Graph, *arguments: str, target: str = "all") -> set[str]:
+    """What `ldae why` names of a target."""
     overrides = dict(word.split("=") for word in arguments if "=" in word)
-    found = Jobs(Study.load(graph.folder, overrides), graph.folder).to_run(["all"])
+    found = Jobs(Study.load(graph.folder, overrides), graph.folder).to_run([target])
     return {job.place for job in found}
 
 
@@ -236,7 +236,9 @@ def finished(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     graph.edit(
         "config.yaml", "\ntables:", "  pca_d8:\n    from: pca\n    label: d = 8\n    set: {tokenizer.dim: 8}\n\ntables:"
     )
-    done = run(graph, stand_in, "all")
+    curves = 'training: {kind: curves, title: "Training", rows: [pca], target: none}'
+    graph.edit("config.yaml", "\nfigures:", f"\nfigures:\n  {curves}\n")
+    done = run(graph, stand_in, "all", "training")
     assert done.status == 0, done.said
     return graph
 
@@ -322,3 +324,54 @@ def test_another_training_under_the_same_probe_is_noticed(finished: Graph, stand
     write_json(record, read_json(record) | {"sha256": {"model.safetensors": "other"}})
     assert jobs_of_why(graph) == {"probe/pca/seed0"} | VIEWS
     assert run(graph, stand_in, "all").ran == Counter({"probe/pca/seed0"} | VIEWS)
+
+
+@pytest.mark.parametrize(
+    ("file", "left_by"),
+    [
+        ("dataset/val_groups.npy", {"dataset"}),
+        ("probe/pca/seed0/correct.npz", {"probe/pca/seed0"}),
+        ("pretrain/pca/seed0/history.csv", {"pretrain/pca/seed0", "tables/cost", "tables/cost_all"}),
+        ("pretrain/pca/seed0/model.safetensors", set()),
+        ("dataset/train.npy", set()),
+    ],
+)
+def test_a_view_that_is_written_again_finds_all_that_it_opens(
+    file: str, left_by: set[str], finished: Graph, stand_in: Path, tmp_path: Path
+) -> None:
+    graph, edit = copy_of(finished, tmp_path), EDITS["label"]
+    (graph.folder / RESULTS / file).unlink()
+    assert jobs_of_why(graph) == set()
+    graph.edit(edit.file, edit.old, edit.new)
+    concerned = edit.concerns | left_by
+    if "probe/pca/seed0" in left_by:
+        concerned |= VIEWS
+    assert jobs_of_why(graph) == concerned
+    assert run(graph, stand_in, "all").ran == Counter(concerned)
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_curves_of_a_training_whose_record_is_gone_or_damaged_are_trained_again(
+    text: str | None, finished: Graph, stand_in: Path, tmp_path: Path
+) -> None:
+    graph = copy_of(finished, tmp_path)
+    record = graph.folder / RESULTS / "pretrain/pca/seed0/run.json"
+    record.unlink() if text is None else record.write_text(text)
+    graph.edit("config.yaml", 'title: "Training"', 'title: "Curves"')
+    assert jobs_of_why(graph, target="training") == {"pretrain/pca/seed0", "figures/training"}
+    done = run(graph, stand_in, "training")
+    assert (done.status, done.ran) == (0, Counter(["pretrain/pca/seed0", "figures/training"])), done.said
+
+
+def test_a_seed_that_the_study_does_not_name_is_compared_with_its_inputs_too(
+    finished: Graph, stand_in: Path, tmp_path: Path
+) -> None:
+    graph = copy_of(finished, tmp_path)
+    probe = RESULTS / "probe/pca/seed7/probe.json"
+    assert run(graph, stand_in, str(probe)).ran == Counter(runs_of("pca", seed=7))
+    assert run(graph, stand_in, str(probe)).ran == Counter()
+    (graph.folder / probe).write_text("{")
+    assert run(graph, stand_in, str(probe)).ran == Counter(["probe/pca/seed7"])
+    manifest = graph.folder / RESULTS / "dataset/manifest.json"
+    write_json(manifest, read_json(manifest) | {"sha256": {"train_checksums.npy": "other"}})
+    assert run(graph, stand_in, str(probe)).ran == Counter(runs_of("pca", seed=7) | {"tokenizers/pca"})

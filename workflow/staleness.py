@@ -6,8 +6,6 @@ from pathlib import Path
 
 from snakemake.dag import DAG
 
-from ldae.files import read_json
-from ldae.record import RECORDS, digest
 from ldae.study.graph import needrun
 
 # What this module reads and replaces of Snakemake's graph, which is not part of its interface.
@@ -93,15 +91,8 @@ def _files_read(graph, dag, job):
 
 def _outdated(graph, job):
     """Why a job's result is not what the study says, or None."""
-    files = [Path(file) for file in job.output]
-    found = graph.leaving(files)
-    if found is not None:
-        return graph.outdated(found)
-    # a seed that the study does not name: the digest in the rule is all that is known of it
-    record = next((file for file in files if file.name in RECORDS and file.is_file()), None)
-    if record is not None and digest(read_json(record).get("lineage")) != job.params.lineage:
-        return f"{RECORDS[record.name]}: is of another specification"
-    return None
+    found = graph.leaving(map(Path, job.output))
+    return graph.outdated(found) if found is not None else None
 
 
 def _note(dag, running):

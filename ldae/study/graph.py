@@ -39,6 +39,12 @@ PAGES: dict[str, tuple[str, tuple[Target, ...]]] = {  # each page: its table of 
     "report": ("cost_all", ("main", "all")),
 }
 
+BESIDE = {  # what the readers of a record open beside it
+    "dataset": ("val_groups.npy",),
+    "probe": ("correct.npz",),
+    "finetune": ("correct.npz",),
+}
+
 T = TypeVar("T", bound=Hashable)
 F = TypeVar("F", bound=Hashable)
 
@@ -54,6 +60,7 @@ class Job:
     files: tuple[Path, ...]  # the other files that later jobs or people read
     lineage: Lineage  # what the record should have been made from
     inputs: dict[str, Job] = field(repr=False)  # the jobs whose results it reads, by the key in its record
+    reads: Mapping[Job, tuple[Path, ...]] = field(repr=False)  # their files that it opens
     is_view: bool = False  # a table, a figure or a page, which is cheap and follows its inputs
 
     @property
@@ -74,17 +81,18 @@ class Graph:
         """
         self.study, self.results = study, root / study.results
         self.jobs: dict[str, Job] = {}  # by place
+        self._by_record: dict[Path, Job] = {}
         self._outdated: dict[Job, str | None] = {}
         self._read: dict[Job, dict[str, Any] | None] = {}
         self._shared_stages()
         for seed in study.file.seeds:
             self._row_stages(seed)
         self._views()
-        self._by_record = {job.record: job for job in self.jobs.values()}
 
     def leaving(self, files: Iterable[Path]) -> Job | None:
-        """The job of this study that leaves these files."""
-        return next((self._by_record[file] for file in files if file in self._by_record), None)
+        """The job that leaves these files, also for a seed or a result of a row that the study does not ask for."""
+        found = (self._by_record.get(file) or self._unasked(file) for file in files)
+        return next((job for job in found if job is not None), None)
 
     def jobs_of(self, rows: Iterable[str]) -> list[Job]:
         """The jobs behind the numbers of rows, in the order of the graph; views and pictures are not among them."""
@@ -145,7 +153,7 @@ class Graph:
         jobs = [job for job in self.jobs.values() if job in needed]
         running = needrun(
             jobs[::-1],
-            reads=_files_read,
+            reads=lambda job: job.reads,
             is_outdated=lambda job: self.outdated(job) is not None,
             is_missing={path for job in jobs for path in self.missing(job)}.__contains__,
             follows=lambda job: job.is_view,
@@ -217,8 +225,12 @@ class Graph:
         folder = self.results / place
         given = {key: job for key, job in inputs.items() if job is not None}
         paths = tuple(folder / file for file in files)
-        self.jobs[place] = Job(stage, name, place, folder / record, paths, lineage, given)
-        return self.jobs[place]
+        reads = {job: (job.record, *job.files) for job in given.values()}
+        return self._register(Job(stage, name, place, folder / record, paths, lineage, given, reads))
+
+    def _register(self, job: Job) -> Job:
+        self.jobs[job.place] = self._by_record[job.record] = job
+        return job
 
     def _shared_stages(self) -> None:
         """What serves several rows: images, classifiers, tokenizers, the probe of pixels, the judge's reference."""
@@ -258,82 +270,84 @@ class Graph:
 
     def _row_stages(self, seed: int) -> None:
         """What is done for each row with a seed."""
-        study, dataset = self.study, self.jobs["dataset"]
+        study = self.study
         for row in dict.fromkeys(study.runs.values()):
             self._pretraining(row, seed)
         for row in dict.fromkeys(study.probes.values()):
-            run, fit = self._trained(row, seed)
-            self._add(
-                "probe",
-                f"{row}, seed {seed}",
-                f"probe/{row}/seed{seed}",
-                "probe.json",
-                ("correct.npz",),
-                study.probe_lineage(row),
-                dataset=dataset,
-                tokenizer=fit,
-                model=run,
-            )
+            self._probing(row, seed)
         for row, variant in study.variants.items():
             if variant.finetune:
-                run, fit = self._trained(row, seed)
-                self._add(
-                    "finetune",
-                    f"{row}, seed {seed}",
-                    f"finetune/{row}/seed{seed}",
-                    "finetune.json",
-                    ("correct.npz", "history.csv"),
-                    study.finetune_lineage(row),
-                    dataset=dataset,
-                    tokenizer=fit,
-                    model=run,
-                )
+                self._finetuning(row, seed)
         for row in dict.fromkeys(study.runs[name] for name, variant in study.variants.items() if variant.fid):
-            self._sampling(row, seed)
+            self._judging(row, seed)
         for row in dict.fromkeys(study.runs[name] for name in study.rows(self._pictured())):
-            run, fit = self._trained(row, seed)
-            self._add(
-                "denoise",
-                f"{row}, seed {seed}",
-                f"denoise/{row}/seed{seed}",
-                "pictures.json",
-                ("pictures.npz",),
-                study.denoise_lineage(row),
-                dataset=dataset,
-                tokenizer=fit,
-                model=run,
-            )
+            self._denoising(row, seed)
 
-    def _pretraining(self, row: str, seed: int) -> None:
+    def _unasked(self, record: Path) -> Job | None:
+        """The job of a row that leaves a record, for a seed or a row that the study does not ask it for."""
+        adding = {
+            ("pretrain", "run.json"): self._pretraining,
+            ("probe", "probe.json"): self._probing,
+            ("finetune", "finetune.json"): self._finetuning,
+            ("samples", "samples.json"): self._sampling,
+            ("judge", "distance.json"): self._judging,
+            ("denoise", "pictures.json"): self._denoising,
+        }
+        if not record.is_relative_to(self.results):
+            return None
+        parts = record.relative_to(self.results).parts
+        add = adding.get((parts[0], parts[-1])) if len(parts) == 4 else None
+        return add(parts[1], int(parts[2].removeprefix("seed"))) if add is not None else None
+
+    def _pretraining(self, row: str, seed: int) -> Job:
         study = self.study
         denoises = study.is_denoiser(row)
         files = ["model.safetensors"] + ["ema.safetensors"] * denoises + ["history.csv"] * (not study.is_published(row))
+        stage = "adopt" if study.is_published(row) else "pretrain"
         fit = self.jobs[f"tokenizers/{study.variants[row].spec.tokenizer.name}"] if denoises else None
-        self._add(
-            "adopt" if study.is_published(row) else "pretrain",
-            f"{row}, seed {seed}",
-            f"pretrain/{row}/seed{seed}",
-            "run.json",
-            files,
-            study.run_lineage(row),
-            dataset=self.jobs["dataset"],
-            tokenizer=fit,
+        inputs = {"dataset": self.jobs["dataset"], "tokenizer": fit}
+        name, place = f"{row}, seed {seed}", f"pretrain/{row}/seed{seed}"
+        return self._add(stage, name, place, "run.json", files, study.run_lineage(row), **inputs)
+
+    def _probing(self, row: str, seed: int) -> Job:
+        return self._of_trained("probe", row, seed, "probe.json", ["correct.npz"], self.study.probe_lineage(row))
+
+    def _finetuning(self, row: str, seed: int) -> Job:
+        files, lineage = ["correct.npz", "history.csv"], self.study.finetune_lineage(row)
+        return self._of_trained("finetune", row, seed, "finetune.json", files, lineage)
+
+    def _denoising(self, row: str, seed: int) -> Job:
+        return self._of_trained(
+            "denoise", row, seed, "pictures.json", ["pictures.npz"], self.study.denoise_lineage(row)
         )
 
-    def _sampling(self, row: str, seed: int) -> None:
-        study, name = self.study, f"{row}, seed {seed}"
-        run, fit = self._trained(row, seed)
-        place, lineage = f"samples/{row}/seed{seed}", study.sample_lineage(row)
-        drawn = {"dataset": self.jobs["dataset"], "tokenizer": fit, "model": run}
-        samples = self._add("sample", name, place, "samples.json", ("samples.npy",), lineage, **drawn)
-        compared = {"samples": samples, "reference": self.jobs["judge/reference"], "judge": self._judge}
-        place, lineage = f"judge/{row}/seed{seed}", study.distance_lineage(row)
-        self._add("judge", name, place, "distance.json", (), lineage, **compared)
+    def _sampling(self, row: str, seed: int) -> Job:
+        files, lineage = ["samples.npy"], self.study.sample_lineage(row)
+        return self._of_trained("sample", row, seed, "samples.json", files, lineage, folder="samples")
 
-    def _trained(self, row: str, seed: int) -> tuple[Job, Job | None]:
-        """The pretraining of a row and its tokenizer."""
-        run = self.jobs[f"pretrain/{self.study.runs[row]}/seed{seed}"]
-        return run, run.inputs.get("tokenizer")
+    def _judging(self, row: str, seed: int) -> Job:
+        samples = self.jobs.get(f"samples/{row}/seed{seed}") or self._sampling(row, seed)
+        inputs = {"samples": samples, "reference": self.jobs["judge/reference"], "judge": self._judge}
+        place, lineage = f"judge/{row}/seed{seed}", self.study.distance_lineage(row)
+        return self._add("judge", samples.name, place, "distance.json", (), lineage, **inputs)
+
+    def _of_trained(
+        self,
+        stage: str,
+        row: str,
+        seed: int,
+        record: str,
+        files: Iterable[str],
+        lineage: Lineage,
+        *,
+        folder: str | None = None,
+    ) -> Job:
+        """A job that looks at a trained row; `folder` is called as the stage where nothing else is said."""
+        run = self.study.runs[row]
+        trained = self.jobs.get(f"pretrain/{run}/seed{seed}") or self._pretraining(run, seed)
+        inputs = {"dataset": self.jobs["dataset"], "tokenizer": trained.inputs.get("tokenizer"), "model": trained}
+        name, place = f"{row}, seed {seed}", f"{folder or stage}/{row}/seed{seed}"
+        return self._add(stage, name, place, record, files, lineage, **inputs)
 
     def _results_of(self, row: str, seed: int) -> list[str]:
         """The places of the numbers that tables can show of a row."""
@@ -362,12 +376,12 @@ class Graph:
         for cost, targets in PAGES.values():
             views = [*study.file.tables.values(), *study.file.figures.values()]
             rows = study.rows(name for view in views if view.target in targets for name in view.names)
-            jobs = [job for job in self.jobs_of(rows) if job.stage != "dataset"]
-            definition = {"results": [job.place for job in jobs]}
-            self._view("cost", cost, f"tables/{cost}", definition, ("md", "csv"), jobs=jobs)
+            added = {job: (job.record,) for job in self.jobs_of(rows) if job.stage != "dataset"}
+            definition = {"results": [job.place for job in added]}
+            self._view("cost", cost, f"tables/{cost}", definition, ("md", "csv"), reads=added)
         for page in PAGES:
-            jobs = self._on_page(page)
-            self._view("report", page, page, self.page_definition(page), ("html",), jobs=jobs)
+            shown = {job: self._shown(job) for job in self._on_page(page)}
+            self._view("report", page, page, self.page_definition(page), ("html",), reads=shown)
 
     def _view(
         self,
@@ -376,23 +390,33 @@ class Graph:
         place: str,
         definition: dict[str, Any],
         endings: Iterable[str],
-        jobs: Iterable[Job] | None = None,
+        *,
+        reads: Mapping[Job, tuple[Path, ...]] | None = None,
     ) -> None:
-        inputs = jobs if jobs is not None else [job for files in self.reads(place).values() for job, _ in files]
-        base = self.results / place
-        self.jobs[place] = Job(
-            stage,
-            name,
-            place,
-            base.with_suffix(".json"),
-            tuple(base.with_suffix(f".{ending}") for ending in endings),
-            view_lineage(stage, definition),
-            {job.place: job for job in inputs},
-            is_view=True,
-        )
+        """A table, a figure, the claims or a page; what the first three read follows from their place."""
+        base, reads = self.results / place, reads if reads is not None else self._opened(place)
+        record, *files = (base.with_suffix(f".{ending}") for ending in ("json", *endings))
+        inputs = {job.place: job for job in reads}
+        lineage = view_lineage(stage, definition)
+        self._register(Job(stage, name, place, record, tuple(files), lineage, inputs, reads, is_view=True))
 
-    def reads(self, place: str) -> dict[str, list[tuple[Job, Path]]]:
-        """The files that a table, a figure or the claims read, and the job of each, by the option of their command."""
+    def _opened(self, place: str) -> dict[Job, tuple[Path, ...]]:
+        """The files that a table, a figure or the claims open: the named ones, their records and what lies beside."""
+        opened: dict[Job, dict[Path, None]] = {}
+        for job, path in (named for files in self.named(place).values() for named in files):
+            beside = (job.record.parent / name for name in BESIDE.get(job.stage, ()))
+            opened.setdefault(job, {}).update(dict.fromkeys([job.record, path, *beside]))
+        return {job: tuple(files) for job, files in opened.items()}
+
+    def _shown(self, job: Job) -> tuple[Path, ...]:
+        """The files of a job that a page opens: its record, all of a view, and the first seed's training curves."""
+        if job.is_view:
+            return (job.record, *job.files)
+        is_first = job.stage == "pretrain" and job.place.endswith(f"/seed{self.study.file.seeds[0]}")
+        return (job.record, *(path for path in job.files if is_first and path.suffix == ".csv"))
+
+    def named(self, place: str) -> dict[str, list[tuple[Job, Path]]]:
+        """The files that the command of a table, a figure or the claims names, and the job of each, by its options."""
         kind, _, name = place.partition("/")
         file = self.study.file
         if kind == "figures":
@@ -520,14 +544,6 @@ def needrun(
         running |= {job for job in jobs[::-1] if follows(job) and not running.isdisjoint(reads(job))}
         if len(running) == before:
             return running
-
-
-def _files_read(job: Job) -> dict[Job, tuple[Path, ...]]:
-    """The files that a job reads, by the job that they come from: of a stage's result a view reads the record."""
-    return {
-        source: (source.record,) if job.is_view and not source.is_view else (source.record, *source.files)
-        for source in job.inputs.values()
-    }
 
 
 def with_inputs(jobs: Iterable[Job]) -> Iterator[Job]:
