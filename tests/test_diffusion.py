@@ -250,6 +250,25 @@ def test_a_networks_small_errors_stay_small_in_the_samples(
     np.testing.assert_allclose(samples.std(0), np.sqrt(variance), rtol=0.15)
 
 
+@pytest.mark.parametrize("steps", [250, 1000])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schedule", SAMPLED)
+def test_no_step_leads_to_where_a_network_was_never_trained(schedule: str, method: str, steps: int) -> None:
+    """A network that predicts no more noise than it saw in training cannot undo a step that goes too far."""
+    perfect, errors = PerfectNetwork("noise"), torch.Generator().manual_seed(7)
+
+    def bounded(noisy: Tensor, time: Tensor, level: Level) -> Tensor:
+        noise = (noisy - level.signal * perfect(noisy, time, level)) / level.noise
+        noise = noise.clamp(-5, 5) + 0.1 * torch.randn(noise.shape, generator=errors)
+        return (noisy - level.noise * noise) / level.signal
+
+    process, generator = process_of(schedule, steps), torch.Generator().manual_seed(6)
+    samples = sample_latents(bounded, process, start(4000), method=method, generator=generator)[:, 0].double()
+    mean, variance = Textbook.of(schedule, steps).moments(method)
+    np.testing.assert_allclose(samples.mean(0), mean, atol=0.1)
+    np.testing.assert_allclose(samples.std(0), np.sqrt(variance), rtol=0.15)
+
+
 @pytest.mark.parametrize(
     ("schedule", "obstacle"),
     [
