@@ -110,9 +110,9 @@ def cut(images: Tensor, windows: Windows, size: int, kernel: Kernel) -> Tensor:
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Keys's kernel (1981) of bicubic interpolation with a = -0.75, as in torch, at distances in pixels."""
-    near = (1.25 * distance - 2.25) * distance.square() + 1
-    far = ((3.75 - 0.75 * distance) * distance - 6) * distance + 3
+    """Keys's kernel (1981) of bicubic interpolation with a = -0.5, as in Pillow, at distances in pixels."""
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
     return torch.where(distance <= 1, near, torch.where(distance < REACH, far, 0.0))
 
 

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
 from ldae.crops import (
+    Kernel,
     Windows,
     clamped_windows,
     cubic,
+    cut,
     interpolation,
     linear,
     probe_crop,
@@ -62,15 +67,21 @@ def test_where_no_window_fits_the_whole_image_is_taken() -> None:
 
 
 def test_the_probes_windows_are_cut_to_the_image() -> None:
-    """MAE's own rule, and in numbers: what probes have been trained on stays what it was."""
+    """MAE's own rule: an area and a shape are drawn once, and a side that is too long becomes the image's."""
     windows = clamped_windows(DRAWS, Randomness(torch.device("cpu"), 0), 0.08)
-    full = (windows.width.abs() == 1) | (windows.height == 1)
-    assert 0.13 < full.float().mean() < 0.16
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    crops = probe_crop(images, Randomness(torch.device("cpu"), 7))
-    torch.testing.assert_close(
-        crops.std((1, 2, 3)), torch.tensor([0.513984, 0.521060, 0.480568, 0.483020]), rtol=0, atol=1e-6
-    )
+    rng = np.random.default_rng(0)
+    area, aspect = rng.uniform(0.08, 1, DRAWS), np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), DRAWS))
+    width, height = (np.minimum(np.sqrt(side), 1) for side in (area * aspect, area / aspect))
+    expected = {"area": width * height, "full side": (width == 1) | (height == 1)}
+    ours = what_is_drawn(windows)
+    for name in ("area", "full side"):
+        theirs = torch.from_numpy(expected[name]).float()
+        error = math.sqrt((ours[name].var() + theirs.var()) / DRAWS)
+        assert abs(ours[name].mean() - theirs.mean()) < 4 * error, name
+    images = torch.rand(4, 3, 16, 16) * 2 - 1
+    randomness = [Randomness(torch.device("cpu"), 7) for _ in range(2)]
+    crops = cut(images, clamped_windows(4, randomness[0], 0.08), 16, cubic)
+    torch.testing.assert_close(probe_crop(images, randomness[1]), crops, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -103,34 +114,49 @@ def test_a_crop_is_a_window_of_its_image() -> None:
     assert (slopes_y.mean((1, 2)) > 0).all()
 
 
+@pytest.mark.parametrize(("kernel", "filter"), [(cubic, Resampling.BICUBIC), (linear, Resampling.BILINEAR)])
+@pytest.mark.parametrize("size", [12, 20, 48])
+def test_windows_are_scaled_as_pillow_scales_them(size: int, kernel: Kernel, filter: Resampling) -> None:
+    """Windows of whole pixels: within the image, mirrored, and at its edges, beyond which Pillow knows nothing."""
+    picture, pixels = 0.1 * torch.randn(PIXELS, PIXELS, generator=torch.Generator().manual_seed(0)), PIXELS
+    left, top, width, height = torch.tensor(
+        [[8, 9, 30, 22], [20, 6, 19, 33], [0, 40, 24, 24], [0, 0, 64, 64]], dtype=torch.float32
+    ).T
+    mirrored = torch.tensor([1, -1, 1, -1])
+    windows = Windows(
+        (2 * left + width) / pixels - 1, (2 * top + height) / pixels - 1, mirrored * width / pixels, height / pixels
+    )
+    found = cut(picture.expand(4, 3, -1, -1), windows, size, kernel)
+    image = Image.fromarray(picture.numpy())
+    for number, crop in enumerate(found):
+        x, y, w, h = (sides[number].item() for sides in (left, top, width, height))
+        scaled = torch.from_numpy(np.array(image.resize((size, size), filter, box=(x, y, x + w, y + h))))
+        expected = scaled.flip(1) if mirrored[number] < 0 else scaled
+        edge = 4 if number > 1 else 0
+        inner = slice(edge, size - edge)
+        torch.testing.assert_close(crop[0, inner, inner], expected[inner, inner], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("pixels", [16, 23])
-def test_lines_are_interpolated_as_torch_does(pixels: int) -> None:
-    """Windows that reach to both ends of the line, mirrored and not, where the outermost pixel goes on."""
+def test_the_outermost_pixels_of_a_line_go_on_beyond_its_ends(pixels: int) -> None:
     generator = torch.Generator().manual_seed(0)
     lines = torch.randn(7, pixels, generator=generator)
     extent = torch.rand(7, generator=generator) * torch.tensor([1, -1, 1, -1, 1, -1, 1])
     extent[:2] = torch.tensor([1.0, -1.0])
     centre = (1 - extent.abs()) * torch.tensor([0, 0, 1, 1, -1, -1, 0.5])
-    found = torch.bmm(interpolation(centre, extent, points=24, pixels=pixels), lines[..., None])[..., 0]
+    weights = interpolation(centre, extent, points=24, pixels=pixels, kernel=linear)
     theta = torch.zeros(7, 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = extent, centre
     grid = F.affine_grid(theta, [7, 1, 1, 24], align_corners=False)
-    options = {"mode": "bicubic", "padding_mode": "border", "align_corners": False}
-    expected = F.grid_sample(lines[:, None, None], grid, **options)[:, 0, 0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    expected = F.grid_sample(lines[:, None, None], grid, padding_mode="border", align_corners=False)[:, 0, 0]
+    torch.testing.assert_close(torch.bmm(weights, lines[..., None])[..., 0], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("pixels", [16, 20, 24])
-def test_a_line_of_more_pixels_is_antialiased_as_torch_does(pixels: int) -> None:
-    lines = torch.rand(5, pixels, generator=torch.Generator().manual_seed(0))
-    whole = interpolation(torch.zeros(5), torch.ones(5), points=16, pixels=pixels, kernel=linear)
-    expected = F.interpolate(lines[:, None, None], size=(1, 16), mode="bilinear", antialias=True)[:, 0, 0]
-    found = torch.bmm(whole, lines[..., None])[..., 0]
-    # torch leaves out what lies beyond the ends, where here the outermost pixel goes on
-    torch.testing.assert_close(found[:, 1:-1], expected[:, 1:-1])
-    for kernel in (linear, cubic):
-        weights = interpolation(torch.zeros(1), torch.ones(1), points=16, pixels=pixels, kernel=kernel)
-        torch.testing.assert_close(weights.sum(2), torch.ones(1, 16))
+@pytest.mark.parametrize("kernel", [linear, cubic])
+@pytest.mark.parametrize("points", [12, 16, 40])
+def test_what_is_of_one_colour_keeps_it(points: int, kernel: Kernel) -> None:
+    weights = interpolation(torch.tensor([0.0, 0.4]), torch.tensor([1.0, 0.6]), points=points, pixels=16, kernel=kernel)
+    torch.testing.assert_close(weights.sum(2), torch.ones(2, points))
 
 
 def test_a_crop_follows_from_its_randomness() -> None:
