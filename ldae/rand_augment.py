@@ -20,7 +20,7 @@ LAYERS = 2  # operations an image
 APPLIED = 0.5  # the chance of each
 SPREAD, HIGHEST = 0.5, 10.0  # of the magnitude: standard deviation, and the end of its range
 LUMINANCE = (0.299, 0.587, 0.114)
-FILL = 128.0  # what comes into sight beyond an image's edges
+FILL = (124.0, 116.0, 104.0)  # what comes into sight beyond an image's edges: ImageNet's mean, as timm rounds it
 SMOOTH = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # Pillow's, over 13
 
 Operation = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, levels in 0..1, signs
@@ -127,15 +127,17 @@ def sharpness(x: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 
 
 def moved(x: Tensor, rows: list[list[Tensor | float]]) -> Tensor:
-    """Images whose pixel at (u, v), in -1..1 from edge to edge, is the one at A (u, v, 1), bilinearly.
+    """Images whose pixel at (u, v), in -1..1 from edge to edge, is the one at A (u, v, 1), bicubically.
 
     Args:
         x: the images.
         rows: of the affine map A (2, 3), each entry one number or one for each image (n,).
     """
     theta = torch.stack([torch.stack([x.new_zeros(len(x)) + entry for entry in row], dim=1) for row in rows], dim=1)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x - FILL, grid, padding_mode="zeros", align_corners=False) + FILL
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)  # (n, S, S, 2)
+    found = F.grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 255)
+    inside = (grid.abs() <= 1).all(-1)[:, None]
+    return torch.where(inside, found, x.new_tensor(FILL)[:, None, None])
 
 
 def rotate(x: Tensor, level: Tensor, sign: Tensor) -> Tensor:

@@ -47,20 +47,23 @@ def picture(size: int = 40) -> np.ndarray:
 @pytest.mark.parametrize("level", [2.0, 9.0])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_is_timms(name: str, level: float, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from timm.data import auto_augment
+    from timm.data import auto_augment, create_transform
 
+    recipe = create_transform(40, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic")
+    chain = next(step for step in recipe.transforms if isinstance(step, auto_augment.RandAugment))
+    assert {operation.name for operation in chain.ops} == set(OPERATIONS)
+    options = chain.ops[0].kwargs  # the interpolation, and what comes into sight beyond an image's edges
     monkeypatch.setattr(auto_augment, "_randomly_negate", lambda value: sign * value)
     to_arguments, pixels = auto_augment.LEVEL_TO_ARG[name], picture()
     arguments = to_arguments(level, {}) if to_arguments else ()
     if name == "SolarizeAdd":
         arguments = (auto_augment._solarize_add_level_to_arg(level, {})[0],)
-    options = {"fillcolor": (128, 128, 128), "resample": Image.Resampling.BILINEAR}
     expected = np.asarray(auto_augment.NAME_TO_OP[name](Image.fromarray(pixels), *arguments, **options)).astype(float)
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     found = OPERATIONS[name](x, torch.tensor([level / 10]), torch.tensor([float(sign)]))[0].permute(1, 2, 0).numpy()
     errors = np.abs(found - expected)
-    assert np.median(errors) <= 1.0
-    assert errors.mean() < 1.5  # more of it along the edges of what comes into sight
+    assert errors.mean() < 1.5  # torch's bicubic kernel is a little sharper than Pillow's
+    assert errors.max() < 6
     assert np.abs(expected - pixels).mean() > 0.5, "the picture must show a difference"
 
 
