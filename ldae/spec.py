@@ -364,7 +364,7 @@ class Sides(Part):
         if self.store is not None and not self.size <= self.store <= 1.5 * self.size:
             raise ValueError(
                 f"store: {self.store} should lie between size, {self.size}, and half as much again, "
-                f"{1.5 * self.size:g}: a larger one would be read and scaled away"
+                f"{1.5 * self.size:g}; give it beside size, or null to keep images of size"
             )
         return self
 

@@ -71,6 +71,17 @@ def test_the_imagenet_scale_is_the_papers_protocol() -> None:
     assert study.scale.dataset.size == 256
 
 
+def test_a_scale_of_other_images_is_told_what_to_do_about_the_margin(root: Path) -> None:
+    shutil.copy(ROOT / "scales/imagenet.yaml", root / "scales")
+    mine = root / "scales/mine.yaml"
+    mine.write_text("from: imagenet\ndataset: {size: 128}\n")
+    text = mistake(root, scale="mine")
+    assert all(word in text for word in ("scales/mine.yaml: dataset.store: 384", "128", "192", "or null")), text
+    for store, expected in (("192", 192), ("null", 128)):
+        mine.write_text(f"from: imagenet\ndataset: {{size: 128, store: {store}}}\n")
+        assert Study.load(root, {"scale": "mine"}).scale.dataset.stored == expected
+
+
 def test_the_imagenet_scale_fine_tunes_as_the_papers_appendix_b() -> None:
     study = Study.load(ROOT, {"scale": "imagenet"})
     base, large = (study.finetune_stage(row) for row in ("ldae_b", "ldae_l"))
