@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ def lock_for_the_living(persistence: Any) -> None:
 
     As it stands (9.27), a Snakemake that is killed leaves its files locked, and every later one stops there and asks
     for `--unlock`. With this, each one registers before it takes locks, so that a lock that no living process names
-    is a dead one's. A dry run takes no lock and registers nothing.
+    is a dead one's, and deletes no locks but its own when it ends. A dry run takes no lock, registers nothing, and does
+    not mind those of others.
 
     Args:
         persistence: Snakemake's class that keeps locks. Where a version has other names for its parts, it is left as
@@ -47,22 +49,25 @@ def lock_for_the_living(persistence: Any) -> None:
     """
     if not all(hasattr(persistence, name) for name in ("lock", "lock_warn_only", "locked", "path")):
         return
-    lock, warn = persistence.lock, persistence.lock_warn_only
+    lock = persistence.lock
 
     @contextmanager
     def lock_alone(self: Any) -> Iterator[None]:
+        self._delete_locks = partial(_delete_own, self._lockfile)  # its own way deletes all drivers' locks
         with registered(Path(self.path)) as own:
             make_way(own, lambda: bool(self.locked))
             with lock(self):
                 write_text(own, _record([Path(file).name for file in self._lockfile.values()]))
                 yield
 
-    @contextmanager
-    def warn_of_the_living(self: Any) -> Iterator[None]:
-        with warn(self) if is_driven(Path(self.path)) else nullcontext():
-            yield
+    persistence.lock, persistence.lock_warn_only = lock_alone, nullcontext
 
-    persistence.lock, persistence.lock_warn_only = lock_alone, warn_of_the_living
+
+def _delete_own(locks: dict[str, str]) -> None:
+    """Deletes the lock files of one driver, by what they lock."""
+    for file in locks.values():
+        Path(file).unlink(missing_ok=True)
+    locks.clear()
 
 
 @contextmanager
