@@ -45,7 +45,11 @@ INPUTS = {  # the options of a job that name earlier results, and the record in 
     "reference": "reference.json",
     "judge": "classifier.json",
 }
-DIGESTS = ("lineage", "finetuned", "distance", "pixels", "trained")  # keys of a view's rows: lineages of their results
+SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what they should be made from
+    *("lineage", "finetuned", "distance", "pixels", "trained"),
+    *("results", "inputs"),
+)
+LONGEST = 80  # characters of a value in a message
 
 
 def lineage(stage: str, spec: Part, revision: int, *inputs: Lineage) -> Lineage:
@@ -87,12 +91,12 @@ def differences(recorded: Lineage, expected: Lineage) -> list[str]:
             )
         old, new = (dict(leaves(_without_paths(made["spec"]))) for made in (before, after))
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        if any(key.rpartition(".")[2] in DIGESTS for key in changed):
-            found.append(f"{stage}: shows results of an earlier study")
+        if any(key.rpartition(".")[2] in SHOWN_RESULTS for key in changed):
+            found.append(f"{stage}: shows other results than the study asks for now")
         found += [
             f"{stage}: {key} {_shown(old, key)} -> {_shown(new, key)}"
             for key in changed
-            if key.rpartition(".")[2] not in DIGESTS
+            if key.rpartition(".")[2] not in SHOWN_RESULTS
         ]
     return found
 
@@ -108,7 +112,8 @@ def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(values: dict[str, Any], key: str) -> str:
-    return "default" if key not in values else json.dumps(values[key], ensure_ascii=False)
+    text = "default" if key not in values else json.dumps(values[key], ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def content(about: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from rows import STUDY
 
 from ldae.checking import StudyError
-from ldae.files import write_json
+from ldae.files import sums_of, write_json
 from ldae.record import content, differences, digest
 from ldae.status import why
 from ldae.study.graph import Graph, Job, needrun, with_inputs
@@ -19,7 +19,7 @@ def finish(job: Job, **changed: dict[str, object]) -> None:
     for path in job.files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    write_json(job.record, {"lineage": job.lineage | changed, "row": job.name})
+    write_json(job.record, {"lineage": job.lineage | changed, "title": job.title})
 
 
 @pytest.fixture
@@ -51,6 +51,17 @@ def test_differences_name_the_stage_the_key_and_both_values() -> None:
     assert differences({"probe": {"revision": 1, "spec": {}}}, {"probe": before["probe"]}) == [
         "probe: probing.epochs default -> 5"
     ]
+
+
+def test_a_reason_is_short_whatever_differs() -> None:
+    def of(stage: str, **spec: object) -> dict[str, dict[str, object]]:
+        return {stage: {"revision": 1, "spec": spec}}
+
+    before, after = ([f"probe/row{number}/seed{seed}" for number in range(100)] for seed in (0, 1))
+    said = ["cost: shows other results than the study asks for now"]
+    assert differences(of("cost", results=before), of("cost", results=after)) == said
+    (reason,) = differences(of("report", text="a" * 5000), of("report", text="b" * 5000))
+    assert reason.startswith('report: text "aaa') and len(reason) < 200
 
 
 def test_where_files_lie_is_no_difference() -> None:
@@ -103,6 +114,26 @@ def test_a_damaged_record_counts_as_none(text: str, finished: Graph) -> None:
     assert {job.place: reason for job, reason in graph.to_run(["pca"]).items()} == {
         "probe/pca/seed0": "its record is damaged"
     }
+
+
+def test_a_result_in_the_folder_of_another_row_or_seed_is_outdated(finished: Graph) -> None:
+    """As after a row was renamed together with its folder, or a seed's folder was copied for another seed."""
+    job = finished.jobs["probe/pca/seed0"]
+    for owner, said in (({"row": "pica"}, "pica, seed 0"), ({"seed": 3}, "pca, seed 3")):
+        write_json(job.record, {"lineage": job.lineage, "row": "pca", "seed": 0} | owner)
+        assert list(again(finished).to_run(["pca"]).values()) == [f"probe: is the result of {said}"]
+    write_json(job.record, {"lineage": job.lineage, "row": "pca", "seed": 0})
+    assert again(finished).to_run(["pca"]) == {}
+
+
+@pytest.mark.parametrize("ending", ["md", "csv", "tex"])
+def test_a_table_that_is_not_as_it_was_written_is_outdated(ending: str, finished: Graph) -> None:
+    """As where a job was killed between a table and its record, and the study was edited back."""
+    table = finished.jobs["tables/dae"]
+    write_json(table.record, {"lineage": table.lineage, "sha256": sums_of(*table.files)})
+    assert again(finished).to_run(["dae"]) == {}
+    table.record.with_suffix(f".{ending}").write_text("| of another study |")
+    assert list(again(finished).to_run(["dae"]).values()) == [f"table: dae.{ending} is not as it was written"]
 
 
 def test_needed_jobs_are_found_through_a_current_result() -> None:

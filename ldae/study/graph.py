@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ldae.checking import StudyError, listed, nearest
-from ldae.files import read_json
+from ldae.files import read_json, sha256
 from ldae.record import Lineage, differences
 from ldae.sources.fingerprint import difference
 from ldae.spec import ConvolutionalStage
@@ -180,6 +180,8 @@ class Graph:
         about = self._record_of(job)
         if about is None:
             return None
+        if other := _other_owner(job, about):
+            return f"{job.stage}: is the result of {other}"
         if found := differences(about.get("lineage", {}), job.lineage):
             return found[0] if len(found) == 1 else f"{found[0]} (and {len(found) - 1} more)"
         if other := self._other_input(job, about.get("inputs", {})):
@@ -188,6 +190,8 @@ class Graph:
             changed := difference(self.study.scale.dataset, about, prepared=job.record.parent)
         ):
             return f"dataset: {changed}"
+        if job.is_view and (edited := _not_as_written(job, about)):
+            return f"{job.stage}: {edited.name} is not as it was written"
         return None
 
     def _other_input(self, job: Job, recorded: Mapping[str, str]) -> str | None:
@@ -195,7 +199,8 @@ class Graph:
         for key, before in job.inputs.items():
             about = self._record_of(before)
             if about is not None and key in recorded and recorded[key] != shown_of(about, stage=job.stage):
-                return key if key == before.stage else f"{key} ({before.title})"
+                what = before.title if job.is_view else key
+                return what if what in (before.stage, before.title) else f"{key} ({before.title})"
         return None
 
     def _record_of(self, job: Job) -> dict[str, Any] | None:
@@ -508,6 +513,20 @@ class Graph:
     def _place_of_view(self, name: str) -> str | None:
         """Where a table, a figure, the claims, the cost or a page lies, by its name."""
         return next((place for place in (f"tables/{name}", f"figures/{name}", name) if place in self.jobs), None)
+
+
+def _other_owner(job: Job, about: Mapping[str, Any]) -> str | None:
+    """The row and seed that a record names, where its folder is that of others."""
+    row, _, seed = job.name.rpartition(", seed ")
+    named = f"{about.get('row', row)}, seed {about.get('seed', seed)}"
+    return named if row and named != job.name else None
+
+
+def _not_as_written(view: Job, about: Mapping[str, Any]) -> Path | None:
+    """The first file of a view that is not the one that its record speaks of."""
+    sums = about.get("sha256", {})
+    written = (path for path in view.files if path.name in sums and path.is_file())
+    return next((path for path in written if sha256(path) != sums[path.name]), None)
 
 
 def needrun(
