@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -216,6 +217,20 @@ def _text(value: Any) -> str:
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def check_folder_name(path: Path) -> None:
+    """Refuses a file after which no results folder can be named: a rule's command or a pattern would break its path.
+
+    Raises:
+        StudyError: that gives another name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", path.stem):
+        other = re.sub(r"\W+", "_", path.stem).strip("_") or "mine"
+        raise StudyError(
+            f"{path}: a results folder is named after this file, so letters, digits, _, - and . are allowed; "
+            f"rename it, e.g. {other}{path.suffix}"
+        )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from ldae.checking import StudyError, checked, first_mistake, listed, nearest, read_yaml
+from ldae.checking import StudyError, check_folder_name, checked, first_mistake, listed, nearest, read_yaml
 from ldae.record import Lineage, digest, lineage
 from ldae.schedules import SCHEDULES, sampled
 from ldae.spec import (
@@ -117,6 +117,8 @@ class Study:
         other = None if path.resolve() == own.resolve() else path.stem
         if "study" not in overrides and not path.exists():
             raise StudyError(f"{path}: no study here; run this in the project's folder")
+        if other is not None:
+            check_folder_name(path)
         values = read_yaml(path, path.name)
         given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
         for key, value in given.items():

@@ -211,6 +211,33 @@ def test_a_list_is_replaced_and_null_is_the_default_again(root: Path) -> None:
     assert "scales/mine.yaml: training.rate: is missing" in mistake(root, scale="mine")
 
 
+NO_FOLDER_NAMES = {
+    "my study": "my_study",
+    "a (2)": "a_2",
+    "{x}": "x",
+    "a$b": "a_b",
+    "it's": "it_s",
+    ".": "mine",
+    "-x": "x",
+}
+
+
+@pytest.mark.parametrize(("name", "other"), NO_FOLDER_NAMES.items())
+def test_a_file_that_cannot_name_a_folder_of_results_is_refused(name: str, other: str, root: Path) -> None:
+    shutil.copy(root / "config.yaml", root / f"{name}.yaml")
+    with pytest.raises(StudyError, match=re.escape(f"e.g. {other}.yaml")):
+        Study.load(root, {"study": str(root / f"{name}.yaml")})
+    (root / f"scales/{name}.yaml").write_text("from: smoke\n")
+    with pytest.raises(StudyError, match=re.escape(f"e.g. {other}.yaml")):
+        Study.load(root, {"scale": name})
+
+
+@pytest.mark.parametrize("name", ["mine", "Größe", "v1.2-b", "7", "a_b"])
+def test_a_study_writes_into_a_folder_of_its_name(name: str, root: Path) -> None:
+    shutil.copy(root / "config.yaml", root / f"{name}.yaml")
+    assert Study.load(root, {"study": str(root / f"{name}.yaml")}).results == Path("results", name, "smoke")
+
+
 def test_scales_that_start_from_each_other_are_refused(root: Path) -> None:
     (root / "scales/mine.yaml").write_text("from: other\n")
     (root / "scales/other.yaml").write_text("from: mine\n")

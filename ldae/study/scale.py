@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ldae.checking import StudyError, checked, listed, nearest, read_yaml
+from ldae.checking import StudyError, check_folder_name, checked, listed, nearest, read_yaml
 from ldae.spec import Scale, Spec, Training
 from ldae.study_file import Row, StudyFile
 
@@ -30,6 +30,7 @@ def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
         raise StudyError(
             f"scale: {name!r} has no file {folder.name}/{name}.yaml{nearest(name, known)}; known: {listed(known)}"
         )
+    check_folder_name(Path(folder.name, f"{name}.yaml"))
     files = _files(folder, name, ())
     values = files[0][1]
     for _, changes in files[1:]:
