@@ -1,6 +1,7 @@
 """A stand-in for `ldae` in the jobs of a graph: it writes the files and the record of a job, and computes nothing.
 
-Each job notes its place in the results folder in the file that the variable RAN names.
+Each job notes its place in the results folder in the file that the variable RAN names. The variable BYTES changes what
+it writes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _stage(command: str, options: dict[str, list[str]], out: Path) -> str:
     assert digest(lineage) == options["lineage"][0]
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES[command]:
-        (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)}")
+        (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)} {os.environ.get('BYTES')}")
     about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
     if command == "prepare":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}

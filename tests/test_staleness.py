@@ -15,7 +15,7 @@ import pytest
 from forked import Forked
 from graph import RESULTS, ROOT, Graph
 
-from ldae import driver
+from ldae import driver, locking
 from ldae.files import read_json, write_json
 from ldae.plan import plan
 from ldae.status import status, why
@@ -190,20 +190,26 @@ class Run(NamedTuple):
     ran: Counter[str]
 
 
-def run(graph: Graph, stand_in: Path, *arguments: str, cores: int = 4) -> Run:
-    """Runs Snakemake with the stand-in for all jobs."""
+def run(
+    graph: Graph, stand_in: Path, *arguments: str, cores: int = 4, meanwhile: Callable[[], object] = lambda: None
+) -> Run:
+    """Runs Snakemake with the stand-in for all jobs; `meanwhile` happens after it has decided which."""
     from snakemake.cli import main
 
     ran = graph.folder / "ran.txt"
     ran.write_text("")
-    equip = driver.equip_jobs
+    equip, make_way = driver.equip_jobs, locking.make_way
 
     def with_stand_in() -> None:
         def equipped(*words: Any, **options: Any) -> None:
             equip(*words, **options)
             os.environ["PATH"] = f"{stand_in}{os.pathsep}{os.environ['PATH']}"
 
-        driver.equip_jobs = equipped
+        def waited(*words: Any) -> None:
+            make_way(*words)
+            meanwhile()
+
+        driver.equip_jobs, locking.make_way = equipped, waited
         main()
 
     environment = os.environ | {"RAN": str(ran), "PYTHONPATH": str(ROOT)}
@@ -269,6 +275,38 @@ def test_two_drivers_run_each_job_once(finished: Graph, stand_in: Path, tmp_path
     assert (first.status, second.status) == (0, 0)
     assert first.ran == Counter(runs_of("predict_clean", "single_level") | {"tables/dae"})
     assert first.ran + second.ran == Counter(edit.concerns)
+
+
+def test_a_run_that_another_has_overtaken_ends_before_it_computes_anything_again(
+    finished: Graph, stand_in: Path, tmp_path: Path
+) -> None:
+    first, second = (copy_of(finished, tmp_path / name) for name in ("first", "second"))
+    for graph in (first, second):
+        graph.edit("config.yaml", "objective.weight: signal", "objective.weight: uniform")
+    assert run(first, stand_in, "all").status == 0
+
+    def overtake() -> None:
+        shutil.copytree(first.folder / RESULTS, second.folder / RESULTS, dirs_exist_ok=True)
+
+    done = run(second, stand_in, "all", meanwhile=overtake)
+    assert done.status != 0 and done.ran == Counter()
+    assert "Another snakemake has finished 11 of these jobs meanwhile, e.g. " in done.said
+    assert jobs_of_why(second) == set()
+
+
+def test_a_run_that_replaces_what_results_were_computed_from_says_so(
+    finished: Graph, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, a network that is trained again is not the same to the last bit."""
+    graph = copy_of(finished, tmp_path)
+    said = "Outdated results are left"
+    assert said not in run(graph, stand_in, "all", "--forcerun", "pretrain").said
+    monkeypatch.setenv("BYTES", "others")
+    done = run(graph, stand_in, "all", "--forcerun", "pretrain")
+    assert done.status == 0 and f"{said}: " in done.said and "was computed from another model" in done.said
+    assert jobs_of_why(graph) == {f"probe/{row}/seed0" for row in ROWS} | VIEWS
+    assert said not in run(graph, stand_in, "all").said
+    assert jobs_of_why(graph) == set()
 
 
 def test_a_dry_run_names_the_first_stage_that_differs_and_no_specification(finished: Graph, tmp_path: Path) -> None:

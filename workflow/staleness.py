@@ -61,6 +61,37 @@ def decide_by_records(graph):
     DAG.update_needrun = update_needrun
 
 
+def look_again(dag, graph):
+    """Ends the run where another one has finished some of its jobs since it decided: it would compute them again.
+
+    Called when the outputs are locked, with a `graph` that has read no record yet.
+    """
+    decided = {job: dag.reason(job) for job in dag.needrun_jobs()}
+    needed = [job for job, reason in decided.items() if reason.params_changed or reason.missing_output]
+    found = [graph.leaving(map(Path, job.output)) for job in needed]
+    if done := [job.title for job in found if job is not None and graph.is_current(job)]:
+        sys.exit(
+            f"Another snakemake has finished {len(done)} of these jobs meanwhile, e.g. {done[0]}; start the command "
+            "again for what is left"
+        )
+
+
+def tell_of_outdated(dag, graph):
+    """Says after a run that results of its targets are outdated, where it has replaced what they were computed from.
+
+    On a GPU, a network that is trained again does not end in the same bytes, so that its probe is one of other weights.
+    Trained again it is where its weights were deleted and are needed, or the command line forces it.
+    """
+    found = [graph.leaving(map(Path, job.output)) for job in dag.jobs]
+    outdated = [job for job in found if job is not None and job.record.is_file() and graph.outdated(job)]
+    if outdated:
+        print(
+            f"Outdated results are left: {len(outdated)}, e.g. {outdated[0].title} ({graph.outdated(outdated[0])}); "
+            "start the command again",
+            file=sys.stderr,
+        )
+
+
 def _is_allowed(dag, job):
     """Whether the command line lets a job run at all."""
     return not dag.rules_allowed_for_needrun or job.rule.name in dag.rules_allowed_for_needrun
