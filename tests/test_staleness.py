@@ -413,3 +413,51 @@ def test_a_seed_that_the_study_does_not_name_is_compared_with_its_inputs_too(
     manifest = graph.folder / RESULTS / "dataset/manifest.json"
     write_json(manifest, read_json(manifest) | {"sha256": {"train_checksums.npy": "other"}})
     assert run(graph, stand_in, str(probe)).ran == Counter(runs_of("pca", seed=7) | {"tokenizers/pca"})
+
+
+@pytest.fixture(scope="module")
+def every_rule(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """All results of the study that needs every rule."""
+    graph = Graph.fresh(tmp_path_factory.mktemp("every_rule"), "every_rule.yaml")
+    shutil.rmtree(graph.folder / "ldae")
+    (graph.folder / "ldae").symlink_to(ROOT / "ldae")
+    done = run(graph, stand_in, "all")
+    assert done.status == 0, done.said
+    return graph
+
+
+ANY_EDIT = (
+    ("config.yaml", "probe: 57.5", "probe: 58.5"),
+    ("config.yaml", "tokenizer.dim: 16", "tokenizer.dim: 12"),
+    ("config.yaml", "[8, 32]", "[8, 16, 32]"),
+    ("config.yaml", "[0, 1]", "[0, 1, -1]"),
+    ("config.yaml", "finetune: true", "finetune: false"),
+    ("config.yaml", "denoise: ", "denoise: 1"),
+    ("config.yaml", 'title: "Samples"', 'title: "S"'),
+    ("config.yaml", 'title: "Training"', 'title: "T"'),
+    ("scales/smoke.yaml", "num: 100", "num: 150"),
+    ("scales/smoke.yaml", "vgg: {width: 4", "vgg: {width: 8"),
+    ("scales/smoke.yaml", "resnet: {width: 4", "resnet: {width: 8"),
+    ("scales/smoke.yaml", "finetuning: {steps: 12", "finetuning: {steps: 13"),
+)
+
+
+@pytest.mark.parametrize("draw", range(12))
+def test_whatever_is_gone_damaged_or_edited_why_and_snakemake_agree(
+    draw: int, every_rule: Graph, stand_in: Path, tmp_path: Path
+) -> None:
+    graph, chance = copy_of(every_rule, tmp_path), random.Random(draw)
+    jobs = Jobs(Study.load(graph.folder, {}), graph.folder).jobs.values()
+    files = [path for job in jobs for path in (job.record, *job.files) if path.is_file()]
+    for path in chance.sample(files, chance.choice((0, 1, 2, 5))):
+        path.unlink()
+    records = [path for path in files if path.suffix == ".json" and path.is_file()]
+    for path in chance.sample(records, chance.choice((0, 1))):
+        path.write_text(chance.choice(("", "{", "[]")))
+    for edit in chance.sample(ANY_EDIT, chance.choice((0, 1, 2))):
+        graph.edit(*edit)
+    target = chance.choice(("all", "all", "main", "all_tables", "all_figures", "report", "samples", "claims"))
+    expected = jobs_of_why(graph, target=target)
+    done = run(graph, stand_in, target)
+    assert (done.status, done.ran) == (0, Counter(expected)), done.said
+    assert jobs_of_why(graph, target=target) == set()
