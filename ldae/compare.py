@@ -50,10 +50,12 @@ def compare(first: Path, second: Path) -> str:
 
 def _rows(folder: Path) -> pd.DataFrame:
     """The rows of all tables of a folder, by name."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name a results folder, e.g. results/laptop")
     frames = [pd.read_csv(path) for path in sorted(folder.glob("tables/*.csv"))]
     frames = [frame.set_index("name")[COLUMNS] for frame in frames if {"name", *COLUMNS} <= set(frame.columns)]
     if not frames:
-        raise ValueError(f"{folder}: has no tables of rows; name a results folder, e.g. results/laptop")
+        raise ValueError(f"{folder}: has no tables of rows yet; run a table first, e.g. `ldae run main`")
     found = pd.concat(frames)
     return found[~found.index.duplicated()]
 

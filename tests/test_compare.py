@@ -56,5 +56,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     said = forked("compare", str(first), str(tmp_path))
     assert said.returncode != 0
     assert said.stderr.splitlines() == [
-        f"ldae: {tmp_path}: has no tables of rows; name a results folder, e.g. results/laptop"
+        f"ldae: {tmp_path}: has no tables of rows yet; run a table first, e.g. `ldae run main`"
     ]
+    with pytest.raises(ValueError, match="no such folder"):
+        compare(first, tmp_path / "absent")

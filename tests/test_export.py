@@ -354,6 +354,7 @@ def test_a_row_is_exported_by_its_name_as_the_study_probes_it(study: Path) -> No
         (["ldea"], "'ldea' is neither a folder nor a row of the study .did you mean 'ldae'"),
         (["time_noisy40"], "is probed with noise"),
         (["ldae", "--seed", "7"], "'ldae', seed 7: is not trained yet at scale smoke"),
+        (["ldae", "--seed", "7"], "pretrain/ldae/seed7/run.json --config scale=smoke` does it"),
         (["results/smoke/pretrain/mae/seed0", "--offset", "1"], r"offset: \+1 is no block"),
         (["results/smoke/pretrain"], "holds no finished run"),
         (["results/smoke/pretrain/lade"], "holds no finished run"),

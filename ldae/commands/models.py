@@ -134,10 +134,12 @@ def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> Meant:
     about = {"label": study.variants[row].label}
     if changes:
         about["made from"] = "; ".join(reversed(changes))
-    folder = root / study.results / "pretrain" / study.runs[row] / f"seed{seed}"
+    place = study.results / "pretrain" / study.runs[row] / f"seed{seed}"
+    folder = root / place
     if not (folder / "run.json").is_file():
+        config = " ".join(f"{key}={value}" for key, value in {"scale": study.scale_name, **overrides}.items())
         raise StudyError(
             f"{row!r}, seed {seed}: is not trained yet at scale {study.scale_name} (no {folder}); "
-            f"`ldae run {row} --scale {study.scale_name}` does it"
+            f"`snakemake --cores all {place}/run.json --config {config}` does it"
         )
     return Meant(folder, study.variants[row].spec.features, about)

@@ -135,7 +135,7 @@ def _tiles(folder: Path, classes: list[str], counts: dict[str, Any], *, plain: b
     each = max(1, PICTURES // len(shown))
     for label in shown.tolist():
         places = np.flatnonzero(labels == label)[:each]
-        count = sum(split.get(classes[label], 0) for split in counts.values())
+        count = counts.get("train", {}).get(classes[label], 0)
         name = classes[label].replace("_", " ") if plain else classes[label]
         yield Tile(name, f"{count:,}", [_encoded(images[place]) for place in places])
 

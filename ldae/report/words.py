@@ -94,7 +94,8 @@ def best(rows: list[Measured]) -> Finding:
     gains = [row.gain for row in rows if row.gain is not None]
     if gains:
         up, down = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
-        text += f" Of {len(gains)} rows, training improves on random weights in {up or 'none'}"
+        which = f"{len(gains)} rows" if len(gains) == len(rows) else f"the {len(gains)} rows that stand in tables"
+        text += f" Of {which}, training improves on random weights in {up or 'none'}"
         text += f", makes it worse in {down}" if down else ""
         if left := len(gains) - up - down:
             text += f", and {left} {'is' if left == 1 else 'are'} undecided"
