@@ -239,6 +239,13 @@ def test_the_best_row_is_undecided_where_another_interval_reaches_it() -> None:
     assert "Of 4 rows, training improves on random weights in 2, makes it worse in 1, and 1 is undecided." in said
 
 
+def test_the_count_of_gains_says_that_it_leaves_out_rows_without_a_table() -> None:
+    alone = Measured("alone", Estimate(0.40, 0.38, 0.42), 0.2, None)
+    said = best([alone, measured("a", 0.30), measured("b", 0.20, gain=-0.2)]).text
+    assert "“alone” has the highest accuracy" in said
+    assert "Of the 2 rows that stand in tables, training improves on random weights in 1, makes it worse in 1." in said
+
+
 def test_a_row_is_the_best_only_where_no_other_interval_reaches_it() -> None:
     assert "The intervals of all other rows lie below its own." in best([measured("a", 0.3), measured("b", 0.4)]).text
     assert "undecided" in best([measured("a", 0.30), measured("b", 0.34)]).text  # which touch
