@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ldae.statistics import Estimate
 from ldae.status import log_of, state_of
-from ldae.study.graph import PAGES, Graph, with_inputs
+from ldae.study.graph import PAGES, Graph
 from ldae.variants import Study
 
 
@@ -30,10 +30,9 @@ def outcome(study: Study, root: Path, names: list[str]) -> Iterator[str]:
 def failures(study: Study, root: Path, names: list[str], *, since: float) -> Iterator[str]:
     """The jobs that have failed since a time, in seconds since 1970: the last line of each one's log, and its path."""
     graph = Graph(study, root)
-    wanted = set(with_inputs(graph.wanted(names)))
-    for job in graph.jobs.values():
+    for job in graph.all_jobs_for(names):
         log = log_of(job, graph)
-        if job not in wanted or not log.is_file() or log.stat().st_mtime < since:
+        if not log.is_file() or log.stat().st_mtime < since:
             continue
         state = state_of(job, graph, driven=False)
         if state.word == "failed":
@@ -47,7 +46,7 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
 
     if not rows:
         return
-    jobs = graph.wanted(rows)
+    jobs = graph.jobs_for(rows)
     records = {stage: [job.record for job in jobs if job.stage == stage] for stage in ("probe", "finetune", "judge")}
     found, _ = collect_rows(
         graph.study.describe(rows),
@@ -71,7 +70,7 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
 
 def _target(graph: Graph, name: str) -> Iterator[str]:
     """A table in full and its path, the path of a figure or a page, and of the common targets a table and the page."""
-    jobs = graph.wanted([name])
+    jobs = graph.jobs_for([name])
     tables = [job for job in jobs if job.stage in ("table", "claims", "cost")]
     if len(jobs) == 1 or name in ("main", "all"):
         shown = [job.files[0] for job in tables][:1]

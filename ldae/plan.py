@@ -13,7 +13,7 @@ from tabulate import tabulate
 from ldae.files import read_json
 from ldae.forecast import Cost, Forecast, size_of
 from ldae.record import seconds_of
-from ldae.study.graph import Graph, Job, with_inputs
+from ldae.study.graph import Graph, Job
 from ldae.variants import Study
 
 START_SECONDS = 4.0  # of a process that imports torch
@@ -100,15 +100,16 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
         slots: jobs side by side; by default as many as this machine's cores allow, or one GPU.
     """
     graph, resources = Graph(study, root), study.scale.resources
-    wanted = set(with_inputs(graph.wanted(targets)))
-    jobs = sorted((job for job in wanted if not job.is_view), key=lambda job: STAGES.index(job.stage))
-    left = {job for job in graph.to_run(targets) if not job.is_view}
-    named = " ".join(targets)
+    jobs = [job for job in graph.all_jobs_for(targets) if not job.is_view]
+    jobs.sort(key=lambda job: STAGES.index(job.stage))
+    to_run = graph.to_run(targets)
+    left = {job for job in to_run if not job.is_view}
     if not left:
-        views = [job.title for job in graph.to_run(targets)]
-        rest = f"; {views[0] if len(views) == 1 else f'{len(views)} tables, figures and pages'} would be written again"
-        rest = rest if views else ""
-        return f"Nothing left to do for {named} at scale {study.scale_name}: all {len(jobs)} jobs have run{rest}."
+        views = [job.title for job in to_run]
+        what = views[0] if len(views) == 1 else f"{len(views)} tables, figures and pages"
+        rest = f"; {what} would be written again" if views else ""
+        names = " ".join(targets)
+        return f"Nothing left to do for {names} at scale {study.scale_name}: all {len(jobs)} jobs have run{rest}."
     data = size_of(study, root / study.results, images)
     forecast = Forecast(study, data)
     costs, rates = {job: forecast.of(job) for job in jobs}, Rates(study, forecast, root)

@@ -200,7 +200,7 @@ def results_for(study: Study, names: list[str]) -> list[str]:
     targets: list[str] = []
     graph = Graph(study)
     for name in names:
-        jobs = graph.wanted([name])
+        jobs = graph.jobs_for([name])
         is_row = name in study.variants or name in study.sweeps
         targets += [str(job.record) for job in jobs] if is_row else [name]
     return list(dict.fromkeys(targets))

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from ldae.locking import is_driven
 from ldae.process import HEARTBEAT_SECONDS, holder
 from ldae.progress import GOES_ON
-from ldae.study.graph import Graph, Job, with_inputs
+from ldae.study.graph import Graph, Job
 from ldae.variants import Study
 
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
@@ -53,8 +53,7 @@ def status(study: Study, root: Path, targets: list[str]) -> str:
         targets: whose jobs; as snakemake takes them.
     """
     graph, driven = Graph(study, root), is_driven(root / ".snakemake")
-    wanted = set(with_inputs(graph.wanted(targets)))
-    states = {job: state_of(job, graph, driven=driven) for job in graph.jobs.values() if job in wanted}
+    states = {job: state_of(job, graph, driven=driven) for job in graph.all_jobs_for(targets)}
     counts, others = (
         Counter(state.word for job, state in states.items() if (job.stage in RESUMED) == trained)
         for trained in (True, False)

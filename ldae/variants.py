@@ -356,14 +356,19 @@ class Study:
         names = list(dict.fromkeys(name for claim in self.file.claims.values() for name in claim.names))
         return self.describe(names) | {"claims": described}
 
+    def rows_on_page(self, *targets: Target) -> list[str]:
+        """The rows behind the tables, figures and claims of these common targets, in the order of the study."""
+        views: list[Table | Figure] = [*self.file.tables.values(), *self.file.figures.values()]
+        names = [name for view in views if view.target in targets for name in view.names]
+        names += [name for claim in self.file.claims.values() for name in claim.names] if "all" in targets else []
+        return sorted(self.rows(names), key=list(self.variants).index)
+
     def page(self, *targets: Target) -> dict[str, Any]:
         """All that the page of these common targets needs to know of the study, for its command line."""
         tables = {name: table for name, table in self.file.tables.items() if table.target in targets}
         figures = {name: figure for name, figure in self.file.figures.items() if figure.target in targets}
         claims = self.file.claims if "all" in targets else {}
-        views: list[Table | Figure | Claim] = [*tables.values(), *figures.values(), *claims.values()]
-        order = list(self.variants)
-        described = self.describe(sorted(self.rows(name for view in views for name in view.names), key=order.index))
+        described = self.describe(self.rows_on_page(*targets))
         for row in described["rows"]:
             row |= self._origin(self.variants[row["name"]])
         shown = {name: self.definition("tables", name) for name in tables}

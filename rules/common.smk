@@ -233,7 +233,7 @@ VIEW_INPUTS = {  # the options of the commands that write views
 
 def files_of(kind, place):
     """The files that a view reads: those that its command names, by its options, and what it opens beside them."""
-    named = graph.named(place)
+    named = graph.command_files(place)
     files = {
         option: [str(path) for _, path in named.get(option, ())]
         for option in VIEW_INPUTS[kind]
@@ -256,7 +256,7 @@ def definition_of(kind):
     """For a table or figure: its rows, labels, and the paper's numbers, as one canonical text."""
 
     def definition(wildcards):
-        return canonical(study.definition(kind, wildcards[0]))
+        return canonical(graph.jobs[f"{kind}/{wildcards[0]}"].definition)
 
     return definition
 

@@ -102,7 +102,7 @@ if study.file.claims:
         conda:
             "../environment.yml"
         params:
-            definition=canonical(study.claims()),
+            definition=canonical(graph.jobs["tables/claims"].definition),
         message:
             "judging the paper's claims"
         shell:
@@ -157,7 +157,7 @@ for name, cost in (("report_main", "cost"), ("report", "cost_all")):
         conda:
             "../environment.yml"
         params:
-            definition=canonical(graph.page_definition(name)),
+            definition=canonical(graph.jobs[name].definition),
         message:
             "writing the page"
         shell:

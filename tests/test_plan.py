@@ -19,7 +19,7 @@ from ldae.network import Transformer
 from ldae.plan import plan
 from ldae.sources import Source, tars
 from ldae.sources.presence import IMAGENET_BYTES
-from ldae.study.graph import Graph, Job, with_inputs
+from ldae.study.graph import Graph, Job
 from ldae.variants import Study
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ SMOKE = Study.load(ROOT, {"scale": "smoke"})
 
 def jobs(study: Study, targets: list[str], root: Path = Path("nowhere")) -> dict[str, Job]:
     graph = Graph(study, root)
-    wanted = set(with_inputs(graph.wanted(targets)))
+    wanted = set(graph.all_jobs_for(targets))
     return {job.title: job for job in graph.jobs.values() if job in wanted and not job.is_view}
 
 

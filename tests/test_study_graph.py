@@ -10,7 +10,7 @@ from ldae.checking import StudyError
 from ldae.files import sums_of, write_json
 from ldae.record import content, differences, digest
 from ldae.status import why
-from ldae.study.graph import Graph, Job, needrun, with_inputs
+from ldae.study.graph import Graph, Job, needrun
 from ldae.study.views import CODE, PACKAGE
 
 
@@ -26,7 +26,7 @@ def finish(job: Job, **changed: dict[str, object]) -> None:
 def finished(tmp_path: Path) -> Graph:
     """All results of Table 3 and of what it depends on, as the study says now."""
     graph = Graph(STUDY, tmp_path)
-    for job in with_inputs(graph.wanted(["dae"])):
+    for job in graph.all_jobs_for(["dae"]):
         finish(job)
     return graph
 
@@ -99,10 +99,10 @@ def test_why_gathers_jobs_by_their_reason_and_counts_views(finished: Graph, tmp_
 
 def test_a_row_is_wanted_with_all_that_tables_show_of_it(tmp_path: Path) -> None:
     graph = Graph(STUDY, tmp_path)
-    assert {job.place for job in graph.wanted(["dit"])} == {"probe/dit/seed0", "judge/dit/seed0"}
-    assert {job.place for job in graph.wanted(["figure6"])} == {"figures/figure6"}
+    assert {job.place for job in graph.jobs_for(["dit"])} == {"probe/dit/seed0", "judge/dit/seed0"}
+    assert {job.place for job in graph.jobs_for(["figure6"])} == {"figures/figure6"}
     with pytest.raises(StudyError, match="'figur6' is no target or row .did you mean 'figure6'"):
-        graph.wanted(["figur6"])
+        graph.jobs_for(["figur6"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])

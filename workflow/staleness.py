@@ -68,7 +68,7 @@ def look_again(dag, graph):
     """
     decided = {job: dag.reason(job) for job in dag.needrun_jobs()}
     needed = [job for job, reason in decided.items() if reason.params_changed or reason.missing_output]
-    found = [graph.leaving(map(Path, job.output)) for job in needed]
+    found = [graph.producer(map(Path, job.output)) for job in needed]
     if done := [job.title for job in found if job is not None and graph.is_current(job)]:
         sys.exit(
             f"Another snakemake has finished {len(done)} of these jobs meanwhile, e.g. {done[0]}; start the command "
@@ -82,7 +82,7 @@ def tell_of_outdated(dag, graph):
     On a GPU, a network that is trained again does not end in the same bytes, so that its probe is one of other weights.
     Trained again it is where its weights were deleted and are needed, or the command line forces it.
     """
-    found = [graph.leaving(map(Path, job.output)) for job in dag.jobs]
+    found = [graph.producer(map(Path, job.output)) for job in dag.jobs]
     outdated = [job for job in found if job is not None and job.record.is_file() and graph.outdated(job)]
     if outdated:
         print(
@@ -105,12 +105,12 @@ def _is_forced(dag, job):
 
 def _damaged(graph, job):
     """The records of a job's result that are there and cannot be read."""
-    found = graph.leaving(map(Path, job.output))
+    found = graph.producer(map(Path, job.output))
     return [path for path in graph.missing(found) if path.is_file()] if found is not None else []
 
 
 def _is_view(graph, job):
-    found = graph.leaving(map(Path, job.output))
+    found = graph.producer(map(Path, job.output))
     return found is not None and found.is_view
 
 
@@ -122,7 +122,7 @@ def _files_read(graph, dag, job):
 
 def _outdated(graph, job):
     """Why a job's result is not what the study says, or None."""
-    found = graph.leaving(map(Path, job.output))
+    found = graph.producer(map(Path, job.output))
     return graph.outdated(found) if found is not None else None
 
 

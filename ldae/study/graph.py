@@ -7,7 +7,7 @@ there now, when the pictures behind it changed, or when an input is outdated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from ldae.files import read_json, sha256
 from ldae.record import Lineage, differences
 from ldae.sources.fingerprint import difference
 from ldae.spec import ConvolutionalStage
-from ldae.study.views import shown_of, view_lineage
+from ldae.study.views import digest_read, view_lineage
 from ldae.study_file import DimensionFigure, Figure, SchedulesFigure, Target
 from ldae.variants import Study
 
@@ -68,6 +68,12 @@ class Job:
         """The stage and the name."""
         return f"{self.stage} {self.name}"
 
+    @property
+    def definition(self) -> dict[str, Any]:
+        """All that the command of a view is told of the study."""
+        spec: dict[str, Any] = self.lineage[self.stage]["spec"]
+        return spec
+
 
 class Graph:
     """All jobs of a study at its scale and seeds, and the state of their results on disk."""
@@ -89,21 +95,16 @@ class Graph:
             self._row_stages(seed)
         self._views()
 
-    def leaving(self, files: Iterable[Path]) -> Job | None:
-        """The job that leaves these files, also for a seed or a result of a row that the study does not ask for."""
-        found = (self._by_record.get(file) or self._unasked(file) for file in files)
+    def producer(self, files: Iterable[Path]) -> Job | None:
+        """The job that writes these files, also for a seed or a result of a row that the study does not ask for."""
+        found = (self._by_record.get(file) or self._extra_job(file) for file in files)
         return next((job for job in found if job is not None), None)
 
     def jobs_of(self, rows: Iterable[str]) -> list[Job]:
         """The jobs behind the numbers of rows, in the order of the graph; views and pictures are not among them."""
-        study, rows = self.study, list(rows)
-        wanted = [
-            self.jobs[place] for row in rows for seed in study.file.seeds for place in self._results_of(row, seed)
-        ]
-        needed = set(with_inputs(wanted))
-        return [job for job in self.jobs.values() if job in needed and job.place != "judge/reference"]
+        return [job for job in self._with_inputs(self._results_of(rows)) if job.place != "judge/reference"]
 
-    def wanted(self, targets: Iterable[str]) -> list[Job]:
+    def jobs_for(self, targets: Iterable[str]) -> list[Job]:
         """The jobs that targets ask for: rows, sweeps, tables, figures, claims, pages and the common targets.
 
         Raises:
@@ -113,9 +114,7 @@ class Graph:
         found: list[Job] = []
         for target in targets:
             if target in study.variants or target in study.sweeps:
-                rows = study.rows([target])
-                seeds = study.file.seeds
-                found += [self.jobs[place] for row in rows for seed in seeds for place in self._results_of(row, seed)]
+                found += self._results_of(study.rows([target]))
             elif target in COMMON:
                 found += [self.jobs[place] for place in self.views_of(target)]
             elif (place := self._place_of_view(target)) is not None:
@@ -127,6 +126,23 @@ class Graph:
                     f"{target!r} is no target or row{nearest(target, known)}; targets: {listed(COMMON)}, ..."
                 )
         return sorted(dict.fromkeys(found), key=lambda job: RESULTS.index(job.stage) if job.stage in RESULTS else 0)
+
+    def all_jobs_for(self, targets: Iterable[str]) -> list[Job]:
+        """The same with all that they depend on, in the order of the graph.
+
+        Raises:
+            StudyError: for a target that does not exist.
+        """
+        return self._with_inputs(self.jobs_for(targets))
+
+    def _with_inputs(self, jobs: Iterable[Job]) -> list[Job]:
+        needed, left = set[Job](), list(jobs)
+        while left:
+            job = left.pop()
+            if job not in needed:
+                needed.add(job)
+                left += job.inputs.values()
+        return [job for job in self.jobs.values() if job in needed]
 
     def outdated(self, job: Job) -> str | None:
         """Why a result is no longer what the study says, beginning at the first stage that differs.
@@ -144,20 +160,18 @@ class Graph:
     def missing(self, job: Job) -> list[Path]:
         """The files of a job's result that are absent, and its record where that is damaged."""
         absent = [path for path in job.files if not path.is_file()]
-        return absent if self._record_of(job) is not None else [job.record, *absent]
+        return absent if self.record_of(job) is not None else [job.record, *absent]
 
     def to_run(self, targets: Iterable[str]) -> dict[Job, str]:
         """The jobs that would run for targets, in the order of the graph, each with its reason."""
-        wanted = self.wanted(targets)
-        needed = set(with_inputs(wanted))
-        jobs = [job for job in self.jobs.values() if job in needed]
+        jobs = self.all_jobs_for(targets)
         running = needrun(
             jobs[::-1],
             reads=lambda job: job.reads,
             is_outdated=lambda job: self.outdated(job) is not None,
             is_missing={path for job in jobs for path in self.missing(job)}.__contains__,
             follows=lambda job: job.is_view,
-            wanted={job: (job.record, *job.files) for job in wanted},
+            wanted={job: (job.record, *job.files) for job in self.jobs_for(targets)},
         )
         return {job: self._why(job) for job in jobs if job in running}
 
@@ -175,9 +189,7 @@ class Graph:
         for before in job.inputs.values():
             if reason := self.outdated(before):
                 return reason
-        if not job.record.is_file():
-            return None
-        about = self._record_of(job)
+        about = self.record_of(job)
         if about is None:
             return None
         if other := _other_owner(job, about):
@@ -197,13 +209,13 @@ class Graph:
     def _other_input(self, job: Job, recorded: Mapping[str, str]) -> str | None:
         """The first input that is not the one that a result was computed from, as far as its record says."""
         for key, before in job.inputs.items():
-            about = self._record_of(before)
-            if about is not None and key in recorded and recorded[key] != shown_of(about, stage=job.stage):
+            about = self.record_of(before)
+            if about is not None and key in recorded and recorded[key] != digest_read(about, stage=job.stage):
                 what = before.title if job.is_view else key
                 return what if what in (before.stage, before.title) else f"{key} ({before.title})"
         return None
 
-    def _record_of(self, job: Job) -> dict[str, Any] | None:
+    def record_of(self, job: Job) -> dict[str, Any] | None:
         """What a result says of itself; None where there is none, or a damaged one, which counts as none."""
         if job not in self._read:
             try:
@@ -288,7 +300,7 @@ class Graph:
         for row in dict.fromkeys(study.runs[name] for name in study.rows(self._pictured())):
             self._denoising(row, seed)
 
-    def _unasked(self, record: Path) -> Job | None:
+    def _extra_job(self, record: Path) -> Job | None:
         """The job of a row that leaves a record, for a seed or a row that the study does not ask it for."""
         adding = {
             ("pretrain", "run.json"): self._pretraining,
@@ -354,12 +366,14 @@ class Graph:
         name, place = f"{row}, seed {seed}", f"{folder or stage}/{row}/seed{seed}"
         return self._add(stage, name, place, record, files, lineage, **inputs)
 
-    def _results_of(self, row: str, seed: int) -> list[str]:
-        """The places of the numbers that tables can show of a row."""
-        study, variant = self.study, self.study.variants[row]
-        places = [f"probe/{study.probes[row]}/seed{seed}"]
-        places += [f"finetune/{row}/seed{seed}"] if variant.finetune else []
-        return [*places, f"judge/{study.runs[row]}/seed{seed}"] if variant.fid else places
+    def _results_of(self, rows: Iterable[str]) -> list[Job]:
+        """The jobs whose numbers tables can show of rows, for every seed."""
+        study, places = self.study, list[str]()
+        for row in rows:
+            places += [f"probe/{study.probes[row]}"]
+            places += [f"finetune/{row}"] if study.variants[row].finetune else []
+            places += [f"judge/{study.runs[row]}"] if study.variants[row].fid else []
+        return [self.jobs[f"{place}/seed{seed}"] for place in places for seed in study.file.seeds]
 
     def _pictured(self) -> list[str]:
         """The rows and sweeps whose denoised pictures a figure shows."""
@@ -385,8 +399,9 @@ class Graph:
             definition = {"results": [job.place for job in added]}
             self._view("cost", cost, f"tables/{cost}", definition, ("md", "csv"), reads=added)
         for page in PAGES:
-            shown = {job: self._shown(job) for job in self._on_page(page)}
-            self._view("report", page, page, self.page_definition(page), ("html",), reads=shown)
+            shown = {job: self._page_files(job) for job in self._on_page(page)}
+            definition = study.page(*PAGES[page][1]) | {"inputs": [job.place for job in shown]}
+            self._view("report", page, page, definition, ("html",), reads=shown)
 
     def _view(
         self,
@@ -399,28 +414,28 @@ class Graph:
         reads: Mapping[Job, tuple[Path, ...]] | None = None,
     ) -> None:
         """A table, a figure, the claims or a page; what the first three read follows from their place."""
-        base, reads = self.results / place, reads if reads is not None else self._opened(place)
+        base, reads = self.results / place, reads if reads is not None else self._view_files(place)
         record, *files = (base.with_suffix(f".{ending}") for ending in ("json", *endings))
         inputs = {job.place: job for job in reads}
         lineage = view_lineage(stage, definition)
         self._register(Job(stage, name, place, record, tuple(files), lineage, inputs, reads, is_view=True))
 
-    def _opened(self, place: str) -> dict[Job, tuple[Path, ...]]:
+    def _view_files(self, place: str) -> dict[Job, tuple[Path, ...]]:
         """The files that a table, a figure or the claims open: the named ones, their records and what lies beside."""
-        opened: dict[Job, dict[Path, None]] = {}
-        for job, path in (named for files in self.named(place).values() for named in files):
+        paths: dict[Job, dict[Path, None]] = {}
+        for job, path in (pair for pairs in self.command_files(place).values() for pair in pairs):
             beside = (job.record.parent / name for name in BESIDE.get(job.stage, ()))
-            opened.setdefault(job, {}).update(dict.fromkeys([job.record, path, *beside]))
-        return {job: tuple(files) for job, files in opened.items()}
+            paths.setdefault(job, {}).update(dict.fromkeys([job.record, path, *beside]))
+        return {job: tuple(files) for job, files in paths.items()}
 
-    def _shown(self, job: Job) -> tuple[Path, ...]:
+    def _page_files(self, job: Job) -> tuple[Path, ...]:
         """The files of a job that a page opens: its record, all of a view, and the first seed's training curves."""
         if job.is_view:
             return (job.record, *job.files)
         is_first = job.stage == "pretrain" and job.place.endswith(f"/seed{self.study.file.seeds[0]}")
         return (job.record, *(path for path in job.files if is_first and path.suffix == ".csv"))
 
-    def named(self, place: str) -> dict[str, list[tuple[Job, Path]]]:
+    def command_files(self, place: str) -> dict[str, list[tuple[Job, Path]]]:
         """The files that the command of a table, a figure or the claims names, and the job of each, by its options."""
         kind, _, name = place.partition("/")
         file = self.study.file
@@ -486,28 +501,28 @@ class Graph:
             if view.target in targets
         ]
 
-    def page_definition(self, page: str) -> dict[str, Any]:
-        """All that a page needs to know of the study, for its command line."""
-        return self.study.page(*PAGES[page][1]) | {"inputs": [job.place for job in self._on_page(page)]}
+    def _claims_in(self, targets: Sequence[Target]) -> list[str]:
+        """The place of the claims, where these targets comprise them."""
+        return ["tables/claims"] if "all" in targets and self.study.file.claims else []
 
     def views_of(self, target: str) -> list[str]:
         """The places of what a common target comprises."""
         targets = COMMON[target]
-        claims = ["tables/claims"] if "all" in targets and self.study.file.claims else []
         if target == "all_figures":
             return self._views_in(targets, ["figures"])
         if target == "all_tables":
-            return [*self._views_in(targets, ["tables"]), *claims, "tables/cost_all"]
-        pages = ["report_main"] if target == "main" else ["report_main", "report"]
-        return [*self._views_in(targets), *claims, *(f"tables/{PAGES[page][0]}" for page in pages), *pages]
+            return [*self._views_in(targets, ["tables"]), *self._claims_in(targets), "tables/cost_all"]
+        pages = [page for page, (_, shown) in PAGES.items() if set(shown) <= set(targets)]
+        costs = [f"tables/{PAGES[page][0]}" for page in pages]
+        return [*self._views_in(targets), *self._claims_in(targets), *costs, *pages]
 
     def _on_page(self, page: str) -> list[Job]:
         """The jobs whose results a page shows: its views, and the records behind all of its rows."""
         cost, targets = PAGES[page]
-        rows = [row["name"] for row in self.study.page(*targets)["rows"]]
-        views = [*self._views_in(targets), *(["tables/claims"] if "all" in targets and self.study.file.claims else [])]
+        rows = self.study.rows_on_page(*targets)
         shared = ["dataset", "probe/pixels"] if rows else []
-        jobs = [*(self.jobs[place] for place in [*views, f"tables/{cost}", *shared]), *self.jobs_of(rows)]
+        places = [*self._views_in(targets), *self._claims_in(targets), f"tables/{cost}", *shared]
+        jobs = [*(self.jobs[place] for place in places), *self.jobs_of(rows)]
         return list(dict.fromkeys(jobs))
 
     def _place_of_view(self, name: str) -> str | None:
@@ -563,15 +578,3 @@ def needrun(
         running |= {job for job in jobs[::-1] if follows(job) and not running.isdisjoint(reads(job))}
         if len(running) == before:
             return running
-
-
-def with_inputs(jobs: Iterable[Job]) -> Iterator[Job]:
-    """Jobs and all that they depend on, each once."""
-    seen: set[Job] = set()
-    left = list(jobs)
-    while left:
-        job = left.pop()
-        if job not in seen:
-            seen.add(job)
-            left += job.inputs.values()
-            yield job

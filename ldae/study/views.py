@@ -47,7 +47,7 @@ def record_at(place: str, results: Path) -> Path:
     return next((path for path in found if path.is_file()), results / f"{place}.json")
 
 
-def shown_of(about: dict[str, Any], *, stage: str) -> str:
+def digest_read(about: dict[str, Any], *, stage: str) -> str:
     """A digest of what a job of a stage reads of a result, from its record."""
     return digest(about) if stage in SHOWS_PROVENANCE else content(about)
 
@@ -69,7 +69,7 @@ class ViewRecord:
         """
         self.lineage = view_lineage(stage, definition)
         self.inputs = {
-            place: shown_of(read_json(record_at(place, results)), stage=stage) for place in dict.fromkeys(places)
+            place: digest_read(read_json(record_at(place, results)), stage=stage) for place in dict.fromkeys(places)
         }
 
     def write(self, out: Path, endings: Iterable[str]) -> None:
