@@ -11,7 +11,7 @@ from comparison import in_turn, save
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from ldae.frechet import Moments, frechet_distance
+from ldae.measures.frechet import Moments, frechet_distance
 
 SAMPLES, DIM = 10_000, 2048
 

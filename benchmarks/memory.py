@@ -18,16 +18,18 @@ import numpy as np
 import torch
 from comparison import save
 
-from ldae.arrays import save_row_sums
-from ldae.files import sums_of, write_json
-from ldae.fit_tokenizer import fit_tokenizer
-from ldae.judge import judge, reference
-from ldae.prepare import prepare
-from ldae.pretrain import pretrain
-from ldae.pretrain_baseline import pretrain_baseline
-from ldae.probe import probe
-from ldae.sample import sample
-from ldae.spec import (
+from ldae.runtime.arrays import save_row_sums
+from ldae.runtime.files import sums_of, write_json
+from ldae.stages.fit_tokenizer import fit_tokenizer
+from ldae.stages.judge import judge, reference
+from ldae.stages.prepare import prepare
+from ldae.stages.pretrain import pretrain
+from ldae.stages.pretrain_baseline import pretrain_baseline
+from ldae.stages.probe import probe
+from ldae.stages.sample import sample
+from ldae.stages.train_classifier import train_classifier
+from ldae.stages.train_tokenizer import train_tokenizer
+from ldae.study.spec import (
     BaselineStage,
     Classifier,
     ClassifierStage,
@@ -48,8 +50,6 @@ from ldae.spec import (
     TokenizerStage,
     Training,
 )
-from ldae.train_classifier import train_classifier
-from ldae.train_tokenizer import train_tokenizer
 
 SIDE, IMAGES, STEPS = 64, 4000, 20
 ADDED = 3 * IMAGES * 3 * SIDE**2 / 1e6  # MB, of the images of the larger size that the smaller has not

@@ -10,7 +10,7 @@ import torch
 from comparison import in_turn, save
 from sklearn.decomposition import PCA, IncrementalPCA
 
-from ldae.tokenizers import pca
+from ldae.parts.tokenizers import pca
 
 PATCHES, DIM, COMPONENTS, BATCH = 40_000, 768, 128, 4096
 

@@ -19,9 +19,9 @@ from comparison import save
 from PIL import Image
 from scipy.io import savemat
 
-from ldae.prepare import prepare
-from ldae.sources.tars import DEVKIT, META, TRAIN, TRUTH, VAL
-from ldae.spec import DatasetStage, Folder, ImageNet
+from ldae.data.sources.tars import DEVKIT, META, TRAIN, TRUTH, VAL
+from ldae.stages.prepare import prepare
+from ldae.study.spec import DatasetStage, Folder, ImageNet
 
 CLASSES, EACH, VALIDATION = 4, 75, 10  # images of a class for training and for validation
 IMAGENET, CORES = 1_281_167 + 50_000, 32

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldae.files import read_json, write_json
-from ldae.model import stage_of
-from ldae.probe import probe
-from ldae.spec import ProbeStage
-from ldae.statistics import grouped_mean
-from ldae.training import device_name, pick_device
+from ldae.measures.intervals import grouped_mean
+from ldae.parts.loading import stage_of
+from ldae.runtime.files import read_json, write_json
+from ldae.stages.probe import probe
+from ldae.study.spec import ProbeStage
+from ldae.training.loop import device_name, pick_device
 
 RESULTS = Path(__file__).parent / "results"
 ENCODERS = ("trained/0", "random/0")  # at the encoder's last block

@@ -13,11 +13,11 @@ import torch
 from comparison import in_turn, save
 from PIL import Image
 
-from ldae.arrays import save_row_sums
-from ldae.dataset import Split, flip, to_float
-from ldae.files import sums_of, write_json
-from ldae.randomness import Randomness
-from ldae.sources.pixels import decode
+from ldae.data.prepared import Split, flip, to_float
+from ldae.data.sources.pixels import decode
+from ldae.runtime.arrays import save_row_sums
+from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.randomness import Randomness
 
 SIDE, STORED, BATCH = 64, 20_000, 128
 BATCHES = 16  # that ours reads in the time measured, since one is over too soon

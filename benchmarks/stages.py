@@ -20,11 +20,26 @@ from comparison import save, seconds
 from torch import Tensor
 from training_step import matmul_rate
 
-from ldae import tokenizers
-from ldae.baselines.mae import MAE
-from ldae.baselines.moco import MoCo
-from ldae.classifiers import SmallVGG
-from ldae.cost import (
+from ldae.data.crops import probe_crop
+from ldae.data.prepared import to_float
+from ldae.parts import tokenizers
+from ldae.parts.baselines.mae import MAE
+from ldae.parts.baselines.moco import MoCo
+from ldae.parts.classifiers import SmallVGG
+from ldae.parts.denoiser import Denoiser
+from ldae.parts.diffusion import Process
+from ldae.parts.folding import fold
+from ldae.parts.loading import build_baseline
+from ldae.parts.tokenizers import pca
+from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
+from ldae.parts.tokenizers.losses import Perceptual
+from ldae.runtime.randomness import Randomness
+from ldae.stages.finetune import Tuning, vision_transformer
+from ldae.stages.pretrain import Pretraining
+from ldae.stages.pretrain_baseline import MAETask, MoCoTask
+from ldae.stages.sample import draw
+from ldae.stages.train_tokenizer import Autoencoding
+from ldae.study.cost import (
     autoencoder_macs,
     baseline_macs,
     block_macs,
@@ -32,24 +47,9 @@ from ldae.cost import (
     pretrain_macs,
     tokenizer_training_macs,
 )
-from ldae.crops import probe_crop
-from ldae.dataset import to_float
-from ldae.denoiser import Denoiser
-from ldae.diffusion import Process
-from ldae.finetune import Tuning, vision_transformer
-from ldae.folding import fold
-from ldae.model import build_baseline
-from ldae.pretrain import Pretraining
-from ldae.pretrain_baseline import MAETask, MoCoTask
-from ldae.randomness import Randomness
-from ldae.sample import draw
-from ldae.spec import PATCH, PATCH_DIM, BaselineStage, ConvolutionalStage, DenoiserStage
-from ldae.tokenizers import pca
-from ldae.tokenizers.conv import Autoencoder, ConvTokenizer
-from ldae.tokenizers.losses import Perceptual
-from ldae.train_tokenizer import Autoencoding
-from ldae.training import Run, Task, compile_blocks, pick_device
-from ldae.variants import Study
+from ldae.study.spec import PATCH, PATCH_DIM, BaselineStage, ConvolutionalStage, DenoiserStage
+from ldae.study.variants import Study
+from ldae.training.loop import Run, Task, compile_blocks, pick_device
 
 ROOT = Path(__file__).parent.parent
 CLASSES = {"imagenet": 1000}

@@ -13,14 +13,14 @@ from comparison import in_turn, save, seconds
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldae.cost import transformer_macs
-from ldae.denoiser import Denoiser
-from ldae.network import TIME_FREQUENCIES, Transformer
-from ldae.pretrain import Pretraining
-from ldae.randomness import Randomness
-from ldae.spec import PATCH, PretrainStage, Size, Training
-from ldae.tokenizers import pca
-from ldae.training import BETAS, Run, compile_blocks, pick_device
+from ldae.parts.denoiser import Denoiser
+from ldae.parts.network import TIME_FREQUENCIES, Transformer
+from ldae.parts.tokenizers import pca
+from ldae.runtime.randomness import Randomness
+from ldae.stages.pretrain import Pretraining
+from ldae.study.cost import transformer_macs
+from ldae.study.spec import PATCH, PretrainStage, Size, Training
+from ldae.training.loop import BETAS, Run, compile_blocks, pick_device
 
 SIZES = {
     "cpu": (Size(width=64, heads=4, encoder_blocks=2, decoder_blocks=2), 64, 32),

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ldae.baselines.encoder import Encoder
-from ldae.dataset import to_float, to_uint8
-from ldae.denoise import Denoised, denoise_images, read_picture
-from ldae.denoiser import Denoiser, mixed_precision
-from ldae.folding import depth_of
-from ldae.model import Finished, find_run, open_finished
-from ldae.sources.pixels import to_pixels
-from ldae.spec import Features
-from ldae.tokenizers import Tokenizer
-from ldae.training import pick_device
+from ldae.data.prepared import to_float, to_uint8
+from ldae.data.sources.pixels import to_pixels
+from ldae.parts.baselines.encoder import Encoder
+from ldae.parts.denoiser import Denoiser, mixed_precision
+from ldae.parts.folding import depth_of
+from ldae.parts.loading import Finished, find_run, open_finished
+from ldae.parts.tokenizers import Tokenizer
+from ldae.stages.denoise import Denoised, denoise_images, read_picture
+from ldae.study.spec import Features
+from ldae.training.loop import pick_device
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 Images: TypeAlias = Picture | Tensor | Sequence[Picture | Tensor]

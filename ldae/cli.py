@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ldae.process import (
+from ldae.runtime.process import (
     STOPPED,
     Rank,
     Stopped,
@@ -18,8 +18,8 @@ from ldae.process import (
     process_seconds,
     stopping,
 )
-from ldae.progress import GOES_ON, log
-from ldae.slurm import is_wanted, requeue
+from ldae.runtime.progress import GOES_ON, log
+from ldae.runtime.slurm import is_wanted, requeue
 
 if TYPE_CHECKING:
     from ldae.commands.parsing import Root

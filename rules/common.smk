@@ -11,10 +11,12 @@ ROOT = Path(workflow.basedir).parent
 sys.path[:0] = [str(ROOT), workflow.basedir]
 
 import staleness
-from ldae import driver, locking, tracking
-from ldae.record import digest
+import driver
+from ldae.runtime import locking
+from ldae.training import tracking
+from ldae.study.record import digest
 from ldae.study.graph import Graph
-from ldae.variants import Study, StudyError
+from ldae.study.variants import Study, StudyError
 
 try:
     study = Study.load(ROOT, config)

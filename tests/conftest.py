@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldae.arrays import save_row_sums
-from ldae.files import sums_of, write_json
-from ldae.spec import (
+from ldae.runtime.arrays import save_row_sums
+from ldae.runtime.files import sums_of, write_json
+from ldae.study.spec import (
     BaselineStage,
     Fitting,
     MAETraining,
@@ -42,7 +42,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `dataset/` (48 + 24 small pictures of 3 classes) and `pca/`, as the stages leave them."""
-    from ldae.fit_tokenizer import fit_tokenizer
+    from ldae.stages.fit_tokenizer import fit_tokenizer
 
     folder = tmp_path_factory.mktemp("prepared")
     dataset = folder / "dataset"
@@ -68,8 +68,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a scale with three finished runs, `ldae`, `mae` and `moco_v3`, each of two blocks at width 16."""
-    from ldae.pretrain import pretrain
-    from ldae.pretrain_baseline import pretrain_baseline
+    from ldae.stages.pretrain import pretrain
+    from ldae.stages.pretrain_baseline import pretrain_baseline
 
     results = tmp_path_factory.mktemp("finished") / "results/tiny"
     (results / "tokenizers").mkdir(parents=True)

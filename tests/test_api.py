@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ldae import load
 from ldae.api import Run
-from ldae.denoiser import Denoiser
-from ldae.files import read_json, write_json
-from ldae.probe import denoiser_encoders, probe
-from ldae.randomness import Randomness
-from ldae.spec import ProbeStage, Probing
+from ldae.parts.denoiser import Denoiser
+from ldae.runtime.files import read_json, write_json
+from ldae.runtime.randomness import Randomness
+from ldae.stages.probe import denoiser_encoders, probe
+from ldae.study.spec import ProbeStage, Probing
 
 RUNS = ("ldae", "mae", "moco_v3")
 FOLDERS = {"dataset": "dataset", "tokenizer": "tokenizers/pca", "model": "pretrain/ldae/seed0"}

@@ -1,94 +1,105 @@
+"""Who may import whom: a room of `ldae` uses only rooms to its left."""
+
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "ldae"
-PARTS = {"dataset", "noise", "network", "objective", "tokenizers"}
-STAGES = {
-    "prepare",
-    "fit_tokenizer",
-    "train_tokenizer",
-    "train_classifier",
-    "pretrain",
-    "pretrain_baseline",
-    "adopt",
-    "probe",
-    "finetune",
-    "sample",
-    "judge",
-    "denoise",
-    "export",
-}
-TORCHLESS = set(
-    "spec schedules checking compare study_file variants record process slurm launch driver locking files progress "
-    "cost statistics study results tables figures claims report plan status rows tracking commands prepare sources "
-    "cli".split()
-)
+PACKAGE = Path(__file__).parents[1] / "ldae"
+# From left to right; the rooms of one level do not know each other.
+ROOMS = [
+    {"runtime"},
+    {"study"},
+    {"data", "parts"},
+    {"measures", "overview"},
+    {"training"},
+    {"stages", "readers"},
+    {"commands", "api"},
+    {"cli"},
+]
+LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+TORCHLESS = ("study", "overview", "readers", "cli")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def name_of(path: Path) -> str:
-    """The module or sub-package directly below `ldae`."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def module_of(path: Path) -> str:
+    """The dotted name of a file, without `ldae`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path) for path in FILES}
 
 
 def imports(path: Path, *, top_level: bool = False) -> set[str]:
-    """What a file imports, `ldae.x.y` as `x`."""
+    """The modules that a file imports; those of the project without `ldae`."""
     tree = ast.parse(path.read_text())
-    found = set()
+    names: set[str] = set()
     for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "ldae":
-            found |= {f"ldae.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-    return {name.split(".")[1] if name.startswith("ldae.") else name.split(".")[0] for name in found}
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            own = {name for name in submodules if name.removeprefix("ldae.") in MODULES}
+            names |= own or {node.module}
+    return {name.removeprefix("ldae.") for name in names}
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-def test_the_vocabulary_imports_nothing_of_the_project() -> None:
-    names = {name_of(path) for path in FILES}
-    assert imports(PACKAGE / "spec.py").isdisjoint(names)
-
-
-@pytest.mark.parametrize("path", [p for p in FILES if name_of(p) in PARTS], ids=str)
-def test_a_part_imports_no_other_part(path: Path) -> None:
-    allowed = {name_of(path)} | ({"noise"} if name_of(path) == "objective" else set())
-    assert imports(path) & PARTS <= allowed
-    assert not imports(path) & STAGES
-
-
-@pytest.mark.parametrize("stage", sorted(STAGES))
-def test_a_stage_imports_no_stage(stage: str) -> None:
-    assert not imports(PACKAGE / f"{stage}.py") & (STAGES - {stage})
-
-
-def test_the_package_knows_neither_snakemake_nor_the_study() -> None:
-    assert [path for path in FILES if "snakemake" in imports(path)] == []
+def test_a_room_uses_only_rooms_to_its_left(capsys: pytest.CaptureFixture[str]) -> None:
+    arrows: Counter[tuple[str, str]] = Counter()
+    wrong = []
     for path in FILES:
-        if name_of(path) != "variants":  # which is given the folder that the study lies in
-            strings = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
-            assert "config.yaml" not in strings, path
+        room = module_of(path).split(".")[0]
+        for target in imports(path) & MODULES:
+            other = target.split(".")[0]
+            if other != room:
+                arrows[room, other] += 1
+                if LEVELS[other] >= LEVELS[room]:
+                    wrong.append(f"{module_of(path)} imports {target}")
+    with capsys.disabled():
+        print()
+        for (room, other), count in sorted(arrows.items(), key=lambda item: (LEVELS[item[0][0]], item)):
+            print(f"  {room} -> {other}: {count}")
+    assert wrong == ["study.graph imports data.sources.fingerprint"]  # whether pictures have changed
 
 
-def test_timm_is_imported_only_where_it_is_used() -> None:
-    assert [path for path in FILES if "timm" in imports(path, top_level=True)] == []
+def test_every_room_has_its_place() -> None:
+    assert {module_of(path).split(".")[0] for path in FILES} == set(LEVELS)
+
+
+def test_the_parts_of_the_method_do_not_know_each_other() -> None:
+    parts = {"noise", "network", "objective", "tokenizers"}
+    for path in FILES:
+        room, _, name = module_of(path).partition(".")
+        if room == "parts" and name.split(".")[0] in parts:
+            used = {module.split(".")[1] for module in imports(path) if module.startswith("parts.")}
+            assert used & parts <= {name.split(".")[0]} | ({"noise"} if name == "objective" else set()), path
+
+
+def test_a_stage_imports_no_stage() -> None:
+    for path in FILES:
+        if module_of(path).startswith("stages."):
+            assert [name for name in imports(path) if name.startswith("stages.")] == [], path
+
+
+def test_the_package_imports_no_snakemake_and_no_timm_before_it_is_used() -> None:
+    for path in FILES:
+        assert "snakemake" not in {name.split(".")[0] for name in imports(path)}, path
+        assert "timm" not in {name.split(".")[0] for name in imports(path, top_level=True)}, path
 
 
 def test_planning_and_reading_never_load_torch() -> None:
+    names = [f"ldae.{name}" for name in sorted(MODULES) if name.split(".")[0] in TORCHLESS]
     code = f"""
 import importlib, sys
-for name in {sorted(TORCHLESS)}:
-    importlib.import_module(f"ldae.{{name}}")
+for name in {names}:
+    importlib.import_module(name)
     if "torch" in sys.modules:
-        sys.exit(f"ldae.{{name}} imports torch")
+        sys.exit(f"{{name}} imports torch")
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (said.returncode, said.stderr) == (0, "")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

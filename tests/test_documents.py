@@ -60,7 +60,7 @@ def test_contributors_are_told_of_files_and_targets_that_there_are() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
-    paths = re.findall(r"(?:tests|rules|ldae)/[\w.]+\.\w+", text)
+    paths = re.findall(r"(?:tests|rules|ldae)/[\w./]+\.\w+", text)
     assert paths
     assert all((ROOT / path).is_file() for path in paths), paths
     headings = {

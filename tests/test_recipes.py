@@ -16,14 +16,14 @@ from rows import FITTED, TRAINING, denoiser, images
 from torch import Tensor
 
 from ldae.cli import parser
-from ldae.denoiser import Denoiser
-from ldae.noise import SCHEDULES, Level, NoiseSchedule
-from ldae.objective import PREDICTIONS
-from ldae.pretrain import Pretraining
-from ldae.spec import Noise, Objective, Scale
-from ldae.study_file import StudyFile
-from ldae.training import Run
-from ldae.variants import Study
+from ldae.parts.denoiser import Denoiser
+from ldae.parts.noise import SCHEDULES, Level, NoiseSchedule
+from ldae.parts.objective import PREDICTIONS
+from ldae.stages.pretrain import Pretraining
+from ldae.study.file import StudyFile
+from ldae.study.spec import Noise, Objective, Scale
+from ldae.study.variants import Study
+from ldae.training.loop import Run
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

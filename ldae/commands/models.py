@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ldae.commands.parsing import Parser, Root, nearest
 from ldae.commands.shell import completed, scales
-from ldae.process import process_seconds
+from ldae.runtime.process import process_seconds
 
 if TYPE_CHECKING:
-    from ldae.spec import Features
-    from ldae.variants import Study
+    from ldae.study.spec import Features
+    from ldae.study.variants import Study
 
 GROUP = "a trained row"
 
@@ -77,8 +77,8 @@ def _denoise(arguments: argparse.Namespace) -> float:
     """Denoises a user's own pictures; returns when the imports were done."""
     meant = _meant(arguments)
 
-    from ldae.denoise import denoise_pictures
-    from ldae.model import find_run
+    from ldae.parts.loading import find_run
+    from ldae.stages.denoise import denoise_pictures
 
     imported = process_seconds()
     options = {"sigma": arguments.sigma, "seed": arguments.noise_seed, "out": arguments.out}
@@ -95,8 +95,8 @@ def _export(arguments: argparse.Namespace) -> float:
     meant = _meant(arguments)
     given = {key: getattr(arguments, key) for key in ("time", "offset") if getattr(arguments, key) is not None}
 
-    from ldae.export import export
-    from ldae.model import find_run
+    from ldae.parts.loading import find_run
+    from ldae.stages.export import export
 
     imported = process_seconds()
     model = find_run(meant.folder, seed=arguments.seed)
@@ -106,7 +106,7 @@ def _export(arguments: argparse.Namespace) -> float:
 
 def _meant(arguments: argparse.Namespace) -> Meant:
     """The run of a row of the study, or the run by its folder or its row's."""
-    from ldae.spec import Features
+    from ldae.study.spec import Features
 
     named = {key: getattr(arguments, key) for key in ("scale", "study") if getattr(arguments, key) is not None}
     model = Path(arguments.model)
@@ -119,8 +119,8 @@ def _meant(arguments: argparse.Namespace) -> Meant:
 
 def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> Meant:
     """The run of a row, trained already."""
-    from ldae.checking import StudyError
-    from ldae.variants import Study, project_of
+    from ldae.study.checking import StudyError
+    from ldae.study.variants import Study, project_of
 
     root = Path(os.path.relpath(project_of(Path.cwd())))
     study = Study.load(root, overrides)

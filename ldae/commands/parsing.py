@@ -12,7 +12,7 @@ from typing import Any
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint at the known word that an unknown one was probably meant to be, or nothing."""
-    from ldae.checking import nearest  # which imports pydantic, and a mistake can wait for that
+    from ldae.study.checking import nearest  # which imports pydantic, and a mistake can wait for that
 
     return nearest(word, known)
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldae.commands.parsing import Parser, Root
-from ldae.launch import in_ranks
-from ldae.machine import described
-from ldae.process import Rank, importing, keep_memory, process_seconds, stopping
-from ldae.progress import log
-from ldae.slurm import job_seconds, nodes_of_job, submitted_job
+from ldae.runtime.launch import in_ranks
+from ldae.runtime.machine import described
+from ldae.runtime.process import Rank, importing, keep_memory, process_seconds, stopping
+from ldae.runtime.progress import log
+from ldae.runtime.slurm import job_seconds, nodes_of_job, submitted_job
 
 if TYPE_CHECKING:
-    from ldae.spec import Part
+    from ldae.study.spec import Part
 
 GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -111,7 +111,7 @@ def _stage(
         root: where to add it.
         name: of the command; the stage's function has it, with underscores.
         text: what it does.
-        model: of its `--spec`, by its name in `ldae.spec`.
+        model: of its `--spec`, by its name in `ldae.study.spec`.
         inputs: the folders that it reads, and what each of them is.
         threads: what `--threads` counts.
     """
@@ -192,7 +192,7 @@ def _run(arguments: argparse.Namespace) -> float:
     own = name.replace("-", "_")
     module, function = FUNCTIONS.get(name, (own, own))
     with importing():
-        run = getattr(importlib.import_module(f"ldae.{module}"), function)
+        run = getattr(importlib.import_module(f"ldae.stages.{module}"), function)
     stopping.check("before it began")
     if on_cluster and not resumable:
         stopping.give_up()
@@ -205,7 +205,7 @@ def _run(arguments: argparse.Namespace) -> float:
     if name == "prepare":
         run(stage, **options, workers=threads)
         return imported
-    from ldae import ranks
+    from ldae.runtime import ranks
 
     with ranks.group():
         run(stage, **options, import_seconds=imported)
@@ -218,7 +218,7 @@ def _check_inputs(name: str, stage: Part, options: dict[str, Any], expected: str
     Raises:
         ValueError: in one line.
     """
-    from ldae.record import INPUTS, common_lineage, digest, lineage
+    from ldae.study.record import INPUTS, common_lineage, digest, lineage
 
     folders = {key: options[key] for key in INPUTS if options.get(key) is not None}
     before = common_lineage(folders)
@@ -235,7 +235,7 @@ def _read_spec(model: str, text: str) -> Part:
     """A stage's specification from its JSON."""
     from pydantic import ValidationError
 
-    from ldae import spec
+    from ldae.study import spec
 
     try:
         stage: Part = getattr(spec, model).model_validate_json(text)

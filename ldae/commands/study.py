@@ -13,7 +13,7 @@ from ldae.commands.parsing import Parser, Root
 from ldae.commands.shell import completed, scales
 
 if TYPE_CHECKING:
-    from ldae.variants import Study
+    from ldae.study.variants import Study
 
 GROUP = "the study in this folder"
 QUESTIONS = (
@@ -133,7 +133,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, str]:
 
 def _study(arguments: argparse.Namespace) -> Study:
     """The study in this folder or, as git looks for a repository, in one above it; from here on this is the folder."""
-    from ldae.variants import Study, project_of
+    from ldae.study.variants import Study, project_of
 
     here, root = Path.cwd(), project_of(Path.cwd())
     if root != here:
@@ -145,32 +145,32 @@ def _study(arguments: argparse.Namespace) -> Study:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from ldae.rows import listing, say
+    from ldae.overview.show import listing, say
 
     say(*listing(_study(arguments)))
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from ldae.rows import say, shown
+    from ldae.overview.show import say, shown
 
     say(*shown(_study(arguments), Path(), arguments.row))
 
 
 def _diff(arguments: argparse.Namespace) -> None:
-    from ldae.rows import differences, say
+    from ldae.overview.show import differences, say
 
     say(*differences(_study(arguments), arguments.first, arguments.second))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from ldae.compare import compare
+    from ldae.readers.compare import compare
 
     print(compare(arguments.first, arguments.second))
 
 
 def _run(arguments: argparse.Namespace) -> None:
     """Becomes Snakemake, with the code of the study's own folder; `drive` tells what has come of it at the end."""
-    from ldae.rows import results_for
+    from ldae.overview.show import results_for
 
     where = ["--profile", arguments.profile] if arguments.profile else ["--cores", str(arguments.cores or "all")]
     dry = ["--dry-run"] if arguments.dry_run else []
@@ -180,13 +180,13 @@ def _run(arguments: argparse.Namespace) -> None:
     asked = json.dumps({"names": arguments.names, "given": given})
     sys.stdout.flush()
     snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]
-    os.execv(sys.executable, [sys.executable, "-m", "ldae.drive", asked, *snakemake])
+    os.execv(sys.executable, [sys.executable, "-m", "ldae.commands.drive", asked, *snakemake])
 
 
 def _ask(arguments: argparse.Namespace) -> None:
     """Answers what a study costs, where it stands, or what would run again."""
-    from ldae.plan import plan
-    from ldae.status import status, why
+    from ldae.overview.plan import plan
+    from ldae.overview.status import status, why
 
     study, root = _study(arguments), Path()
     if arguments.question == "plan":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldae.commands.parsing import Root
-from ldae.process import process_seconds
+from ldae.runtime.process import process_seconds
 
 GROUP = "readers of results, which the rules call"
 FILES = {
@@ -49,7 +49,7 @@ def add(root: Root) -> None:
 
 def _write_view(arguments: argparse.Namespace) -> float:
     """Writes a table, a figure or the claims; returns when the imports were done."""
-    from ldae.results import collect
+    from ldae.readers.results import collect
     from ldae.study.views import ViewRecord
 
     shown, given = arguments.definition, {name: getattr(arguments, name) for name in FILES}
@@ -61,7 +61,7 @@ def _write_view(arguments: argparse.Namespace) -> float:
         files = {name: given[name] for name in ("probes", "finetunes", "distances")}
         results = collect(shown, dataset=dataset, pixels=pixels, **files)
     if arguments.view == "figure":
-        from ldae.figures import Inputs, write_figure
+        from ldae.readers.figures import Inputs, write_figure
 
         imported = process_seconds()
         kinds = ("histories", "pictures", "samples", "tokenizers")
@@ -72,13 +72,13 @@ def _write_view(arguments: argparse.Namespace) -> float:
     if results is None:
         raise ValueError(f"{arguments.view}: names no --probes")
     if arguments.view == "table":
-        from ldae.tables import write_table
+        from ldae.readers.tables import write_table
 
         imported = process_seconds()
         write_table(shown, results, tokenizers=given["tokenizers"], out=arguments.out)
         record.write(arguments.out, ("md", "csv", "tex"))
     else:
-        from ldae.claims import write_claims
+        from ldae.readers.claims import write_claims
 
         imported = process_seconds()
         write_claims(shown, results, out=arguments.out)
@@ -90,15 +90,15 @@ def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
     """The signal's power under each noise schedule that a figure shows."""
     import numpy as np
 
-    from ldae.schedules import SCHEDULES
+    from ldae.study.schedules import SCHEDULES
 
     return {label: np.square(SCHEDULES[name](1.0).signal) for label, name in shown.get("schedules", {}).items()}
 
 
 def _write_cost(arguments: argparse.Namespace) -> float:
     """Adds up the cost; returns when the imports were done."""
+    from ldae.readers.tables import write_cost
     from ldae.study.views import ViewRecord, place_of
-    from ldae.tables import write_cost
 
     imported, folder = process_seconds(), arguments.out.parent.parent
     places = [place_of(path, folder) for path in arguments.results]
@@ -110,7 +110,7 @@ def _write_cost(arguments: argparse.Namespace) -> float:
 
 def _write_page(arguments: argparse.Namespace) -> float:
     """Writes the page of a study; returns when the imports were done."""
-    from ldae.report import write_page
+    from ldae.readers.report import write_page
     from ldae.study.views import ViewRecord
 
     imported, shown = process_seconds(), arguments.definition

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ldae.checking import StudyError, listed, nearest
-from ldae.files import read_json, sha256
-from ldae.record import Lineage, differences
-from ldae.sources.fingerprint import difference
-from ldae.spec import ConvolutionalStage
+from ldae.data.sources.fingerprint import difference
+from ldae.runtime.files import read_json, sha256
+from ldae.study.checking import StudyError, listed, nearest
+from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target
+from ldae.study.record import Lineage, differences
+from ldae.study.spec import ConvolutionalStage
+from ldae.study.variants import Study
 from ldae.study.views import digest_read, view_lineage
-from ldae.study_file import DimensionFigure, Figure, SchedulesFigure, Target
-from ldae.variants import Study
 
 RESULTS = ("probe", "finetune", "judge")  # the stages whose numbers tables show of a row, in their order
 FIRST_SEED = {  # figures of single runs: the option of their command, the folder, and the file that they show

@@ -8,18 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ldae.files import read_json, sha256, sums_of, write_json
-from ldae.record import RECORDS, Lineage, content, digest
+from ldae.runtime.files import read_json, sha256, sums_of, write_json
+from ldae.study.record import RECORDS, Lineage, content, digest
 
 PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
-NUMBERS = ("results.py", "statistics.py")
+NUMBERS = ("readers/results.py", "measures/intervals.py")
 CODE = {
-    "table": ("tables.py", *NUMBERS),
-    "figure": ("figures/*.py", "schedules.py", *NUMBERS),
-    "claims": ("claims.py", *NUMBERS),
-    "cost": ("tables.py", *NUMBERS),
-    "report": ("report/*.*", "tables.py", "claims.py", *NUMBERS),
+    "table": ("readers/tables.py", *NUMBERS),
+    "figure": ("readers/figures/*.py", "study/schedules.py", *NUMBERS),
+    "claims": ("readers/claims.py", *NUMBERS),
+    "cost": ("readers/tables.py", *NUMBERS),
+    "report": ("readers/report/*.*", "readers/tables.py", "readers/claims.py", *NUMBERS),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
 

@@ -1,0 +1,1 @@
+"""Images: where they come from, prepared arrays, crops and augmentations."""

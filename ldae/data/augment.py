@@ -1,0 +1,112 @@
+"""BYOL's augmentations, which MoCo v3 compares images across, for whole batches at once (MoCo v3, App. A).
+
+Images come and go in [-1, 1]; brightness, colours and thresholds are those of images in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldae.data.crops import linear, random_resized_crop
+from ldae.runtime.randomness import Randomness
+
+SMALLEST_CROP = 0.08  # of the area
+JITTERED, BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.8, 0.4, 0.4, 0.2, 0.1
+GREYED = 0.2
+BLURRED = (1.0, 0.1)  # the chance of it, in the first and in the second view
+SOLARIZED = (0.0, 0.2)
+SIGMAS = (0.1 / 224, 2.0 / 224)  # of the blur, as shares of the image's side
+GREY = (0.299, 0.587, 0.114)  # what red, green and blue weigh in luminance
+# Hue turns about the grey axis of the NTSC's YIQ, whose first row is the luminance.
+YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def two_views(images: Tensor, randomness: Randomness, *, size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Two random views (N, 3, S, S) of images (N, 3, S', S') in [-1, 1]; S is `size`, or S'."""
+    first, second = (
+        augment(images, randomness, blurred=b, solarized=s, size=size) for b, s in zip(BLURRED, SOLARIZED, strict=True)
+    )
+    return first, second
+
+
+def augment(
+    images: Tensor, randomness: Randomness, *, blurred: float, solarized: float, size: int | None = None
+) -> Tensor:
+    """One random view (N, 3, S, S); `blurred` and `solarized` are the chances of these two."""
+    x = (random_resized_crop(images, randomness, SMALLEST_CROP, size=size, kernel=linear) + 1) / 2
+    uniform = randomness.uniform(9, len(x), batch=1)
+    brightness, contrast, saturation = (
+        1 + strength * (2 * uniform[i] - 1) for i, strength in enumerate((BRIGHTNESS, CONTRAST, SATURATION))
+    )
+    colours, offset = jitter(
+        x, brightness=brightness, contrast=contrast, saturation=saturation, turn=HUE * (2 * uniform[3] - 1)
+    )
+    plain = (uniform[4] >= JITTERED)[:, None, None]
+    colours, offset = torch.where(plain, torch.eye(3, device=x.device), colours), torch.where(plain, 0.0, offset)
+    colours = torch.where((uniform[5] < GREYED)[:, None, None], to_grey(x.device) @ colours, colours)
+    x = torch.baddbmm(offset, colours, x.flatten(2)).view_as(x).clamp_(0, 1)
+    sigma = x.shape[-1] * (SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * uniform[7])
+    x = changed(x, uniform[6] < blurred, lambda part, chosen: blur(part, sigma[chosen]))
+    x = changed(x, uniform[8] < solarized, lambda part, _: torch.where(part < 0.5, part, 1 - part))
+    return 2 * x - 1
+
+
+def changed(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Images (N, ...), those that are `chosen` (N,) changed by a function of them and of their places."""
+    places = chosen.nonzero()[:, 0]
+    return x.index_copy(0, places, change(x[places], places)) if len(places) else x
+
+
+def to_grey(device: torch.device) -> Tensor:
+    """The map (3, 3) of colours to their luminance."""
+    return torch.tensor(GREY, device=device).expand(3, 3)
+
+
+def jitter(
+    x: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor, turn: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Random changes of the colours of images (N, 3, S, S), as one affine map of each: (N, 3, 3) and (N, 1, 1).
+
+    They come in this order, and what leaves [0, 1] on the way is cut off at the end alone.
+
+    Args:
+        x: the images.
+        brightness: (N,) multiplies them.
+        contrast: (N,) multiplies what differs from the mean luminance.
+        saturation: (N,) multiplies what differs from each pixel's luminance.
+        turn: (N,) of the hue, in full circles.
+    """
+    brightness, contrast, saturation = (f[:, None, None] for f in (brightness, contrast, saturation))
+    grey = to_grey(x.device)
+    mean = (x.mean((2, 3)) @ grey[0])[:, None, None]
+    colours = hue_rotation(turn) @ torch.lerp(grey, torch.eye(3, device=x.device), saturation) * brightness * contrast
+    return colours, (1 - contrast) * brightness * mean  # grey, which neither saturation nor hue changes
+
+
+def hue_rotation(turn: Tensor) -> Tensor:
+    """The maps (N, 3, 3) of colours that turn their hue by shares (N,) of a circle."""
+    to_yiq = turn.new_tensor(YIQ)
+    angle = 2 * math.pi * turn
+    rotation = torch.zeros(len(turn), 3, 3, device=turn.device)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
+    rotation[:, 1, 2] = -angle.sin()
+    rotation[:, 2, 1] = angle.sin()
+    return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+
+
+def blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Images (N, C, S, S), each with a Gaussian of its own `sigma` (N,) in pixels."""
+    n, c, h, w = x.shape
+    radius = min(max(1, math.ceil(2.5 * SIGMAS[1] * w)), w - 1)
+    offsets = torch.arange(-radius, radius + 1, device=x.device)
+    kernel = torch.exp(-offsets.square() / (2 * sigma[:, None].square()))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)  # (N C, 2 radius + 1)
+    x = F.pad(x.reshape(1, n * c, h, w), (radius,) * 4, mode="reflect")
+    x = F.conv2d(x, kernel[:, None, None, :], groups=n * c)
+    return F.conv2d(x, kernel[:, None, :, None], groups=n * c).view(n, c, h, w)

@@ -1,0 +1,101 @@
+"""What preparing tells the owner of a data set: what was found and left out, what is broken, what is in both splits."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldae.data.journal import LEFT_OUT, Journal
+from ldae.data.sources import Source
+from ldae.data.sources.listing import UNREADABLE
+from ldae.data.sources.tree import printable
+from ldae.runtime.files import write_text
+from ldae.runtime.progress import log
+
+MOST_PAIRS = 100  # of the same files in both splits that a manifest lists
+
+
+def found(source: Source) -> str:
+    """What there is, in one line."""
+    train, val = (len(source.splits[name].labels) for name in ("train", "val"))
+    left_out = source.left_out.in_words()
+    return (
+        f"{train + val:,} images of {len(source.classes):,} classes: {train:,} for training, {val:,} for validation"
+        + (f"; left out: {left_out}" if left_out else "")
+    )
+
+
+def most(images: int) -> float:
+    """How many of so many images may be broken: one; a tenth of up to 100; ten of up to 1,000; 1 % of more."""
+    return max(1.0, min(0.1 * images, 10.0), 0.01 * images)
+
+
+def broken(journals: dict[str, Journal]) -> list[dict[str, str]]:
+    """Path and reason of each broken image, on one line each."""
+    return [
+        {"path": printable(image.path), "reason": printable(image.reason)}
+        for journal in journals.values()
+        for image in journal.broken
+    ]
+
+
+def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool, out: Path) -> None:
+    """Lists the broken images in `broken.csv`, and refuses too many of them.
+
+    Args:
+        source: the data set.
+        journals: what came of the images of each split.
+        allowed: whether any number of them will do.
+        out: the folder of the list; without broken images it has none.
+
+    Raises:
+        ValueError: for too many, and for a class of which none is left.
+    """
+    found, path = broken(journals), out / "broken.csv"
+    if not found:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    rows = csv.DictWriter(text, ("path", "reason"), lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(found)
+    write_text(path, text.getvalue())
+    for name, journal in journals.items():
+        if not journal.broken:
+            continue
+        num, first = len(journal.broken), journal.broken[0]
+        said = f"{name}: {num:,} of {len(journal):,} images {'is' if num == 1 else 'are'} broken"
+        which = f"{printable(first.path)}: {printable(first.reason)}; {path} lists {len(found):,}"
+        if num > most(len(journal)) and not allowed:
+            raise ValueError(
+                f"{said}, too many; the first is {which}; mend or remove them, or write broken: allow beside path in "
+                "the scale file to leave out any number"
+            )
+        labels, kept = source.splits[name].labels, journal.groups != LEFT_OUT
+        if lost := set(labels.tolist()) - set(labels[kept].tolist()):
+            raise ValueError(f"{said}, all of the class {source.classes[min(lost)]} among them; the first is {which}")
+        log(f"{said} and left out; {'it' if num == 1 else 'the first'} is {which}")
+
+
+def in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:
+    """Files of the same content in both splits, for the manifest: a network has seen these validation images."""
+    train, val = (journals[name].digests for name in ("train", "val"))
+    places = np.flatnonzero(np.isin(val, train) & (val > UNREADABLE) & (journals["val"].groups != LEFT_OUT))
+    if not len(places):
+        return {"count": 0, "pairs": []}
+    order = np.argsort(train, kind="stable")
+    twins = order[np.searchsorted(train, val[places[:MOST_PAIRS]], sorter=order)].tolist()
+    names = {name: source.splits[name].names for name in ("train", "val")}
+    pairs = [
+        [printable(names["train"][twin]), printable(names["val"][place])]
+        for twin, place in zip(twins, places[:MOST_PAIRS].tolist(), strict=True)
+    ]
+    log(
+        f"warning: {len(places):,} of {len(val):,} validation images are training images too; the first is "
+        f"{pairs[0][1]}, the same file as {pairs[0][0]}; the manifest lists them as in_both"
+    )
+    return {"count": len(places), "pairs": pairs}

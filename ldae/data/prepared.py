@@ -1,0 +1,141 @@
+"""Prepared images: read fast, mirrored in batches. Images are NCHW; uint8 on disk, floats in [-1, 1] in use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ldae.runtime.arrays import CheckedRows, open_array
+from ldae.runtime.files import intact, read_json
+from ldae.runtime.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training or validation images of a prepared data set, as networks see them or as they are kept."""
+
+    images: CheckedRows  # (N, 3, S', S'), uint8
+    labels: Tensor  # (N,)
+    groups: NDArray[np.int64]  # (N,) images of one group are not independent of each other
+    size: int  # S, at most S'
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Split:
+        """Opens `train` or `val` of a prepared folder without reading its images."""
+        manifest = read_json(folder / "manifest.json")
+        paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
+        labels, groups = (open_array(intact(path, manifest)) for path in paths)
+        return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups, manifest["size"])
+
+    @property
+    def as_stored(self) -> Split:
+        """The same images at the size S' that they are kept at, for random crops."""
+        return replace(self, size=self.images.rows.shape[-1])
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The images (n, 3, S, S), still uint8, and labels (n,) at `indices`, on `device`."""
+        return _to_device(self._shrunk(self.images.take(indices)), self.labels, indices, device)
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        """The images (n, 3, S, S) of a slice."""
+        return self._shrunk(self.images[part])
+
+    def _shrunk(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images (n, 3, S', S') scaled to (n, 3, S, S)."""
+        if stored.shape[-1] == self.size:
+            return stored
+        size = (self.size, self.size)
+        shrunk: NDArray[np.uint8] = interpolate(
+            torch.from_numpy(stored), size=size, mode="bicubic", antialias=True
+        ).numpy()
+        return shrunk
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The training images as cached latents, each beside those of its mirror image."""
+
+    values: CheckedRows  # (N, 2, T, d) before standardisation, half precision
+    labels: Tensor  # (N,)
+
+    @classmethod
+    def open(cls, folder: Path, labels: Tensor) -> Latents:
+        """Opens the cache in a tokenizer's folder without reading it."""
+        return cls(CheckedRows(folder / "latents.npy"), labels)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.values)
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Latents of the images and of their mirror images (n, 2, T, d), half precision, and labels (n,)."""
+        return _to_device(self.values.take(indices), self.labels, indices, device)
+
+
+def _to_device(
+    values: NDArray[Any], labels: Tensor, indices: NDArray[np.int64], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Values at `indices` and their labels, on `device`."""
+    chosen, names = torch.from_numpy(values), labels[torch.from_numpy(indices)]
+    if device.type == "cuda":
+        chosen, names = chosen.pin_memory(), names.pin_memory()
+    return chosen.to(device, non_blocking=True), names.to(device, non_blocking=True)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images as floats in [-1, 1]."""
+    return torch.add(torch.full((), -1.0, device=images.device), images, alpha=1 / 127.5)  # one pass over memory
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] as uint8 images, rounded as DiT does."""
+    return (127.5 * images + 128).clamp(0, 255).byte()
+
+
+def flip(images: Tensor, randomness: Randomness) -> Tensor:
+    """Mirrors each image (N, 3, S, S) of any type with probability one half."""
+    num = len(images)
+    chosen = randomness.uniform(num) < 0.5
+    both = torch.cat(
+        [images, images.flip(-1)]
+    )  # whole images are then copied, four times faster than a choice per pixel
+    return both.index_select(0, torch.arange(num, device=images.device) + num * chosen)
+
+
+def choose_mirrored(latents: Tensor, randomness: Randomness) -> Tensor:
+    """Of latents beside those of the mirror images (N, 2, T, d), one of the two (N, T, d), as `flip` would choose."""
+    num = len(latents)
+    chosen = randomness.uniform(num) < 0.5
+    return latents[torch.arange(num, device=latents.device), chosen.long()].float()
+
+
+class Order:
+    """An endless shuffled order of a training set, as a pure function of the position in it."""
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        self.num_images = num_images
+        self.seed = seed
+        self._epochs: dict[int, NDArray[np.int64]] = {}  # the permutations in use
+
+    def slice(self, start: int, size: int) -> NDArray[np.int64]:
+        """The indices at positions start..start + size; each epoch visits every image once."""
+        epochs = range(start // self.num_images, (start + size - 1) // self.num_images + 1)
+        self._epochs = {epoch: self._permutation(epoch) for epoch in epochs}
+        joined = np.concatenate(list(self._epochs.values()))
+        offset = start - epochs.start * self.num_images
+        return joined[offset : offset + size]
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        known = self._epochs.get(epoch)
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_images) if known is None else known

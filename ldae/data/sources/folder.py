@@ -1,0 +1,259 @@
+"""A user's data set: a tree of class folders, split already or to be split, of images of every common kind."""
+
+from __future__ import annotations
+
+import errno
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldae.data.sources import Broken, Picture, Source
+from ldae.data.sources.listing import Listing
+from ldae.data.sources.pixels import draw
+from ldae.data.sources.tree import Entry, Tree, printable
+from ldae.study.spec import Folder
+
+# Names of the folders of a data set that is split already, in any case.
+TRAIN = {"train", "training"}
+VAL = {"val", "valid", "validation", "dev"}
+TEST = {"test", "testing"}
+
+Classes = dict[str, list[Entry]]  # a class -> its images, sorted by their paths
+
+
+def load(dataset: Folder) -> Source:
+    """Lists the images of both splits; a `ValueError` says in one line what the tree or the scale lacks."""
+    tree = Tree(Path(dataset.path).expanduser())
+    splits = _splits(tree, dataset)
+    return Source(
+        tuple(splits["train"]),
+        {split: Files.of(tree.root, dataset, classes) for split, classes in splits.items()},
+        _listed_files(tree, splits),
+        tree.left_out,
+    )
+
+
+def listing(dataset: Folder) -> Listing:
+    """The files of both splits as the disk has them; errors as in `load`."""
+    tree = Tree(Path(dataset.path).expanduser())
+    return _listed_files(tree, _splits(tree, dataset))
+
+
+def check(dataset: Folder) -> None:
+    """Raises the same `ValueError` where the folder is absent, or has neither splits nor a share to hold out.
+
+    The images are not listed for it, so that it takes no time.
+    """
+    try:
+        _split_folders(Tree(Path(dataset.path).expanduser()), dataset)
+    except ValueError as error:
+        raise ValueError(printable(str(error))) from None
+
+
+def _splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
+    try:
+        folders = _split_folders(tree, dataset)
+        if folders is not None:
+            return _given(tree, folders)
+        return _divided(tree, dataset.val_fraction or 0.0, dataset.seed)
+    except ValueError as error:
+        raise ValueError(printable(str(error))) from None
+
+
+def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
+    """As `split_folders`, for a data set that says how it is split if its folders do not."""
+    if not tree.root.is_dir():
+        raise ValueError(f"{tree.root}: is no folder; write where the images are as dataset.path in the scale file")
+    folders = split_folders(tree, dataset.val)
+    if folders is None and dataset.val_fraction is None:
+        raise ValueError(
+            f"{tree.root}: does not have both train/ and val/; write dataset.val_fraction in the scale file, e.g. 0.1, "
+            "to split its class folders"
+        )
+    if folders is not None and dataset.val_fraction is not None:
+        train, val = folders["train"], folders["val"]
+        raise ValueError(
+            f"{tree.root}: has {train}/ and {val}/ already; remove dataset.val_fraction from the scale file"
+        )
+    return folders
+
+
+def _listed_files(tree: Tree, splits: dict[str, Classes]) -> Listing:
+    entries = [entry for split in ("train", "val") for files in splits[split].values() for entry in files]
+    return Listing.of(entries, tree.folders)
+
+
+def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
+    """The folders of both splits in a tree that is split already, or None for one of class folders.
+
+    Args:
+        tree: the data set.
+        val: the folder of the validation images, as the user gives it.
+
+    Raises:
+        ValueError: where the folders leave it open which of them is a split.
+    """
+    names, _ = tree.level("")
+    train, found, test = ([name for name in names if name.lower() in words] for words in (TRAIN, VAL, TEST))
+    if val is not None:
+        if val not in names:
+            raise ValueError(f"{tree.root}: has no folder {val!r}, which dataset.val names; it has {_few(set(names))}")
+        train = train or [name for name in names if name != val and name not in test]
+        found = [val]
+    if train and test and not found:
+        raise ValueError(
+            f"{tree.root}: has {train[0]}/ and {test[0]}/ but no val/; write val: {test[0]} beside path in the scale "
+            f"file to validate on {test[0]}/"
+        )
+    if not found or not train:
+        if val is not None:
+            raise ValueError(f"{tree.root}: has no train/ beside {val}/")
+        return None
+    for purpose, same in (("training", train), ("validation", found)):
+        if len(same) > 1:
+            raise ValueError(
+                f"{tree.root}: {_listed(same)} may each be the split for {purpose}; rename those that are not"
+            )
+    tree.left_out.folders += [name for name in names if name not in (train[0], found[0])]
+    return {"train": train[0], "val": found[0]}
+
+
+def _given(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
+    """The splits of a tree that is split already."""
+    train, val = folders["train"], folders["val"]
+    splits = {split: _classes(tree, folder) for split, folder in folders.items()}
+    names = {split: classes.keys() for split, classes in splits.items()}
+    if names["train"] != names["val"]:
+        raise ValueError(
+            f"{tree.root}: {train}/ and {val}/ must have the same class folders; "
+            f"only in {train}/: {_few(names['train'] - names['val'])}; "
+            f"only in {val}/: {_few(names['val'] - names['train'])}"
+        )
+    return splits
+
+
+def _divided(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
+    """The splits of one tree: a random share of each class, at least one image and never all, is for validation."""
+    classes = _classes(tree, "")
+    _refuse_splits(tree.root, classes)
+    splits: dict[str, Classes] = {"train": {}, "val": {}}
+    for label, (name, files) in enumerate(classes.items()):
+        if len(files) < 2:
+            raise ValueError(f"{tree.root / name}: has a single image; to split a class takes two at least")
+        num_val = min(max(round(val_fraction * len(files)), 1), len(files) - 1)
+        chosen = set(np.random.default_rng([seed, label]).permutation(len(files))[:num_val].tolist())
+        splits["train"][name] = [file for i, file in enumerate(files) if i not in chosen]
+        splits["val"][name] = [file for i, file in enumerate(files) if i in chosen]
+    return splits
+
+
+def _refuse_splits(root: Path, classes: Classes) -> None:
+    """Folders that all hold the same folders, and no pictures beside them, are not classes."""
+    below = {tuple(sorted({file.path.split("/")[1] for file in files})) for files in classes.values()}
+    direct = any(file.path.count("/") == 1 for files in classes.values() for file in files)
+    if direct or len(below) > 1 or len(*below) < 2:
+        return
+    (inner,) = below
+    words = TRAIN | VAL | TEST
+    if all(name.lower() in words for name in inner):
+        raise ValueError(
+            f"{root}: each of {_few(set(classes))} holds {_few(set(inner))}; put the splits above the classes: "
+            f"{inner[0]}/{next(iter(classes))}"
+        )
+    raise ValueError(
+        f"{root}: {_few(set(classes))} hold the same folders ({_few(set(inner))}), so they are splits and not classes; "
+        "name them train and val, or write the one to validate on as val beside path in the scale file"
+    )
+
+
+def _classes(tree: Tree, folder: str) -> Classes:
+    """The class folders in `folder` in alphabetical order, with their images; `ValueError` where any lack."""
+    place = tree.root / folder
+    folders, stray = tree.level(folder)
+    if len(folders) < 2:
+        deeper = f"; the folders in {folders[0]}/ may be the classes" if folders else ""
+        raise ValueError(f"{place}: needs two class folders at least, has {len(folders)}{deeper}")
+    if stray:
+        raise ValueError(
+            f"{place / stray[0]}: is in no class folder; move it into one, or away ({len(stray)} such images)"
+        )
+    classes: Classes = {}
+    for spelling, name in sorted((_spelling(name), name) for name in folders):
+        if spelling in classes:
+            raise ValueError(f"{place}: has two class folders that are called {spelling}; rename one")
+        classes[spelling] = tree.pictures(f"{folder}/{name}" if folder else name)
+        if not classes[spelling]:
+            left_out = tree.left_out.in_words()
+            beside = f"; left out: {left_out}" if left_out else ""
+            raise ValueError(f"{place / name}: has no images of a kind that is read{beside}")
+    return classes
+
+
+def _spelling(name: str) -> str:
+    """A class's name; macOS writes an accent as a letter of its own, so that one name has two spellings."""
+    return printable(unicodedata.normalize("NFC", name))
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(f"{name}/" for name in names)
+
+
+def _few(names: set[str]) -> str:
+    """The first names of a set, for a message."""
+    shown = sorted(map(printable, names))
+    return ", ".join(shown[:3] + ["..."] * (len(shown) > 3)) or "none"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files of one split, by class and then by path; each is a group of its own."""
+
+    root: Path
+    size: int
+    paths: tuple[str, ...]  # relative to `root`
+    labels: NDArray[np.int64]  # (N,)
+    white: float | None
+    positions: range | tuple[int, ...]  # of the files in their split
+
+    @classmethod
+    def of(cls, root: Path, dataset: Folder, classes: Classes) -> Files:
+        """All files of a split."""
+        labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
+        paths = tuple(file.path for files in classes.values() for file in files)
+        return cls(root, dataset.stored, paths, labels, dataset.white, range(len(paths)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each image is called."""
+        return self.paths
+
+    def part(self, start: int, stop: int) -> Files:
+        """The files at positions start..stop."""
+        return self._at(range(start, min(stop, len(self.paths))))
+
+    def with_white(self, places: Sequence[int], white: float) -> Files:
+        """The files at these positions, drawn with this white."""
+        return replace(self._at(places), white=white)
+
+    def _at(self, places: Sequence[int]) -> Files:
+        paths = tuple(self.paths[place] for place in places)
+        positions = tuple(self.positions[place] for place in places)
+        return replace(self, paths=paths, labels=self.labels[list(places)], positions=positions)
+
+    def __iter__(self) -> Iterator[Picture | Broken]:
+        """Decodes the files."""
+        for position, path in zip(self.positions, self.paths, strict=True):
+            try:
+                content = (self.root / path).read_bytes()
+            except PermissionError:
+                yield Broken(path, "may not be read")
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP) or not (self.root / path).is_symlink():
+                    raise  # a disk that fails is no broken image
+                yield Broken(path, "is a link that leads nowhere")
+            else:
+                yield draw(content, self.size, group=position, name=path, white=self.white)

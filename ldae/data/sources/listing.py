@@ -1,0 +1,116 @@
+"""The files that a data set was read from, as the disk has them: names, sizes, times, and what was in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldae.data.sources.tree import Entry
+from ldae.runtime.arrays import read_arrays
+from ldae.runtime.files import whole
+
+UNKNOWN, UNREADABLE = 0, 1  # in the place of a file's digest
+MOST_BYTES = 10**9  # of files whose contents are compared when their times have changed
+
+Times = dict[str, int]  # folder, relative to the data set's -> when its entries last changed, nanoseconds
+
+
+def digest_of(content: bytes) -> int:
+    """The first 64 bits of the SHA-256 of a file's content."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8])
+
+
+def file_digest(path: Path) -> int:
+    """The same of a file on disk; `UNKNOWN` for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(hashlib.file_digest(file, "sha256").digest()[:8])
+    except OSError:
+        return UNKNOWN
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files in the order in which they are read."""
+
+    names: tuple[str, ...]  # relative to the data set's folder
+    sizes: NDArray[np.int64]  # (N,) bytes
+    times: NDArray[np.int64]  # (N,) of the last change, nanoseconds
+    digests: NDArray[np.uint64]  # (N,) of the contents
+    folders: Times
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], folders: Times) -> Listing:
+        """A listing of files that have not been read yet."""
+        names, sizes, times = zip(*entries, strict=True)
+        unknown = np.full(len(names), UNKNOWN, dtype=np.uint64)
+        return cls(names, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64), unknown, folders)
+
+    def with_digests(self, digests: NDArray[np.uint64]) -> Listing:
+        """The same files after they have been read."""
+        return replace(self, digests=digests)
+
+    def by_name(self) -> Listing:
+        """The same files, sorted by their names."""
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        names = tuple(self.names[place] for place in order)
+        return replace(self, names=names, sizes=self.sizes[order], times=self.times[order], digests=self.digests[order])
+
+    def summary(self) -> dict[str, str | int]:
+        """What decides whether two listings are of the same files, wherever they lie; for the manifest."""
+        return {
+            "files": len(self.names),
+            "bytes": int(self.sizes.clip(0).sum()),
+            "names": self.digest(self.sizes),
+            "contents": self.digest(self.digests),
+        }
+
+    def digest(self, *columns: NDArray[np.int64] | NDArray[np.uint64]) -> str:
+        """A SHA-256 over the files' names and these numbers of theirs, the same for any order of the files."""
+        rows = sorted(zip(map(os.fsencode, self.names), *(column.tolist() for column in columns), strict=True))
+        total = hashlib.sha256()
+        for name, *numbers in rows:
+            total.update(name + b"\0" + " ".join(map(str, numbers)).encode() + b"\0")
+        return total.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes it whole."""
+        listing = self.by_name()
+        with whole(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                names=_joined(listing.names),
+                sizes=listing.sizes,
+                times=listing.times,
+                digests=listing.digests,
+                folders=_joined(self.folders),
+                folder_times=np.array(list(self.folders.values()), dtype=np.int64),
+            )
+
+
+def read_listing(path: Path) -> Listing:
+    """A listing that was saved, sorted by name; a `ValueError` names a file that is damaged."""
+    arrays = read_arrays(path, ("names", "sizes", "times", "digests", "folders", "folder_times"))
+    names = _texts(arrays["names"])
+    folders = dict(zip(_texts(arrays["folders"]), arrays["folder_times"].tolist(), strict=True))
+    return Listing(names, arrays["sizes"], arrays["times"], arrays["digests"], folders)
+
+
+def read_folders(path: Path) -> Times:
+    """Only the folders of a listing that was saved."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(zip(_texts(arrays["folders"]), arrays["folder_times"].tolist(), strict=True))
+
+
+def _joined(texts: Iterable[str]) -> NDArray[np.uint8]:
+    return np.frombuffer(os.fsencode("\0".join(texts)), dtype=np.uint8)
+
+
+def _texts(joined: NDArray[np.uint8]) -> tuple[str, ...]:
+    return tuple(os.fsdecode(joined.tobytes()).split("\0")) if len(joined) else ()

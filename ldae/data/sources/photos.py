@@ -1,0 +1,188 @@
+"""The embedded data set: random crops of twenty photographs that ship inside the wheels of three libraries.
+
+The photograph is the class. Training crops come from its upper part and validation crops from its lower part, so that
+no pixel is in both. Colour and brightness are drawn at random, so that a class is told by structure alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldae.data.sources import Images, Picture, Source
+from ldae.runtime.files import sha256
+from ldae.study.spec import Photos
+
+PHOTOGRAPHS = (  # package, file; the order is that of the labels
+    ("scikit-image", "skimage/data/astronaut.png"),
+    ("scikit-image", "skimage/data/brick.png"),
+    ("scikit-image", "skimage/data/camera.png"),
+    ("scikit-image", "skimage/data/cell.png"),
+    ("scikit-image", "skimage/data/chelsea.png"),
+    ("scikit-image", "skimage/data/clock_motion.png"),
+    ("scikit-image", "skimage/data/coffee.png"),
+    ("scikit-image", "skimage/data/coins.png"),
+    ("scikit-image", "skimage/data/grass.png"),
+    ("scikit-image", "skimage/data/gravel.png"),
+    ("scikit-image", "skimage/data/hubble_deep_field.jpg"),
+    ("scikit-image", "skimage/data/ihc.png"),
+    ("scikit-image", "skimage/data/moon.png"),
+    ("scikit-image", "skimage/data/motorcycle_left.png"),
+    ("scikit-image", "skimage/data/page.png"),
+    ("scikit-image", "skimage/data/retina.jpg"),
+    ("scikit-image", "skimage/data/rocket.jpg"),
+    ("scikit-learn", "sklearn/datasets/images/china.jpg"),
+    ("scikit-learn", "sklearn/datasets/images/flower.jpg"),
+    ("matplotlib", "matplotlib/mpl-data/sample_data/grace_hopper.jpg"),
+)
+TRAIN_PERCENT = 70  # of a photograph's height
+SIDES = (48, 96)  # of a window, in pixels of the photograph
+CELL = 80  # side of the cells whose windows form one group, in pixels of the photograph
+FLAT = 3.0  # standard deviation of a window's luminance (0..255) below which it is sky or backdrop, not structure
+TRIES = 30  # windows drawn in search of one that is not flat
+
+
+def load(dataset: Photos) -> Source:
+    """Opens the photographs; a `ValueError` names one that is missing."""
+    for label in range(len(PHOTOGRAPHS)):
+        locate(label)
+    counts = {"train": dataset.train, "val": dataset.val}
+    splits: dict[str, Images] = {
+        name: Crops(name, dataset.stored, (dataset.seed, index), range(count))
+        for index, (name, count) in enumerate(counts.items())
+    }
+    return Source(tuple(Path(file).stem for _, file in PHOTOGRAPHS), splits)
+
+
+def locate(label: int) -> Path:
+    """The path of a photograph; a `ValueError` names the package, its version and the file if there is none."""
+    package, file = PHOTOGRAPHS[label]
+    try:
+        home = distribution(package)
+    except PackageNotFoundError:
+        raise ValueError(f"{package} is not installed; the photos need its {file}") from None
+    path = Path(str(home.locate_file(file)))
+    if not path.is_file():
+        raise ValueError(f"{package} {home.version} has no file {file}; install a version that ships it")
+    return path
+
+
+def hashes() -> dict[str, dict[str, str]]:
+    """The SHA-256 of each photograph's file, by package and name; a `ValueError` names one that is missing."""
+    found: dict[str, dict[str, str]] = {}
+    for label, (package, file) in enumerate(PHOTOGRAPHS):
+        found.setdefault(package, {})[file] = sha256(locate(label))
+    return found
+
+
+@cache
+def luminance(label: int) -> Image.Image:
+    """A decoded photograph in grey, mode L."""
+    with Image.open(locate(label)) as image:
+        return image.convert("L")
+
+
+class Window(NamedTuple):
+    """A square piece of a photograph."""
+
+    left: int
+    top: int
+    side: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, the last two exclusive."""
+        return self.left, self.top, self.left + self.side, self.top + self.side
+
+    def group(self, label: int) -> int:
+        """A number for the photograph and the cell that the window's centre lies in."""
+        row, column = (self.top + self.side // 2) // CELL, (self.left + self.side // 2) // CELL
+        return (label * 1000 + row) * 1000 + column
+
+
+def rows(split: str, height: int) -> tuple[int, int]:
+    """The rows start..stop of a photograph that a split may use."""
+    cut = height * TRAIN_PERCENT // 100
+    return (0, cut) if split == "train" else (cut, height)
+
+
+def draw_window(split: str, width: int, height: int, rng: np.random.Generator) -> Window:
+    """A window of random side and position inside a split's part of a photograph."""
+    start, stop = rows(split, height)
+    smallest, largest = (min(side, width, stop - start) for side in SIDES)
+    side = int(rng.integers(smallest, largest + 1))
+    return Window(int(rng.integers(width - side + 1)), int(rng.integers(start, stop - side + 1)), side)
+
+
+def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Random gamma, then two random colours for dark and light: structure stays, brightness and colour do not.
+
+    In between, the contrast is made the same for all: it tells a page from a galaxy as surely as a colour would.
+
+    Args:
+        grey: luminance in 0..255 (S, S).
+        rng: the image's own.
+
+    Returns:
+        (3, S, S).
+    """
+    tone = (grey / 255) ** np.exp(rng.uniform(np.log(0.6), np.log(1.6)))
+    level = np.clip(0.5 + (tone - tone.mean()) / max(6 * tone.std(), 1e-6), 0, 1)  # three deviations to each side
+    dark = rng.uniform(0.0, 0.4, (3, 1, 1))
+    light = rng.uniform(0.65, 1.0, (3, 1, 1))
+    pixels: NDArray[np.uint8] = np.rint(255 * (dark + (light - dark) * level)).astype(np.uint8)
+    return pixels
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Random crops of one split; the photographs take turns."""
+
+    split: str
+    size: int
+    seed: tuple[int, int]
+    indices: range
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The photograph of each crop (N,)."""
+        return np.array(self.indices, dtype=np.int64) % len(PHOTOGRAPHS)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """None: a crop is no file."""
+        return ()
+
+    def part(self, start: int, stop: int) -> Crops:
+        """The crops at positions start..stop."""
+        return replace(self, indices=self.indices[start:stop])
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Draws the crops, each from its own randomness."""
+        return map(self._draw, self.indices)
+
+    def _draw(self, index: int) -> Picture:
+        label = index % len(PHOTOGRAPHS)
+        rng = np.random.default_rng([*self.seed, index])
+        window, grey = self._cut(luminance(label), rng)
+        if rng.random() < 0.5:
+            grey = grey[:, ::-1]
+        return Picture(recolour(grey, rng), window.group(label))
+
+    def _cut(self, photograph: Image.Image, rng: np.random.Generator) -> tuple[Window, NDArray[np.float32]]:
+        """A window that is not flat, if one is found, and its luminance in 0..255 (S, S)."""
+        for _ in range(TRIES):
+            window = draw_window(self.split, *photograph.size, rng)
+            piece = photograph.crop(window.box)  # `resize(box=...)` would read beyond the window
+            if np.asarray(piece).std() >= FLAT:
+                break
+        scaled = piece.convert("F").resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return window, np.asarray(scaled).clip(0, 255)

@@ -1,0 +1,116 @@
+"""An image file of any kind as the pixels that a network sees: upright, RGB, cropped in the centre."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ldae.data.sources import Broken, Deep, Picture
+from ldae.data.sources.listing import digest_of
+from ldae.data.sources.tree import formats
+
+MOST_ELONGATED = 100  # sides, one to the other; scaled to the smaller one, a line of pixels would fill the memory
+LEAST = 0.01  # of the largest value: how far below black rounding and resizing may carry others
+
+
+def draw(content: bytes, size: int, *, group: int, name: str, white: float | None = None) -> Picture | Broken:
+    """The image in a file's content, or what is wrong with it."""
+    digest = digest_of(content)
+    try:
+        with _opened(content) as image:
+            deep = depth(image)
+            return Picture(to_pixels(image, size, white=white), group, digest, deep)
+    except UnidentifiedImageError:  # its message holds an address in memory
+        return Broken(name, "is no image that Pillow can read" if content else "is empty", digest)
+    except Exception as error:  # on damaged bytes the decoders raise almost anything
+        return Broken(name, f"{type(error).__name__}: {error}", digest)
+
+
+def decode(content: bytes, size: int, *, white: float | None = None) -> NDArray[np.uint8]:
+    """Decodes an image file of any kind, as `to_pixels` does."""
+    with _opened(content) as image:
+        return to_pixels(image, size, white=white)
+
+
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=formats())
+
+
+def to_pixels(image: Image.Image, size: int, *, white: float | None = None) -> NDArray[np.uint8]:
+    """An image of any mode and size, upright, cropped in the centre, as RGB (3, size, size).
+
+    Args:
+        image: its first frame is taken.
+        size: the side of the square.
+        white: the value that is white in grey images of more than 8 bits; by default `white_above` their largest.
+
+    Raises:
+        ValueError: for one that is too elongated for a square, or has values that are no brightness.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if max(upright.size) > MOST_ELONGATED * min(upright.size):
+        raise ValueError(f"is {upright.width} x {upright.height} pixels, too elongated for a square")
+    return np.asarray(centre_crop(to_rgb(upright, white), size)).transpose(2, 0, 1)
+
+
+def depth(image: Image.Image) -> Deep | None:
+    """What an image of more than 8 bits a channel says of its white; None for others."""
+    if _is_wide(image):
+        return Deep(float(_brightness(image).max()), colour=False)
+    if not any(";16" in str(tile) for tile in getattr(image, "tile", ())):  # the layout of its file, until it is loaded
+        return None
+    bands = image.convert("RGB").getextrema()
+    return Deep(float(max(largest for _, largest in bands)), colour=True)  # type: ignore[misc]
+
+
+def white_above(largest: float) -> float:
+    """The white of images whose largest value is this: 1, or the largest number of 8 bits, 9, 10, ... or 16."""
+    if largest < 2:
+        return max(1.0, largest)
+    return next((float(2**bits - 1) for bits in range(8, 17) if largest < 2**bits), largest)
+
+
+def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
+    """Any mode in RGB, transparency on white."""
+    if _is_wide(image):
+        image = _in_8_bits(image, white)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether an image is grey, in integers of more than 8 bits or in floating point."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _in_8_bits(image: Image.Image, white: float | None) -> Image.Image:
+    """A wide image scaled to 8 bits, where Pillow's `convert` would clip."""
+    values = _brightness(image)
+    white = white_above(float(values.max())) if white is None else white
+    return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
+
+
+def _brightness(image: Image.Image) -> NDArray[Any]:
+    """The values of a wide image; a `ValueError` for those that do not begin at black."""
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise ValueError("has values that are not finite")
+    if values.min() < -LEAST * max(values.max(), 0):
+        raise ValueError(f"has values down to {values.min():g}; black should be 0")
+    return values
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The centre, as ADM cuts it: halved while that leaves enough, then bicubic to a smaller side of `size`."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))

@@ -1,0 +1,174 @@
+"""ImageNet as it is distributed: images inside tar files, which are read where they lie and never unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldae.data.sources import Broken, Picture, Source
+from ldae.data.sources.listing import MOST_BYTES, UNKNOWN, Listing, file_digest
+from ldae.data.sources.pixels import draw
+from ldae.data.sources.tree import Entry
+from ldae.study.spec import ImageNet
+
+TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # inside the development kit
+
+
+class Member(NamedTuple):
+    """A file in a tar file."""
+
+    name: str
+    offset: int  # of its content in the outermost file
+    size: int
+
+
+def check(dataset: ImageNet) -> None:
+    """Raises a `ValueError` that names a file that is absent."""
+    root = Path(dataset.path).expanduser()
+    for name in (TRAIN, VAL, DEVKIT):
+        if not (root / name).is_file():
+            raise ValueError(
+                f"{root / name}: is absent; dataset.path should be a folder with {TRAIN}, {VAL} and {DEVKIT}"
+            )
+
+
+def load(dataset: ImageNet) -> Source:
+    """Lists the images of both splits; a `ValueError` names a file that is absent or not what it should be."""
+    check(dataset)
+    root = Path(dataset.path).expanduser()
+    classes = sorted(members(root / TRAIN), key=lambda member: member.name)
+    if not classes:
+        raise ValueError(f"{root / TRAIN}: holds nothing; expected a tar file for each class")
+    names = tuple(PurePosixPath(member.name).stem for member in classes)
+    train = [(member, label) for label, inner in enumerate(classes) for member in inside(root / TRAIN, inner)]
+    if lacking := set(range(len(classes))) - {label for _, label in train}:
+        raise ValueError(f"{root / TRAIN}: {classes[min(lacking)].name} holds no images")
+    val = sorted(members(root / VAL), key=lambda member: member.name)
+    truth = validation_labels(root / DEVKIT, names)
+    if len(val) != len(truth):
+        raise ValueError(f"{root / VAL}: holds {len(val)} images, and {DEVKIT} has labels for {len(truth)}")
+    splits = {
+        "train": Archived.of(root / TRAIN, dataset.stored, train),
+        "val": Archived.of(root / VAL, dataset.stored, list(zip(val, truth, strict=True))),
+    }
+    files = listing(dataset)
+    digests = [
+        file_digest(root / name) if size <= MOST_BYTES else UNKNOWN
+        for name, size in zip(files.names, files.sizes, strict=True)
+    ]
+    return Source(names, dict(splits), files.with_digests(np.array(digests, dtype=np.uint64)))
+
+
+def listing(dataset: ImageNet) -> Listing:
+    """The three files as the disk has them; an `OSError` names one that is absent."""
+    root = Path(dataset.path).expanduser()
+    found = [(name, (root / name).stat()) for name in (TRAIN, VAL, DEVKIT)]
+    return Listing.of([Entry(name, about.st_size, about.st_mtime_ns) for name, about in found], {})
+
+
+def members(path: Path, *, start: int = 0) -> Iterator[Member]:
+    """The files in a tar file that begins at a place of another file; a `ValueError` names one that is no tar file."""
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if member.isfile():
+                        yield Member(member.name, member.offset_data, member.size)
+                file.seek(archive.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # which Python takes for an end, too
+                    raise tarfile.ReadError(f"it breaks off at byte {archive.offset}")
+        except tarfile.TarError as error:
+            raise ValueError(f"{path}: is no whole tar file ({error})") from None
+
+
+def inside(path: Path, outer: Member) -> Iterator[Member]:
+    """The files in a tar file that is itself in the tar file at `path`; a `ValueError` names one that is damaged."""
+    try:
+        for member in members(path, start=outer.offset):
+            yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
+    except ValueError as error:
+        raise ValueError(f"{error}: {outer.name}, in it") from None
+
+
+def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
+    """The label of each validation image in the order of their names, as places in `classes`.
+
+    Raises:
+        ValueError: for a file that is damaged or incomplete, or names a class that `classes` lacks.
+    """
+    from scipy.io import loadmat
+
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(devkit, mode="r:gz") as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                found |= {part: content.read() for part in (META, TRUTH) if content and member.name.endswith(part)}
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(f"{devkit}: is no whole tar file ({error})") from None
+    for part in (META, TRUTH):
+        if part not in found:
+            raise ValueError(f"{devkit}: lacks {part}")
+    try:
+        synsets = loadmat(BytesIO(found[META]), squeeze_me=True)["synsets"]
+        names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(synsets)}
+    except Exception as error:  # on other bytes SciPy raises almost anything
+        raise ValueError(f"{devkit}: {META} has no table of classes ({type(error).__name__}: {error})") from None
+    lines = [line.decode(errors="replace") for line in found[TRUTH].split()]
+    labels = {str(number): classes.index(name) for number, name in names.items() if name in classes}
+    for number, line in enumerate(lines, 1):
+        if line not in labels:
+            raise ValueError(f"{devkit}: line {number} of {TRUTH} is {line!r}, no class of which {TRAIN} has images")
+    return [labels[line] for line in lines]
+
+
+@dataclass(frozen=True)
+class Archived:
+    """Images of one split inside a tar file; each is a group of its own."""
+
+    archive: Path
+    size: int
+    names: tuple[str, ...]
+    places: NDArray[np.int64]  # (N, 2) offset and size of each image in the archive
+    labels: NDArray[np.int64]  # (N,)
+    positions: range | tuple[int, ...]  # of the images in their split
+    white: float | None = None
+
+    @classmethod
+    def of(cls, archive: Path, size: int, labelled: list[tuple[Member, int]]) -> Archived:
+        """All images of a split."""
+        places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
+        labels = np.array([label for _, label in labelled], dtype=np.int64)
+        names = tuple(member.name for member, _ in labelled)
+        return cls(archive, size, names, places, labels, range(len(names)))
+
+    def part(self, start: int, stop: int) -> Archived:
+        """The images at positions start..stop."""
+        return self._at(range(start, min(stop, len(self.names))))
+
+    def with_white(self, places: Sequence[int], white: float) -> Archived:
+        """The images at these positions, drawn with this white."""
+        return replace(self._at(places), white=white)
+
+    def _at(self, places: Sequence[int]) -> Archived:
+        names = tuple(self.names[place] for place in places)
+        positions = tuple(self.positions[place] for place in places)
+        chosen = list(places)
+        return replace(self, names=names, positions=positions, places=self.places[chosen], labels=self.labels[chosen])
+
+    def __iter__(self) -> Iterator[Picture | Broken]:
+        """Decodes the images."""
+        with self.archive.open("rb") as file:
+            for position, name, (offset, size) in zip(self.positions, self.names, self.places, strict=True):
+                file.seek(offset)
+                yield draw(file.read(size), self.size, group=position, name=name, white=self.white)

@@ -1,0 +1,1 @@
+"""What is measured: linear heads, Fréchet distances, reconstruction, intervals."""

@@ -1,0 +1,70 @@
+"""The features that samples are judged by: Inception's, or those of a small classifier that the study has trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldae.data.prepared import to_float
+from ldae.parts.classifiers import SmallResNet
+from ldae.parts.loading import open_classifier
+from ldae.runtime.weights import read_weights
+from ldae.study.spec import Judging, Weights
+
+INCEPTION_FEATURES = "2048"  # of the last pooling, as FID is defined (Heusel et al., 2017)
+
+
+class Extractor(NamedTuple):
+    """Features, and the name of the distance that is measured with them."""
+
+    features: Callable[[Tensor], Tensor]  # uint8 images (n, 3, S, S) to (n, F)
+    distance: str
+
+
+def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -> Extractor:
+    """The features to judge by.
+
+    Args:
+        judging: which features.
+        judge: the folder of the study's own classifier, for `builtin` ones.
+        device: to compute on.
+
+    Raises:
+        ValueError, OSError: for weights that are absent or not the expected ones.
+    """
+    if judging.features != "builtin":
+        return Extractor(inception(judging.features, device), "FID")
+    if judge is None:
+        raise ValueError("judging.features 'builtin' needs --judge, the folder of the trained classifier")
+    network, about = open_classifier(judge)
+    if not isinstance(network, SmallResNet):
+        raise ValueError(f"{judge}: is a {about['architecture']}, whose features samples may have been made to please")
+    network.to(device)
+    return Extractor(lambda images: network.features(to_float(images)), "Fréchet distance (judge)")
+
+
+def inception(weights: Weights, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """torch-fidelity's Inception, which resizes as TensorFlow did, with the standard FID weights from a file.
+
+    Raises:
+        ValueError, OSError: for a file that is absent, another one than its SHA-256 says, or not Inception's weights.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = Path(weights.path).expanduser()
+    state = read_weights(path, weights.sha256)
+    with tempfile.TemporaryDirectory() as folder:
+        # torch-fidelity unpickles the file that it is given, so it is given one that was just written here
+        copy = Path(folder) / "inception.pth"
+        torch.save(state, copy)
+        try:
+            extractor = FeatureExtractorInceptionV3("inception", [INCEPTION_FEATURES], str(copy))
+        except RuntimeError:
+            raise ValueError(f"{path}: are not the Inception weights that FID is defined with") from None
+    extractor.to(device)
+    return lambda images: extractor(images)[0]

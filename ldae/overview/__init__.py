@@ -1,0 +1,1 @@
+"""What a study costs, where it stands and what would run; no torch."""

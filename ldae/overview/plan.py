@@ -1,0 +1,188 @@
+"""What a study will cost, before it runs: its jobs, their arithmetic, disk and time; no torch."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from ldae.overview.forecast import Cost, Forecast, size_of
+from ldae.runtime.files import read_json
+from ldae.study.graph import Graph, Job
+from ldae.study.record import seconds_of
+from ldae.study.variants import Study
+
+START_SECONDS = 4.0  # of a process that imports torch
+ASSUMED_CORE = 15e9  # FLOP/s of a CPU core where no job has run yet
+STAGES = "dataset classifier tokenizer pretrain adopt probe finetune sample judge denoise".split()
+SHARED = ("tokenizer", "pretrain", "probe", "finetune", "sample")  # their jobs use all GPUs that the scale names
+
+
+@dataclass(frozen=True)
+class Card:
+    """The FLOP/s that an H100 has reached with networks of a width."""
+
+    width: int  # of the network, at most
+    words: str
+    rates: dict[str, float]
+
+
+# Where no job of a stage has run yet. Of narrow networks pretraining and the probe have been measured, with four jobs
+# side by side (benchmarks/results/study-gpu-cuda.json); other stages are assumed to lose as much as pretraining does.
+# Of wide networks each stage's loop has been measured (stages-imagenet-cuda.json).
+CARDS = (
+    Card(
+        512,
+        "an H100 that several jobs of networks as narrow as the gpu scale's share",
+        {"pretrain": 1.6e14, "probe": 0.7e14, "sample": 1.8e14, "finetune": 1.1e14, "convolutions": 0.5e14},
+    ),
+    Card(
+        10**9,
+        "an H100 with networks as wide as the imagenet scale's",
+        {"pretrain": 4e14, "probe": 4.4e14, "sample": 4.7e14, "finetune": 2.7e14, "convolutions": 1.2e14},
+    ),
+)
+
+
+class Rates:
+    """The FLOP/s of each stage: measured on this machine by the jobs on disk, or else assumed."""
+
+    def __init__(self, study: Study, forecast: Forecast, root: Path) -> None:
+        """Looks at all jobs of the scale that have run, whatever row or seed they belong to."""
+        self.resources, width = study.scale.resources, study.scale.sizes.half_large.width
+        self.card = next(card for card in CARDS if width <= card.width)
+        seeds = {int(path.name.removeprefix("seed")) for path in (root / study.results).glob("*/*/seed*")}
+        file = study.file.model_copy(update={"seeds": sorted(seeds | set(study.file.seeds))})
+        jobs = Graph(replace(study, file=file), root).jobs.values()
+        taken = ((job, forecast.of(job), _seconds(job)) for job in jobs if not job.is_view)
+        self.ran = [(job.stage, cost.flops, seconds) for job, cost, seconds in taken if seconds and cost.flops]
+        self.measured: dict[str, float] = {}
+        for stage in dict.fromkeys(stage for stage, _, _ in self.ran):
+            of_stage = [(flops, seconds) for other, flops, seconds in self.ran if other == stage]
+            net = sum(max(seconds - START_SECONDS, 0.1) for _, seconds in of_stage)
+            self.measured[stage] = sum(flops for flops, _ in of_stage) / net
+
+    def units(self, stage: str) -> int:
+        """The GPUs, or without any the CPU cores, that a job of a stage uses."""
+        if not self.resources.gpu:
+            return self.resources.threads
+        return self.resources.processes if stage in SHARED else 1
+
+    def of(self, stage: str) -> float:
+        """The FLOP/s of a job of a stage."""
+        if stage in self.measured:
+            return self.measured[stage]
+        rates = self.card.rates
+        return self.units(stage) * (rates.get(stage, rates["convolutions"]) if self.resources.gpu else ASSUMED_CORE)
+
+    def seconds(self, stage: str, flops: float) -> float:
+        """How long a job takes."""
+        return START_SECONDS + flops / self.of(stage)
+
+    @property
+    def assumed_from(self) -> str:
+        """Whose rates the assumed ones are, in words."""
+        return self.card.words if self.resources.gpu else "a slow core"
+
+
+def plan(study: Study, root: Path, targets: list[str], *, images: int | None = None, slots: int | None = None) -> str:
+    """A table of the cost of targets, stage by stage, as text.
+
+    Args:
+        study: with its scale.
+        root: the folder that holds `results/`.
+        targets: as snakemake takes them.
+        images: of the training set, where they are not prepared.
+        slots: jobs side by side; by default as many as this machine's cores allow, or one GPU.
+    """
+    graph, resources = Graph(study, root), study.scale.resources
+    jobs = [job for job in graph.all_jobs_for(targets) if not job.is_view]
+    jobs.sort(key=lambda job: STAGES.index(job.stage))
+    to_run = graph.to_run(targets)
+    left = {job for job in to_run if not job.is_view}
+    if not left:
+        views = [job.title for job in to_run]
+        what = views[0] if len(views) == 1 else f"{len(views)} tables, figures and pages"
+        rest = f"; {what} would be written again" if views else ""
+        names = " ".join(targets)
+        return f"Nothing left to do for {names} at scale {study.scale_name}: all {len(jobs)} jobs have run{rest}."
+    data = size_of(study, root / study.results, images)
+    forecast = Forecast(study, data)
+    costs, rates = {job: forecast.of(job) for job in jobs}, Rates(study, forecast, root)
+    seconds = {job: rates.seconds(job.stage, costs[job].flops) for job in left}
+    units = sum(taken * rates.units(job.stage) for job, taken in seconds.items())
+    slots = slots or (1 if resources.gpu else max(1, (os.cpu_count() or 1) // resources.threads))
+    stages = dict.fromkeys(job.stage for job in jobs)
+    unit = "GPU" if resources.gpu else "CPU core"
+    headers = ["stage", "jobs", "to do", "FLOPs", f"{unit} hours", "disk", "FLOP/s"]
+    lines = [_line([job for job in jobs if job.stage == stage], left, costs, rates) for stage in stages]
+    notes = [
+        f"Left to do: {units / 3600:.2f} {unit} hours, about {_time(sum(seconds.values()) / slots)} with "
+        f"{slots} {'job' if slots == 1 else 'jobs'} at a time."
+    ]
+    if rates.ran:
+        errors = [abs(rates.seconds(stage, flops) / taken - 1) for stage, flops, taken in rates.ran]
+        notes.append(
+            f"Rates are those of {len(errors)} jobs on disk; for half of them the formula is within "
+            f"{statistics.median(errors):.0%} of what they took."
+        )
+    if any(job.stage not in rates.measured for job in jobs if costs[job].flops):
+        notes.append(
+            f"Rates in brackets are assumed, for no job of the stage has run at this scale yet: those of "
+            f"{rates.assumed_from}."
+        )
+    if data.problem:
+        size = f"{data.train:,} images for training are assumed, as in ImageNet; --images N gives another number"
+        notes.insert(0, f"{data.problem}\nSo {size}.\n")
+    if data.warning:
+        notes.insert(0, f"{data.warning}\n")
+    table = tabulate(lines, headers, disable_numparse=True, colalign=["left"] + ["right"] * 6)
+    before = [notes.pop(0)] if data.problem or data.warning else []
+    return "\n".join([*before, table, "", *notes])
+
+
+def _seconds(job: Job) -> float | None:
+    """What a job has taken; None where it has not run, or was asked for something else."""
+    try:
+        about: dict[str, Any] = read_json(job.record) if job.record.is_file() else {}
+    except ValueError:  # damaged
+        return None
+    return seconds_of(about["provenance"]) if about.get("lineage") == job.lineage and "provenance" in about else None
+
+
+def _line(jobs: list[Job], left: set[Job], costs: dict[Job, Cost], rates: Rates) -> list[str]:
+    """The line of a stage."""
+    stage, to_do = jobs[0].stage, [job for job in jobs if job in left]
+    hours = sum(rates.seconds(stage, costs[job].flops) for job in to_do) * rates.units(stage) / 3600
+    rate = f"{rates.of(stage):.1e}" if stage in rates.measured else f"({rates.of(stage):.1e})"
+    return [
+        stage,
+        str(len(jobs)),
+        str(len(to_do)),
+        f"{sum(costs[job].flops for job in to_do):.1e}",
+        f"{hours:.2f}",
+        _size(sum(costs[job].disk for job in to_do)),
+        rate if any(costs[job].flops for job in jobs) else "",
+    ]
+
+
+def _size(count: float) -> str:
+    """Bytes for a reader."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _time(seconds: float) -> str:
+    """A duration for a reader."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

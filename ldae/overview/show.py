@@ -1,0 +1,267 @@
+"""The rows of a study for a reader at a terminal: the tree of them, one in full, and what sets two apart; no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ldae.runtime.files import read_json
+from ldae.study.checking import StudyError, nearest
+from ldae.study.file import Sweep
+from ldae.study.graph import Graph, Job
+from ldae.study.record import digest, leaves
+from ldae.study.spec import DenoiserStage, Spec
+from ldae.study.variants import Study
+
+OWN = "green"  # what a row changes itself
+WIDE = 1000  # columns of a line that goes into a pipe, where nothing is cut off
+PAGES = {"report_main": "main, all", "report": "all"}
+
+
+def say(*parts: RenderableType) -> None:
+    """Prints for a person: in colour and to the width of a terminal, plain and in full into a pipe."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(*parts, sep="\n")
+        return
+    console = Console(highlight=False, width=None if "COLUMNS" in os.environ else WIDE)
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def listing(study: Study) -> list[RenderableType]:
+    """The rows as a tree in which each stands below the one that it starts from, the sweeps, and the targets."""
+    children: dict[str | None, list[str]] = {}
+    for name, row in study.file.variants.items():
+        children.setdefault(row.parent, []).append(name)
+    rows = [
+        (
+            Text.assemble((branch, "dim"), _name(name)),
+            study.variants[name].label,
+            _changes(study.file.variants[name].set),  # the longest last: it pads no other line
+        )
+        for branch, name in _tree(children, None)
+    ]
+    sweeps = [
+        (_name(name), sweep.parent, _over(sweep), re.sub(r"\{value[^}]*\}", "…", sweep.label))
+        for name, sweep in study.file.sweeps.items()
+    ]
+    part_of = {"main": "main, all", "all": "all", "none": ""}
+    targets = [
+        (_name(name), kind, part_of[view.target], view.title)
+        for kind, views in (("table", study.file.tables), ("figure", study.file.figures))
+        for name, view in views.items()
+    ]
+    if study.file.claims:
+        targets.append((_name("claims"), "table", "all", f"{len(study.file.claims)} statements of the paper, judged"))
+    targets += [(_name(name), "page", part, "All of it on one page") for name, part in PAGES.items()]
+    return [
+        _title("Rows", f"each starts from the one that it stands below; scale {study.scale_name}"),
+        _columns(("row", "label", "what it changes"), rows),
+        "",
+        _title("Sweeps", "a value's row is named by the sweep and the value"),
+        _columns(("sweep", "from", "what it changes", "label"), sweeps),
+        "",
+        _title("Targets", "of `ldae run` and `snakemake`"),
+        _columns(("target", "kind", "part of", "title"), targets),
+    ]
+
+
+def row_named(study: Study, name: str) -> str:
+    """The name of a row, a sweep's point included; a `StudyError` suggests the nearest where there is none."""
+    if name in study.variants:
+        return name
+    if name in study.sweeps:
+        points = ", ".join(point.variant for point in study.sweeps[name])
+        raise StudyError(f"{name!r} is a sweep; name one of its rows: {points}")
+    raise StudyError(f"{name!r} is no row{nearest(name, study.variants)}; `ldae list` shows all")
+
+
+def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
+    """A row in full: its configuration and where each value comes from, what the scale adds, and its results.
+
+    Args:
+        study: with its scale.
+        root: the folder that holds `results/`.
+        name: of the row.
+    """
+    row = study.variants[row_named(study, name)]
+    facts = [f"from {row.parent}" if row.parent is not None else "from the defaults"]
+    facts += [f"in the paper {value:g} ({key})" for key, value in row.paper.model_dump(exclude_none=True).items()]
+    if not study.is_published(name):
+        training = study.scale.training_of(study.variants[name].spec)
+        facts.append(f"{training.batch} images a step at a peak rate of {training.peak_rate:.3g}")
+    if study.runs[name] != name:
+        facts.append(f"trained once with {study.runs[name]}, which differs in what is probed")
+    config = []
+    for key, value in of_row(study, name).items():
+        source = given_by(study, name, key)
+        style = OWN if source == name else "dim" if source == "default" else ""
+        config.append(
+            (Text(key, style), Text(_text(value), style), Text("this row" if source == name else source, style))
+        )
+    results = []
+    graph = Graph(study, root)
+    for job in graph.jobs_of([name]):
+        state, style = _state(graph, job, name)
+        digested = Text(digest(job.lineage), "dim")
+        results.append((job.stage, job.name, digested, str(study.results / job.place), Text(state, style)))
+    return [
+        _title(name, row.label),
+        "; ".join(facts),
+        "",
+        _columns(("key", "value", "given by"), config),
+        "",
+        _title(f"Scale {study.scale_name}", "adds"),
+        _columns(("key", "value"), [(key, _text(value)) for key, value in of_scale(study, name).items()]),
+        "",
+        _title("Results", "and the digest of what each should have been made from"),
+        _columns(("stage", "job", "lineage", "result", "state"), results),
+    ]
+
+
+def differences(study: Study, first: str, second: str) -> list[RenderableType]:
+    """What sets two rows apart: the keys that differ, with both values, and the stages that they do not share."""
+    before, after = (of_row(study, row_named(study, name)) | of_scale(study, name) for name in (first, second))
+    rows = [
+        (
+            key,
+            Text(_text(before[key]) if key in before else "", "red"),
+            Text(_text(after[key]) if key in after else "", OWN),
+        )
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    if not rows:
+        return [f"{first} and {second} differ in nothing"]
+    graph = Graph(study)
+    jobs = [{job.place: job.stage for job in graph.jobs_of([name])} for name in (first, second)]
+    common = dict.fromkeys(stage for record, stage in jobs[0].items() if record in jobs[1])
+    apart = dict.fromkeys(stage for of in jobs for record, stage in of.items() if not all(record in of for of in jobs))
+    rest = f"each has its own {', '.join(apart)}" if apart else "one pass of the probe serves both"
+    return [_columns(("key", first, second), rows), "", f"They share {', '.join(common)}; {rest}."]
+
+
+def of_row(study: Study, name: str) -> dict[str, Any]:
+    """A row's configuration by dotted keys: those that have an effect."""
+    spec = study.variants[name].spec
+    return {key: value for key, value in leaves(spec.model_dump()) if value is not None and spec.unused(key) is None}
+
+
+def of_scale(study: Study, name: str) -> dict[str, Any]:
+    """What the scale adds to a row, by dotted keys: data, size, tokenizer's fit, training, probe and sampling."""
+    stage, scale = study.pretrain_stage(name), study.scale
+    parts: dict[str, Any] = {"dataset": scale.dataset, "size": stage.size}
+    if isinstance(stage, DenoiserStage):
+        fit = study.tokenizers[stage.tokenizer.name]
+        parts |= {key: getattr(fit, key) for key in ("fitting", "convolutional") if hasattr(fit, key)}
+    if not study.is_published(name):
+        parts["training"] = scale.recipe_for(study.variants[name].spec.method.name)
+    parts["probing"] = scale.probing
+    if study.variants[name].finetune:
+        parts["finetuning"] = study.finetune_stage(name).finetuning
+    if study.variants[name].fid:
+        parts |= {"sampling": scale.sampling, "judging": scale.judging}
+    found = {f"{part}.{key}": value for part, of in parts.items() for key, value in leaves(of.model_dump())}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def given_by(study: Study, name: str, key: str) -> str:
+    """The row, this one or one above it, that gave a key its value; `default` where none did."""
+    part, field = key.split(".")[:2]
+
+    def value(spec: Spec) -> Any:
+        return getattr(getattr(spec, part), field)
+
+    row = study.variants[name]
+    while row.parent is not None and value(row.spec) == value(study.variants[row.parent].spec):
+        row = study.variants[row.parent]
+    return row.name if row.parent is not None or value(row.spec) != value(Spec()) else "default"
+
+
+def results_for(study: Study, names: list[str]) -> list[str]:
+    """What Snakemake has to make for rows, sweeps and other targets.
+
+    Of a row it is what tables can show of it, for all seeds: its probes, and where it has any its fine-tuning and its
+    judged samples. Every other target stands for itself.
+
+    Raises:
+        StudyError: for a name that is none of these.
+    """
+    targets: list[str] = []
+    graph = Graph(study)
+    for name in names:
+        jobs = graph.jobs_for([name])
+        is_row = name in study.variants or name in study.sweeps
+        targets += [str(job.record) for job in jobs] if is_row else [name]
+    return list(dict.fromkeys(targets))
+
+
+def _state(graph: Graph, job: Job, row: str) -> tuple[str, str]:
+    """Whether a job's result is on disk and current, and in which colour to say it; a probe's also has its accuracy."""
+    if job.record in graph.missing(job):
+        return ("damaged", "red") if job.record.is_file() else ("not yet", "dim")
+    if (reason := graph.outdated(job)) is not None:
+        return f"outdated: {reason}", "yellow"
+    if job.stage == "probe":
+        offset = graph.study.variants[row].spec.features.offset
+        accuracy = read_json(job.record)["encoders"][f"trained/{offset}"]["top1"]
+        return f"done: {100 * accuracy:.1f} %", "green"
+    return "done", "green"
+
+
+def _tree(children: dict[str | None, list[str]], parent: str | None, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each row with the branch that leads to it, depth first; an only child stands in its parent's column."""
+    below = children.get(parent, [])
+    for name in below:
+        if parent is None:
+            branch, onward = "", ""
+        elif len(below) == 1:
+            branch, onward = "↓ ", ""
+        else:
+            branch, onward = ("└ ", "  ") if name == below[-1] else ("├ ", "│ ")
+        yield prefix + branch, name
+        yield from _tree(children, name, prefix + onward)
+
+
+def _text(value: Any) -> str:
+    """A value as YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _name(name: str) -> Text:
+    return Text(name, "bold cyan")
+
+
+def _changes(values: dict[str, Any]) -> Text:
+    """What a row sets."""
+    return Text(", ".join(f"{key}: {_text(value)}" for key, value in values.items()), OWN)
+
+
+def _over(sweep: Sweep) -> Text:
+    """What the rows of a sweep set."""
+    ((key, values),) = sweep.over.items()
+    return _changes(sweep.set | {key: ", ".join(map(_text, values))})
+
+
+def _title(name: str, rest: str) -> Text:
+    return Text.assemble((name, "bold"), f": {rest}")
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[Text | str]]) -> Table:
+    """A table without lines, of which a narrow terminal breaks all but the first column."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name, no_wrap=name == names[0])
+    for row in rows:
+        table.add_row(*row)
+    return table

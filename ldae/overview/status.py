@@ -1,0 +1,125 @@
+"""Where a study stands: which of its jobs have run, run, or failed, and what would run again and why; no torch."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from ldae.runtime.locking import is_driven
+from ldae.runtime.process import HEARTBEAT_SECONDS, holder
+from ldae.runtime.progress import GOES_ON
+from ldae.study.graph import Graph, Job
+from ldae.study.variants import Study
+
+PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
+RESUMED = ("pretrain", "tokenizer", "classifier", "finetune")  # the stages that write checkpoints
+STALE_SECONDS = 6 * HEARTBEAT_SECONDS
+STARTING_SECONDS = 300.0  # that imports may take on a slow file system
+DONE = "done in "  # how the last line of a command begins that has ended well
+MISTAKE = "ldae: "  # and of one that has found a mistake
+INTERRUPTED = ("ldae: interrupted", "KeyboardInterrupt")
+TRACEBACK = "Traceback (most recent call last)"
+SHOWN = ("running", "starting", "stale", "killed", "interrupted", "failed")
+
+
+class State(NamedTuple):
+    """How a job is doing.
+
+    It is `done`, `outdated`, or `waiting` for its turn; `running`, with a fresh heartbeat; `starting`, without one yet;
+    `stale`, where no sign of life has come for a while; `killed`, where its process has ended without a word;
+    `interrupted`, by a person or in time before a limit; or `failed`, with a mistake. All but those that are done go on
+    where they were when they are started again.
+    """
+
+    word: str
+    progress: str = ""
+    rate: str = ""
+    left: str = ""
+    heartbeat: str = ""
+    said: str = ""  # the last line of its log
+
+
+def status(study: Study, root: Path, targets: list[str]) -> str:
+    """Every training's progress, rate, time left and heartbeat, and the last words of all jobs that failed, as text.
+
+    Args:
+        study: with its scale.
+        root: the folder that holds `results/`.
+        targets: whose jobs; as snakemake takes them.
+    """
+    graph, driven = Graph(study, root), is_driven(root / ".snakemake")
+    states = {job: state_of(job, graph, driven=driven) for job in graph.all_jobs_for(targets)}
+    counts, others = (
+        Counter(state.word for job, state in states.items() if (job.stage in RESUMED) == trained)
+        for trained in (True, False)
+    )
+    words = [f"{counts[word]} {word}" for word in ("done", "outdated", *SHOWN, "waiting") if counts[word]]
+    words += [
+        f"and {others[word]} other {'job' if others[word] == 1 else 'jobs'} {word}"
+        for word in ("interrupted", "failed")
+        if others[word]
+    ]
+    lines = [
+        [job.title, state.word, state.progress, state.rate, state.left, state.heartbeat, state.said]
+        for job, state in states.items()
+        if state.word in SHOWN
+    ]
+    headers = ["job", "state", "done", "rate", "left", "heartbeat", "last line of its log"]
+    table = ["", tabulate(lines, headers, disable_numparse=True)] if lines else []
+    trainings = f"{counts.total()} {'training' if counts.total() == 1 else 'trainings'} at scale {study.scale_name}"
+    return "\n".join([": ".join([trainings, ", ".join(words)][: 1 + bool(words)]), *table])
+
+
+def log_of(job: Job, graph: Graph) -> Path:
+    """Where a job's log lies."""
+    return graph.results / "logs" / f"{job.place}.log"
+
+
+def state_of(job: Job, graph: Graph, *, driven: bool) -> State:
+    """How a job is doing, by its record, its lock and its log.
+
+    Args:
+        job: of the graph.
+        graph: of the study.
+        driven: whether a Snakemake lives that may have started it.
+    """
+    if graph.is_current(job):
+        return State("done")
+    log = log_of(job, graph)
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    found = next((match for line in reversed(lines) if (match := PROGRESS.search(line))), None)
+    reached = (f"{found['percent']} %", found["rate"], found["left"]) if found else ("", "", "")
+    held = holder(graph.results / "resume" / job.place)
+    if held is not None:
+        heartbeat = f"{held.age:.0f} s ago on {held.host}"
+        if held.lives and held.age < STALE_SECONDS:
+            return State("running", *reached, heartbeat)
+        return State("stale" if held.lives else "killed", *reached, heartbeat, said)
+    if said.startswith(INTERRUPTED) or said.endswith(GOES_ON):
+        return State("interrupted", reached[0], said=said)
+    if said.startswith(MISTAKE) or any(line.startswith(TRACEBACK) for line in lines):
+        return State("failed", reached[0], said=said)
+    if log.is_file() and job.stage in RESUMED and not said.startswith(DONE):
+        young = time.time() - log.stat().st_mtime < STARTING_SECONDS
+        return State(("starting" if young else "stale") if driven else "killed", said=said)
+    return State("outdated" if job.record.is_file() else "waiting")
+
+
+def why(study: Study, root: Path, targets: list[str]) -> str:
+    """What of targets would run, and because of which change, as text; the arguments are those of `status`."""
+    jobs: dict[str, list[str]] = {}
+    for job, reason in Graph(study, root).to_run(targets).items():
+        jobs.setdefault(reason, []).append(job.title)
+    if not jobs:
+        return "Nothing would run: every result is what the study says now."
+    text = []
+    for reason, names in jobs.items():
+        shown = "; ".join(names[:4]) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
+        text.append(f"{reason}\n    {len(names)} {'job' if len(names) == 1 else 'jobs'}: {shown}")
+    return "\n".join(text)

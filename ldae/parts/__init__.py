@@ -1,0 +1,1 @@
+"""The method: tokenizers, noise, network, objective, and the methods that the paper compares with."""

@@ -1,0 +1,82 @@
+"""MoCo v3: two views of an image should be alike, and unlike those of the batch's others (Chen, Xie & He, 2021)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldae.parts.baselines.encoder import Encoder
+from ldae.runtime import ranks
+
+TEMPERATURE = 0.2
+MOMENTUM = 0.99  # of the averaged networks at the start, from where it rises to 1
+
+
+def momentum_at(share: float) -> float:
+    """The momentum after a share of the training: half a cosine from MOMENTUM to 1."""
+    return 1 - 0.5 * (1 + math.cos(math.pi * share)) * (1 - MOMENTUM)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths, each normalised over the batch; the last norm learns nothing."""
+    layers: list[nn.Module] = []
+    for before, after in zip(widths[:-2], widths[1:-1], strict=True):
+        layers += [nn.Linear(before, after, bias=False), ranks.BatchNorm(after), nn.ReLU()]
+    return nn.Sequential(
+        *layers, nn.Linear(widths[-2], widths[-1], bias=False), ranks.BatchNorm(widths[-1], affine=False)
+    )
+
+
+def contrast(queries: Tensor, keys: Tensor) -> Tensor:
+    """How badly each query (N, out) tells its own key from all the batch's (N, out): (N,), as MoCo v3 scales it."""
+    queries, keys = F.normalize(queries.float(), dim=1), ranks.gather(F.normalize(keys.float(), dim=1))
+    own = ranks.number() * len(queries) + torch.arange(len(queries), device=queries.device)
+    with torch.autocast(queries.device.type, enabled=False):  # bf16 would round the logits to steps of 0.03
+        logits = queries @ keys.T / TEMPERATURE
+    return 2 * TEMPERATURE * F.cross_entropy(logits, own, reduction="none")
+
+
+class MoCo(nn.Module):
+    """An encoder with projector and predictor, and averages of the first two, which give the keys."""
+
+    def __init__(self, *, image_size: int, width: int, heads: int, blocks: int, hidden: int, out: int) -> None:
+        """Builds the networks; the first four arguments are the encoder's, the others the heads' widths."""
+        super().__init__()
+        self.encoder = Encoder(image_size=image_size, width=width, heads=heads, blocks=blocks)
+        for name, parameter in self.encoder.named_parameters():
+            if name.endswith("qkv.weight"):  # three matrices in one: each is drawn as if it stood alone
+                bound = math.sqrt(6 / (len(parameter) / 3 + parameter.shape[1]))
+                nn.init.uniform_(parameter, -bound, bound)
+        # a fixed random patch projection keeps the training stable (its Sec. 4.2)
+        self.encoder.embed.requires_grad_(False)
+        self.projector = mlp(width, hidden, hidden, out)
+        self.predictor = mlp(out, hidden, out)
+        self.averaged_encoder, self.averaged_projector = (
+            copy.deepcopy(network).requires_grad_(False) for network in (self.encoder, self.projector)
+        )
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The blocks of the encoder and of its average."""
+        return [*self.encoder.blocks, *self.averaged_encoder.get_submodule("blocks").children()]
+
+    @torch.no_grad()
+    def momentum_update(self, momentum: float) -> None:
+        """Moves the averages towards the networks."""
+        pairs = ((self.averaged_encoder, self.encoder), (self.averaged_projector, self.projector))
+        averages, weights = (
+            cast("list[Tensor]", [p for pair in pairs for p in pair[side].parameters()]) for side in (0, 1)
+        )
+        torch._foreach_lerp_(averages, weights, 1 - momentum)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """The loss (N,) of two views of each image, (N, 3, S, S) each."""
+        queries = [self.predictor(self.projector(self.encoder(view).mean(1))) for view in (first, second)]
+        with torch.no_grad():
+            keys = [self.averaged_projector(self.averaged_encoder(view).mean(1)) for view in (first, second)]
+        return contrast(queries[0], keys[1]) + contrast(queries[1], keys[0])

@@ -1,0 +1,155 @@
+"""The method on one screen: tokenizer + noise + network + objective; images in, loss out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldae.parts import tokenizers
+from ldae.parts.network import Transformer
+from ldae.parts.noise import Level, NoiseSchedule
+from ldae.parts.objective import PREDICTIONS, WEIGHTS, projected_error
+from ldae.parts.tokenizers.conv import ConvTokenizer
+from ldae.parts.tokenizers.patches import patchify
+from ldae.parts.tokenizers.pca import PCATokenizer
+from ldae.runtime.randomness import Randomness
+from ldae.study.spec import PATCH, PATCH_DIM, DenoiserStage
+
+LABEL_DROPOUT = 0.1  # of the labels become the null label (DiT)
+
+
+class Draws(NamedTuple):
+    """All that is random in a step, drawn for the whole batch before anything is computed."""
+
+    time: Tensor  # (N,)
+    noise: Tensor  # (N, T, d)
+    keep_label: Tensor  # (N,) bool
+
+
+class Denoiser(nn.Module):
+    """A row of the study, composed of its parts."""
+
+    deviation: Tensor  # (d,) what an image's residual is divided by, component by component
+
+    def __init__(self, stage: DenoiserStage, fitted: dict[str, Tensor], *, image_size: int, classes: int) -> None:
+        """Composes a row's parts.
+
+        Args:
+            stage: what it is made of.
+            fitted: the tensors of the tokenizer's fit.
+            image_size: side of the images in pixels.
+            classes: of the data set; used only by rows that are given labels.
+        """
+        super().__init__()
+        self.tokenizer = tokenizers.build(stage.tokenizer, fitted)
+        self.noise = NoiseSchedule(stage.noise)
+        self.prediction = PREDICTIONS[stage.objective.predict]
+        self.weight = WEIGHTS[stage.objective.weight]
+        self.tail = stage.objective.tail
+        self.image_input = stage.network.input == "image"
+        self.image_output = stage.network.output == "image"
+        self.dim = stage.tokenizer.dim
+        self.grid = image_size // PATCH
+        size = stage.size
+        self.network = Transformer(
+            in_dim=PATCH_DIM if self.image_input else self.dim,
+            out_dim=PATCH_DIM if self.image_output else self.dim,
+            grid=self.grid,
+            width=size.width,
+            heads=size.heads,
+            encoder_blocks=size.encoder_blocks,
+            decoder_blocks=size.decoder_blocks,
+            conditioning=max(1, round(size.width * size.conditioning)),
+            classes=classes if stage.network.labels else 0,
+        )
+        if self.image_output:
+            whitened = stage.objective.units == "whitened"
+            deviation = self.projection.spread if whitened else torch.ones_like(self.projection.spread)
+            self.register_buffer("deviation", deviation, persistent=False)
+
+    @property
+    def projection(self) -> PCATokenizer:
+        """The tokenizer of a row on images: the configuration lets no other than PCA stand there."""
+        return cast(PCATokenizer, self.tokenizer)
+
+    def draw(self, num: int, randomness: Randomness) -> Draws:
+        """What is random in one step on `num` images."""
+        return Draws(
+            time=self.noise.draw(num, randomness),
+            noise=randomness.normal(num, self.grid**2, self.dim),
+            keep_label=randomness.uniform(num) >= LABEL_DROPOUT,
+        )
+
+    def view(self, latents: Tensor) -> Tensor:
+        """What the network is shown of latents (N, T, d): themselves, or their image's patches by inverse PCA."""
+        return self.projection.decode_patches(latents) if self.image_input else latents
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Latents (N, T, d) of images (N, 3, S, S), or of cached latents (N, T, d) that only want standardising."""
+        return (
+            self.tokenizer.encode(inputs)
+            if inputs.dim() == 4
+            else cast(ConvTokenizer, self.tokenizer).standardise(inputs)
+        )
+
+    def forward(self, inputs: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """The loss of each image (N,) of a batch in [-1, 1] (N, 3, S, S), or of cached latents, with labels (N,)."""
+        with torch.no_grad():
+            patches = patchify(inputs, PATCH) if self.image_output else None  # (N, T, D)
+            clean = self.encode(inputs) if patches is None else self.projection.encode_patches(patches)
+            level = self.noise.level(draws.time)  # (N, 1, 1)
+            noisy = torch.addcmul(level.signal * clean, level.noise, draws.noise)  # (N, T, d)
+            tokens = self.view(noisy)
+            labels = torch.where(draws.keep_label, labels, self.network.classes)
+        with mixed_precision(tokens.device):
+            output = self.network(tokens, draws.time, labels)  # (N, T, d) or (N, T, D)
+        output = output.float()
+        if patches is None:
+            target = self.prediction.target(clean, draws.noise, level)
+            error = F.mse_loss(output, target, reduction="none").mean((1, 2))
+        else:
+            basis, deviation = self.projection.basis, self.deviation
+            error = projected_error(output, patches, basis=basis, deviation=deviation, tail=self.tail).mean(1)
+        return self.weight(level)[:, 0, 0] * error
+
+    def predict_clean(
+        self, noisy: Tensor, time: Tensor, labels: Tensor | None = None, level: Level | None = None
+    ) -> Tensor:
+        """The clean latents (N, T, d) that the network sees in noisy ones.
+
+        Args:
+            noisy: (N, T, d).
+            time: integer steps (N,).
+            labels: (N,) for a network that was trained with them; None for its null label.
+            level: of the noise, where it is not the schedule's own at `time`: (N, 1, 1) each.
+        """
+        with mixed_precision(noisy.device):
+            output = self.network(self.view(noisy), time, labels).float()
+        if self.image_output:
+            output = self.projection.encode_patches(output)
+        return self.prediction.clean(output, noisy, level or self.noise.level(time))
+
+    def corrupt(self, clean: Tensor, time: int, randomness: Randomness) -> Tensor:
+        """Latents (N, T, d) with the noise of a time step."""
+        level = self.noise.level(torch.full((len(clean),), self.noise.nearest(time), device=clean.device))
+        return torch.addcmul(level.signal * clean, level.noise, randomness.normal(*clean.shape))
+
+    def features(self, latents: Tensor, *, time: int, offsets: Sequence[int] = (0,)) -> list[Tensor]:
+        """The activations (N, T, h) on latents (N, T, d), after the blocks at `offsets` from the encoder's last.
+
+        No label is ever given. Networks on images are shown the projection V^T V x of clean images, the only images
+        they have been trained on: the patch embedding's directions outside of it have had no gradient.
+        """
+        times = torch.full((len(latents),), self.noise.nearest(time), device=latents.device)
+        blocks = [self.network.encoder_blocks + offset for offset in offsets]
+        with mixed_precision(latents.device):
+            return [activations.float() for activations in self.network.features(self.view(latents), times, blocks)]
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bf16 for the network on CUDA; fp32 on the CPU, where bf16 gains little and would cost reproducibility."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

@@ -1,0 +1,120 @@
+"""Sampling: from noise to latents through the diffusion process that a schedule defines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ldae.parts.noise import Level
+from ldae.study import spec
+from ldae.study.checking import listed
+from ldae.study.schedules import SCHEDULES, sampled
+from ldae.study.spec import NUM_TIMES
+
+MAX_BETA = 0.999  # so a step magnifies the error of predicted noise 32-fold at most; reached with few steps only
+
+
+class Predict(Protocol):
+    """A trained network, with its output turned into the clean latent."""
+
+    def __call__(self, noisy: Tensor, time: Tensor, level: Level) -> Tensor:
+        """The clean latents (N, T, d) of `noisy` (N, T, d) at `time` (N,), where the process has `level` (N, 1, 1)."""
+
+
+class Process(NamedTuple):
+    """A diffusion process of S steps, from the least noise to the most; tensors (S,) on the CPU."""
+
+    times: Tensor  # the time steps of the schedule that it visits, int64
+    beta: Tensor  # the share of the power that a step replaces by noise, float64
+    power: Tensor  # the signal's power after it, the alpha-bar of DDPM, float64
+
+    @classmethod
+    def of(cls, noise: spec.Noise, steps: int) -> Self:
+        """Visits `steps` of the schedule's times evenly, from the first with noise to the last with signal.
+
+        Guided diffusion and DiT visit the first and the last time of all; for DDPM's schedule the two are the same.
+        A schedule that has fewer such times than `steps` has each of them visited once.
+
+        Raises:
+            ValueError: for a schedule that defines no process, and for steps outside 1 to NUM_TIMES.
+        """
+        levels = SCHEDULES[noise.schedule](noise.sigma)
+        if levels.obstacle:
+            raise ValueError(
+                f"noise.schedule: {noise.schedule!r} has no diffusion process to sample from: {levels.obstacle}; "
+                f"sampling needs one of {listed(sampled())}"
+            )
+        if not 1 <= steps <= NUM_TIMES:
+            raise ValueError(f"steps: {steps} is outside 1 to {NUM_TIMES}, the times of the schedule")
+        visits = levels.visits
+        steps, last = min(steps, len(visits)), len(visits) - 1
+        chosen = [visits[round(step * last / (steps - 1))] for step in range(steps)] if steps > 1 else [visits[last]]
+        times = torch.tensor(chosen)
+        power = torch.tensor(levels.signal, dtype=torch.float64)[times].square()
+        before = torch.cat([torch.ones_like(power[:1]), power[:-1]])
+        beta = (1 - power / before).clamp_max(MAX_BETA)
+        return cls(times, beta, torch.cumprod(1 - beta, 0))
+
+    @property
+    def power_before(self) -> Tensor:
+        """The signal's power before each step (S,), 1 before the first."""
+        return torch.cat([torch.ones_like(self.power[:1]), self.power[:-1]])
+
+
+class Update(NamedTuple):
+    """A step back, x' = clean * x_0 + noisy * x + deviation * eps with fresh noise eps; tensors (S,), float64."""
+
+    clean: Tensor
+    noisy: Tensor
+    deviation: Tensor
+
+
+def ddpm(process: Process) -> Update:
+    """Ancestral sampling from q(x' | x, x_0), whose variance is fixed (Ho et al., 2020, eq. 6 and 7)."""
+    power, before = process.power, process.power_before
+    noise = 1 - power
+    return Update(
+        clean=process.beta * before.sqrt() / noise,
+        noisy=(1 - process.beta).sqrt() * (1 - before) / noise,
+        deviation=(process.beta * (1 - before) / noise).sqrt(),
+    )
+
+
+def ddim(process: Process) -> Update:
+    """The same noise at a lower level, without any that is fresh (Song et al., 2021, eq. 12 with eta = 0)."""
+    power, before = process.power, process.power_before
+    kept = ((1 - before) / (1 - power)).sqrt()
+    return Update(clean=before.sqrt() - power.sqrt() * kept, noisy=kept, deviation=torch.zeros_like(kept))
+
+
+def sample_latents(
+    predict: Predict, process: Process, noise: Tensor, *, method: str, generator: torch.Generator
+) -> Tensor:
+    """Latents from pure noise, both (N, T, d).
+
+    Clean latents are not clipped on the way, as in DiT: those of a tokenizer have no bounds.
+
+    Args:
+        predict: gives the clean latents.
+        process: the steps.
+        noise: standard normal, where the process starts.
+        method: of METHODS.
+        generator: of the noise that `ddpm` adds, on the noise's device.
+    """
+    update = METHODS[method](process)
+    times = process.times.to(noise.device)
+    levels = Level(process.power.sqrt().to(noise), (1 - process.power).sqrt().to(noise))
+    latents = noise
+    for step in reversed(range(len(times))):
+        level = Level(*(strength[step].expand(len(noise), 1, 1) for strength in levels))
+        clean = predict(latents, times[step].expand(len(noise)), level)
+        latents = update.clean[step].item() * clean + update.noisy[step].item() * latents
+        if deviation := update.deviation[step].item():
+            latents = latents + deviation * torch.empty_like(latents).normal_(generator=generator)
+    return latents
+
+
+METHODS: dict[str, Callable[[Process], Update]] = {f.__name__: f for f in (ddpm, ddim)}

@@ -1,0 +1,214 @@
+"""Networks from the files that a stage is given: a tokenizer's fit, the data set, trained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ldae.parts.classifiers import CLASSIFIERS
+from ldae.parts.denoiser import Denoiser
+from ldae.runtime.files import intact, read_json
+from ldae.runtime.randomness import stream
+from ldae.study.checking import listed, nearest
+from ldae.study.spec import AdoptStage, BaselineStage, DenoiserStage, Features, PretrainStage, ProbeStage
+
+INITIAL = 0  # the stream of randomness that initial weights are drawn from
+HAS_NO_RUN = (
+    "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0, which `ldae run ldae` "
+    "makes"
+)
+
+
+def build(stage: DenoiserStage, *, seed: int, tokenizer: Path, manifest: dict[str, Any]) -> Denoiser:
+    """An untrained denoiser; the same seed gives the same weights.
+
+    Args:
+        stage: what it is made of.
+        seed: of the run.
+        tokenizer: the folder of the tokenizer's fit.
+        manifest: of the data set.
+    """
+    fitted = load_file(intact(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
+    classes = stage.weights.classes if isinstance(stage, AdoptStage) else len(manifest["classes"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, INITIAL))
+        return Denoiser(stage, fitted, image_size=manifest["size"], classes=classes)
+
+
+class Trained(NamedTuple):
+    """A finished run: its stage, its seed, its record and its weights."""
+
+    stage: DenoiserStage
+    seed: int
+    run: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+def open_run(folder: Path, weights: str = "model") -> Trained:
+    """Reads a finished pretraining; `weights` is `model`, or `ema` for the averaged ones that sampling uses.
+
+    Raises:
+        ValueError: for a method that is no denoiser, and for files that are damaged.
+    """
+    run = read_json(folder / "run.json")
+    if run["method"] != "denoiser":
+        raise ValueError(f"{folder}: holds {run['method']}, which is no denoiser")
+    stage = stage_of(run)
+    return Trained(stage, run["seed"], run, load_file(intact(folder / f"{weights}.safetensors", run)))
+
+
+def stage_of(run: dict[str, Any]) -> DenoiserStage:
+    """What the denoiser of a record is made of."""
+    spec = run["lineage"]["pretrain"]["spec"]
+    return (AdoptStage if "weights" in spec else PretrainStage).model_validate(spec)
+
+
+def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, weights: str = "model") -> Denoiser:
+    """A trained denoiser, ready to be used; the arguments are those of `build` and `open_run`."""
+    trained = open_run(folder, weights)
+    denoiser = build(trained.stage, seed=trained.seed, tokenizer=tokenizer, manifest=manifest)
+    denoiser.network.load_state_dict(trained.weights)
+    return denoiser.eval().requires_grad_(False)
+
+
+def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Module:
+    """An untrained MAE or MoCo v3, or the encoder of a published one; the same seed gives the same weights."""
+    from ldae.parts.baselines.encoder import Encoder
+    from ldae.parts.baselines.mae import MAE  # timm, which they are built with, takes seconds to import
+    from ldae.parts.baselines.moco import MoCo
+
+    size: dict[str, Any] = {
+        "image_size": image_size,
+        "width": stage.size.width,
+        "heads": stage.size.heads,
+        "blocks": stage.size.encoder_blocks,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, INITIAL))
+        if stage.weights is not None:
+            return nn.ModuleDict({"encoder": Encoder(**size, class_token=True)})
+        if stage.mae is not None:
+            decoder: dict[str, Any] = {
+                name: getattr(stage.mae, name) for name in ("decoder_width", "decoder_heads", "decoder_blocks")
+            }
+            return MAE(**size, **decoder)
+        assert stage.moco_v3 is not None
+        return MoCo(**size, hidden=stage.moco_v3.hidden, out=stage.moco_v3.out)
+
+
+def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = False) -> nn.Module:
+    """The encoder of a trained baseline, or the same with the random weights that it started from."""
+    run = read_json(folder / "run.json")
+    stage = BaselineStage.model_validate(run["lineage"]["pretrain"]["spec"])
+    encoder = build_baseline(stage, seed=run["seed"], image_size=manifest["size"]).get_submodule("encoder")
+    if not random:
+        encoder.load_state_dict(load_file(intact(folder / "model.safetensors", run)))
+    return encoder.eval().requires_grad_(False)
+
+
+class Finished(NamedTuple):
+    """A finished run of a row or a baseline, with all that lies around it in the results of a scale."""
+
+    folder: Path  # its own
+    run: dict[str, Any]  # its record
+    manifest: dict[str, Any]  # of the images that it was trained on
+    network: nn.Module  # a `Denoiser`, or the `Encoder` of a baseline; frozen, on the CPU
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network of a row; a `ValueError` for a baseline's."""
+        if not isinstance(self.network, Denoiser):
+            raise ValueError(
+                f"{self.run['row']}: is {self.run['method']}, which does not denoise; name a denoiser's run"
+            )
+        return self.network
+
+    @property
+    def white(self) -> float | None:
+        """The value that is white in grey images of more than 8 bits; None where the data set had none."""
+        white = self.manifest.get("white")
+        return white["level"] if white else None
+
+    def probe(self, features: Features) -> dict[str, dict[str, Any]] | None:
+        """What a linear probe of these features found, of the `trained` weights and of `random` ones; None if none ran.
+
+        Of an encoder that is not a denoiser the time step has no meaning.
+        """
+        run, results = self.run, self.folder.absolute().parent.parent.parent
+        for path in sorted(results.glob(f"probe/*/seed{run['seed']}/probe.json")):
+            found = read_json(path)
+            if found.get("run") != run["row"] or found["lineage"]["pretrain"] != run["lineage"]["pretrain"]:
+                continue
+            stage = ProbeStage.model_validate(found["lineage"]["probe"]["spec"])
+            same = (stage.time == features.time and stage.noisy == features.noisy) or run["method"] != "denoiser"
+            if same and features.offset in stage.offsets:
+                return {name: found["encoders"][f"{name}/{features.offset}"] for name in ("trained", "random")}
+        return None
+
+
+def find_run(folder: Path, *, row: str | None = None, seed: int | None = None) -> Path:
+    """The folder of a finished run.
+
+    Args:
+        folder: the run's own, e.g. results/laptop/pretrain/ldae/seed0; its row's, results/laptop/pretrain/ldae; or the
+            results of a scale, results/laptop.
+        row: its name, where `folder` is the results of a scale with several rows.
+        seed: of the run, where there are several; the smallest by default.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, where there is no such run, and where several rows could be meant.
+    """
+    if (folder / "run.json").is_file():
+        return folder
+    if (folder / "pretrain").is_dir():
+        rows = sorted({path.parent.parent.name for path in folder.glob("pretrain/*/seed*/run.json")})
+        if row is None and len(rows) > 1:
+            raise ValueError(f"{folder}: has several trained rows; name one of {listed(rows)}")
+        if row is not None and rows and row not in rows:
+            raise ValueError(f"{folder}: has no trained row {row!r}{nearest(row, rows)}; it has {listed(rows)}")
+        folder = folder / "pretrain" / (row or "".join(rows))
+    runs = {int(path.parent.name.removeprefix("seed")): path.parent for path in folder.glob("seed*/run.json")}
+    if not runs:
+        raise FileNotFoundError(f"{folder}: {HAS_NO_RUN}")
+    if seed is not None and seed not in runs:
+        raise FileNotFoundError(
+            f"{folder}: has no finished run of seed {seed}; it has {listed(map(str, sorted(runs)))}"
+        )
+    return runs[min(runs) if seed is None else seed]
+
+
+def open_finished(folder: Path) -> Finished:
+    """Opens a run by its folder, e.g. results/laptop/pretrain/ldae/seed0; what else it takes is found from there.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, for a folder that holds no run, or damaged or missing files.
+    """
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(f"{folder}: {HAS_NO_RUN}")
+    results, run = folder.absolute().parent.parent.parent, read_json(folder / "run.json")
+    needed = [results / "dataset/manifest.json"]
+    stage = stage_of(run) if run["method"] == "denoiser" else None
+    if stage is not None:
+        needed.append(results / "tokenizers" / stage.tokenizer.name / "tokenizer.json")
+    for path in needed:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: is apart from the results that it needs (no {path.relative_to(results)}); copy the whole "
+                "results folder of its scale, or take only the encoder along with `ldae export`"
+            )
+    manifest = read_json(needed[0])
+    if stage is None:
+        return Finished(folder, run, manifest, open_baseline(folder, manifest))
+    return Finished(folder, run, manifest, open_denoiser(folder, needed[1].parent, manifest))
+
+
+def open_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A trained classifier, frozen, and its record."""
+    about = read_json(folder / "classifier.json")
+    network = CLASSIFIERS[about["architecture"]](about["classes"], about["width"])
+    network.load_state_dict(load_file(intact(folder / "weights.safetensors", about)))
+    return network.eval().requires_grad_(False), about

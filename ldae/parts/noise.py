@@ -1,0 +1,53 @@
+"""How strongly latents are corrupted at each time step: the levels of a row's noise schedule as tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ldae.runtime.randomness import Randomness
+from ldae.study import spec
+from ldae.study.schedules import SCHEDULES
+
+
+class Level(NamedTuple):
+    """The strength of the signal and of the noise; tensors of one shape."""
+
+    signal: Tensor
+    noise: Tensor
+
+    def signal_share(self) -> Tensor:
+        """The signal's part of the power.
+
+        It is the paper's weight gamma^2 where gamma^2 + sigma^2 = 1 (eq. 3) and its 1 / (1 + sigma^2) where gamma = 1
+        (Sec. 4.3), so that removing the input scaling changes the schedule alone.
+        """
+        return self.signal**2 / (self.signal**2 + self.noise**2)
+
+
+class NoiseSchedule(nn.Module):
+    """The levels of a row's schedule, as a table on the device."""
+
+    signal: Tensor  # (num_times,)
+    noise: Tensor  # (num_times,)
+
+    def __init__(self, noise: spec.Noise) -> None:
+        super().__init__()
+        levels = SCHEDULES[noise.schedule](noise.sigma)
+        self.num_times = len(levels.signal)
+        self.register_buffer("signal", torch.tensor(levels.signal, dtype=torch.float32), persistent=False)
+        self.register_buffer("noise", torch.tensor(levels.noise, dtype=torch.float32), persistent=False)
+
+    def level(self, times: Tensor) -> Level:
+        """The level at integer `times` (N,), shaped (N, 1, 1) to multiply tokens (N, T, d)."""
+        return Level(self.signal[times, None, None], self.noise[times, None, None])
+
+    def draw(self, num: int, randomness: Randomness) -> Tensor:
+        """Time steps (num,), uniform over the schedule's."""
+        return randomness.integers(self.num_times, num)
+
+    def nearest(self, time: int) -> int:
+        """`time`, or the last step of a schedule that has fewer."""
+        return min(time, self.num_times - 1)

@@ -1,0 +1,63 @@
+"""The naive tokenizer: a token is a patch of the resized image, 16, 8, 4 or 2 pixels wide (paper, Sec. 4.2, Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
+from ldae.study.spec import PATCH, PIXEL_PATCHES
+
+
+def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The `mean` (d,) and `variance` (d,) of each dimension of a stream of patches (n, d), in float64.
+
+    Raises:
+        ValueError: for fewer than two patches.
+    """
+    count, mean, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for batch in patches:  # Chan's update of the running moments, which loses no digits to a large mean
+        batch = batch.double()
+        size, batch_mean = len(batch), batch.mean(0)
+        delta = batch_mean - mean
+        squares = squares + (batch - batch_mean).square().sum(0) + delta.square() * count * size / (count + size)
+        mean = mean + delta * size / (count + size)
+        count += size
+    if count < 2:
+        raise ValueError(f"a pixel tokenizer needs at least 2 patches, found {count}")
+    return {"mean": mean, "variance": squares / (count - 1)}
+
+
+def resize(images: Tensor, patch: int) -> Tensor:
+    """Images (N, 3, S, S), reduced by averaging until a patch of `patch` pixels covers 16 of the original's."""
+    factor = PATCH // patch
+    return F.avg_pool2d(images, factor) if factor > 1 else images
+
+
+class PixelTokenizer(nn.Module):
+    """Standardised pixels of the resized image."""
+
+    mean: Tensor  # (d,)
+    scale: Tensor  # (d,)
+
+    def __init__(self, fitted: dict[str, Tensor], *, dim: int, scale: str) -> None:
+        super().__init__()
+        self.dim = dim
+        self.patch = PIXEL_PATCHES[dim]
+        spread = safe_deviation(fitted["variance"])
+        common = fitted["variance"].mean().sqrt().expand(dim)
+        self.register_buffer("mean", fitted["mean"].float(), persistent=False)
+        self.register_buffer("scale", (spread if scale == "dimension" else common).float(), persistent=False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (N, 3, S, S) in [-1, 1] to latents (N, T, d)."""
+        return (patchify(resize(images, self.patch), self.patch) - self.mean) / self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, T, d) to the resized image, enlarged to full size."""
+        small = unpatchify(latents * self.scale + self.mean, self.patch)
+        factor = PATCH // self.patch
+        return F.interpolate(small, scale_factor=factor, mode="nearest") if factor > 1 else small

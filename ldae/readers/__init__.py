@@ -1,0 +1,1 @@
+"""Results as tables, figures, verdicts and one page; no torch."""

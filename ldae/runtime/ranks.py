@@ -1,0 +1,305 @@
+"""Several processes that train one network: who they are, and how they add up what each of them has computed.
+
+A batch is divided into equal parts, one for each process (rank), on a GPU of its own where there are GPUs. Everything
+here does nothing where a single process works alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from ldae.runtime import progress
+from ldae.runtime.launch import PORTS
+from ldae.runtime.process import Rank, Stopped, launched_by, stopping
+
+PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
+SECONDS_TO_MEET = 600.0  # that the first rank waits for the last, which may import from a slow file system
+SECONDS_OF_SILENCE = 5.0  # after which a rank that waits for others says so
+SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
+
+
+@contextmanager
+def group() -> Iterator[Rank]:
+    """Joins the group of ranks that the environment names, for as long as the block lasts; all but rank 0 are quiet.
+
+    Of ranks that fail, the first raises what it has met, and the others end with status 1.
+
+    Raises:
+        Stopped: where a rank was asked to stop.
+    """
+    rank = Rank.from_environment()
+    if rank.number:
+        progress.be_quiet()
+    if rank.size == 1:
+        yield rank
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        _take_gpu(rank)
+    store = _meet(rank)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", store=store, rank=rank.number, world_size=rank.size, timeout=PATIENCE
+    )
+    try:
+        yield rank
+    except Stopped:
+        raise
+    except Exception as error:
+        if rank.number and (reason := stopping.asked()):  # rank 0 was asked too, and has left
+            raise Stopped(f"stopped: {reason}") from error
+        if not _speaks_for_all(store, rank):
+            sys.exit(1)
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _meet(rank: Rank) -> Store:
+    """Waits until all ranks have started; returns the store that they share.
+
+    torch's own rendezvous would wait inside C++, where no signal ends it and nothing is said.
+
+    Raises:
+        Stopped: when this process is asked to stop meanwhile.
+        TimeoutError: of one rank of each machine, where some have not come within `SECONDS_TO_MEET`.
+    """
+    host, port, name = _meeting_point()
+    started, told = time.monotonic(), False
+
+    def wait(found: str) -> None:
+        nonlocal told
+        waited = time.monotonic() - started
+        if waited > SECONDS_TO_MEET:
+            if rank.local:
+                sys.exit(1)
+            raise TimeoutError(f"rank {rank.number}: after {waited:.0f} seconds, {found} {host}, port {port}")
+        if waited > SECONDS_OF_SILENCE and not told and not rank.local:
+            print(f"rank {rank.number} waits: {found} {host}, port {port}", file=sys.stderr, flush=True)
+            told = True
+        stopping.check("while it waited for other ranks")
+        time.sleep(0.05)
+
+    while (connection := _connect(rank, host, port)) is None:
+        wait("rank 0 does not answer at")
+    store = PrefixStore(name, connection)
+    try:
+        present = store.add("present", 1)
+        while present < rank.size:
+            wait(f"{present} of {rank.size} ranks have come to")
+            present = store.add("present", 0)
+            if present < 0:  # rank 0 has given up
+                sys.exit(1)
+    except RuntimeError:  # the connection to rank 0 broke
+        sys.exit(1)
+    except BaseException:
+        if not rank.number:
+            store.add("present", -2 * rank.size)
+            time.sleep(0.5)  # for the others to see it: torch prints a stack for each that is cut off
+        raise
+    store.set_timeout(PATIENCE)
+    return store
+
+
+def _meeting_point() -> tuple[str, int, str]:
+    """The host and port at which rank 0 listens, and a name that no other group of ranks has."""
+    if launched_by() == "srun":
+        job, step = os.environ["SLURM_JOB_ID"], os.environ["SLURM_STEP_ID"]
+        port = PORTS[(int(job) + 7919 * int(step)) % len(PORTS)]  # two steps of one job may share a node
+        return first_host(os.environ["SLURM_STEP_NODELIST"]), port, f"{job}.{step}"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store when it starts ranks again
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), f"attempt {attempt}"
+
+
+def _connect(rank: Rank, host: str, port: int) -> TCPStore | None:
+    """A connection to what the ranks share, which rank 0 hosts; None where nobody listens there yet.
+
+    Raises:
+        OSError: where rank 0 cannot listen.
+    """
+    hosts = not rank.number and not (launched_by() == "torchrun" and "TORCHELASTIC_USE_AGENT_STORE" in os.environ)
+    try:
+        if not hosts:  # torch prints a stack for each attempt that fails
+            socket.create_connection((host, port), timeout=1.0).close()
+        return TCPStore(host, port, rank.size, hosts, timedelta(minutes=1), wait_for_workers=False)
+    except OSError:
+        return None
+    except RuntimeError as error:
+        raise OSError(f"rank {rank.number} cannot meet the others at {host}, port {port}: {error}") from None
+
+
+def _take_gpu(rank: Rank) -> None:
+    """Gives this rank a GPU of its own; a `ValueError`, of one rank alone, where a machine has fewer than ranks."""
+    gpus = torch.cuda.device_count()
+    if rank.local > gpus:
+        sys.exit(1)
+    if rank.local == gpus:
+        raise ValueError(f"--processes: more than the {gpus} GPUs of {socket.gethostname()}; one a GPU would be right")
+    torch.cuda.set_device(rank.local)
+
+
+def _speaks_for_all(store: Any, rank: Rank) -> bool:
+    """Whether this rank, which has failed, is the first to do so: the others fail with it, or of it, and keep silent.
+
+    Rank 0 gives them a moment to learn it, for what they ask ends with it.
+    """
+    try:
+        first = store.add("failed", 1) == 1
+        dist.destroy_process_group()  # wakes up those that wait for this one
+        deadline = time.monotonic() + SECONDS_TO_FAIL
+        while not rank.number and store.add("failed", 0) < rank.size and time.monotonic() < deadline:
+            time.sleep(0.05)
+    except RuntimeError:  # rank 0 has gone, and with it what could be asked
+        return True
+    return bool(first)
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of nodes, e.g. `n07` of `n[07-09,12],m1`."""
+    return re.sub(r"^([^,\[]*)(\[(\w+)[^\]]*\])?.*$", r"\1\3", nodes)
+
+
+def number() -> int:
+    """This process's number among all, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def part_of(batch: int, key: str) -> int:
+    """How many images of a batch are this process's; a `ValueError` where it cannot be divided."""
+    if batch % size():
+        lower = batch // size() * size()
+        fitting = " or ".join(str(value) for value in (lower, lower + size()) if value)
+        raise ValueError(f"{key}: {batch} images cannot be divided among {size()} processes; {fitting} could")
+    return batch // size()
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, on each of them; not differentiable."""
+    return values if size() == 1 else total(values) / size()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, on each of them; not differentiable."""
+    if size() > 1:
+        values = values.detach().clone()
+        dist.all_reduce(values)
+    return values
+
+
+def gather(values: Tensor) -> Tensor:
+    """The tensors of all ranks one after the other along the first dimension; not differentiable."""
+    if size() == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
+def agreed(value: int) -> int:
+    """What rank 0 says."""
+    if size() == 1:
+        return value
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    said = torch.tensor(value, device=device)
+    dist.broadcast(said, 0)
+    return int(said)
+
+
+def any_of(yes: bool) -> bool:
+    """Whether it is so for any rank."""
+    if size() == 1:
+        return yes
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    return bool(total(torch.tensor(int(yes), device=device)))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces the gradients by their means over all ranks, for networks that `parallel` cannot take."""
+    if size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    joined = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, value in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(value.view_as(gradient))
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """The module, whose gradients become means over all ranks while they are computed."""
+    if size() == 1:
+        return module
+    wrapper = nn.parallel.DistributedDataParallel
+    # buffers are the same everywhere anyway; newer versions of torch have another name for the option
+    known = inspect.signature(wrapper).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {option: False}
+    return wrapper(module, gradient_as_bucket_view=True, **options)
+
+
+@contextmanager
+def apart(module: nn.Module, yes: bool) -> Iterator[None]:
+    """With `yes`, leaves the gradients of a `parallel` module as they are on each rank: more will be added to them."""
+    if yes and isinstance(module, nn.parallel.DistributedDataParallel):
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over all ranks, whose gradient is the mean of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return mean(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return mean(gradient)
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the parts of all ranks; torch's own has no such on a CPU."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"a batch norm wants (N, C, ...), found {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Inputs (N, C, ...) normalised channel by channel."""
+        if size() == 1 or not self.training:
+            return super().forward(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        values = input.float()  # statistics in half precision would not be those of a single process
+        centre: Tensor = _Mean.apply(values.mean(axes))
+        centred = values - centre.view(shape)
+        variance: Tensor = _Mean.apply(centred.square().mean(axes))
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            count = size() * input.numel() / input.shape[1]
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(centre, self.momentum or 0.0)
+                self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
+        normed = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            normed = normed * self.weight.view(shape) + self.bias.view(shape)
+        return normed.to(input.dtype)

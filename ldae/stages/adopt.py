@@ -1,0 +1,101 @@
+"""Stage: takes published weights in the place of pretraining, and leaves what pretraining would leave.
+
+Probes, samples and tables then treat such a row like any other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldae.parts.published import denoiser_weights, encoder_weights
+from ldae.parts.tokenizers.conv import LATENT_PATCH
+from ldae.runtime.files import read_json, sums_of, write_json
+from ldae.runtime.weights import read_weights, save_weights
+from ldae.study.record import Lineage, inputs_of, lineage, provenance
+from ldae.study.spec import PATCH, AdoptStage, BaselineStage, Published
+
+
+def stored(weights: Published) -> tuple[Path, dict[str, Tensor]]:
+    """The path of published weights and what the file holds, once its SHA-256 is the expected one."""
+    path = Path(weights.path).expanduser()
+    return path, read_weights(path, weights.sha256)
+
+
+def adopt(
+    stage: AdoptStage,
+    *,
+    row: str,
+    seed: int,
+    revision: int,
+    dataset: Path,
+    tokenizer: Path,
+    out: Path,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes a published DiT as a row's `model.safetensors`, `ema.safetensors` (the same) and `run.json`.
+
+    Args:
+        stage: the weights, and what they are composed with.
+        row: the row's name.
+        seed: of the random weights that a probe compares with.
+        revision: of the code that takes them.
+        dataset, tokenizer: folders of earlier stages.
+        out: where to write.
+        import_seconds: from the start of the process until now.
+
+    Raises:
+        ValueError, OSError: in one line, for a file that is absent, or another one, or of other weights.
+    """
+    manifest, made = read_json(dataset / "manifest.json"), read_json(tokenizer / "tokenizer.json")["lineage"]
+    path, found = stored(stage.weights)
+    try:
+        weights = denoiser_weights(
+            found, stage.weights, dim=stage.tokenizer.dim, patch=LATENT_PATCH, grid=manifest["size"] // PATCH
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    record = {"row": row, "method": "denoiser", "seed": seed, "lineage": lineage("pretrain", stage, revision, made)}
+    record["inputs"] = inputs_of(dataset=dataset, tokenizer=tokenizer)
+    _write(out, weights, ("model", "ema"), record, import_seconds)
+
+
+def adopt_baseline(
+    stage: BaselineStage,
+    *,
+    row: str,
+    seed: int,
+    revision: int,
+    dataset: Path,
+    out: Path,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes an encoder that MAE has trained as a row's `model.safetensors` and `run.json`.
+
+    The arguments are those of `adopt`, and so is the `ValueError` for a file that holds something else.
+    """
+    if stage.weights is None:
+        raise ValueError("weights: is missing; this stage takes published ones")
+    manifest = read_json(dataset / "manifest.json")
+    path, found = stored(stage.weights)
+    try:
+        weights = encoder_weights(found, stage.weights, grid=manifest["size"] // PATCH)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    made: Lineage = lineage("pretrain", stage, revision, manifest["lineage"])
+    record = {"row": row, "method": "mae", "seed": seed, "lineage": made, "inputs": inputs_of(dataset=dataset)}
+    _write(out, weights, ("model",), record, import_seconds)
+
+
+def _write(
+    out: Path, weights: dict[str, Tensor], names: tuple[str, ...], record: dict[str, Any], import_seconds: float
+) -> None:
+    """The weights under each of the names, and the record; what their training cost the file does not say."""
+    files = [out / f"{name}.safetensors" for name in names]
+    for file in files:
+        save_weights(file, weights)
+    parameters = sum(tensor.numel() for name, tensor in weights.items() if name != "positions")
+    record |= {"sha256": sums_of(*files), "parameters": parameters, "training_flops": None}
+    write_json(out / "run.json", record | {"provenance": provenance("CPU", import_seconds)})

@@ -1,0 +1,231 @@
+"""Stage: turns photographs or a user's images into arrays that training reads without decoding anything.
+
+The arrays are filled in place on disk by a pool of processes, so that memory stays small whatever the data set. Each
+image is a function of the configuration and of its position, so that the bytes do not depend on the pool; and a journal
+beside each array tells how far it is, so that a killed stage goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from ldae.data import findings
+from ldae.data.journal import LEFT_OUT, Drawn, Journal, Outcome, begun
+from ldae.data.sources import Broken, ImageFiles, Images, Source, fingerprint, folder, photos, tars
+from ldae.data.sources.pixels import white_above
+from ldae.runtime.arrays import all_row_sums, new_array, release, save_array
+from ldae.runtime.files import sha256, whole, write_json
+from ldae.runtime.pool import pool
+from ldae.runtime.progress import log, progress
+from ldae.study.record import lineage
+from ldae.study.spec import Dataset, DatasetStage, Folder, Photos
+
+CHUNK = 128  # images a task
+DARKEST = 2**14  # the white of colours of 16 bits that use too few of them
+
+Run = Callable[[Callable[["Chunk"], list[Outcome]], Iterable["Chunk"]], Iterator[list[Outcome]]]
+
+
+class Chunk(NamedTuple):
+    """A task of the pool: images, and where in the array at `target` they go."""
+
+    target: Path
+    places: Sequence[int]
+    images: Images
+
+    @property
+    def start(self) -> int:
+        """The first of the places."""
+        return self.places[0]
+
+
+class Split(NamedTuple):
+    """What a split's images came with; broken ones are in neither array."""
+
+    labels: NDArray[np.int64]  # (N,)
+    groups: NDArray[np.int64]  # (N,) 0..G-1
+
+
+def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> None:
+    """Writes the arrays of both splits and, last, their manifest into the folder `out`.
+
+    The manifest says:
+
+    - `source`, `size`, `classes`, `counts` (split -> class -> images), `groups` (split -> their number), `sha256`;
+    - `sources`: what the images were read from, see `sources.fingerprint`; `pillow`: the version that decoded them;
+    - `broken`: path and reason of each image that could not be read, as in `broken.csv`;
+    - `left_out`: what the folder holds beside (`endings`: ending -> files; `hidden`, `special`, `circles`: numbers;
+      `folders`: names), without the keys that would say none;
+    - `in_both`: files of the same content in both splits: their `count`, and the first `pairs` [train, val];
+    - `white`: of grey images of more than 8 bits, None where there are none: its `level`, whether it was `measured`,
+      the `largest` value, and how many `images` they are.
+
+    Raises:
+        ValueError: in one line, when the data set cannot be used as it is; no array or manifest is written then.
+    """
+    dataset, size = stage.dataset, stage.dataset.stored
+    source = _open(dataset)
+    log(findings.found(source))
+    made, pictures = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
+    out.mkdir(parents=True, exist_ok=True)
+    _check_space(source, size, out)
+    identity = json.dumps([made, pictures, PIL.__version__], sort_keys=True)
+    with ExitStack() as stack:
+        run, journals = stack.enter_context(pool(workers)), {}
+        for name, images in source.splits.items():
+            journals[name] = stack.enter_context(begun(out / f"{name}.npy", identity))
+            _draw(name, images, size, journals[name], run)
+        if fingerprint.identity(fingerprint.listing(dataset)) != pictures:
+            raise ValueError("the pictures were changed while they were prepared; start again")
+        findings.check_broken(
+            source, journals, allowed=not isinstance(dataset, Photos) and dataset.broken == "allow", out=out
+        )
+        white = _whiten(dataset, source, journals, run)
+        splits = {name: _settle(images, journals[name]) for name, images in source.splits.items()}
+        sums = {name: all_row_sums(journal.target) for name, journal in journals.items()}
+        (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
+    for name, split in splits.items():
+        save_array(out / f"{name}_labels.npy", split.labels)
+        save_array(out / f"{name}_groups.npy", split.groups)
+        save_array(out / f"{name}_checksums.npy", sums[name])
+    listing = source.listing
+    if listing is not None and isinstance(dataset, Folder):
+        listing = listing.with_digests(np.concatenate([journal.digests for journal in journals.values()]))
+    manifest = _manifest(dataset, source.classes, splits, out) | {
+        "sources": fingerprint.record(listing, out / "sources.npz"),
+        "pillow": PIL.__version__,
+        "broken": findings.broken(journals),
+        "left_out": source.left_out.to_json(),
+        "in_both": findings.in_both(source, journals),
+        "white": white,
+        "lineage": made,
+    }
+    write_json(out / "manifest.json", manifest)
+
+
+def _open(dataset: Dataset) -> Source:
+    if isinstance(dataset, Photos):
+        return photos.load(dataset)
+    return folder.load(dataset) if isinstance(dataset, Folder) else tars.load(dataset)
+
+
+def _check_space(source: Source, size: int, out: Path) -> None:
+    """Refuses what the disk cannot hold: a mapped file that outgrows it kills its writer without a word."""
+    need = sum(len(images.labels) for images in source.splits.values()) * 3 * size**2
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise ValueError(f"{out}: the prepared images take {need / 1e9:.1f} GB; the disk has {free / 1e9:.1f} GB left")
+
+
+def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> None:
+    """Fills a split's array with what it still lacks."""
+    target, total, done = journal.target, len(images.labels), len(journal)
+    if not done:
+        new_array(target, np.uint8, (total, 3, size, size))
+    places = (range(start, min(start + CHUNK, total)) for start in range(done, total, CHUNK))
+    chunks = (Chunk(target, part, images.part(part.start, part.stop)) for part in places)
+    with progress(f"preparing {name}", total, "images", done) as bar:
+        for result in run(_fill, chunks):
+            journal.add(result)
+            bar.advance(len(result))
+
+
+def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run: Run) -> dict[str, Any] | None:
+    """Draws grey images of more than 8 bits again with the white of the whole data set; says what it is.
+
+    Each has been drawn with the white that it has by itself, which is as good as unknown. A stage that was killed here
+    does all of them again.
+    """
+    given = dataset.white if isinstance(dataset, Folder) else None
+    deep = [image for journal in journals.values() for image in journal.deep.values()]
+    _refuse_dark_colours([image.largest for image in deep if image.colour], given)
+    largest = max((image.largest for image in deep if not image.colour), default=None)
+    if largest is None:
+        return None
+    level = given or white_above(largest)
+    num = sum(not image.colour for image in deep)
+    log(
+        f"{num:,} grey images of more than 8 bits: white is {level:g}, "
+        + ("as dataset.white says" if given else "measured; dataset.white sets another")
+        + f" (their largest value is {largest:g})"
+    )
+    for name, journal in journals.items():
+        if given or len(np.load(journal.target, mmap_mode="r")) < len(journal):  # a compacted array has its white
+            continue
+        images = cast(ImageFiles, source.splits[name])
+        places = [place for place, image in journal.deep.items() if not image.colour]
+        parts = (places[start : start + CHUNK] for start in range(0, len(places), CHUNK))
+        deque(run(_fill, (Chunk(journal.target, part, images.with_white(part, level)) for part in parts)), maxlen=0)
+    return {"level": level, "measured": not given, "largest": largest, "images": num}
+
+
+def _refuse_dark_colours(largest: list[float], white: float | None) -> None:
+    """Refuses colours of 16 bits of which only the lower are used: Pillow gives the upper 8 alone."""
+    level = white or white_above(257 * max(largest, default=255))
+    if any(largest) and level < DARKEST:
+        raise ValueError(
+            f"{len(largest):,} colour images of 16 bits have no value above {max(largest) / 255:.0%} of white, and of "
+            "16 bits only the upper 8 can be read; convert them to 8 bits a channel, with the white that is meant"
+        )
+
+
+def _settle(images: Images, journal: Journal) -> Split:
+    """Leaves only what is not broken in a split's array."""
+    groups = journal.groups
+    kept = np.flatnonzero(groups != LEFT_OUT)
+    if len(np.load(journal.target, mmap_mode="r")) > len(kept):
+        _compact(journal.target, kept)
+    return Split(images.labels[kept], np.unique(groups[kept], return_inverse=True)[1])
+
+
+def _fill(chunk: Chunk) -> list[Outcome]:
+    """Draws images into their places; for each, its group or what is wrong with it."""
+    array = np.load(chunk.target, mmap_mode="r+")
+    outcomes: list[Outcome] = []
+    for position, image in zip(chunk.places, chunk.images, strict=True):
+        if isinstance(image, Broken):
+            outcomes.append(image)
+        else:
+            array[position] = image.pixels
+            outcomes.append(Drawn(image.group, image.digest, image.deep))
+    array.flush()  # the journal will say that these are on disk
+    return outcomes
+
+
+def _compact(path: Path, kept: NDArray[np.int64]) -> None:
+    """Leaves only the `kept` images of an array on disk."""
+    images = np.load(path, mmap_mode="r")
+    with whole(path) as partial:
+        compacted = new_array(partial, np.uint8, (len(kept), *images.shape[1:]))
+        for start in range(0, len(kept), CHUNK):
+            compacted[start : start + CHUNK] = images[kept[start : start + CHUNK]]
+            release(images)
+            release(compacted)
+
+
+def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Split], out: Path) -> dict[str, Any]:
+    """What the arrays hold, in words that are the same for every run."""
+    files = [f"{name}_{part}.npy" for name in splits for part in ("labels", "groups", "checksums")]
+    return {
+        "source": dataset.source,
+        "size": dataset.size,
+        "classes": classes,
+        "counts": {name: _counts(split, classes) for name, split in splits.items()},
+        "groups": {name: len(np.unique(split.groups)) for name, split in splits.items()},
+        "sha256": {file: sha256(out / file) for file in files},
+    }
+
+
+def _counts(split: Split, classes: tuple[str, ...]) -> dict[str, int]:
+    found = Counter(split.labels.tolist())
+    return {name: found[label] for label, name in enumerate(classes)}

@@ -1,0 +1,130 @@
+"""Stage: samples images from a trained row, through the diffusion process of its noise schedule (paper, Sec. 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldae.data.prepared import Split, to_uint8
+from ldae.parts.denoiser import Denoiser
+from ldae.parts.diffusion import Process, sample_latents
+from ldae.parts.loading import open_denoiser, open_run
+from ldae.parts.noise import Level
+from ldae.runtime import ranks
+from ldae.runtime.arrays import new_array, release
+from ldae.runtime.files import read_json, sums_of, whole, write_json
+from ldae.runtime.progress import progress
+from ldae.runtime.randomness import stream
+from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.spec import SampleStage, Sampling
+from ldae.training.loop import compile_blocks, device_name, pick_device
+
+SAMPLING = 8  # a stream of randomness
+
+
+@torch.inference_mode()
+def draw(denoiser: Denoiser, sampling: Sampling, process: Process, labels: Tensor, *, seed: int, start: int) -> Tensor:
+    """A batch of samples (n, 3, S, S), uint8, the ones from `start` on of a row and seed.
+
+    Args:
+        denoiser: with the weights to sample with.
+        sampling: the method.
+        process: its steps.
+        labels: (n,), which a network without labels does not look at.
+        seed: of the run.
+        start: number of the first sample.
+    """
+    generator = torch.Generator(labels.device).manual_seed(stream(seed, SAMPLING, start))
+    shape = (len(labels), denoiser.grid**2, denoiser.dim)
+    noise = torch.randn(shape, generator=generator, device=labels.device)
+
+    def predict(noisy: Tensor, time: Tensor, level: Level) -> Tensor:
+        return denoiser.predict_clean(noisy, time, labels, level)
+
+    latents = sample_latents(predict, process, noise, method=sampling.method, generator=generator)
+    return to_uint8(denoiser.tokenizer.decode(latents))
+
+
+def sample(
+    stage: SampleStage,
+    *,
+    row: str,
+    revision: int,
+    dataset: Path,
+    tokenizer: Path,
+    model: Path,
+    out: Path,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes `samples.npy` (N, 3, S, S), uint8, and `samples.json` into `out`.
+
+    Labels are drawn as often as the training set has them.
+
+    Args:
+        stage: how many, and by which method.
+        row: the row's name.
+        revision: of the code that samples.
+        dataset, tokenizer, model: folders of earlier stages.
+        out: where to write.
+        import_seconds: from the start of the process until now.
+
+    Raises:
+        ValueError: for a row whose schedule defines no diffusion process.
+    """
+    sampling, device = stage.sampling, pick_device()
+    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
+    manifest, run = read_json(dataset / "manifest.json"), open_run(model, "ema")
+    process = Process.of(run.stage.noise, sampling.steps)
+    denoiser = open_denoiser(model, tokenizer, manifest, weights="ema").to(device)
+    compile_blocks(denoiser.network.layers, device)
+    classes = len(manifest["classes"])
+    if denoiser.network.classes not in (0, classes):
+        raise ValueError(
+            f"{row}: its network knows {denoiser.network.classes} classes, the data set has {classes}; published "
+            "weights are sampled from with the classes that they were trained with"
+        )
+    known = Split.open(dataset, "train").labels
+    chosen = np.random.default_rng([run.seed, SAMPLING]).integers(len(known), size=sampling.num)
+    labels = known[torch.from_numpy(chosen)].to(device)
+
+    def batches() -> Iterator[np.ndarray]:
+        """The samples in order; of as many batches as there are ranks, each draws one."""
+        with progress(f"sampling {row}", sampling.num, "images") as bar:
+            for start in range(0, sampling.num, sampling.batch * ranks.size()):
+                together = labels[start : start + sampling.batch * ranks.size()]
+                drawn = torch.zeros(len(together), 3, *[manifest["size"]] * 2, dtype=torch.uint8, device=device)
+                first = ranks.number() * sampling.batch
+                if len(own := together[first : first + sampling.batch]):
+                    part = draw(denoiser, sampling, process, own, seed=run.seed, start=start + first)
+                    drawn[first : first + len(own)] = part
+                yield ranks.total(drawn).cpu().numpy()
+                bar.advance(len(together))
+
+    if ranks.number():
+        for _ in batches():
+            pass
+        return
+    with whole(out / "samples.npy") as partial:
+        shape = (sampling.num, 3, manifest["size"], manifest["size"])
+        samples = new_array(partial, np.uint8, shape)
+        done = 0
+        for drawn in batches():
+            samples[done : done + len(drawn)] = drawn
+            done += len(drawn)
+            release(samples)
+        samples.flush()
+    write_json(
+        out / "samples.json",
+        {
+            "row": row,
+            "seed": run.seed,
+            "lineage": lineage("sample", stage, revision, run.run["lineage"]),
+            "inputs": inputs,
+            "sha256": sums_of(out / "samples.npy"),
+            "provenance": provenance(device_name(device), import_seconds),
+        },
+    )

@@ -1,0 +1,279 @@
+"""Stage: trains a convolutional tokenizer, VAE or VQGAN, and caches the latents of the training set.
+
+The loss is latent diffusion's (its `contperceptual`): squared error and perceptual distance summed over all elements, a
+little KL divergence, and from some step on a discriminator whose gradient is made half as long as the rest's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ldae.data.prepared import Split, flip, to_float
+from ldae.measures.reconstruction import collapsed, psnr
+from ldae.parts.classifiers import SmallVGG
+from ldae.parts.loading import INITIAL, open_classifier
+from ldae.parts.published_vae import from_stable_diffusion
+from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer, Residual
+from ldae.parts.tokenizers.losses import (
+    PatchDiscriminator,
+    Perceptual,
+    adaptive_weight,
+    generator_loss,
+    hinge_loss,
+    kl_divergence,
+    lpips_weights,
+    vgg16_features,
+)
+from ldae.parts.tokenizers.pixel import fit as fit_moments
+from ldae.runtime import ranks
+from ldae.runtime.arrays import new_array, release, save_row_sums
+from ldae.runtime.files import read_json, sums_of, whole, write_json, write_text
+from ldae.runtime.progress import progress
+from ldae.runtime.randomness import Randomness, stream
+from ldae.runtime.weights import read_weights, save_weights
+from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.spec import PATCH, ConvolutionalStage, Weights
+from ldae.training.loop import (
+    Run,
+    device_name,
+    history_text,
+    learning_rate,
+    pick_device,
+    recompute_activations,
+    set_rate,
+    trained,
+)
+from ldae.training.optimizer import AdamW
+
+BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
+WARMUP = 0.05
+BATCH = 100  # images in encoding
+PUBLISHED = {"width": 128, "blocks": 2}  # KL-f8
+
+
+class Autoencoding:
+    """An autoencoder, the discriminator that it plays against, and their optimizers."""
+
+    def __init__(self, autoencoder: Autoencoder, stage: ConvolutionalStage, perceptual: Perceptual | None) -> None:
+        """Prepares them; `perceptual` is the frozen distance, for a tokenizer with that loss."""
+        self.autoencoder, self.recipe, self.perceptual = autoencoder, stage.convolutional, perceptual
+        self.discriminator = PatchDiscriminator(self.recipe.discriminator_width) if stage.adversarial else None
+        networks: dict[str, nn.Module] = {"autoencoder": autoencoder}
+        if self.discriminator is not None:
+            networks["discriminator"] = self.discriminator.to(next(autoencoder.parameters()).device)
+        self.module = nn.ModuleDict(networks)
+        self.optimizers = [AdamW([{"params": network.parameters()}], betas=BETAS) for network in networks.values()]
+
+    def update(
+        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
+    ) -> dict[str, Tensor | float]:
+        """One step of both networks on uint8 images (N, 3, S, S); labels are not looked at."""
+        images = to_float(flip(inputs, randomness))
+        rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
+        for optimizer in self.optimizers:
+            set_rate(optimizer, rate)
+        mean, logvar = self.autoencoder.posterior(images)
+        noise = randomness.normal(*mean.shape)
+        decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise)
+        squared = (decoded - images).square()
+        measured: dict[str, Tensor | float] = {"reconstruction": squared.mean().detach()}
+        error = squared.flatten(1).sum(1)  # (N,)
+        if self.perceptual is not None:
+            distance = self.perceptual(decoded, images)
+            measured["perceptual"] = distance.mean().detach()
+            error = error + self.recipe.perceptual_weight * distance * images[0].numel()  # once for every element
+        error = error.mean()
+        kl = kl_divergence(mean, logvar).mean()
+        loss = error + self.recipe.kl * kl
+        measured["kl"] = kl.detach()
+        slope = loss  # what has the loss's gradient
+        fooling = self.discriminator is not None and step >= self.recipe.adversarial_start * total
+        if fooling and self.discriminator is not None:
+            self.discriminator.requires_grad_(False)  # its own step follows
+            fooled = generator_loss(self.discriminator(decoded))
+            self.discriminator.requires_grad_(True)
+            # the networks behind both losses are gone through once, though each gradient is needed twice
+            pulls = [torch.autograd.grad(term, decoded)[0] for term in (error, fooled)]
+            error, fooling_error = ((pull * decoded).sum() for pull in pulls)
+            weight = self.recipe.adversarial_weight * adaptive_weight(error, fooling_error, self.autoencoder.last_layer)
+            loss = loss + weight * fooled
+            slope = error + weight * fooling_error + self.recipe.kl * kl
+        self.optimizers[0].zero_grad()
+        slope.backward()
+        ranks.average_gradients(self.autoencoder.parameters())
+        self.optimizers[0].step()
+        if self.discriminator is not None:
+            measured["discriminator"] = torch.zeros((), device=images.device)
+        if fooling and self.discriminator is not None:
+            told_apart = hinge_loss(self.discriminator(images), self.discriminator(decoded.detach()))
+            self.optimizers[1].zero_grad()
+            told_apart.backward()
+            ranks.average_gradients(self.discriminator.parameters())
+            self.optimizers[1].step()
+            measured["discriminator"] = told_apart.detach()
+        return {"loss": loss.detach() / images[0].numel()} | measured | {"rate": rate}
+
+
+def perceptual_distance(stage: ConvolutionalStage, vgg: Path | None) -> Perceptual | None:
+    """The distance of a tokenizer's perceptual loss, or None.
+
+    Args:
+        stage: what training reads of the row and the scale.
+        vgg: the folder of the study's own VGG-style network.
+
+    Raises:
+        ValueError, OSError: for weights that are absent or not the expected ones.
+    """
+    if not stage.perceptual:
+        return None
+    recipe = stage.convolutional
+    weights = lpips_weights(Path(recipe.lpips.path).expanduser(), recipe.lpips.sha256) if recipe.lpips else None
+    if recipe.perceptual != "builtin":
+        return Perceptual(vgg16_features(Path(recipe.perceptual.path).expanduser(), recipe.perceptual.sha256), weights)
+    if vgg is None:
+        raise ValueError("a perceptual loss with convolutional.perceptual 'builtin' needs --vgg, the trained network")
+    if weights is not None:
+        raise ValueError("convolutional.lpips: fits VGG16's channels alone, and convolutional.perceptual is 'builtin'")
+    network, about = open_classifier(vgg)
+    if not isinstance(network, SmallVGG):
+        raise ValueError(f"{vgg}: is a {about['architecture']}; the perceptual loss wants the vgg")
+    return Perceptual(network.stages, None)
+
+
+def encoded(tokenizer: ConvTokenizer, train: Split, cache: np.ndarray, device: torch.device) -> Iterator[Tensor]:
+    """Fills the cache (N, 2, T, d) with latents of the training images and their mirror images, batch by batch."""
+    with progress("caching latents", len(train), "images") as bar, torch.inference_mode():
+        for start in range(0, len(train), BATCH):
+            indices = np.arange(start, min(start + BATCH, len(train)))
+            images = to_float(train.batch(indices, device)[0])
+            both = torch.stack([tokenizer.raw(images), tokenizer.raw(images.flip(-1))], dim=1).cpu()
+            cache[start : start + len(indices)] = both.half().numpy()
+            release(cache)
+            yield both.flatten(0, 2)
+            bar.advance(len(indices))
+
+
+def train_tokenizer(
+    stage: ConvolutionalStage,
+    *,
+    revision: int,
+    dataset: Path,
+    resume: Path,
+    out: Path,
+    vgg: Path | None = None,
+    recompute: bool = False,
+    checkpoint_seconds: float = 300.0,
+    import_seconds: float = 0.0,
+) -> None:
+    """Writes `tokenizer.safetensors`, `latents.npy`, `history.csv` and `tokenizer.json` into `out`.
+
+    Args:
+        stage: what training reads of the row and the scale.
+        revision: of the code that trains.
+        dataset: the folder of the prepared images.
+        resume: a folder for checkpoints that outlives failed attempts.
+        out: where to write.
+        vgg: the folder of the study's own VGG-style network, for a perceptual loss of its features.
+        recompute: whether activations are computed a second time rather than kept. It changes no number.
+        checkpoint_seconds: between two checkpoints, at least.
+        import_seconds: from the start of the process until now.
+    """
+    device, manifest = pick_device(), read_json(dataset / "manifest.json")
+    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
+    recipe = stage.convolutional
+    before = [manifest["lineage"]]
+    if stage.needs_vgg and vgg is not None:
+        before.append(read_json(vgg / "classifier.json")["lineage"])
+    made = lineage("tokenizer", stage, revision, *before)
+    inputs = inputs_of(dataset=dataset, vgg=vgg if stage.needs_vgg else None)
+    identity = json.dumps([made, inputs], sort_keys=True)
+    title = "-".join(["conv", str(stage.dim)] + [w for w in ("perceptual", "adversarial") if getattr(stage, w)])
+
+    def start() -> Run:
+        perceptual = perceptual_distance(stage, vgg)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream(recipe.seed, INITIAL))
+            autoencoder = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(device)
+            if recompute:
+                recompute_activations(part for part in autoencoder.modules() if isinstance(part, Residual))
+            task = Autoencoding(autoencoder, stage, perceptual.to(device) if perceptual else None)
+        return Run(
+            task,
+            title=title,
+            seed=recipe.seed,
+            total=recipe.steps,
+            batch=recipe.batch,
+            log_every=recipe.log_every,
+            identity=identity,
+        )
+
+    def write(weights: dict[str, Tensor], history: list[str], **measured: float) -> None:
+        blank = {"mean": torch.zeros(stage.dim), "variance": torch.ones(stage.dim)}
+        fitted = {f"autoencoder.{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
+        tokenizer = ConvTokenizer(fitted | blank, dim=stage.dim, scale="global").to(device)
+        tokens = (manifest["size"] // PATCH) ** 2
+        with whole(out / "latents.npy") as partial:
+            cache = new_array(partial, np.float16, (len(train), 2, tokens, stage.dim))
+            fitted |= fit_moments(encoded(tokenizer, train, cache, device))
+            cache.flush()
+        save_row_sums(out / "latents.npy")
+        save_weights(out / "tokenizer.safetensors", fitted)
+        write_text(out / "history.csv", history_text(history))
+        tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
+        write_json(
+            out / "tokenizer.json",
+            {
+                "lineage": made,
+                "inputs": inputs,
+                "sha256": sums_of(out / "tokenizer.safetensors"),
+                "kind": "conv",
+                "dims": stage.dim,
+                "collapsed_dims": collapsed(fitted["variance"], has_prior=True),
+                "psnr": {stage.dim: round(psnr(tokenizer, val, device), 3)},
+                "posterior_noise": round(posterior_noise(tokenizer, val, fitted["variance"], device), 6),
+                "perceptual": perceptual_name(stage),
+                "provenance": provenance(device_name(device), import_seconds, **measured),
+            },
+        )
+
+    if stage.is_published and recipe.published is not None:
+        if not ranks.number():
+            write(published_autoencoder(recipe.published), ["step,images"])
+        return
+    with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
+        if finished is None:
+            return
+        prefix = "autoencoder."
+        weights = {k.removeprefix(prefix): v for k, v in finished["weights"].items() if k.startswith(prefix)}
+        write(weights, finished["history"], training_seconds=finished["seconds"])
+
+
+def published_autoencoder(weights: Weights) -> dict[str, Tensor]:
+    """The state of a published autoencoder; a `ValueError` names, in one line, a file that holds none."""
+    path = Path(weights.path).expanduser()
+    state = read_weights(path, weights.sha256)
+    try:
+        return from_stable_diffusion(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+@torch.inference_mode()
+def posterior_noise(tokenizer: ConvTokenizer, val: Split, variance: Tensor, device: torch.device) -> float:
+    """The variance of the posterior's own noise as a share of the latents', which rows leave out by taking the mean."""
+    images = to_float(val.batch(np.arange(min(BATCH, len(val))), device)[0])
+    _, logvar = tokenizer.autoencoder.posterior(images)
+    return float(logvar.exp().mean().cpu() / variance.mean())
+
+
+def perceptual_name(stage: ConvolutionalStage) -> str | None:
+    """What the perceptual loss was made with, for tables."""
+    if not stage.perceptual or stage.is_published:
+        return None
+    return "builtin" if stage.needs_vgg else "VGG16"

@@ -1,0 +1,244 @@
+"""YAML read strictly, values checked against a model, and each mistake told in one line; no torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ldae.study.spec import Part
+
+AnyPart = TypeVar("AnyPart", bound=Part)
+Elsewhere = Callable[[tuple[str, ...]], str | None]  # of an unknown key: a message that says where it belongs
+LONGEST = 80  # characters of a value in a message
+
+
+class StudyError(ValueError):
+    """A mistake of the user's, in one line, whatever the words that it quotes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.replace("\n", "\\n").replace("\r", "\\r"))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's own loader keeps the last of two equal keys and says nothing."""
+
+
+def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: Path, name: str) -> dict[str, Any]:
+    """The mapping in a YAML file; refuses one that is missing, broken, or says a key twice.
+
+    Args:
+        path: of the file.
+        name: what messages call it.
+
+    Raises:
+        StudyError: with the file's name, and the line where there is one.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except OSError as error:
+        raise StudyError(f"{path}: {(error.strerror or 'cannot be read').lower()}; name an existing file") from None
+    except UnicodeDecodeError:
+        raise StudyError(f"{path}: is not UTF-8 text") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
+        raise StudyError(f"{name}:{line} {error.problem}; mend the YAML there") from None
+    except yaml.YAMLError as error:
+        raise StudyError(f"{name}: {' '.join(str(error).split())}") from None
+    if values is None:
+        raise StudyError(f"{name}: is empty")
+    if not isinstance(values, dict):
+        raise StudyError(f"{name}: found {_text(values)}, should be a mapping of sections")
+    return values
+
+
+def checked(
+    model: type[AnyPart],
+    values: dict[str, Any],
+    where: str,
+    *,
+    only: str | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> AnyPart:
+    """Validated values.
+
+    Args:
+        model: what they should be.
+        values: as read.
+        where: the name of their file, for messages.
+        only: a key; mistakes in others are left for another check to tell.
+        elsewhere: says of an unknown key where it belongs, if anywhere.
+
+    Raises:
+        StudyError: with `where` and the most telling of the mistakes.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        if only is None or any(mistake["loc"][:1] == (only,) for mistake in error.errors()):
+            raise StudyError(f"{where}: {first_mistake(model, error, only=only, elsewhere=elsewhere)}") from None
+        return model.model_construct()
+
+
+def first_mistake(
+    model: type[BaseModel], error: ValidationError, *, only: str | None = None, elsewhere: Elsewhere | None = None
+) -> str:
+    """The most telling of pydantic's complaints, in one line: an unknown key often explains one that is missing."""
+    mistakes = [m for m in error.errors() if only is None or m["loc"][:1] == (only,)]
+    # where a word or a mapping may stand and a mapping was written, the words that it is not are of no interest
+    told = [m for m in mistakes if m["type"] != "literal_error" or not isinstance(m["input"], dict)] or mistakes
+    mistake = min(told, key=lambda m: m["type"] != "extra_forbidden")
+    keys, expected = _located(model, mistake["loc"])
+    key, kind = ".".join(keys), mistake["type"]
+    if kind == "value_error":  # the text of our own validators, which names its key
+        text = mistake["msg"].removeprefix("Value error, ")
+        if not key or text.startswith(f"{key}."):
+            return text
+        return f"{key}.{text}" if text.partition(":")[0] in _known_keys(expected) else f"{key}: {text}"
+    if kind == "extra_forbidden":
+        if elsewhere is not None and (hint := elsewhere(keys)):
+            return hint
+        known = _known_keys(_located(model, mistake["loc"][:-1])[1])
+        return f"unknown key {key!r}{nearest(keys[-1], known)}; allowed: {listed(known)}"
+    if kind == "missing":
+        return f"{key}: is missing"
+    if kind.startswith("union_tag"):
+        word = mistake["ctx"]["discriminator"].strip("'")
+        found = f"found {_text(mistake['input'][word])}, should be" if "tag" in mistake["ctx"] else "is missing; give"
+        return f"{key}.{word}: {found} one of {listed(map(repr, _tags(*typing.get_args(expected))))}"
+    alike = [m for m in told if _located(model, m["loc"])[0] == keys]  # the same value, compared with several forms
+    forms = dict.fromkeys(_wanted(m, _located(model, m["loc"])[1]) for m in alike)
+    return f"{key}: found {_text(mistake['input'])}, should {' or '.join(forms)}"
+
+
+def _wanted(mistake: Any, expected: Any) -> str:
+    """What a value should be, or do, in words."""
+    kind, value, message = mistake["type"], mistake["input"], mistake["msg"]
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"be like {_example(expected)}"
+    if kind in ("list_type", "tuple_type"):
+        return "be a list, in brackets"
+    if kind in ("too_short", "string_too_short"):
+        return "not be empty"
+    if kind == "too_long":
+        return f"have {mistake['ctx']['max_length']} at most"
+    if kind == "string_type":
+        return "be text" if value is None or isinstance(value, list | dict) else "be text; put it in quotes"
+    for start, wanted in (("int_", "be a whole number"), ("float_", "be a number"), ("bool_", "be true or false")):
+        if kind.startswith(start):
+            return wanted
+    return str(message[0].lower() + message[1:]).removeprefix("input should ").removeprefix("should ")
+
+
+def _located(model: Any, loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Any]:
+    """The keys of the file that lead to one of pydantic's places in a model, and the type that is expected there.
+
+    Pydantic's places also name the form that a value was compared with, such as a data set's `source`; no file has
+    these words.
+    """
+    if not loc:
+        return (), typing.get_args(model)[0] if typing.get_origin(model) is Annotated else model
+    first, rest = loc[0], loc[1:]
+    origin, arguments = typing.get_origin(model), typing.get_args(model)
+    if first == "[key]":
+        return _located(None, rest)
+    if origin is Annotated:
+        return _located(arguments[0], loc)
+    if origin in (typing.Union, types.UnionType):
+        forms = [form for form in arguments if form is not type(None)]
+        if len(forms) == 1:
+            return _located(forms[0], loc)
+        named = (form for form in forms if first in (getattr(form, "__name__", None), *_tags(form)))
+        return _located(next(named, None), rest)
+    inner: Any = None
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        inner = fields.get(str(first))
+    elif origin is not None and arguments:
+        inner = arguments[1] if origin is dict else arguments[0]
+    keys, expected = _located(inner, rest)
+    return (str(first), *keys), expected
+
+
+def _tags(*forms: Any) -> list[Any]:
+    """The words that choose forms, e.g. a data set's `source`."""
+    models = [form for form in forms if isinstance(form, type) and issubclass(form, BaseModel)]
+    annotations = [field.annotation for model in models for field in model.model_fields.values() if field.is_required()]
+    return [word for a in annotations if typing.get_origin(a) is Literal for word in typing.get_args(a)]
+
+
+def _form(expected: Any) -> type[BaseModel] | None:
+    """The mapping that a type stands for, the first where there are several; None where its keys are free."""
+    if isinstance(expected, type) and issubclass(expected, BaseModel):
+        return expected
+    if typing.get_origin(expected) not in (Annotated, typing.Union, types.UnionType):
+        return None
+    return next((form for form in map(_form, typing.get_args(expected)) if form is not None), None)
+
+
+def _known_keys(expected: Any) -> list[str]:
+    """The keys that a mapping accepts."""
+    form = _form(expected)
+    return [field.alias or name for name, field in form.model_fields.items()] if form is not None else []
+
+
+def _example(expected: Any) -> str:
+    """How a mapping is written: the keys that it must have, or else the first that it may have."""
+    form = _form(expected)
+    if form is None:
+        return "{name: ...}"
+    fields = {field.alias or name: field for name, field in form.model_fields.items()}
+    keys = [key for key, field in fields.items() if field.is_required()] or list(fields)[:1]
+    values = {key: (fields[key].examples or ["..."])[0] for key in keys}
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
+
+
+def _text(value: Any) -> str:
+    """A value as YAML has it, cut off where it is long."""
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def check_folder_name(path: Path) -> None:
+    """Refuses a file after which no results folder can be named: a rule's command or a pattern would break its path.
+
+    Raises:
+        StudyError: that gives another name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", path.stem):
+        other = re.sub(r"\W+", "_", path.stem).strip("_") or "mine"
+        raise StudyError(
+            f"{path}: a results folder is named after this file, so letters, digits, _, - and . are allowed; "
+            f"rename it, e.g. {other}{path.suffix}"
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that an unknown one was probably meant to be, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words for a message."""
+    return ", ".join(words)

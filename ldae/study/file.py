@@ -1,0 +1,165 @@
+"""What the study's file may say: rows, sweeps, tables, figures, claims; no torch."""
+
+from __future__ import annotations
+
+import typing
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ldae.study.checking import listed
+from ldae.study.schedules import SCHEDULES
+from ldae.study.spec import Part, Schedule, matching
+
+Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")]
+Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
+Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "finetune", "sample", "judge", "denoise"]
+Rows = Annotated[list[str], Field(min_length=1)]
+
+
+class Paper(Part):
+    """What the paper reports for a row: accuracy in percent by linear probe and by fine-tuning, FID-50K."""
+
+    probe: float | None = Field(default=None, examples=[65.1])
+    finetune: float | None = None
+    fid: float | None = None
+
+
+class Row(Part):
+    """A run: the run it starts from, and the one thing it changes."""
+
+    parent: str | None = Field(default=None, alias="from")
+    label: str
+    set: dict[str, Any] = {}
+    paper: Paper = Paper()
+    finetune: bool = False  # whether it is fine-tuned though the paper gives no number
+    fid: bool = False  # whether it is sampled from though the paper gives no FID
+
+
+class Sweep(Part):
+    """Runs that differ in the value of one key."""
+
+    parent: str = Field(alias="from")
+    label: str
+    set: dict[str, Any] = {}
+    over: Annotated[dict[str, list[Any]], Field(min_length=1, max_length=1)]
+    paper: dict[Literal["probe", "finetune", "fid"], list[float | None]] = {}
+
+
+class Table(Part):
+    """Rows and sweeps by name, in order; or `series`: a sweep a line, its values the columns."""
+
+    title: str
+    rows: Rows | None = None
+    series: dict[str, str] | None = None
+    target: Target = "all"
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.rows is None) == (self.series is None):
+            raise ValueError("rows: and series: stand together or not at all; give exactly one of the two")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it shows."""
+        return self.rows if self.rows is not None else list((self.series or {}).values())
+
+
+class DimensionFigure(Part):
+    """Accuracy against the latent dimension: a curve for each sweep; and the filters of some rows' tokenizers."""
+
+    kind: Literal["dimension"]
+    title: str
+    series: dict[str, str]
+    filters: dict[str, str] = {}
+    target: Target = "all"
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it shows."""
+        return list(self.series.values())
+
+
+class RowsFigure(Part):
+    """A figure of rows: the trajectory, noisy pictures, denoised pictures, or the training curves."""
+
+    kind: Literal["trajectory", "noise", "denoising", "curves", "samples"]
+    title: str
+    rows: Rows
+    target: Target = "all"
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it shows."""
+        return self.rows
+
+
+class SchedulesFigure(Part):
+    """The noise schedules, which need no results."""
+
+    kind: Literal["schedules"]
+    title: str
+    schedules: dict[str, Schedule]
+    target: Target = "all"
+    names: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _curves(self) -> Self:
+        for name in self.schedules.values():
+            if len(SCHEDULES[name](1.0).signal) == 1:
+                raise ValueError(f"schedules: {name!r} has one noise level and no curve; name others")
+        return self
+
+
+Figure = Annotated[DimensionFigure | RowsFigure | SchedulesFigure, Field(discriminator="kind")]
+
+
+class Claim(Part):
+    """A statement of the paper: a weighted sum of rows, the place of a peak, or a rank correlation, and its margin."""
+
+    text: str
+    where: str  # in the paper
+    sum: Annotated[dict[str, float], Field(min_length=1)] | None = None  # of accuracies, in points
+    peak: str | None = None  # a sweep
+    among: list[Any] | None = None  # values of the sweep, one of which is the best
+    rank: Rows | None = None  # rows whose accuracy is set against the quality of their samples
+    above: float | None = None
+    below: float | None = None
+    within: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(form is not None for form in (self.sum, self.peak, self.rank)) != 1:
+            raise ValueError("sum: give exactly one of sum, peak and rank")
+        if (self.peak is None) != (self.among is None):
+            raise ValueError("among: goes with peak, and peak with among; give both or none")
+        margins = sum(margin is not None for margin in (self.above, self.below, self.within))
+        if margins != (self.peak is None):
+            raise ValueError("above: sum and rank want exactly one of above, below and within; peak wants none")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it speaks of."""
+        return list(self.sum or self.rank or [self.peak or ""])
+
+
+class StudyFile(Part):
+    """The study: one file, `config.yaml` unless another is named."""
+
+    scale: Annotated[str, Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    revisions: dict[Stage, Annotated[int, Field(ge=1)]]
+    variants: Annotated[dict[Name, Row], Field(min_length=1)]
+    sweeps: dict[Name, Sweep] = {}
+    tables: dict[Name, Table] = {}
+    figures: dict[Name, Figure] = {}
+    claims: dict[Name, Claim] = {}
+
+    @model_validator(mode="after")
+    def _all_revisions(self) -> Self:
+        missing = [stage for stage in typing.get_args(Stage) if stage not in self.revisions]
+        if missing:
+            raise ValueError(f"revisions: has no {listed(missing)}; write e.g. {missing[0]}: 1")
+        return self

@@ -1,0 +1,213 @@
+"""What a record says of a result: its lineage and its inputs, which decide whether it is current, and its provenance.
+
+A lineage says, for each stage behind a result, what that stage read of the row and of the scale. The inputs are digests
+of the earlier results that a job really used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ldae.runtime.files import read_json
+from ldae.runtime.process import Rank, process_seconds
+from ldae.study.spec import Part
+
+Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
+RECORDS = {  # the record that each stage leaves, and the stage
+    "manifest.json": "dataset",
+    "classifier.json": "classifier",
+    "tokenizer.json": "tokenizer",
+    "run.json": "pretrain",
+    "probe.json": "probe",
+    "finetune.json": "finetune",
+    "samples.json": "sample",
+    "reference.json": "judge",
+    "distance.json": "judge",
+    "pictures.json": "denoise",
+}
+INPUTS = {  # the options of a job that name earlier results, and the record in each folder
+    "dataset": "manifest.json",
+    "tokenizer": "tokenizer.json",
+    "vgg": "classifier.json",
+    "model": "run.json",
+    "samples": "samples.json",
+    "reference": "reference.json",
+    "judge": "classifier.json",
+}
+SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what they should be made from
+    *("lineage", "finetuned", "distance", "pixels", "trained"),
+    *("results", "inputs"),
+)
+LONGEST = 80  # characters of a value in a message
+
+
+def lineage(stage: str, spec: Part, revision: int, *inputs: Lineage) -> Lineage:
+    """The lineage of a result: those of its inputs, and its own stage."""
+    merged: Lineage = {}
+    for made in inputs:
+        merged |= made
+    return merged | {stage: {"revision": revision, "spec": json.loads(spec.to_json())}}
+
+
+def digest(value: Any) -> str:
+    """A short name for a lineage or another plain value: equal for equal ones, and short enough for a command line.
+
+    A `path` in it does not count: where a file or a folder of pictures lies is no part of what it holds.
+    """
+    return hashlib.sha256(json.dumps(_without_paths(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items() if key != "path"}
+    return [_without_paths(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def differences(recorded: Lineage, expected: Lineage) -> list[str]:
+    """What differs between the lineage of a result and the one that it should have, a line each, first stage first."""
+    found = []
+    for stage in {**expected, **recorded}:
+        if stage not in recorded or stage not in expected:
+            found.append(f"{stage}: {'is new' if stage not in recorded else 'is gone'}")
+            continue
+        before, after = recorded[stage], expected[stage]
+        if before["revision"] != after["revision"]:
+            is_code = isinstance(after["revision"], str)
+            found.append(
+                f"{stage}: its code changed"
+                if is_code
+                else f"{stage}: revision {before['revision']} -> {after['revision']}"
+            )
+        old, new = (dict(leaves(_without_paths(made["spec"]))) for made in (before, after))
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        if any(key.rpartition(".")[2] in SHOWN_RESULTS for key in changed):
+            found.append(f"{stage}: shows other results than the study asks for now")
+        found += [
+            f"{stage}: {key} {_shown(old, key)} -> {_shown(new, key)}"
+            for key in changed
+            if key.rpartition(".")[2] not in SHOWN_RESULTS
+        ]
+    return found
+
+
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings and lists of mappings by dotted keys."""
+    parts = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, value in parts:
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(inner, dict) for inner in value)):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    text = "default" if key not in values else json.dumps(values[key], ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def content(about: dict[str, Any]) -> str:
+    """A digest of what later jobs read of a result, from its record; when and where it was computed does not count."""
+    if "counts" in about:  # a manifest also says where the pictures came from
+        return digest({key: about[key] for key in ("size", "classes", "sha256") if key in about})
+    return digest({key: value for key, value in about.items() if key not in ("provenance", "inputs", "lineage")})
+
+
+def common_lineage(folders: dict[str, Path]) -> Lineage:
+    """The lineages of the results that a job is given, as one.
+
+    Args:
+        folders: of the results, by the names of the job's options.
+
+    Raises:
+        ValueError: for results that do not belong together: made from different things, or one computed from another
+            result than the one that is given too.
+    """
+    records = {option: read_json(folder / INPUTS[option]) for option, folder in folders.items()}
+    merged: Lineage = {}
+    origin: dict[str, Path] = {}
+    for option, about in records.items():
+        for stage, made in about.get("lineage", {}).items():
+            if stage in merged and digest(merged[stage]) != digest(made):
+                change = differences({stage: merged[stage]}, {stage: made})[0]
+                raise ValueError(
+                    f"{folders[option]} and {origin[stage]} do not belong together: {change}; run the graph again"
+                )
+            merged[stage], origin[stage] = made, folders[option]
+        for used, recorded in about.get("inputs", {}).items():
+            if used in records and recorded != content(records[used]):
+                raise ValueError(
+                    f"{folders[option]} was computed from another {used} than {folders[used]}; run the graph again"
+                )
+    return merged
+
+
+def inputs_of(**folders: Path | None) -> dict[str, str]:
+    """Digests of the results that a job reads, by the names of its options; an option that is not used has None."""
+    return {
+        option: content(read_json(folder / INPUTS[option])) for option, folder in folders.items() if folder is not None
+    }
+
+
+def provenance(device: str, import_seconds: float, **measured: float) -> dict[str, Any]:
+    """Where and when a result was made and what it cost.
+
+    Args:
+        device: the name of the processor or accelerator that did the work.
+        import_seconds: from the start of the process until its work began.
+        measured: what the stage has measured itself.
+    """
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "commit": _commit(),
+        "versions": {"python": sys.version.split()[0]} | {name: _version(name) for name in ("torch", "numpy")},
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "device": device,
+        "processes": Rank.from_environment().size,  # that shared the work, each with a device of its own
+        "started": round(time.time() - process_seconds(), 2),  # seconds since 1970
+        "seconds": round(process_seconds(), 2),
+        "import_seconds": round(import_seconds, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_memory_mb": round(usage.ru_maxrss / 1024),
+    } | {name: round(value, 2) for name, value in measured.items()}
+
+
+def seconds_of(provenance: dict[str, Any]) -> float:
+    """What a job has cost: of a training that took several attempts, all of them."""
+    return max(provenance["seconds"], provenance.get("training_seconds", 0.0))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _commit() -> str:
+    """The commit of the code that runs, with a `+` when it has been edited since; empty outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,123 @@
+"""A scale from its file, on top of the scales that it is from; and where words belong that stand in another file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ldae.study.checking import StudyError, check_folder_name, checked, listed, nearest, read_yaml
+from ldae.study.file import Row, StudyFile
+from ldae.study.spec import Scale, Spec, Training
+
+LENGTHS = ("steps", "epochs")  # a recipe has one of them: a scale that gives one does not inherit the other
+OF_A_ROW = {  # keys of the scale's recipes, and the key by which a row changes them for itself
+    "steps": "recipe.length",
+    "epochs": "recipe.length",
+    "batch": "recipe.batch",
+    "rate": "recipe.rate",
+    "weight_decay": "recipe.weight_decay",
+}
+
+
+def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
+    """A scale by name: its file in `folder`, key by key on top of the scales that it is `from`.
+
+    Raises:
+        StudyError: for a file that is missing, broken, or says what no scale can say.
+    """
+    if not (folder / f"{name}.yaml").is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise StudyError(
+            f"scale: {name!r} has no file {folder.name}/{name}.yaml{nearest(name, known)}; known: {listed(known)}"
+        )
+    check_folder_name(Path(folder.name, f"{name}.yaml"))
+    files = _files(folder, name, ())
+    values = files[0][1]
+    for _, changes in files[1:]:
+        values = merged(values, changes)
+    return name, checked(Scale, values, files[-1][0], elsewhere=_not_of_a_scale)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A section on top of the one that it is from: what it does not say is as there.
+
+    A key that is null takes its default again. A list, and a data set of another `source`, replace what was there.
+
+    Args:
+        base: the section below.
+        changes: what the section on top says.
+    """
+    if "source" in changes and changes["source"] != base.get("source"):
+        return changes
+    given = [key for key in LENGTHS if changes.get(key) is not None]
+    result = {key: value for key, value in base.items() if not given or key not in LENGTHS}
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _files(folder: Path, name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """The files behind a scale with what each says, that which the others are `from` first; `above` are `from` it."""
+    file = f"{folder.name}/{name}.yaml"
+    values = read_yaml(folder / f"{name}.yaml", file)
+    base = values.pop("from", None)
+    if base is None:
+        return [(file, values)]
+    if base in (*above, name) or not (folder / f"{base}.yaml").is_file():
+        known = sorted({path.stem for path in folder.glob("*.yaml")} - {name, *above})
+        raise StudyError(
+            f"{file}: from: there is no other scale {base!r} in {folder.name}/{nearest(str(base), known)}; "
+            f"known: {listed(known)}"
+        )
+    return [*_files(folder, base, (*above, name)), (file, values)]
+
+
+def _not_of_a_scale(keys: tuple[str, ...]) -> str | None:
+    """Where a word belongs that a scale's file does not know."""
+    if len(keys) == 1 and keys[0] in StudyFile.model_fields:
+        return f"{keys[0]!r} stands in config.yaml, which says what is compared; a scale says how big it is"
+    part = keys[0].partition(".")[0]
+    if len(keys) == 1 and part in Spec.model_fields:
+        return f"{keys[0]!r} belongs to a row; write it in config.yaml, under the row's set:"
+    return None
+
+
+def not_of_a_study(keys: tuple[str, ...]) -> str | None:
+    """Where a word belongs that the study's file does not know at a place."""
+    section = keys[-1].partition(".")[0]
+    of_row = keys[0] in ("variants", "sweeps") and len(keys) == 3
+    if of_row and section in Spec.model_fields:
+        key = keys[-1] if "." in keys[-1] else f"{keys[-1]}.{next(iter(Spec().model_dump()[section]))}"
+        return f"unknown key {'.'.join(keys)!r}; what a row changes stands under set:, e.g. set: {{{key}: ...}}"
+    if (of_row or len(keys) == 1) and section in Scale.model_fields:
+        return f"unknown key {'.'.join(keys)!r}: {_in_the_scale(keys[-1])}"
+    return None
+
+
+def not_of_a_row(key: str, known: list[str]) -> str | None:
+    """Where a key belongs that a row cannot set, of those `known` that it can."""
+    section, _, field = key.partition(".")
+    if section in Scale.model_fields:
+        return _in_the_scale(key)
+    if section in Row.model_fields or section == "from":
+        return f"{key!r} stands beside set:, not in it"
+    if inside := [word for word in known if word.startswith(f"{key}.")]:
+        return f"{key!r} is a part of a row; write one of its keys: {listed(inside)}"
+    if same := [word for word in known if word.endswith(f".{key}")]:
+        return f"unknown key {key!r}; did you mean {' or '.join(map(repr, same))}?"
+    if key in Training.model_fields:
+        return _in_the_scale(f"training.{key}")
+    return None
+
+
+def _in_the_scale(key: str) -> str:
+    """Says that a key stands in the scale's file, and by which key a row changes it for itself, if by any."""
+    section, _, field = key.partition(".")
+    own = OF_A_ROW.get(field.rpartition(".")[2]) if section in ("training", "baselines") else None
+    own = "network.size" if section == "sizes" else own
+    return f"{key} stands in scales/*.yaml, for all rows alike" + (f"; a row has {own}" if own else "")

@@ -1,0 +1,1 @@
+"""The loop that all trainings share, and its optimizer."""

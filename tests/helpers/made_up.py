@@ -1,0 +1,174 @@
+"""The results of a study, made up, as its stages would leave them; and the views that its readers make of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from ldae.readers.claims import write_claims
+from ldae.readers.figures import Inputs, write_figure
+from ldae.readers.results import Results, collect
+from ldae.readers.tables import write_cost, write_table
+from ldae.runtime.files import sums_of, write_json
+from ldae.study.variants import Study
+
+NUM = 200  # validation images
+
+
+def provenance(started: float) -> dict[str, Any]:
+    return {
+        "commit": "0123456789ab",
+        "versions": {"python": "3.11.7", "torch": "2.15.0", "numpy": "2.4.6"},
+        "device": "a processor",
+        "started": started,
+        "seconds": 10.0,
+        "import_seconds": 2.0,
+        "peak_memory_mb": 500,
+    }
+
+
+class MadeUp:
+    """A results folder of a study."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study, self.folder = study, folder
+        self.rng = np.random.default_rng(0)
+        self.started = 1_700_000_000.0
+        self.records: list[Path] = []
+        self._shared()
+        for seed in study.file.seeds:
+            for row in study.variants:
+                self._row(row, seed)
+
+    def record(self, path: str, about: dict[str, Any]) -> None:
+        self.started += 60
+        target = self.folder / path
+        write_json(target, about | {"provenance": provenance(self.started)})
+        if "dataset" not in path and "pixels" not in path:
+            self.records.append(target)
+
+    def save(self, path: str, **arrays: Any) -> Path:
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".npy":
+            np.save(target, next(iter(arrays.values())))
+        elif target.suffix == ".npz":
+            np.savez(target, **arrays)
+        else:
+            save_file(arrays, target)
+        return target
+
+    def _shared(self) -> None:
+        study = self.study
+        groups = self.save("dataset/val_groups.npy", groups=np.arange(NUM) // 4)
+        classes = list("abcde")
+        counts = {split: {name: NUM // 5 for name in classes} for split in ("train", "val")}
+        self.save("dataset/train.npy", images=self.rng.integers(256, size=(20, 3, 64, 64)).astype(np.uint8))
+        self.save("dataset/train_labels.npy", labels=np.arange(20) // 4)
+        about = {"size": 64, "classes": classes, "counts": counts, "lineage": study.dataset_lineage()}
+        about["broken"] = [{"path": "a/broken.jpg", "reason": "is empty"}]
+        about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
+        write_json(self.folder / "dataset/manifest.json", about | {"sha256": sums_of(groups)})
+        self.save("probe/pixels/correct.npz", **{"trained/0": self._correct(0.2)})
+        about = {
+            "row": "raw pixels",
+            "seed": 0,
+            "lineage": study.pixels_lineage(),
+            "encoders": {"trained/0": {"knn": 0.1}},
+        }
+        self.record("probe/pixels/probe.json", about)
+        for name in study.tokenizers:
+            fit = self.save(
+                f"tokenizers/{name}/tokenizer.safetensors",
+                basis=self.rng.standard_normal((32, 768)),
+                variance=np.ones(32),
+            )
+            kind, _, dim = name.partition("-")
+            about = {"kind": kind, "psnr": {dim or "32": 25.0}, "collapsed_dims": 0, "sha256": sums_of(fit)}
+            self.record(f"tokenizers/{name}/tokenizer.json", about | {"lineage": study.tokenizer_lineage(name)})
+        for name in study.scale.classifiers:
+            self.record(f"classifiers/{name}/classifier.json", {"lineage": study.classifier_lineage(name)})
+
+    def _correct(self, share: float) -> Any:
+        return (self.rng.permutation(NUM) < round(NUM * share)).astype(np.uint8)
+
+    def _row(self, row: str, seed: int) -> None:
+        study, place = self.study, f"{row}/seed{seed}"
+        about = {"row": row, "run": study.runs[row], "seed": seed, "training_flops": 1e12}
+        if study.runs[row] == row:
+            self.record(f"pretrain/{place}/run.json", about | {"lineage": study.run_lineage(row)})
+            steps = np.arange(1, 9)
+            history = {"step": steps, "images": 16 * steps, "loss": 1 / steps, "gradient_norm": 2 / steps}
+            pd.DataFrame(history).to_csv(self.folder / f"pretrain/{place}/history.csv", index=False)
+        if study.probes[row] == row:
+            offsets = study.probe_stage(row).offsets
+            share = 0.3 + 0.4 * self.rng.random()
+            kinds = {f"{kind}/{o}": part for o in offsets for kind, part in (("trained", share), ("random", 0.25))}
+            self.save(f"probe/{place}/correct.npz", **{kind: self._correct(part) for kind, part in kinds.items()})
+            encoders = {
+                kind: {
+                    "top1": p,
+                    "top1_low": p - 0.1,
+                    "top1_high": p + 0.1,
+                    "knn": 0.3,
+                    "rate": 3,
+                    "rate_at_edge": True,
+                }
+                for kind, p in kinds.items()
+            }
+            self.record(
+                f"probe/{place}/probe.json", about | {"lineage": study.probe_lineage(row), "encoders": encoders}
+            )
+        if study.variants[row].fid:
+            measured = {"value": 30.0, "infinite": 29.0 + seed, "error": 1.0, "judge_accuracy": 0.6, "num": 100}
+            about |= {"lineage": study.distance_lineage(row), "distance": "Fréchet distance (judge)"} | measured
+            self.record(f"judge/{place}/distance.json", about)
+
+    def _results(self, definition: dict[str, Any]) -> Results:
+        return collect(
+            definition,
+            dataset=self.folder / "dataset/manifest.json",
+            probes=[path for path in self.records if path.name == "probe.json"],
+            pixels=self.folder / "probe/pixels/probe.json",
+            distances=[path for path in self.records if path.name == "distance.json"],
+        )
+
+    def views(self) -> Path:
+        """Writes all tables, figures, verdicts and the cost; returns the latter."""
+        study, tables = self.study, self.folder / "tables"
+        for name, table in study.file.tables.items():
+            definition = study.definition("tables", name)
+            fits = [path for path in self.records if path.name == "tokenizer.json"] if table.series else []
+            write_table(definition, self._results(definition), tokenizers=fits, out=tables / name)
+        for name in study.file.figures:
+            self.draw(name, out=self.folder / "figures" / name)
+        write_claims(study.claims(), self._results(study.claims()), out=tables / "claims")
+        write_cost(self.records, out=tables / "cost_all")
+        return tables / "cost_all.csv"
+
+    def draw(self, name: str, *, out: Path) -> None:
+        """Writes one figure."""
+        definition = self.study.definition("figures", name)
+        write_figure(definition, self._inputs(self.study.file.figures[name].kind, definition), out=out)
+
+    def _inputs(self, kind: str, definition: dict[str, Any]) -> Inputs:
+        runs = dict.fromkeys(row["run"] for row in definition["rows"])
+        images = np.random.default_rng(0).integers(256, size=(16, 3, 32, 32)).astype(np.uint8)
+        pictures = {"clean": images, "noisy": images, "denoised": images}
+        if kind == "curves":
+            return Inputs(histories=[self.folder / f"pretrain/{run}/seed0/history.csv" for run in runs])
+        if kind in ("noise", "denoising"):
+            return Inputs(pictures=[self.save(f"denoise/{run}/seed0/pictures.npz", **pictures) for run in runs])
+        if kind == "samples":
+            drawn = [self.save(f"samples/{run}/seed0/samples.npy", images=images) for run in runs]
+            for path in drawn:
+                write_json(path.with_suffix(".json"), {"sha256": sums_of(path)})
+            return Inputs(samples=drawn)
+        if kind == "schedules":
+            return Inputs(schedules={label: np.linspace(1, 0, 10) for label in definition["schedules"]})
+        fits = sorted(self.folder.glob("tokenizers/*/tokenizer.safetensors"))
+        return Inputs(self._results(definition), tokenizers=fits)

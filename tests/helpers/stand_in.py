@@ -1,0 +1,107 @@
+"""A stand-in for `ldae` in the jobs of a graph: it writes the files and the record of a job, and computes nothing.
+
+Each job notes its place in the results folder in the file that the variable RAN names. The variable BYTES changes what
+it writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ldae.commands.stages import STAGES
+from ldae.runtime.files import sums_of, write_json
+from ldae.study.record import INPUTS, RECORDS, common_lineage, digest, inputs_of
+from ldae.study.views import ViewRecord, place_of
+
+RECORD = {command: name for name, stage in RECORDS.items() for command in STAGES if STAGES[command] == stage} | {
+    "reference": "reference.json"
+}
+FILES = {
+    "prepare": [
+        f"{split}{what}.npy" for split in ("train", "val") for what in ("", "_labels", "_groups", "_checksums")
+    ],
+    "fit-tokenizer": ["tokenizer.safetensors"],
+    "train-classifier": ["weights.safetensors", "history.csv"],
+    "train-tokenizer": ["tokenizer.safetensors", "latents.npy", "latents_checksums.npy", "history.csv"],
+    "pretrain": ["model.safetensors", "ema.safetensors", "history.csv"],
+    "pretrain-baseline": ["model.safetensors", "history.csv"],
+    "adopt": ["model.safetensors", "ema.safetensors"],
+    "adopt-baseline": ["model.safetensors"],
+    "probe": ["correct.npz"],
+    "probe-pixels": ["correct.npz"],
+    "finetune": ["correct.npz", "history.csv"],
+    "sample": ["samples.npy"],
+    "reference": ["reference.npz"],
+    "judge": [],
+    "denoise-validation": ["pictures.npz"],
+}
+ENDINGS = {
+    "table": ("md", "csv", "tex"),
+    "figure": ("png", "svg", "csv"),
+    "claims": ("md", "csv"),
+    "cost": ("md", "csv"),
+    "report": ("html",),
+}
+
+
+def main() -> None:
+    command, *words = sys.argv[1:]
+    options: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            values = options.setdefault(word[2:], [])
+        else:
+            values.append(word)
+    out = Path(options["out"][0])
+    place = _stage(command, options, out) if command in FILES else _view(command, options, out)
+    with open(os.environ["RAN"], "a") as ran:
+        ran.write(f"{place}\n")
+
+
+def _stage(command: str, options: dict[str, list[str]], out: Path) -> str:
+    folders = {option: Path(values[0]) for option, values in options.items() if option in INPUTS}
+    record, spec = out / RECORD[command], json.loads(options["spec"][0])
+    stage = spec.get("architecture", STAGES[command])
+    own = {"revision": int(options["revision"][0]), "spec": spec}
+    lineage = common_lineage(folders) | {stage: own}
+    assert digest(lineage) == options["lineage"][0]
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES[command]:
+        (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)} {os.environ.get('BYTES')}")
+    about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
+    if command == "prepare":
+        counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
+        about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}
+    write_json(record, about | {"sha256": sums_of(*(out / name for name in FILES[command]))})
+    return str(out.relative_to(_results(out)))
+
+
+def _view(command: str, options: dict[str, list[str]], out: Path) -> str:
+    results = _results(out)
+    if command == "cost":
+        places = [place_of(Path(path), results) for path in options["results"]]
+        definition = {"results": places}
+    else:
+        definition = json.loads(options["definition"][0])
+        files = [
+            Path(word) for option in sorted(options) for word in options[option] if option not in ("definition", "out")
+        ]
+        places = definition.get("inputs") or [str(file.parent.relative_to(results)) for file in files]
+    record = ViewRecord(command, definition, places=places, results=results)
+    for ending in ENDINGS[command]:
+        out.with_suffix(f".{ending}").write_text(digest([definition, record.inputs]))
+    record.write(out, ENDINGS[command])
+    return str(out.with_suffix("").relative_to(results))
+
+
+def _results(path: Path) -> Path:
+    """The folder of the results of the scale `smoke` that a path lies in."""
+    return next(folder for folder in path.parents if folder.name == "smoke")
+
+
+if __name__ == "__main__":
+    main()

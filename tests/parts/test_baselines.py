@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import normalize
+
+from ldae.data import augment
+from ldae.parts.baselines.mae import MAE
+from ldae.parts.baselines.moco import MoCo, contrast, momentum_at
+from ldae.parts.tokenizers.patches import patchify
+from ldae.runtime.randomness import Randomness
+from ldae.stages.pretrain_baseline import MAETask, MoCoTask
+from ldae.study.spec import MAETraining, MoCoTraining
+from ldae.training.optimizer import AdamW
+
+ENCODER = {"image_size": 64, "width": 16, "heads": 2, "blocks": 2}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randomness() -> Randomness:
+    return Randomness(torch.device("cpu"), 0)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(6, 3, 64, 64, generator=generator()) * 2 - 1
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as both methods' authors give them to their networks."""
+    return normalize((images + 1) / 2, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+@pytest.fixture
+def mae() -> MAE:
+    torch.manual_seed(0)
+    return MAE(**ENCODER, decoder_width=8, decoder_heads=2, decoder_blocks=1)
+
+
+@pytest.fixture
+def moco() -> MoCo:
+    torch.manual_seed(0)
+    return MoCo(**ENCODER, hidden=32, out=8)
+
+
+@pytest.mark.parametrize("method", ["mae", "moco"])
+def test_the_encoder_sees_images_normalised_by_imagenets_mean_and_deviation(
+    method: str, images: Tensor, request: pytest.FixtureRequest
+) -> None:
+    encoder = request.getfixturevalue(method).encoder
+    expected = encoder.blocks(encoder.embedded(patchify(normalised(images), 16)))
+    torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-5)
+    assert set(encoder.state_dict()) == {name for name, _ in encoder.named_parameters()}  # nothing more in its file
+
+
+def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]:
+    """The names of the weights that decay, and of those that do not."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for group in optimizer.param_groups:
+        found[group["weight_decay"] > 0] |= {names[id(parameter)] for parameter in group["params"]}
+    return found
+
+
+def test_all_that_moco_trains_decays(moco: MoCo) -> None:
+    recipe = MoCoTraining(steps=1, batch=8, rate=0.1, warmup=0)
+    found = decaying(MoCoTask(moco, recipe, 64).optimizers[0], moco)
+    assert found[True] == {name for name, parameter in moco.named_parameters() if parameter.requires_grad}
+    assert {"encoder.blocks.0.norm1.weight", "encoder.blocks.0.attn.qkv.bias"} <= found[True]
+
+
+def test_matrices_and_the_mask_token_of_mae_decay_and_norms_and_biases_do_not(mae: MAE) -> None:
+    recipe = MAETraining(steps=1, batch=8, rate=0.1, warmup=0)
+    found = decaying(MAETask(mae, recipe, 64).optimizers[0], mae)
+    assert {name.rpartition(".")[2] for name in found[True]} == {"weight", "mask_token"}
+    assert {name for name in found[True] if "norm" in name} == set()
+    assert {name for name in found[False] if not name.endswith(".bias") and "norm" not in name} == set()
+
+
+def test_mae_hides_a_random_three_quarters_of_each_image(mae: MAE) -> None:
+    order = mae.draw(400, randomness())
+    assert order.shape == (400, 16)
+    assert torch.equal(order.sort(1).values, torch.arange(16).expand(400, 16))
+    assert mae.num_kept == 4
+    visible = torch.zeros(16).index_add_(0, order[:, :4].flatten(), torch.ones(1600))
+    assert (visible - 100).abs().max() < 40  # every place is visible in a quarter of the images
+
+
+def test_mae_never_sees_the_hidden_patches(mae: MAE, images: Tensor) -> None:
+    """Its prediction is the same whatever stands there; only what it is compared with changes."""
+    order = mae.draw(len(images), randomness())
+    predicted: list[Tensor] = []
+    mae.head.register_forward_hook(lambda module, inputs, output: predicted.append(output))
+    mae(images, order)
+    other = images.clone()
+    for image, places in zip(other, order[:, 4:], strict=True):
+        for place in places.tolist():
+            y, x = 16 * (place // 4), 16 * (place % 4)
+            image[:, y : y + 16, x : x + 16] = 0.3
+    mae(other, order)
+    torch.testing.assert_close(predicted[0], predicted[1])
+
+
+def test_maes_loss_is_the_error_of_normalised_hidden_patches(mae: MAE, images: Tensor) -> None:
+    order = mae.draw(len(images), randomness())
+    predicted: list[Tensor] = []
+    mae.head.register_forward_hook(lambda module, inputs, output: predicted.append(output))
+    loss = mae(images, order)
+    for number, image in enumerate(normalised(images).numpy()):
+        errors = []
+        for place in order[number, 4:].tolist():
+            y, x = 16 * (place // 4), 16 * (place % 4)
+            patch = image[:, y : y + 16, x : x + 16].flatten()
+            target = (patch - patch.mean()) / np.sqrt(patch.var(ddof=1) + 1e-6)
+            errors.append(np.mean((predicted[0][number, place].detach().numpy() - target) ** 2))
+        assert loss[number].item() == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_maes_decoder_is_given_each_token_where_its_patch_stands(mae: MAE, images: Tensor) -> None:
+    order = mae.draw(len(images), randomness())
+    seen: dict[str, Tensor] = {}
+    mae.narrow.register_forward_hook(lambda module, inputs, output: seen.update(encoded=output))
+    mae.decoder.register_forward_pre_hook(lambda module, inputs: seen.update(tokens=inputs[0]))
+    mae(images, order)
+    tokens = seen["tokens"] - mae.positions
+    for number, places in enumerate(order):
+        torch.testing.assert_close(tokens[number, places[:4]], seen["encoded"][number])
+        torch.testing.assert_close(tokens[number, places[4:]], mae.mask_token[0].expand(12, -1))
+
+
+def test_contrast_is_the_cross_entropy_of_cosines() -> None:
+    queries, keys = torch.randn(5, 8, generator=generator()), torch.randn(5, 8, generator=generator(1))
+    found = contrast(queries, keys)
+    q, k = queries.double().numpy(), keys.double().numpy()
+    cosines = (q @ k.T) / (np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(k, axis=1))
+    exponentials = np.exp(cosines / 0.2)
+    expected = -2 * 0.2 * np.log(np.diag(exponentials) / exponentials.sum(1))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_mocos_loss_takes_both_views_as_query_and_as_key(moco: MoCo, images: Tensor) -> None:
+    first, second = images, images.flip(-1)
+    found = moco(first, second)
+    with torch.no_grad():
+        queries = [moco.predictor(moco.projector(moco.encoder(view).mean(1))) for view in (first, second)]
+        keys = [moco.averaged_projector(moco.averaged_encoder(view).mean(1)) for view in (first, second)]
+        logits = [F.normalize(queries[i]) @ F.normalize(keys[1 - i]).T / 0.2 for i in (0, 1)]
+        expected = sum(0.4 * F.cross_entropy(one, torch.arange(6)) for one in logits)
+    assert found.mean().item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_mocos_keys_and_patch_projection_have_no_gradient(moco: MoCo, images: Tensor) -> None:
+    moco(images, images.flip(-1)).mean().backward()
+    with_gradient = {name for name, parameter in moco.named_parameters() if parameter.grad is not None}
+    assert not [name for name in with_gradient if name.startswith("averaged")]
+    assert not [name for name in with_gradient if name.startswith("encoder.embed")]
+    assert "encoder.blocks.0.attn.qkv.weight" in with_gradient
+    assert "predictor.0.weight" in with_gradient
+
+
+def test_mocos_averages_move_by_the_momentum(moco: MoCo) -> None:
+    weight = moco.encoder.blocks[0].mlp.fc1.weight
+    average = moco.averaged_encoder.blocks[0].mlp.fc1.weight
+    before = average.clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    moco.momentum_update(0.9)
+    torch.testing.assert_close(average, 0.9 * before + 0.1 * weight)
+
+
+def test_the_momentum_rises_from_099_to_1_by_half_a_cosine() -> None:
+    assert momentum_at(0.0) == pytest.approx(0.99)
+    assert momentum_at(0.5) == pytest.approx(0.995)
+    assert momentum_at(1.0) == pytest.approx(1.0)
+    assert momentum_at(0.25) == pytest.approx(1 - 0.01 * 0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_two_views_are_images_that_differ_and_repeat_with_their_generator(images: Tensor) -> None:
+    first, second = augment.two_views(images, randomness())
+    assert first.shape == second.shape == images.shape
+    assert first.min() >= -1 - 1e-5 and first.max() <= 1 + 1e-5
+    assert (first - second).abs().mean() > 0.05
+    again, _ = augment.two_views(images, randomness())
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+
+
+def test_views_are_cut_by_bilinear_interpolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which keeps to the colours that there are; bicubic interpolation goes beyond them at edges."""
+    for name in ("JITTERED", "GREYED"):
+        monkeypatch.setattr(augment, name, 0.0)
+    edges = 0.5 * (-1.0) ** torch.arange(8).repeat_interleave(8).expand(20, 3, 64, 64)
+    view = augment.augment(edges, randomness(), blurred=0, solarized=0)
+    assert 0.49 < view.abs().max() < 0.5 + 1e-5
+
+
+def coloured(x: Tensor, **factors: float) -> Tensor:
+    neutral = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "turn": 0.0}
+    given = {name: torch.full((len(x),), value) for name, value in (neutral | factors).items()}
+    colours, offset = augment.jitter(x, **given)
+    return (colours @ x.flatten(2) + offset).view_as(x)
+
+
+def luminance(x: Tensor) -> Tensor:
+    return 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
+
+
+def test_neutral_factors_and_a_full_turn_of_the_hue_change_no_colour(images: Tensor) -> None:
+    x = (images + 1) / 2
+    torch.testing.assert_close(coloured(x), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(coloured(x, turn=1.0), x, rtol=0, atol=1e-5)
+
+
+def test_each_factor_changes_what_its_name_says(images: Tensor) -> None:
+    x = (images + 1) / 2
+    grey = luminance(x)[:, None]
+    mean = grey.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(coloured(x, brightness=0.7), 0.7 * x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(coloured(x, contrast=0.7), mean + 0.7 * (x - mean), rtol=0, atol=1e-5)
+    torch.testing.assert_close(coloured(x, saturation=0.7), grey + 0.7 * (x - grey), rtol=0, atol=1e-5)
+    turned = coloured(x, turn=0.1)
+    torch.testing.assert_close(luminance(turned)[:, None], grey, rtol=0, atol=1e-4)
+    assert (turned - x).abs().mean() > 0.03
+
+
+def test_factors_together_come_one_after_the_other(images: Tensor) -> None:
+    x = (images + 1) / 2
+    one_by_one = coloured(coloured(coloured(coloured(x, brightness=1.2), contrast=0.8), saturation=1.1), turn=0.05)
+    together = coloured(x, brightness=1.2, contrast=0.8, saturation=1.1, turn=0.05)
+    torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-4)
+
+
+def test_blur_is_a_gaussian_of_each_images_own_width() -> None:
+    point = torch.zeros(2, 1, 65, 65)
+    point[:, :, 32, 32] = 1
+    blurred = augment.blur(point, torch.tensor([0.3, 0.55]))
+    torch.testing.assert_close(blurred.sum((1, 2, 3)), torch.ones(2))
+    for image, sigma in zip(blurred[:, 0], (0.3, 0.55), strict=True):
+        assert (image[32, 33] / image[32, 32]).item() == pytest.approx(math.exp(-1 / (2 * sigma**2)), rel=1e-4)
+        assert (image[33, 33] / image[32, 32]).item() == pytest.approx(math.exp(-1 / sigma**2), rel=1e-4)

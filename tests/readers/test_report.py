@@ -1,0 +1,608 @@
+"""The page: its parts, read as HTML; and the whole, looked at in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from browser import Browser
+from made_up import MadeUp
+from PIL import Image
+from rows import ROOT
+
+from ldae.measures.intervals import Estimate
+from ldae.readers.figures import FIGURES
+from ldae.readers.figures.style import PALETTE
+from ldae.readers.report import cells, data, write_page
+from ldae.readers.report.verdicts import Claims, Judged, claims
+from ldae.readers.report.words import Measured, best, cautions, findings, verdicts_in_words
+from ldae.runtime.files import read_json, write_json
+from ldae.study.variants import Study
+
+EVIL = "</script><img src=x>\"'&|σ"
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == [], "a tag is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in self._open:
+            self.texts.setdefault(tag, []).append(data)
+
+    def values(self, attribute: str) -> list[str]:
+        return [attributes[attribute] for _, attributes in self.found if attribute in attributes]
+
+
+def study_of(folder: Path) -> Study:
+    """The tests' study with every kind of view, under words that are HTML."""
+    values = yaml.safe_load((ROOT / "tests/every_rule.yaml").read_text())
+    values["seeds"] = [0, 1]
+    values["variants"]["pca"]["label"] = EVIL
+    values["tables"]["reorienting"]["title"] = f"Rows {EVIL}"
+    values["figures"]["figure6"] |= {"title": f"</title></style>{EVIL}", "rows": ["dit", "pca", "patch_vae", "mae"]}
+    values["claims"]["labels_hurt"]["text"] = f"A sum {EVIL}"
+    values["claims"]["near"] = {"text": "Within", "where": "Sec. 1", "sum": {"pca": 1, "mae": -1}, "within": 1}
+    (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return Study.load(ROOT, {"study": folder / "study.yaml", "scale": "smoke"})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
+    folder = tmp_path_factory.mktemp("page")
+    found = MadeUp(study_of(folder), folder / "results")
+    cost = found.views()
+    write_page(found.study.page("main", "all"), results=found.folder, cost=cost, out=found.folder / "report.html")
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(made: MadeUp) -> Path:
+    return made.folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def tags(page: Path) -> Tags:
+    return Tags(page.read_text(encoding="utf-8"))
+
+
+def test_every_table_figure_and_row_is_there(made: MadeUp, tags: Tags) -> None:
+    ids, file = tags.values("id"), made.study.file
+    assert len(ids) == len(set(ids))
+    assert {f"table-{name}" for name in file.tables} <= set(ids)
+    assert {f"figure-{name}" for name in file.figures} <= set(ids)
+    assert {f"row-{name}" for name in made.study.variants} <= set(ids)
+    assert {"trajectory", "claims", "training", "cost", "configuration"} <= set(ids)
+    assert ids.index("trajectory") < ids.index("claims") < ids.index("tables") < ids.index("pictures")
+
+
+def test_every_link_leads_somewhere(made: MadeUp, tags: Tags) -> None:
+    links = [attributes["href"] for tag, attributes in tags.found if tag == "a"]
+    assert len(links) > 30
+    ids = set(tags.values("id"))
+    for link in links:
+        inside = link.startswith("#") and link[1:] in ids
+        assert inside or link.startswith("data:") or (made.folder / link).is_file(), link
+
+
+def test_nothing_is_fetched(tags: Tags) -> None:
+    sources = [*tags.values("src"), *(a["href"] for tag, a in tags.found if tag == "link")]
+    assert len(sources) >= 7
+    assert all(source.startswith("data:") for source in sources)
+    assert not {"srcset", "action", "style", "background"} & {name for _, a in tags.found for name in a}
+    assert "url(" not in "".join(tags.texts["style"]) and "@import" not in "".join(tags.texts["style"])
+    (policy,) = (a["content"] for _, a in tags.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:; script-src 'sha256-")
+
+
+def test_words_of_the_study_are_never_markup(tags: Tags) -> None:
+    assert [attributes for _, attributes in tags.found if any(name.startswith("on") for name in attributes)] == []
+    assert sum(tag == "script" for tag, _ in tags.found) == 2
+    assert "x" not in tags.values("src")
+    assert EVIL in "".join(tags.texts["td"] + tags.texts["th"])
+    assert f"A sum {EVIL}" in "".join(tags.texts["li"])
+    assert EVIL in "".join(tags.texts["figcaption"])
+
+
+def test_the_numbers_are_those_of_the_tables(made: MadeUp, tags: Tags) -> None:
+    cells = " ".join("".join(tags.texts["td"]).split())
+    with (made.folder / "tables/reorienting.csv").open() as file:
+        records = list(csv.DictReader(file))
+    assert len(records) == 6
+    for record in records:
+        value, low, high = (100 * float(record[f"accuracy{end}"]) for end in ("", "_low", "_high"))
+        shown = f"{value:.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+        assert shown.replace(" ", "") in cells.replace(" ", "")
+    notes = "".join(tags.texts["p"])
+    assert "200 validation images in 50 groups, 2 seeds" in notes
+    assert "it is no FID" in notes
+
+
+def test_each_number_has_its_origin(made: MadeUp, tags: Tags) -> None:
+    text = " ".join("".join(tags.texts["details"]).split())
+    for part in ("pretrain/dit/seed1/run.json", "probe/mae/seed0/probe.json", "judge/pca/seed1/distance.json"):
+        assert part in text
+    for part in ("0123456789ab", "torch 2.15.0", "a processor", "2023-11-14", "tokenizer.kind: pca → patch_vae"):
+        assert part in text
+    assert '{"tokenizer":{"kind":"patch_vae"}}' in text
+    shared = "".join(tags.texts["section"])
+    assert "tokenizers/patch_vae-32/tokenizer.json" in shared and "classifiers/resnet/classifier.json" in shared
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_a_figure_is_the_same_bytes_every_time(kind: str, made: MadeUp, tmp_path: Path) -> None:
+    (name,) = (name for name, figure in made.study.file.figures.items() if figure.kind == kind)
+    before, again = made.folder / "figures" / name, tmp_path / name
+    made.draw(name, out=again)
+    for ending in (".png", ".svg", ".csv"):
+        assert again.with_suffix(ending).read_bytes() == before.with_suffix(ending).read_bytes()
+    with Image.open(again.with_suffix(".png")) as image:
+        colours = image.convert("RGB").getcolors(1 << 24)
+        assert image.width > 600 and colours is not None and len(colours) > 20
+    assert len(pd.read_csv(again.with_suffix(".csv"))) >= 2
+
+
+def test_a_main_page_shows_what_main_has(made: MadeUp, tmp_path: Path) -> None:
+    definition = made.study.page("main")
+    write_page(
+        definition, results=made.folder, cost=made.folder / "tables/cost_all.csv", out=tmp_path / "report_main.html"
+    )
+    ids = Tags((tmp_path / "report_main.html").read_text()).values("id")
+    assert "table-reorienting" in ids and "table-tokenizers" not in ids
+    assert "claims" not in ids and "figure-samples" not in ids and "row-pixel_d48" not in ids
+
+
+def test_what_is_not_there_is_said(made: MadeUp, tmp_path: Path) -> None:
+    for folder in ("tables", "figures"):
+        shutil.copytree(made.folder / folder, tmp_path / folder)
+    (tmp_path / "tables/tokenizers.csv").unlink()
+    write_page(
+        made.study.page("main", "all"), results=tmp_path, cost=tmp_path / "nowhere.csv", out=tmp_path / "page.html"
+    )
+    found = Tags((tmp_path / "page.html").read_text())
+    text = "".join(found.texts["p"])
+    assert "Not made yet: Series." in text
+    assert "No record of its runs lies beside this page." in text
+    assert not {"cost", "training", "table-tokenizers"} & set(found.values("id"))
+
+
+@pytest.mark.parametrize(
+    "path", ["pretrain/dit/seed0/run.json", "probe/mae/seed1/probe.json", "judge/pca/seed0/distance.json"]
+)
+def test_a_result_of_another_specification_is_refused(path: str, made: MadeUp, tmp_path: Path) -> None:
+    folder = shutil.copytree(made.folder, tmp_path / "results")
+    about = read_json(folder / path)
+    about["lineage"]["pretrain"]["revision"] = 7
+    write_json(folder / path, about)
+    with pytest.raises(ValueError, match=f"{path}: made from another specification"):
+        write_page(
+            made.study.page("main", "all"), results=folder, cost=folder / "tables/cost_all.csv", out=tmp_path / "x.html"
+        )
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_the_reference_results_make_a_page_below_five_megabytes(tmp_path: Path) -> None:
+    study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
+    results = ROOT / "results/reference"
+    write_page(study.page("main", "all"), results=results, cost=results / "tables/cost.csv", out=tmp_path / "page.html")
+    assert 1_000_000 < (tmp_path / "page.html").stat().st_size < 5_000_000
+
+
+def measured(label: str, accuracy: float, *, gain: float = 0.1, around: float = 0.02) -> Measured:
+    value = Estimate(accuracy, accuracy - around, accuracy + around)
+    return Measured(label, value, accuracy - gain, Estimate(gain, gain - 0.05, gain + 0.05))
+
+
+def judged(*verdicts: str) -> Claims:
+    claims = [
+        Judged(f"claim {n}", "Table 1", ("pca",), word, word, "+1.0 [-0.5, +2.5]", "+2.0", "by gain", None)
+        for n, word in enumerate(verdicts)
+    ]
+    return Claims(claims, [])
+
+
+def test_the_best_row_is_undecided_where_another_interval_reaches_it() -> None:
+    rows = [measured("a", 0.30), measured("b", 0.33), measured("c", 0.10, gain=-0.2), measured("d", 0.2, gain=0.01)]
+    said = best(rows).text
+    assert "“b” has the highest accuracy, 33.0 % [31.0, 35.0]; with random weights it has 23.0 %." in said
+    assert "Which row is best is undecided: the interval of “a” (30.0) reaches into its own." in said
+    assert "Of 4 rows, training improves on random weights in 2, makes it worse in 1, and 1 is undecided." in said
+
+
+def test_the_count_of_gains_says_that_it_leaves_out_rows_without_a_table() -> None:
+    alone = Measured("alone", Estimate(0.40, 0.38, 0.42), 0.2, None)
+    said = best([alone, measured("a", 0.30), measured("b", 0.20, gain=-0.2)]).text
+    assert "“alone” has the highest accuracy" in said
+    assert "Of the 2 rows that stand in tables, training improves on random weights in 1, makes it worse in 1." in said
+
+
+def test_a_row_is_the_best_only_where_no_other_interval_reaches_it() -> None:
+    assert "The intervals of all other rows lie below its own." in best([measured("a", 0.3), measured("b", 0.4)]).text
+    assert "undecided" in best([measured("a", 0.30), measured("b", 0.34)]).text  # which touch
+
+
+def test_what_holds_and_what_does_not_is_listed_and_counted() -> None:
+    claims = judged("holds", "does not hold", *["holds"] * 4, "undecided", "undecided")
+    first, holds, fails = findings([measured("a", 0.3)], [], claims, 3)
+    assert first.heading == "Best"
+    assert holds.text.startswith("5 of the paper's 8 claims hold here")
+    assert len(holds.items) == 4 and holds.items[-1] == "and 2 more"
+    assert holds.items[0] == "claim 0: +1.0 [-0.5, +2.5] points, in the paper +2.0"
+    assert fails.text == "One of the paper's 8 claims does not hold here:" and len(fails.items) == 1
+    assert fails.rest == "2 are undecided, for the interval reaches the margin."
+
+
+def test_one_seed_is_said_to_prove_nothing() -> None:
+    _, holds, fails = findings([measured("a", 0.3)], [], judged("undecided"), 1)
+    assert holds.text.startswith("None of the paper's one claim can be shown to hold with one seed")
+    assert fails.text == "None of the paper's one claim is shown to be wrong here."
+    assert any("one seed" in caution for caution in cautions([measured("a", 0.3)], 1))
+
+
+@pytest.mark.parametrize(("last", "words"), [(0.33, "is undecided"), (0.4, "the two intervals lie apart")])
+def test_without_claims_the_trajectory_is_told_with_its_uncertainty(last: float, words: str) -> None:
+    steps = [measured("a", 0.3)._replace(paper=60.0), measured("b", last)._replace(paper=57.5)]
+    told = findings(steps, steps, None, 2)
+    assert [finding.heading for finding in told] == ["Best", "From first to last", "The largest step"]
+    assert words in told[1].text
+    assert f"{100 * last - 30:+.1f} points" in told[1].text and "In the paper it is -2.5." in told[1].text
+
+
+def test_where_nothing_was_learnt_no_difference_is_offered() -> None:
+    assert "none is shown to have learnt anything" in " ".join(cautions([measured("a", 0.3, gain=0.01)], 3))
+    assert cautions([measured("a", 0.3)], 3) == []
+
+
+def test_verdicts_are_counted() -> None:
+    said = verdicts_in_words(judged("holds", "does not hold", "holds", "undecided"))
+    assert said == "Of the paper's 4 claims that were judged, 2 hold, 1 does not hold, and 1 is undecided."
+
+
+@pytest.mark.parametrize(("seeds", "word"), [([0], "undecided"), ([0, 1], "holds")])
+def test_one_seed_never_makes_a_claim_hold(seeds: list[int], word: str, tmp_path: Path) -> None:
+    values = "c,A claim,+1.0,holds,holds,+1.0 [0.5; 1.5],+1.0 [0.5; 1.5],1.0,0.5,1.5"
+    heading = "name,text,paper,verdict_accuracy,verdict_gain,said_accuracy,said_gain"
+    heading += ",accuracy_value,accuracy_low,accuracy_high"
+    (tmp_path / "claims.csv").write_text(f"{heading}\n{values}\n")
+    (tmp_path / "claims.md").write_text("## Claims\n\n| claim |\n\nA note.\n")
+    entries = [{"name": name, "where": "Table 1", "rows": ["pca"], "above": 0.0} for name in ("c", "not judged")]
+    found = claims(entries, tmp_path, seeds)
+    assert [one.verdict for one in found.judged] == [word]
+    assert found.notes == ["A note."]
+    whisker = found.judged[0].whisker
+    assert whisker is not None and whisker.side is not None
+    assert whisker.low < whisker.value == whisker.reference < whisker.high == whisker.side[1] == 1.0
+
+
+def test_decided_claims_come_first() -> None:
+    groups = judged("undecided", "holds", "does not hold", "undecided").groups
+    assert [(word, len(found)) for word, found in groups] == [("holds", 1), ("does not hold", 1), ("undecided", 2)]
+
+
+def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
+    study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
+    results = shutil.copytree(ROOT / "results/reference", tmp_path / "results")
+    frame = pd.read_csv(results / "tables/comparison.csv").set_index("name", drop=False)
+    frame["seed1"] = frame["seed2"] = frame["seed0"]
+    frame.loc["mae_l", ["seed0", "seed1", "seed2", "random"]] = [0.288, 0.156, 0.283, 0.133]
+    frame.to_csv(results / "tables/comparison.csv", index=False)
+    sheet = cells.table({"name": "comparison", "title": "Comparison"}, results / "tables", [0, 1, 2])
+    warned = {line[0].row: cell.warning for line in sheet.lines for cell in line if cell.warning}
+    assert warned == {"mae_l": "seed 1 apart: 15.6"}
+    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    found = Tags((tmp_path / "page.html").read_text())
+    assert (
+        "Seed 1 of “MAE, ViT-L” did not train as the others did: 15.6 beside 28.8 and 28.3 (random weights 13.3)"
+        in ("".join(found.texts["p"]))
+    )
+
+
+def test_a_trajectory_that_is_a_chain_is_called_one(tmp_path: Path, tags: Tags) -> None:
+    study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
+    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    chain = "Each row is the one above it plus one change."
+    assert chain in "".join(Tags((tmp_path / "page.html").read_text()).texts["figcaption"])
+    assert chain not in "".join(tags.texts["figcaption"])  # dit, pca, patch_vae, mae: the first two are not
+
+
+SETTINGS = {"source": "photos", "size": 64, "train": 10, "val": 5}
+
+
+def test_the_page_begins_with_data_task_and_findings(made: MadeUp, tags: Tags) -> None:
+    ids = tags.values("id")
+    assert ids.index("data") < ids.index("findings") < ids.index("trajectory")
+    text = " ".join("".join(tags.texts["p"]).split())
+    assert "200 for training and 200 for validation" in text and "Guessing is right in 20.0 %" in text
+    assert "The colours are false on purpose" in text
+    captions = " ".join("".join(tags.texts["figcaption"]).split())
+    assert captions.count("The colours are false on purpose") == 3  # noise, denoised images, samples
+    pictures = [a for tag, a in tags.found if tag == "img" and a.get("width") == "64"]
+    assert len(pictures) == 15 and all(a["src"].startswith("data:image/png;base64,") for a in pictures)
+    assert "1 broken image: a/broken.jpg (is empty)" in "".join(tags.texts["li"])
+    assert "3 files of kinds that are not read: 2 .gif, 1 .txt" in "".join(tags.texts["li"])
+    assert "1 hidden or system file or folder" in "".join(tags.texts["li"])
+
+
+def test_own_images_are_described_by_their_classes(tmp_path: Path) -> None:
+    classes = ["Katzen & Hunde", "grass 草", "<b>"]
+    counts = {
+        "train": {"Katzen & Hunde": 8, "grass 草": 2, "<b>": 2},
+        "val": {"Katzen & Hunde": 4, "grass 草": 1, "<b>": 1},
+    }
+    np.save(tmp_path / "train.npy", np.zeros((12, 3, 128, 128), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.array([0] * 8 + [1] * 2 + [2] * 2))
+    settings = {"source": "folder", "path": "/data/my pictures", "size": 128}
+    about = data.of(settings, {"classes": classes, "counts": counts}, tmp_path)
+    assert (
+        about.about
+        == "The images of “my pictures” in 3 classes: 12 for training and 6 for validation, cut to 128 × 128 pixels."
+    )
+    assert about.task.endswith("Guessing is right in 33.3 %, always naming the most frequent class in 66.7 %.")
+    assert about.colours == ""
+    assert [(tile.name, tile.images, len(tile.pictures)) for tile in about.tiles] == [
+        ("Katzen & Hunde", "8", 5),  # for training
+        ("grass 草", "2", 2),
+        ("<b>", "2", 2),
+    ]
+    assert about.left_out == []
+
+
+def test_of_many_classes_some_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    classes = [f"n{number:04}" for number in range(1000)]
+    np.save(tmp_path / "train.npy", np.zeros((1000, 3, 8, 8), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.arange(1000))
+    counts = {split: dict.fromkeys(classes, 1) for split in ("train", "val")}
+    about = data.of(
+        {"source": "imagenet", "path": "/data/imagenet", "size": 8}, {"classes": classes, "counts": counts}, tmp_path
+    )
+    assert (len(about.tiles), about.unseen) == (24, 976)
+    assert (about.tiles[0].name, about.tiles[-1].name) == ("n0000", "n0999")
+
+
+def test_a_page_without_the_prepared_images_still_names_its_data(tmp_path: Path) -> None:
+    about = data.of(SETTINGS, None, tmp_path)
+    assert "10 for training and 5 for validation" in about.about and about.tiles == []
+
+
+def test_a_table_can_be_saved_from_the_page(made: MadeUp, tags: Tags) -> None:
+    saved = {a["download"]: a["href"] for tag, a in tags.found if tag == "a" and "download" in a}
+    for ending in ("csv", "tex", "md"):
+        content = base64.b64decode(saved[f"reorienting.{ending}"].partition("base64,")[2])
+        assert content == (made.folder / f"tables/reorienting.{ending}").read_bytes()
+
+
+def test_numbers_have_minus_signs(made: MadeUp, tags: Tags) -> None:
+    with (made.folder / "tables/reorienting.csv").open() as file:
+        assert any(float(record["gain_low"]) < 0 for record in csv.DictReader(file))
+    shown = "".join(tags.texts["td"]) + "".join(tags.texts["dd"])
+    assert "−" in shown
+    table = "".join("".join(cells_of) for cells_of in (tags.texts["th"], tags.texts["td"]))
+    assert not re.search(r"(?<![\w.])-\d", table)
+
+
+def test_the_columns_are_explained_once(tags: Tags) -> None:
+    text = "".join(tags.texts["p"])
+    assert text.count("± over seeds: the standard deviation") == 1 and text.count("k-NN: a vote") == 1
+
+
+def test_rows_come_in_the_order_of_the_study(made: MadeUp, tags: Tags) -> None:
+    rows = [name.removeprefix("row-") for name in tags.values("id") if name.startswith("row-")]
+    assert rows == [name for name in made.study.variants if name in rows] and rows[0] == "dit"
+
+
+def test_page_and_figures_have_one_palette() -> None:
+    style = (ROOT / "ldae/readers/report/style.css").read_text()
+    assert tuple(re.findall(r"\.c\d \{ stroke: light-dark\((#\w{6})", style)) == PALETTE
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed, so the page cannot be looked at")
+    with Browser(chromium, tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+SIZES = [(width, scheme) for width in (390, 1280, 1920) for scheme in ("light", "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_the_page_is_quiet_fits_and_asks_for_nothing(width: int, scheme: str, browser: Browser, page: Path) -> None:
+    browser.open(page, width=width, scheme=scheme)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("[...document.images].filter((i) => i.src !== 'data:,').every((i) => i.naturalWidth >= 64)")
+    background = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 150) == (scheme == "dark")
+    assert browser.requests() == [page.as_uri()]
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_it_has_no_serious_fault_of_accessibility(width: int, scheme: str, browser: Browser, page: Path) -> None:
+    if find_spec("axe_core_python") is None:
+        pytest.skip("axe-core is not installed, so accessibility cannot be measured")
+    browser.open(page, width=width, scheme=scheme)
+    browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
+    browser.run((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8") + "; 0")
+    found = browser.run("axe.run().then((r) => ({ passed: r.passes.length, violations: r.violations }))")
+    serious = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in serious] == []
+    assert found["passed"] > 20
+
+
+HIDDEN = """[...document.querySelectorAll('.scroller')].filter((s) => s.clientWidth).map((s) => ({
+  what: s.getAttribute('aria-label'),
+  hides: s.scrollWidth - s.clientWidth > 1,
+  marked: getComputedStyle(s.parentElement, '::after').content === '"›"',
+}))"""
+
+
+@pytest.mark.parametrize("width", [390, 700, 800, 1024, 1280, 1920])
+def test_no_table_hides_a_column_without_a_mark(width: int, browser: Browser, page: Path) -> None:
+    browser.open(page, width=width)
+    browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
+    browser.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    found = browser.run(HIDDEN)
+    assert len(found) > 10
+    assert [one for one in found if one["hides"] != one["marked"]] == []
+
+
+def test_the_mark_moves_to_the_other_edge_once_the_end_is_reached(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390)
+    scroller = "document.querySelector('#table-tokenizers .scroller')"
+    edges = f"new Promise((done) => setTimeout(() => done({scroller}.parentElement.className), 100))"
+    assert browser.run(edges) == "frame more-right"
+    browser.run(f"{scroller}.scrollLeft = 10000")
+    assert browser.run(edges) == "frame more-left"
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_the_main_tables_show_all_columns_on_a_screen(width: int, browser: Browser, tmp_path: Path) -> None:
+    """Tables 1 and 4 of the reference run, the widest that there are."""
+    study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
+    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    browser.open(tmp_path / "page.html", width=width)
+    for name in ("reorienting", "comparison"):
+        box = f"document.querySelector('#table-{name} .scroller')"
+        assert browser.run(f"{box}.scrollWidth - {box}.clientWidth") == 0
+
+
+def test_on_a_telephone_rows_and_claims_are_cards(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390)
+    inside = """(selector) => [...document.querySelectorAll(selector)].every((one) => {
+      const box = one.getBoundingClientRect();
+      return box.width === 0 || (box.left >= 0 && box.right <= 390);
+    })"""
+    browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
+    assert browser.run(f"({inside})('#table-reorienting td, #table-reorienting th, .claim, .claim *')")
+    top = "((one) => one.getBoundingClientRect().top)"
+    order = [
+        browser.run(f"{top}(document.querySelector('.claim {part}'))") for part in (".verdict", ".statement", "dl")
+    ]
+    assert order == sorted(order)
+
+
+def test_undecided_claims_are_folded(browser: Browser, tags: Tags, page: Path) -> None:
+    browser.open(page, width=1280)
+    assert browser.run("document.querySelectorAll('#claims .claim').length") == 4
+    folded = browser.run("[...document.querySelectorAll('#claims .claim')].map((one) => !one.checkVisibility())")
+    claims = "[...document.querySelectorAll('#claims .claim')]"
+    undecided = browser.run(f"{claims}.map((one) => Boolean(one.querySelector('.undecided')))")
+    assert folded == undecided and any(folded)
+
+
+def test_a_heading_sorts_its_column(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    body = "document.querySelector('#table-reorienting tbody')"
+    column = f"[...{body}.rows].map((line) => line.cells[2].dataset.sort)"
+    heading = "document.querySelectorAll('#table-reorienting thead th')[2]"
+    first = browser.run(column)
+    values = sorted(first, key=float)
+    assert first != values
+    for order, expected in (("ascending", values), ("descending", values[::-1]), (None, first)):
+        browser.run(f"{heading}.querySelector('button').click()")
+        assert browser.run(f"{heading}.getAttribute('aria-sort')") == order
+        assert browser.run(column) == expected
+
+
+def test_what_has_no_number_sorts_last(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    table = "document.querySelector('#table-reorienting table')"
+    place = browser.run(f"[...{table}.tHead.rows[0].cells].findIndex((c) => c.textContent === 'paper, FID')")
+    for _ in range(2):
+        browser.run(f"{table}.tHead.rows[0].cells[{place}].querySelector('button').click()")
+        shown = browser.run(f"[...{table}.tBodies[0].rows].map((r) => r.cells[{place}].textContent.trim())")
+        assert shown == ["11.6", "", "", "", "", ""]
+
+
+def test_a_figure_is_enlarged_and_closed_by_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390)
+    browser.run("document.querySelector('#figure-samples .enlarge').focus(); document.activeElement.click()")
+    assert browser.run("document.getElementById('large').open")
+    assert browser.run("document.querySelector('#large img').src === document.querySelector('#figure-samples img').src")
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    browser.press("Escape")
+    assert browser.run("document.getElementById('large').open") is False
+    assert browser.run("document.activeElement.closest('figure')?.id") == "figure-samples"
+
+
+def test_a_number_opens_the_row_that_made_it(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    browser.run("document.querySelector('#table-reorienting td a[href=\"#row-mae\"]').click()")
+    assert browser.run("new Promise((done) => setTimeout(() => done(document.getElementById('row-mae').open), 50))")
+    assert browser.run("Math.abs(document.getElementById('row-mae').getBoundingClientRect().top) < innerHeight")
+
+
+def test_training_curves_answer_the_pointer_and_the_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    browser.run("document.getElementById('plot').scrollIntoView({ block: 'center', behavior: 'instant' })")
+    assert browser.run("document.querySelectorAll('#plot .curve').length") == 7  # runs; two rows share one
+    left, top, width, height = browser.run(
+        "(({ x, y, width, height }) => [x, y, width, height])(document.getElementById('plot').getBoundingClientRect())"
+    )
+    browser.point(left + width / 2, top + height / 2)
+    said = browser.run("document.getElementById('readout').textContent")
+    assert re.search(r": loss [\d.]+ after \d+ images$", said)
+    browser.run("document.getElementById('plot').focus()")
+    browser.press("End")
+    assert browser.run("document.getElementById('readout').textContent").endswith("after 128 images")
+    browser.press("ArrowLeft")
+    last = browser.run("document.getElementById('readout').textContent")
+    assert last.endswith("after 112 images")
+    browser.press("ArrowDown")
+    assert browser.run("document.getElementById('readout').textContent").split(":")[0] != last.split(":")[0]
+    browser.run("document.getElementById('no-curves').click()")
+    assert browser.run("document.querySelectorAll('#plot .curve').length") == 0
+    assert browser.complaints() == []
+
+
+def test_the_theme_can_be_chosen(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1280, scheme="dark")
+    colours = set()
+    for name in ("light", "dark", "system"):
+        browser.run("document.getElementById('theme').click()")
+        assert browser.run("document.getElementById('theme').textContent").endswith(name)
+        colours.add((name == "light", browser.run("getComputedStyle(document.body).backgroundColor")))
+    assert len(colours) == 2
+
+
+def test_a_page_that_would_fetch_something_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "x.html").write_text(
+        "<img src='picture.png'><p style='width:2000px'>wide</p><script>nothing()</script>"
+    )
+    browser.open(tmp_path / "x.html", width=390)
+    assert len(browser.requests()) == 2
+    assert len(browser.complaints()) >= 1

@@ -1,0 +1,164 @@
+"""The stages that see all images never hold them all, whatever their number and that of the steps.
+
+Counted are the bytes of NumPy's arrays and of tensors, which are the same in every run; `benchmarks/memory.py` measures
+what the whole process takes.
+"""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+import ldae.stages.prepare as prepare_module
+from ldae.data.sources import Picture, Source
+from ldae.runtime.arrays import sums_beside
+from ldae.runtime.files import sums_of, write_json
+from ldae.stages.fit_tokenizer import fit_tokenizer
+from ldae.stages.prepare import prepare
+from ldae.stages.pretrain import Pretraining, pretrain
+from ldae.stages.probe import Encoders, evaluate, open_data
+from ldae.study.spec import (
+    DatasetStage,
+    Fitting,
+    Photos,
+    PretrainStage,
+    Probing,
+    Size,
+    Tokenizer,
+    TokenizerStage,
+    Training,
+)
+
+SIDE = 64
+FEW, MANY = 1000, 3000  # images
+ADDED = (MANY - FEW) * 3 * SIDE**2  # bytes
+
+
+def arrays_peak(action: Callable[[], object]) -> int:
+    """The most bytes of Python's objects and NumPy's arrays at a time while something is done; maps do not count."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def growth(action: Callable[[int], object]) -> float:
+    """How much more an action takes for many images than for few, as a share of the images that are added."""
+    action(FEW // 4)  # what is imported or computed once
+    few, many = (arrays_peak(lambda num=num: action(num)) for num in (FEW, MANY))  # type: ignore[misc]
+    return (many - few) / ADDED
+
+
+def tensors() -> int:
+    """The bytes of all tensors that are alive, each storage once."""
+    alive = [thing.untyped_storage() for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values())
+
+
+@dataclass(frozen=True)
+class Grey:
+    """Images that cost nothing to draw."""
+
+    num: int
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return np.arange(self.num) % 2
+
+    @property
+    def fingerprint(self) -> str:
+        return "grey"
+
+    def part(self, start: int, stop: int) -> Grey:
+        return replace(self, num=min(stop, self.num) - start)
+
+    def __iter__(self) -> Iterator[Picture]:
+        pixels = np.full((3, SIDE, SIDE), 7, np.uint8)
+        return (Picture(pixels, number) for number in range(self.num))
+
+
+def test_preparing_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stage(num: int) -> None:
+        monkeypatch.setattr(
+            prepare_module, "_open", lambda _: Source(("a", "b"), {"train": Grey(num), "val": Grey(100)})
+        )
+        dataset = Photos(source="photos", size=SIDE, train=num, val=100)
+        prepare(DatasetStage(dataset=dataset), revision=1, out=tmp_path / str(num), workers=1)
+        assert len(np.load(tmp_path / str(num) / "train.npy", mmap_mode="r")) == num
+
+    assert growth(stage) < 0.1
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Prepared images that take no disk: zeros, but for a few."""
+    made = {}
+    for num in (FEW // 4, FEW, MANY):
+        folder = made[num] = tmp_path_factory.mktemp(str(num))
+        for split, count in (("train", num), ("val", 100)):
+            images = open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(count, 3, SIDE, SIDE))
+            images[:100, :, 0] = np.arange(100, dtype=np.uint8)[:, None, None]
+            sums = np.zeros(count, np.uint64)
+            sums[:100] = images[:100].reshape(100, -1).view(np.uint64).sum(1, dtype=np.uint64)
+            np.save(sums_beside(folder / f"{split}.npy"), sums)
+            np.save(folder / f"{split}_labels.npy", np.arange(count) % 2)
+            np.save(folder / f"{split}_groups.npy", np.arange(count))
+        files = [folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")]
+        about = {"size": SIDE, "classes": ["a", "b"], "lineage": {}, "sha256": sums_of(*files)}
+        write_json(folder / "manifest.json", about)
+        if num == FEW // 4:
+            fit_tokenizer(TokenizerStage(fitting=Fitting(patches=800)), revision=1, dataset=folder, out=folder / "pca")
+    return made
+
+
+def test_steps_leave_no_tensors_behind(
+    folders: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    update = Pretraining.update
+
+    def counted(*arguments: Any, **options: Any) -> dict[str, Any]:
+        alive.append(tensors())
+        return update(*arguments, **options)
+
+    monkeypatch.setattr(Pretraining, "update", counted)
+    recipe = PretrainStage(
+        tokenizer=Tokenizer(dim=8),
+        size=Size(width=8, heads=1, encoder_blocks=1, decoder_blocks=1),
+        training=Training(steps=20, batch=50, rate=0.01, warmup=0.0, log_every=4),
+    )
+    given = {"dataset": folders[FEW], "tokenizer": folders[FEW // 4] / "pca", "resume": tmp_path / "resume"}
+    pretrain(recipe, row="tiny", seed=0, revision=1, **given, out=tmp_path / "out", checkpoint_seconds=0.01)
+    assert alive[-1] == alive[2]  # the optimizer has all its moments, and the last step's batch is there
+
+
+@pytest.mark.parametrize("mode", ["cached", "exact"])
+def test_probing(mode: str, folders: dict[int, Path]) -> None:
+    """The features of `cached` do grow, by design: 48 numbers an image here, 1 MB."""
+    probing = Probing(mode=mode, epochs=1, warmup=0, batch=500, rates=(1.0,), extract_batch=500)
+    encoders = Encoders(lambda images, _: images, lambda images: {"raw": images[:, :, :4, :4].flatten(1)})
+
+    def stage(num: int) -> None:
+        evaluate(encoders, open_data(folders[num], probing, 2), probing, seed=0, title=mode)
+
+    assert growth(stage) < 0.1
+
+
+def test_holding_the_images_would_be_seen(folders: dict[int, Path]) -> None:
+    def hold(num: int) -> None:
+        assert torch.from_numpy(np.load(folders[num] / "train.npy")).float().mean() >= 0
+
+    assert growth(hold) > 0.9

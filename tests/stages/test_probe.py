@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ldae.stages.probe as probe_module
+from ldae.data.prepared import to_float
+from ldae.runtime.files import read_json
+from ldae.runtime.randomness import Randomness
+from ldae.stages.pretrain import pretrain
+from ldae.stages.probe import Data, Encoders, denoiser_encoders, evaluate, hold_out, open_data, probe, probe_pixels
+from ldae.study.spec import PretrainStage, ProbeStage, Probing, Size, Tokenizer, Training
+
+PROBING = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=20)
+
+
+RAW = Encoders(lambda images, _: images, lambda images: {"raw": images.mean((2, 3))})
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    stage = PretrainStage(
+        tokenizer=Tokenizer(dim=8),
+        size=Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1),
+        training=Training(steps=10, batch=16, rate=0.02, warmup=0.1),
+    )
+    pretrain(
+        stage,
+        row="tiny",
+        seed=0,
+        revision=1,
+        dataset=prepared / "dataset",
+        tokenizer=prepared / "pca",
+        resume=folder / "resume",
+        out=folder / "out",
+    )
+    return folder / "out"
+
+
+def probed(prepared: Path, trained: Path, out: Path, probing: Probing = PROBING, **features: Any) -> dict[str, object]:
+    probe(
+        ProbeStage(probing=probing, **features),
+        row="tiny",
+        revision=3,
+        dataset=prepared / "dataset",
+        tokenizer=prepared / "pca",
+        model=trained,
+        out=out,
+    )
+    with np.load(out / "correct.npz") as correct:
+        return read_json(out / "probe.json") | dict(correct)
+
+
+def test_whole_groups_are_held_out() -> None:
+    groups = np.arange(100) // 5
+    held = hold_out(groups, 0.1, seed=0).numpy()
+    assert held.sum() == 10
+    assert all(len(set(held[groups == group])) == 1 for group in range(20))
+    assert hold_out(np.arange(2), 0.01, seed=0).sum() == 1
+    assert hold_out(np.arange(2), 0.99, seed=0).sum() == 1
+
+
+def test_a_single_group_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="held_out"):
+        hold_out(np.zeros(5, dtype=np.int64), 0.1, seed=0)
+
+
+def test_a_result_tells_what_it_was_made_from_and_what_it_cost(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    result = probed(prepared, trained, tmp_path)
+    assert result["row"] == result["run"] == "tiny"
+    assert list(result["lineage"]) == ["dataset", "tokenizer", "pretrain", "probe"]  # type: ignore[call-overload]
+    assert result["lineage"]["probe"]["revision"] == 3  # type: ignore[index]
+    assert {"seconds", "import_seconds", "peak_memory_mb", "commit", "device"} <= set(result["provenance"])  # type: ignore[call-overload]
+    assert result["trained/0"].shape == result["random/0"].shape == (24,)  # type: ignore[attr-defined]
+
+
+def test_the_same_probe_gives_the_same_answer(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    first, second = (probed(prepared, trained, tmp_path / name) for name in "ab")
+    np.testing.assert_array_equal(first["trained/0"], second["trained/0"])
+
+
+def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
+    prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image's window follows from its place in the pass, so both passes go through the images in one order here."""
+    monkeypatch.setattr(torch, "randperm", lambda num, generator, device: torch.arange(num))
+    probing = PROBING.model_copy(update={"extract_batch": 12})
+    cached = probed(prepared, trained, tmp_path / "cached", probing.model_copy(update={"views": 6}))
+    exact = probed(prepared, trained, tmp_path / "exact", probing.model_copy(update={"mode": "exact"}))
+    np.testing.assert_array_equal(cached["trained/0"], exact["trained/0"])
+    np.testing.assert_array_equal(cached["random/0"], exact["random/0"])
+    assert cached["encoders"] == exact["encoders"]
+
+
+def test_without_views_heads_learn_from_the_centre_crops(
+    prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if each augmentation had been the centre crop; and it is looked at once, for it also chooses the rate."""
+    alone = PROBING.model_copy(update={"views": 0})
+    looked_at = []
+    seen = probe_module.seen
+
+    def noted(split: Any, images: Any, crop: Any, randomness: Randomness, *, place: int) -> torch.Tensor:
+        looked_at.append((len(images), crop.view))
+        return seen(split, images, crop._replace(view=None), randomness, place=place)
+
+    monkeypatch.setattr(probe_module, "seen", noted)
+    once = probed(prepared, trained, tmp_path / "once", alone)
+    passed = sum(num for num, _ in looked_at)
+    assert {view for _, view in looked_at} == {None}
+    twice = probed(prepared, trained, tmp_path / "twice", PROBING.model_copy(update={"views": 1}))
+    assert once["encoders"] == twice["encoders"]
+    np.testing.assert_array_equal(once["trained/0"], twice["trained/0"])
+    train = len(open_data(prepared / "dataset", alone, 4).train)
+    assert passed == train + 24
+    assert sum(num for num, _ in looked_at) == passed + 2 * train + 24
+
+
+def test_the_exact_mode_never_holds_more_features_than_a_batch_has(
+    prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldae.stages.probe.PART", 20)
+    extract, sizes = probe_module.extract, []
+
+    def counted(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        features = extract(*arguments, **options)
+        sizes.append(max(map(len, features.values())))
+        return features
+
+    monkeypatch.setattr(probe_module, "extract", counted)
+    exact = PROBING.model_copy(update={"mode": "exact"})
+    parts = probed(prepared, trained, tmp_path / "parts", exact)
+    assert sizes == [24] * 12 + [24] + [20, 20, 8]  # six epochs of two batches, validation, and training in parts
+    monkeypatch.undo()
+    whole = probed(prepared, trained, tmp_path / "whole", exact)
+    assert parts["encoders"] == whole["encoders"]
+
+
+def test_blocks_probed_in_one_pass_give_what_each_gives_alone(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    both = probed(prepared, trained, tmp_path / "both", offsets=(0, 1))
+    for offset in (0, 1):
+        alone = probed(prepared, trained, tmp_path / str(offset), offsets=(offset,))
+        for kind in ("trained", "random"):
+            np.testing.assert_array_equal(both[f"{kind}/{offset}"], alone[f"{kind}/{offset}"])
+
+
+def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared: Path, trained: Path) -> None:
+    manifest, device = read_json(prepared / "dataset/manifest.json"), torch.device("cpu")
+    images = to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")))
+
+    def latents(time: int, *, noisy: bool) -> torch.Tensor:
+        stage = ProbeStage(probing=PROBING, time=time, noisy=noisy)
+        encoders = denoiser_encoders(stage, trained, prepared / "pca", manifest, device)
+        return encoders.prepare(images, Randomness(device, 0))
+
+    clean = latents(500, noisy=False)
+    torch.testing.assert_close(latents(500, noisy=True), latents(500, noisy=True), rtol=0, atol=0)
+    for time in (100, 500):  # signal^2 falls linearly from 1 to 0
+        power = 1 - (time + 1) / 1000
+        added = latents(time, noisy=True) - power**0.5 * clean
+        assert added.std().item() == pytest.approx((1 - power) ** 0.5, rel=0.05)
+
+
+def test_validation_never_chooses_the_rate(prepared: Path) -> None:
+    """Features that tell the class on training images and mislead on validation images: the rate must not change."""
+    data = open_data(prepared / "dataset", PROBING, classes=3)
+    chosen = []
+    for shift in (0, 1):
+
+        class Shifted(type(data.val)):  # type: ignore[misc]
+            pass
+
+        val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups, data.val.size)
+        shifted = Data(data.train, val, 3, data.held, data.device)
+        result = evaluate(RAW, shifted, PROBING, seed=0, title="raw")["raw"]
+        chosen.append((result.summary["rate"], result.summary["held_out"]))
+    assert chosen[0] == chosen[1]
+
+
+def test_classes_that_features_tell_apart_are_told_apart(prepared: Path) -> None:
+    data = open_data(prepared / "dataset", PROBING, classes=3)
+    probing = PROBING.model_copy(update={"epochs": 40, "rates": (1.0, 10.0, 100.0)})
+
+    rows = Encoders(lambda images, _: images, lambda images: {"rows": images.mean(1).flatten(1)})
+    result = evaluate(rows, data, probing, seed=0, title="rows")["rows"]
+    assert result.summary["top1"] > 0.6
+    assert result.summary["knn"] > 0.9
+
+
+def test_raw_pixels_have_a_probe_of_their_own(prepared: Path, tmp_path: Path) -> None:
+    probe_pixels(ProbeStage(probing=PROBING), revision=1, dataset=prepared / "dataset", out=tmp_path)
+    about = read_json(tmp_path / "probe.json")
+    assert list(about["lineage"]) == ["dataset", "probe"]
+    top1 = about["encoders"]["trained/0"]
+    assert 0 <= top1["top1_low"] <= top1["top1"] <= top1["top1_high"] <= 1
