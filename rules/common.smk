@@ -13,14 +13,12 @@ sys.path[:0] = [str(ROOT), workflow.basedir]
 import staleness
 import driver
 from ldae.runtime import locking
-from ldae.training import tracking
 from ldae.study.record import digest
 from ldae.study.graph import Graph
 from ldae.study.variants import Study, StudyError
 
 try:
     study = Study.load(ROOT, config)
-    tracking.check(study.scale.tracking)
 except StudyError as error:
     sys.exit(str(error))  # raised, it would be three lines
 
@@ -32,7 +30,7 @@ if workflow.is_main_process:
 if workflow.is_main_process and not graph.is_current(graph.jobs["dataset"]):
     driver.tell_of_images(study.scale.dataset)
 locking.lock_for_the_living(getattr(persistence, "PersistenceBase", None))
-driver.equip_jobs(ROOT, study.scale.tracking, gpus=study.scale.resources.gpu)
+driver.equip_jobs(ROOT, gpus=study.scale.resources.gpu)
 driver.tell_of_slurm(main=workflow.is_main_process, nodes=study.scale.resources.nodes)
 
 # What preparing the images may use: all that --cores gives to a local run; on a cluster, where nobody says --cores to

@@ -17,24 +17,21 @@ from ldae.runtime import slurm
 from ldae.runtime.machine import GPUS
 from ldae.runtime.process import name_driver
 from ldae.study.spec import Dataset
-from ldae.training.tracking import TRACKING
 
 LOST_SECONDS = 900.0  # after which a job has ended that Slurm does not name, or names as none of done, failed, to come
 LIMBO = ("PREEMPTED", "NODE_FAIL", "REVOKED")  # what becomes of such a job is Slurm's to say: it may queue it again
 
 
-def equip_jobs(root: Path, tracking: Iterable[str], *, gpus: int) -> None:
+def equip_jobs(root: Path, *, gpus: int) -> None:
     """Sets the environment of all jobs: they find the `ldae` of this interpreter, and end when this process does.
 
     Args:
         root: the folder that holds the package.
-        tracking: the trackers that trainings tell their history to.
         gpus: of each node, that the scale asks for.
     """
     for variable, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", root)):
         os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
     name_driver()
-    os.environ[TRACKING] = ",".join(tracking)
     os.environ[GPUS] = str(gpus)
 
 

@@ -646,7 +646,6 @@ class Scale(Part):
     sampling: Sampling = Sampling()
     judging: Judging = Judging()
     resources: Resources = Resources()
-    tracking: tuple[Literal["tensorboard", "wandb", "wandb-offline", "trackio"], ...] = ()  # no stage reads it
 
     def training_of(self, row: Spec) -> Training:
         """The recipe by which a row is pretrained, with what the row itself changes.

@@ -375,7 +375,7 @@ class Study:
         return described | {
             "scale": self.scale_name,
             # what a job asks of the machine changes no result
-            "settings": self.scale.model_dump(mode="json", by_alias=True, exclude={"resources", "tracking"}),
+            "settings": self.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
             "revisions": self.file.revisions,
             "tables": [
                 {"name": name, **{key: table[key] for key in ("title", "series") if key in table}}

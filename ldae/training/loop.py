@@ -25,14 +25,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ldae.data.prepared import Order
 from ldae.runtime import ranks
-from ldae.runtime.files import whole
+from ldae.runtime.files import named, whole
 from ldae.runtime.machine import cpu_name
 from ldae.runtime.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.runtime.progress import log, progress
 from ldae.runtime.randomness import Randomness, stream
 from ldae.training.optimizer import AdamW
-from ldae.training.tracking import Training as Tracked
-from ldae.training.tracking import tracked
 
 ORDER, DRAWS = 1, 2  # streams of randomness, beside the initial weights'
 BETAS = (0.9, 0.95)  # of AdamW; the paper names none, RCG's training "with the scheme of l-DAE" uses these
@@ -288,15 +286,16 @@ def batches(
 def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) -> None:
     """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines.
 
+    `history.csv` in the folder of checkpoints grows with the history, for readers of a training that runs.
+
     Raises:
         Stopped: once it has saved, when it was asked to stop or its time is nearly over.
     """
     order = Order(len(source), stream(run.seed, ORDER))
     first, before = run.step, run.seconds
     start = saved = beaten = time.monotonic()
-    training = Tracked(run.title, run.seed, run.identity, resume)
-    images = run.total * run.batch
-    with tracked(run.history, training) as tell, progress(run.title, images, "images", first * run.batch) as bar:
+    save_history(run.history, resume / "history.csv")
+    with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
         for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
             measured = run.update(inputs, labels)
             run.losses += next(iter(measured.values()))
@@ -304,8 +303,9 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
             if noted or run.step == run.total:
                 count = run.log_every if noted else run.step % run.log_every
                 values = averaged(measured | {next(iter(measured)): run.losses.item() / count}, run.device)
+                lines = len(run.history)
                 run.note(values)
-                tell()
+                save_history(run.history, resume / "history.csv", first=lines)
                 run.losses.zero_()
                 bar.note = f"loss {next(iter(values.values())):.4g}"
             bar.advance(run.batch)
@@ -373,4 +373,13 @@ def trained(
 
 def history_text(lines: Iterable[str]) -> str:
     """The history as the text of a CSV file."""
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
+
+
+def save_history(lines: list[str], path: Path, *, first: int = 0) -> None:
+    """Appends the lines from number `first` on to a CSV file, or starts the file with 0; rank 0 does it for all."""
+    if ranks.number():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named(path), path.open("a" if first else "w", encoding="utf-8") as file:
+        file.write(history_text(lines[first:]))
