@@ -87,6 +87,22 @@ def test_a_finished_run_hands_over_its_outputs_without_a_step(
     assert train(prepared, tmp_path) == uninterrupted
 
 
+def test_a_running_training_shows_its_history_without_gap_or_duplicate(
+    prepared: Path, tmp_path: Path, uninterrupted: list[bytes]
+) -> None:
+    lines = uninterrupted[OUTPUTS.index("history.csv")].decode().splitlines(keepends=True)
+    growing = tmp_path / "resume/history.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(9, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(prepared, tmp_path)
+    assert growing.read_text() == "".join(lines[:5])  # the header, and a line after every second step
+    for name in ("checkpoint.pt", "previous.pt"):  # so that it starts again
+        (tmp_path / "resume" / name).unlink()
+    train(prepared, tmp_path)
+    assert growing.read_text() == "".join(lines)
+
+
 @pytest.mark.parametrize("change", ["spec", "revision", "seed"])
 def test_a_checkpoint_of_another_run_is_passed_over(
     change: str, prepared: Path, tmp_path: Path, uninterrupted: list[bytes], capfd: pytest.CaptureFixture[str]
