@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 study: setup
 	snakemake --cores $(CORES) --show-failed-logs --quiet reason host
-	@cat $$(ls -t results/*/tables/dae.md | grep -v /reference/ | head -n 1)
+	@cat $$(ls -t results/*/tables/table3.md | grep -v /reference/ | head -n 1)
 	@echo "All of it on one page: $$(ls -t results/*/report_main.html | head -n 1)"
 
 setup: .venv/installed

@@ -27,7 +27,7 @@ QUESTIONS = (
         "status",
         "how each training is doing, and the last words of those that failed",
         "  ldae status                          # all of the study\n"
-        "  ldae status dae --seeds 0,1,2        # one table, three seeds",
+        "  ldae status table3 --seeds 0,1,2     # one table, three seeds",
     ),
     (
         "why",
@@ -83,7 +83,7 @@ def add(root: Root) -> None:
         about="A row is run to its probe, and to its fine-tuning and the distance of its samples where it has them.",
         examples="  ldae run ldae                           # one row, on all cores\n"
         "  ldae run pca_d --seeds 0,1,2            # a sweep, three seeds\n"
-        "  ldae run dae -n                         # a table: what would run\n"
+        "  ldae run table3 -n                      # a table: what would run\n"
         "  ldae run dit --profile slurm --scale imagenet",
     )
     command.set_defaults(action=_run)

@@ -65,8 +65,8 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The stage and the name."""
-        return f"{self.stage} {self.name}"
+        """The stage and the name, e.g. `probe pca, seed 0`; a name that starts with its stage stands alone: `figure6`."""
+        return self.name if self.name.startswith(self.stage) else f"{self.stage} {self.name}"
 
     @property
     def definition(self) -> dict[str, Any]:

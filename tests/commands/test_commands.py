@@ -152,7 +152,7 @@ def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> Non
     assert results_for(SMOKE, ["block1", "ldae"]) == ["results/smoke/probe/ldae/seed0/probe.json"]  # one pass for both
     assert len(results_for(SMOKE, ["pca_d"])) == 5
     assert [path.split("/")[2] for path in results_for(SMOKE, ["mae_b"])] == ["probe", "finetune"]
-    assert results_for(SMOKE, ["dae", "claims"]) == ["dae", "claims"]
+    assert results_for(SMOKE, ["table3", "claims"]) == ["table3", "claims"]
     with pytest.raises(StudyError, match="'pcaa' is no target or row .did you mean 'pca'"):
         results_for(SMOKE, ["pcaa"])
 

@@ -43,8 +43,8 @@ def test_a_run_ends_with_the_accuracy_of_each_row_over_all_seeds(made_up: tuple[
 def test_a_run_ends_with_the_table_or_the_path_that_was_asked_for(made_up: tuple[Study, Path]) -> None:
     study, root = made_up
     graph = Graph(study, root)
-    table, figure, page = (graph.jobs[place].files[0] for place in ("tables/dae", "figures/figure6", "report_main"))
-    assert "".join(outcome(study, root, ["dae"])) == f"{table.read_text().rstrip()}{table}"
+    table, figure, page = (graph.jobs[place].files[0] for place in ("tables/table3", "figures/figure6", "report_main"))
+    assert "".join(outcome(study, root, ["table3"])) == f"{table.read_text().rstrip()}{table}"
     assert list(outcome(study, root, ["figure6"])) == [str(figure)]
     *shown, last = outcome(study, root, ["main"])
     assert shown[0] == table.read_text().rstrip()

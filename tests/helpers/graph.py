@@ -87,7 +87,11 @@ class Graph:
     def tables(self) -> dict[str, bytes]:
         """The bytes of all results that must not depend on how a run went."""
         results = self.folder / RESULTS
-        names = [*results.glob("tables/dae.*"), *results.glob("figures/*"), *results.glob("pretrain/*/*/*.safetensors")]
+        names = [
+            *results.glob("tables/table3.*"),
+            *results.glob("figures/*"),
+            *results.glob("pretrain/*/*/*.safetensors"),
+        ]
         return {str(path.relative_to(results)): path.read_bytes() for path in sorted(names)}
 
     def checkpoint(self, row: str) -> Path:

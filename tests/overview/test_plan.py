@@ -59,17 +59,17 @@ def test_the_papers_pretraining_costs_what_its_formula_says() -> None:
 
 def test_fine_tuning_costs_three_forward_passes_an_image() -> None:
     """ViT-B on 256 tokens, 23 GMAC, of 1.28 M images for 100 epochs; for the rows of the comparison alone."""
-    found = costs(Study.load(ROOT, {"scale": "imagenet"}), ["comparison"])
+    found = costs(Study.load(ROOT, {"scale": "imagenet"}), ["table4"])
     tuned = [name for name in found if name.startswith("finetune")]
     assert len(tuned) == 6
     assert found["finetune ldae_b, seed 0"].flops == pytest.approx(6 * 23.0e9 * 1_281_167 * 100, rel=0.02)
-    assert not [name for name in jobs(SMOKE, ["dae", "budget"]) if name.startswith("finetune")]
+    assert not [name for name in jobs(SMOKE, ["table3", "budget"]) if name.startswith("finetune")]
 
 
 def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
     from snakemake.cli import main
 
-    command = ["-n", "--cores", "1", "--quiet", "rules", "--forceall", "reorienting", "--config", "scale=smoke"]
+    command = ["-n", "--cores", "1", "--quiet", "rules", "--forceall", "table1", "--config", "scale=smoke"]
     said = Forked(*command, main=main, folder=ROOT).ended()
     assert said.returncode == 0, said.stderr
     planned: dict[str, int] = {}
@@ -79,7 +79,7 @@ def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
         if count.strip().isdigit():
             planned[names.get(rule, rule)] = planned.get(names.get(rule, rule), 0) + int(count)
     found: dict[str, int] = {}
-    for job in jobs(SMOKE, ["reorienting"]).values():
+    for job in jobs(SMOKE, ["table1"]).values():
         found[job.stage] = found.get(job.stage, 0) + 1
     assert found["pretrain"] == 5
     assert found == {stage: planned[stage] for stage in found}
@@ -87,7 +87,7 @@ def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
 
 def test_seeds_multiply_the_jobs_that_have_one() -> None:
     one, three = (
-        len(jobs(Study.load(ROOT, {"scale": "smoke", "seeds": seeds}), ["dae"])) for seeds in ([0], [0, 1, 2])
+        len(jobs(Study.load(ROOT, {"scale": "smoke", "seeds": seeds}), ["table3"])) for seeds in ([0], [0, 1, 2])
     )
     assert three - one == 2 * (6 + 6)
 
@@ -102,13 +102,13 @@ def test_the_formula_counts_the_networks_weights() -> None:
 
 def test_a_plan_takes_the_rates_of_all_jobs_of_the_scale_that_have_run(tmp_path: Path) -> None:
     """Of other rows and of other seeds, too."""
-    found = jobs(SMOKE, ["dae"], tmp_path)
-    before = plan(SMOKE, tmp_path, ["dae"], slots=1)
+    found = jobs(SMOKE, ["table3"], tmp_path)
+    before = plan(SMOKE, tmp_path, ["table3"], slots=1)
     assert "are assumed" in before
     other = jobs(Study.load(ROOT, {"scale": "smoke", "seeds": [7]}), ["ldae"], tmp_path)["pretrain ldae, seed 7"]
     for job in (found["pretrain pca, seed 0"], found["pretrain predict_clean, seed 0"], other):
-        finish(job, 4.0 + costs(SMOKE, ["dae"])[f"{job.title.partition(',')[0]}, seed 0"].flops / 2e9)
-    after = plan(SMOKE, tmp_path, ["dae"], slots=1)
+        finish(job, 4.0 + costs(SMOKE, ["table3"])[f"{job.title.partition(',')[0]}, seed 0"].flops / 2e9)
+    after = plan(SMOKE, tmp_path, ["table3"], slots=1)
     line = line_of("pretrain", after)
     assert line[1:3] == ["6", "4"]
     assert line[-1] == "2.0e+09"
@@ -118,11 +118,11 @@ def test_a_plan_takes_the_rates_of_all_jobs_of_the_scale_that_have_run(tmp_path:
 
 
 def test_a_plan_of_what_has_run_says_that_nothing_is_left(tmp_path: Path) -> None:
-    for job in jobs(SMOKE, ["dae"], tmp_path).values():
+    for job in jobs(SMOKE, ["table3"], tmp_path).values():
         finish(job)
     assert plan(SMOKE, tmp_path, ["pca"]) == "Nothing left to do for pca at scale smoke: all 4 jobs have run."
-    said = plan(SMOKE, tmp_path, ["dae"])
-    assert said.startswith("Nothing left to do for dae at scale smoke") and "; table dae would be written again" in said
+    said = plan(SMOKE, tmp_path, ["table3"])
+    assert said.startswith("Nothing left to do for table3 at scale smoke") and "; table3 would be written again" in said
 
 
 def test_what_a_plan_calls_left_is_what_would_run(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_a_plan_calls_left_is_what_would_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("scale", "rate"), [("gpu", 1.6e14), ("imagenet", 4e14)])
 def test_no_rate_of_one_scale_is_assumed_for_another_in_silence(scale: str, rate: float) -> None:
-    text = plan(Study.load(ROOT, {"scale": scale}), Path("nowhere"), ["dae"])
+    text = plan(Study.load(ROOT, {"scale": scale}), Path("nowhere"), ["table3"])
     assert line_of("pretrain", text)[-1] == f"({rate:.1e})"
     assert f"the {scale} scale" in text.splitlines()[-1]
 
@@ -225,7 +225,7 @@ def test_a_dry_run_says_what_is_wrong_with_the_images(mistake: str, tmp_path: Pa
     for name in ("cat", "dog"):
         pictures(tmp_path / "pictures" / name, 3)
     of_pictures(folder, dataset.replace("PICTURES", str(tmp_path / "pictures")))
-    said = forked("run", "dae", "--scale", "mine", "--dry-run", folder=folder)
+    said = forked("run", "table3", "--scale", "mine", "--dry-run", folder=folder)
     assert said.returncode == 0, said.stderr
     assert [words in line for line in said.stderr.splitlines()].count(True) == 1
 
@@ -234,7 +234,7 @@ def test_a_dry_run_says_what_is_wrong_with_the_images(mistake: str, tmp_path: Pa
 def test_the_questions_are_commands(question: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "scales", tmp_path / "scales")
     shutil.copy(ROOT / "config.yaml", tmp_path)
-    said = forked(question, "dae", "--scale", "smoke", folder=tmp_path)
+    said = forked(question, "table3", "--scale", "smoke", folder=tmp_path)
     assert said.returncode == 0 and said.stdout.strip() and not said.stderr
     wrong = forked(question, "daee", folder=tmp_path)
     assert wrong.returncode != 0

@@ -48,10 +48,10 @@ def test_status_tells_who_runs_and_who_does_not(tmp_path: Path) -> None:
     run_folder(tmp_path, "predict_clean", log=LINE, pid=gone.pid)
     run_folder(tmp_path, "no_scaling", log=LINE, pid=os.getpid(), age=1000)
     run_folder(tmp_path, "image_input", log=LINE + "ldae: no space left on device\n")
-    found = jobs(SMOKE, ["dae"], tmp_path)
+    found = jobs(SMOKE, ["table3"], tmp_path)
     for title in ("dataset images", "tokenizer pca", "pretrain image_output, seed 0"):
         finish(found[title])
-    text = status(SMOKE, tmp_path, ["dae"])
+    text = status(SMOKE, tmp_path, ["table3"])
     assert "7 trainings at scale smoke: 2 done, 1 running, 1 stale, 1 killed, 1 failed, 1 waiting" in text
     lines = told(text)
     assert re.match(r"running 25 % 1,200 images/s 0:00:05 \d+ s ago on", lines["pca"])
@@ -104,11 +104,11 @@ def test_status_names_another_job_that_has_failed_but_not_one_that_may_be_runnin
     (logs / "probe/pixels.log").write_text("ldae: interrupted\n")
     (logs / "dataset.log").write_text("ldae: /pictures: is no folder\n")
     (logs / "tables").mkdir()
-    (logs / "tables/dae.log").write_text(f"{TRACEBACK}KeyError: 3\n")
-    text = status(SMOKE, tmp_path, ["dae"])
+    (logs / "tables/table3.log").write_text(f"{TRACEBACK}KeyError: 3\n")
+    text = status(SMOKE, tmp_path, ["table3"])
     assert "7 trainings at scale smoke: 7 waiting, and 1 other job interrupted, and 2 other jobs failed" in text
     assert [" ".join(line.split()) for line in text.splitlines()[4:]] == [
         "dataset images failed ldae: /pictures: is no folder",
         "probe raw pixels interrupted ldae: interrupted",
-        "table dae failed KeyError: 3",
+        "table3 failed KeyError: 3",
     ]

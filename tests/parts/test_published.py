@@ -334,7 +334,7 @@ def study(folder: Path, rows: str = ROWS, *, vae: bool = True, shown: str = "dit
 def test_published_rows_are_taken_by_rules_of_their_own_and_probed_like_the_others(tmp_path: Path) -> None:
     graph = Graph.fresh(tmp_path, "every_rule.yaml")
     study(tmp_path)
-    planned = graph.planned("reorienting")
+    planned = graph.planned("table1")
     assert (planned["adopt"], planned["adopt_baseline"]) == (1, 1)
     assert planned["pretrain"] == 2  # dit and pca
     assert planned["probe"] == 6

@@ -25,7 +25,7 @@ def save(folder: Path, rows: dict[str, float], size: int) -> Path:
         for name, value in rows.items()
     ]
     (folder / "tables").mkdir(parents=True)
-    pd.DataFrame(table).to_csv(folder / "tables/dae.csv", index=False)
+    pd.DataFrame(table).to_csv(folder / "tables/table3.csv", index=False)
     pd.DataFrame([{"stage": "probe"}]).to_csv(folder / "tables/cost.csv", index=False)
     for name in rows:
         lineage = PROBE | {"dataset": {"revision": 1, "spec": {"size": size}}}

@@ -69,7 +69,7 @@ def study_of(folder: Path) -> Study:
     values = yaml.safe_load((ROOT / "tests/every_rule.yaml").read_text())
     values["seeds"] = [0, 1]
     values["variants"]["pca"]["label"] = EVIL
-    values["tables"]["reorienting"]["title"] = f"Rows {EVIL}"
+    values["tables"]["table1"]["title"] = f"Rows {EVIL}"
     values["figures"]["figure6"] |= {"title": f"</title></style>{EVIL}", "rows": ["dit", "pca", "patch_vae", "mae"]}
     values["claims"]["labels_hurt"]["text"] = f"A sum {EVIL}"
     values["claims"]["near"] = {"text": "Within", "where": "Sec. 1", "sum": {"pca": 1, "mae": -1}, "within": 1}
@@ -136,7 +136,7 @@ def test_words_of_the_study_are_never_markup(tags: Tags) -> None:
 
 def test_the_numbers_are_those_of_the_tables(made: MadeUp, tags: Tags) -> None:
     cells = " ".join("".join(tags.texts["td"]).split())
-    with (made.folder / "tables/reorienting.csv").open() as file:
+    with (made.folder / "tables/table1.csv").open() as file:
         records = list(csv.DictReader(file))
     assert len(records) == 6
     for record in records:
@@ -178,14 +178,14 @@ def test_a_main_page_shows_what_main_has(made: MadeUp, tmp_path: Path) -> None:
         definition, results=made.folder, cost=made.folder / "tables/cost_all.csv", out=tmp_path / "report_main.html"
     )
     ids = Tags((tmp_path / "report_main.html").read_text()).values("id")
-    assert "table-reorienting" in ids and "table-tokenizers" not in ids
+    assert "table-table1" in ids and "table-table2" not in ids
     assert "claims" not in ids and "figure-samples" not in ids and "row-pixel_d48" not in ids
 
 
 def test_what_is_not_there_is_said(made: MadeUp, tmp_path: Path) -> None:
     for folder in ("tables", "figures"):
         shutil.copytree(made.folder / folder, tmp_path / folder)
-    (tmp_path / "tables/tokenizers.csv").unlink()
+    (tmp_path / "tables/table2.csv").unlink()
     write_page(
         made.study.page("main", "all"), results=tmp_path, cost=tmp_path / "nowhere.csv", out=tmp_path / "page.html"
     )
@@ -193,7 +193,7 @@ def test_what_is_not_there_is_said(made: MadeUp, tmp_path: Path) -> None:
     text = "".join(found.texts["p"])
     assert "Not made yet: Series." in text
     assert "No record of its runs lies beside this page." in text
-    assert not {"cost", "training", "table-tokenizers"} & set(found.values("id"))
+    assert not {"cost", "training", "table-table2"} & set(found.values("id"))
 
 
 @pytest.mark.parametrize(
@@ -312,11 +312,11 @@ def test_decided_claims_come_first() -> None:
 def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
     study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
     results = shutil.copytree(ROOT / "results/reference", tmp_path / "results")
-    frame = pd.read_csv(results / "tables/comparison.csv").set_index("name", drop=False)
+    frame = pd.read_csv(results / "tables/table4.csv").set_index("name", drop=False)
     frame["seed1"] = frame["seed2"] = frame["seed0"]
     frame.loc["mae_l", ["seed0", "seed1", "seed2", "random"]] = [0.288, 0.156, 0.283, 0.133]
-    frame.to_csv(results / "tables/comparison.csv", index=False)
-    sheet = cells.table({"name": "comparison", "title": "Comparison"}, results / "tables", [0, 1, 2])
+    frame.to_csv(results / "tables/table4.csv", index=False)
+    sheet = cells.table({"name": "table4", "title": "Comparison"}, results / "tables", [0, 1, 2])
     warned = {line[0].row: cell.warning for line in sheet.lines for cell in line if cell.warning}
     assert warned == {"mae_l": "seed 1 apart: 15.6"}
     write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
@@ -397,12 +397,12 @@ def test_a_page_without_the_prepared_images_still_names_its_data(tmp_path: Path)
 def test_a_table_can_be_saved_from_the_page(made: MadeUp, tags: Tags) -> None:
     saved = {a["download"]: a["href"] for tag, a in tags.found if tag == "a" and "download" in a}
     for ending in ("csv", "tex", "md"):
-        content = base64.b64decode(saved[f"reorienting.{ending}"].partition("base64,")[2])
-        assert content == (made.folder / f"tables/reorienting.{ending}").read_bytes()
+        content = base64.b64decode(saved[f"table1.{ending}"].partition("base64,")[2])
+        assert content == (made.folder / f"tables/table1.{ending}").read_bytes()
 
 
 def test_numbers_have_minus_signs(made: MadeUp, tags: Tags) -> None:
-    with (made.folder / "tables/reorienting.csv").open() as file:
+    with (made.folder / "tables/table1.csv").open() as file:
         assert any(float(record["gain_low"]) < 0 for record in csv.DictReader(file))
     shown = "".join(tags.texts["td"]) + "".join(tags.texts["dd"])
     assert "−" in shown
@@ -482,7 +482,7 @@ def test_no_table_hides_a_column_without_a_mark(width: int, browser: Browser, pa
 
 def test_the_mark_moves_to_the_other_edge_once_the_end_is_reached(browser: Browser, page: Path) -> None:
     browser.open(page, width=390)
-    scroller = "document.querySelector('#table-tokenizers .scroller')"
+    scroller = "document.querySelector('#table-table2 .scroller')"
     edges = f"new Promise((done) => setTimeout(() => done({scroller}.parentElement.className), 100))"
     assert browser.run(edges) == "frame more-right"
     browser.run(f"{scroller}.scrollLeft = 10000")
@@ -495,7 +495,7 @@ def test_the_main_tables_show_all_columns_on_a_screen(width: int, browser: Brows
     study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
     write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
     browser.open(tmp_path / "page.html", width=width)
-    for name in ("reorienting", "comparison"):
+    for name in ("table1", "table4"):
         box = f"document.querySelector('#table-{name} .scroller')"
         assert browser.run(f"{box}.scrollWidth - {box}.clientWidth") == 0
 
@@ -507,7 +507,7 @@ def test_on_a_telephone_rows_and_claims_are_cards(browser: Browser, page: Path) 
       return box.width === 0 || (box.left >= 0 && box.right <= 390);
     })"""
     browser.run("document.querySelectorAll('details').forEach((row) => { row.open = true; })")
-    assert browser.run(f"({inside})('#table-reorienting td, #table-reorienting th, .claim, .claim *')")
+    assert browser.run(f"({inside})('#table-table1 td, #table-table1 th, .claim, .claim *')")
     top = "((one) => one.getBoundingClientRect().top)"
     order = [
         browser.run(f"{top}(document.querySelector('.claim {part}'))") for part in (".verdict", ".statement", "dl")
@@ -526,9 +526,9 @@ def test_undecided_claims_are_folded(browser: Browser, tags: Tags, page: Path) -
 
 def test_a_heading_sorts_its_column(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
-    body = "document.querySelector('#table-reorienting tbody')"
+    body = "document.querySelector('#table-table1 tbody')"
     column = f"[...{body}.rows].map((line) => line.cells[2].dataset.sort)"
-    heading = "document.querySelectorAll('#table-reorienting thead th')[2]"
+    heading = "document.querySelectorAll('#table-table1 thead th')[2]"
     first = browser.run(column)
     values = sorted(first, key=float)
     assert first != values
@@ -540,7 +540,7 @@ def test_a_heading_sorts_its_column(browser: Browser, page: Path) -> None:
 
 def test_what_has_no_number_sorts_last(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
-    table = "document.querySelector('#table-reorienting table')"
+    table = "document.querySelector('#table-table1 table')"
     place = browser.run(f"[...{table}.tHead.rows[0].cells].findIndex((c) => c.textContent === 'paper, FID')")
     for _ in range(2):
         browser.run(f"{table}.tHead.rows[0].cells[{place}].querySelector('button').click()")
@@ -561,7 +561,7 @@ def test_a_figure_is_enlarged_and_closed_by_keyboard(browser: Browser, page: Pat
 
 def test_a_number_opens_the_row_that_made_it(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
-    browser.run("document.querySelector('#table-reorienting td a[href=\"#row-mae\"]').click()")
+    browser.run("document.querySelector('#table-table1 td a[href=\"#row-mae\"]').click()")
     assert browser.run("new Promise((done) => setTimeout(() => done(document.getElementById('row-mae').open), 50))")
     assert browser.run("Math.abs(document.getElementById('row-mae').getBoundingClientRect().top) < innerHeight")
 

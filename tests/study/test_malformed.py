@@ -80,9 +80,9 @@ STUDY_PLACES = [
     ("variants", "pca", "paper"),
     ("variants", "pca", "fid"),
     ("variants", "pca", "finetune"),
-    ("tables", "dae", "rows"),
-    ("tables", "dae", "target"),
-    ("tables", "dae", "title"),
+    ("tables", "table3", "rows"),
+    ("tables", "table3", "target"),
+    ("tables", "table3", "title"),
     ("figures", "figure6", "kind"),
     ("figures", "figure6", "rows"),
     ("claims", "clean_costs", "sum"),
@@ -129,7 +129,7 @@ RIGHT: dict[tuple[str, ...], Callable[[Any], bool]] = {
     ("variants", "pca", "fid"): lambda value: isinstance(value, bool) or value == 0,
     ("variants", "pca", "finetune"): lambda value: isinstance(value, bool) or value == 0,
     ("variants", "predict_clean", "from"): lambda value: value is None,
-    ("tables", "dae", "title"): lambda value: isinstance(value, str),
+    ("tables", "table3", "title"): lambda value: isinstance(value, str),
     ("claims", "clean_costs", "above"): lambda value: value in (3, -1, 0, 1.5) and not isinstance(value, bool),
     ("claims", "clean_costs", "text"): lambda value: isinstance(value, str),
     ("dataset", "train"): lambda value: value == 3,
@@ -163,11 +163,11 @@ def mistakes() -> Iterator[tuple[str, Change]]:
         yield f"row {name!r}", setter(0, ("variants", name), {"label": "x", "set": {"tokenizer.dim": 8}})
         yield f"table {name!r}", setter(0, ("tables", name), {"title": "x", "rows": ["pca"]})
         yield f"scale {name!r}", setter(0, ("scale",), name)
-    for path in STUDY_PLACES[:1] + STUDY_PLACES[2:4] + [("variants", "pca", "label"), ("tables", "dae", "title")]:
+    for path in STUDY_PLACES[:1] + STUDY_PLACES[2:4] + [("variants", "pca", "label"), ("tables", "table3", "title")]:
         yield f"without {'.'.join(path)}", remover(0, path)
     for path in (("dataset",), ("sizes",), ("training",), ("training", "steps"), ("training", "batch"), ("probing",)):
         yield f"without {'.'.join(path)}", remover(1, path)
-    unknown: list[tuple[int, tuple[str, ...]]] = [(0, ()), (0, ("variants", "pca")), (0, ("tables", "dae"))]
+    unknown: list[tuple[int, tuple[str, ...]]] = [(0, ()), (0, ("variants", "pca")), (0, ("tables", "table3"))]
     unknown += [(0, ("claims", "clean_costs")), (1, ()), (1, ("dataset",)), (1, ("training",)), (1, ("sizes", "B"))]
     for where, path in unknown:
         for key in ("unknown", EVIL, "ß"):

@@ -26,7 +26,7 @@ def finish(job: Job, **changed: dict[str, object]) -> None:
 def finished(tmp_path: Path) -> Graph:
     """All results of Table 3 and of what it depends on, as the study says now."""
     graph = Graph(STUDY, tmp_path)
-    for job in graph.all_jobs_for(["dae"]):
+    for job in graph.all_jobs_for(["table3"]):
         finish(job)
     return graph
 
@@ -89,12 +89,12 @@ def test_of_a_manifest_the_images_count_and_not_where_they_came_from() -> None:
 
 
 def test_why_gathers_jobs_by_their_reason_and_counts_views(finished: Graph, tmp_path: Path) -> None:
-    assert why(STUDY, tmp_path, ["dae"]).startswith("Nothing would run")
+    assert why(STUDY, tmp_path, ["table3"]).startswith("Nothing would run")
     probe = finished.jobs["probe/ldae/seed0"]
     finish(probe, probe=probe.lineage["probe"] | {"revision": 9})
-    assert why(STUDY, tmp_path, ["dae"]) == "probe: revision 9 -> 2\n    2 jobs: probe ldae, seed 0; table dae"
+    assert why(STUDY, tmp_path, ["table3"]) == "probe: revision 9 -> 2\n    2 jobs: probe ldae, seed 0; table3"
     finished.jobs["probe/pca/seed0"].record.unlink()
-    assert "has not run yet\n    1 job: probe pca, seed 0" in why(STUDY, tmp_path, ["dae"])
+    assert "has not run yet\n    1 job: probe pca, seed 0" in why(STUDY, tmp_path, ["table3"])
 
 
 def test_a_row_is_wanted_with_all_that_tables_show_of_it(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_damaged_record_counts_as_none(text: str, finished: Graph) -> None:
     record = finished.jobs["probe/pca/seed0"].record
     record.write_text(text)
     graph = again(finished)
-    assert graph.to_run(["dae"]) == {}
+    assert graph.to_run(["table3"]) == {}
     assert {job.place: reason for job, reason in graph.to_run(["pca"]).items()} == {
         "probe/pca/seed0": "its record is damaged"
     }
@@ -129,11 +129,11 @@ def test_a_result_in_the_folder_of_another_row_or_seed_is_outdated(finished: Gra
 @pytest.mark.parametrize("ending", ["md", "csv", "tex"])
 def test_a_table_that_is_not_as_it_was_written_is_outdated(ending: str, finished: Graph) -> None:
     """As where a job was killed between a table and its record, and the study was edited back."""
-    table = finished.jobs["tables/dae"]
+    table = finished.jobs["tables/table3"]
     write_json(table.record, {"lineage": table.lineage, "sha256": sums_of(*table.files)})
-    assert again(finished).to_run(["dae"]) == {}
+    assert again(finished).to_run(["table3"]) == {}
     table.record.with_suffix(f".{ending}").write_text("| of another study |")
-    assert list(again(finished).to_run(["dae"]).values()) == [f"table: dae.{ending} is not as it was written"]
+    assert list(again(finished).to_run(["table3"]).values()) == [f"table: table3.{ending} is not as it was written"]
 
 
 def test_needed_jobs_are_found_through_a_current_result() -> None:

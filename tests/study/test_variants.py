@@ -98,7 +98,7 @@ def test_rows_are_fine_tuned_where_the_paper_has_a_number_or_the_study_asks_for_
     edit(root, "config.yaml", "probe: 62.4}", "probe: 62.4, finetune: 83.7}")
     study = Study.load(root, {})
     assert [name for name, row in study.variants.items() if row.finetune] == ["pca", "predict_clean"]
-    described = {row["name"]: row for row in study.definition("tables", "dae")["rows"]}
+    described = {row["name"]: row for row in study.definition("tables", "table3")["rows"]}
     assert [name for name, row in described.items() if "finetuned" in row] == ["pca", "predict_clean"]
 
 
@@ -135,7 +135,7 @@ def test_the_row_whose_probe_takes_longest_does_not_come_last() -> None:
     study = Study.load(Path(__file__).parents[2], {})
     blocks = [row for row, probe in study.probes.items() if probe == "ldae"]
     assert len(blocks) > 1 and study.urgency[0] == "ldae"
-    first_table = study.rows(study.file.tables["dae"].names)
+    first_table = study.rows(study.file.tables["table3"].names)
     assert set(study.urgency[: len(first_table)]) == set(first_table)
 
 
@@ -363,7 +363,7 @@ def test_a_word_of_another_file_is_answered_with_its_place(
         ("kind: trajectory", "kind: trajectory\n    cosine: 1", ["'figures.figure6.cosine'"]),
         ("label: patch-wise PCA baseline", "label: 7", ["variants.pca.label: found 7, should be text"]),
         ("probe: 65.1", "prob: 65.1", ["variants.pca.paper.prob", "did you mean 'probe'"]),
-        ("rows: [pca,", "rows: [pcaa,", ["tables.dae", "'pcaa'", "did you mean 'pca'"]),
+        ("rows: [pca,", "rows: [pcaa,", ["tables.table3", "'pcaa'", "did you mean 'pca'"]),
         ("kind: trajectory", "kind: trajektorie", ["figures.figure6.kind", "'trajektorie'", "'trajectory'"]),
         ("seeds: [0]", "seeds: [0, 0]", ["seeds", "twice"]),
         ("seeds: [0]", "seeds: [0\n", ["line"]),
@@ -506,7 +506,7 @@ SAMPLES = "rows: [dit, no_labels, no_perceptual, no_adversarial, conv_vae]\n  tr
             ["noise.schedule 'unscaled' cannot be sampled from", "should be 1 at every time step", "ddpm, gamma2"],
         ),
         ("linear in γ²: gamma2", "cosine: cosine", ["figures.figure3.schedules.cosine: found 'cosine'", "'unscaled'"]),
-        ("  dae:\n    title", "  probe:\n    title", ["'probe'", "the name of a rule"]),
+        ("  table3:\n    title", "  probe:\n    title", ["'probe'", "the name of a rule"]),
         ("  no_labels:\n    from: dit", f"{ROW}  no_labels:\n    from: dit", ["pca_d", "'pca_d8'", "another run"]),
     ],
 )

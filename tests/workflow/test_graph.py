@@ -44,12 +44,12 @@ def edited(finished: Graph) -> Iterator[Graph]:
 
 def test_one_command_leaves_tables_and_figures(finished: Graph) -> None:
     results = finished.folder / RESULTS
-    for file in ("tables/dae.md", "tables/dae.csv", "tables/dae.tex", "tables/cost.md"):
+    for file in ("tables/table3.md", "tables/table3.csv", "tables/table3.tex", "tables/cost.md"):
         assert (results / file).stat().st_size > 100
     for file in ("figures/figure6.png", "figures/figure6.svg", "figures/figure6.csv"):
         assert (results / file).stat().st_size > 100
-    assert 'id="table-dae"' in (results / "report_main.html").read_text()
-    table = (results / "tables/dae.md").read_text()
+    assert 'id="table-table3"' in (results / "report_main.html").read_text()
+    table = (results / "tables/table3.md").read_text()
     labels = ["patch-wise PCA baseline", "+ predict clean data", "single noise level"]
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == labels
 
@@ -61,7 +61,7 @@ def test_a_second_run_has_nothing_to_do(finished: Graph) -> None:
 def test_a_row_shows_what_it_has_reached(finished: Graph) -> None:
     command = [sys.executable, "-m", "ldae.cli", "show", "pca"]
     said = subprocess.run(command, cwd=finished.folder, capture_output=True, text=True, check=True).stdout
-    accuracy = pd.read_csv(finished.folder / RESULTS / "tables/dae.csv").set_index("name").loc["pca", "accuracy"]
+    accuracy = pd.read_csv(finished.folder / RESULTS / "tables/table3.csv").set_index("name").loc["pca", "accuracy"]
     assert f"done: {100 * accuracy:.1f} %" in said
 
 
@@ -87,14 +87,14 @@ def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
     assert "No record of its runs" not in page and "Not made yet" not in page
     claims = pd.read_csv(results / "tables/claims.csv")
     assert claims["name"].tolist() == list(study["claims"])
-    rows = pd.read_csv(results / "tables/reorienting.csv").set_index("name")
+    rows = pd.read_csv(results / "tables/table1.csv").set_index("name")
     assert rows["distance_infinite"].notna().tolist() == [True, True, False, False, True, False]
-    assert "The perceptual loss (builtin)" in (results / "tables/reorienting.md").read_text()
+    assert "The perceptual loss (builtin)" in (results / "tables/table1.md").read_text()
     assert "Nothing to be done" in graph.run("all")
 
 
 def test_tables_and_figures_are_targets_by_name(finished: Graph) -> None:
-    for target, rule in (("dae", "table"), ("figure6", "figure")):
+    for target, rule in (("table3", "table"), ("figure6", "figure")):
         assert finished.planned(target, "--forcerun", rule) == {rule: 1, target: 1}
 
 
@@ -121,11 +121,16 @@ def test_adding_a_row_runs_that_row_alone(edited: Graph) -> None:
     row = "  pca_d8:\n    from: pca\n    label: d = 8\n    set: {tokenizer.dim: 8}\n\ntables:"
     edited.edit("config.yaml", "\ntables:", row)
     edited.edit("config.yaml", '"Three rows"\n    rows: [pca,', '"Three rows"\n    rows: [pca_d8, pca,')
-    assert edited.planned("dae") == {"pretrain": 1, "probe": 1, "table": 1, "dae": 1}
+    assert edited.planned("table3") == {"pretrain": 1, "probe": 1, "table": 1, "table3": 1}
 
 
 def test_adding_a_seed_runs_that_seed_alone(edited: Graph) -> None:
-    assert edited.planned("dae", "--config", "seeds=[0,1]") == {"pretrain": ROWS, "probe": ROWS, "table": 1, "dae": 1}
+    assert edited.planned("table3", "--config", "seeds=[0,1]") == {
+        "pretrain": ROWS,
+        "probe": ROWS,
+        "table": 1,
+        "table3": 1,
+    }
 
 
 def test_editing_a_probe_setting_trains_nothing(edited: Graph) -> None:
@@ -154,7 +159,7 @@ def test_a_table_refuses_results_of_another_specification_and_leaves_the_one_bef
 ) -> None:
     graph = Graph(shutil.copytree(finished.folder, tmp_path / "copy"))
     graph.edit("config.yaml", "objective.weight: signal", "objective.weight: uniform")
-    process = graph.start("dae", "--allowed-rules", "table", "--show-failed-logs")
+    process = graph.start("table3", "--allowed-rules", "table", "--show-failed-logs")
     assert process.wait(timeout=120) != 0
     assert "made from another specification than the study's now" in graph.said.read_text()
     assert graph.tables() == finished.tables()
@@ -189,21 +194,21 @@ def test_pictures_that_changed_under_the_same_path_are_prepared_and_trained_on_a
     )
     scale = ("--config", "scale=mine")
     results = graph.folder / "results/mine"
-    graph.run("dae", *scale)
+    graph.run("table3", *scale)
     first = read_json(results / "pretrain/pca/seed0/run.json")
     shutil.copytree(pictures, tmp_path / "elsewhere")  # with other times
-    assert graph.planned("dae", *scale) == {}
+    assert graph.planned("table3", *scale) == {}
     graph.edit("scales/mine.yaml", str(pictures), str(tmp_path / "elsewhere"))
-    assert graph.planned("dae", *scale) == {}
+    assert graph.planned("table3", *scale) == {}
     draw(tmp_path / "elsewhere", ["cyan", "magenta", "yellow"], num=30)
-    said = graph.dry_run("dae", *scale)
+    said = graph.dry_run("table3", *scale)
     assert f"the pictures in {tmp_path / 'elsewhere'} differ from those that were prepared" in said
-    graph.run("dae", *scale)
+    graph.run("table3", *scale)
     second = read_json(results / "pretrain/pca/seed0/run.json")
     assert first["lineage"].keys() == second["lineage"].keys()
     assert first["inputs"] != second["inputs"] and first["sha256"] != second["sha256"]
     assert "6 classes" not in said and len(read_json(results / "dataset/manifest.json")["classes"]) == 6
-    assert graph.planned("dae", *scale) == {}
+    assert graph.planned("table3", *scale) == {}
 
 
 def draw(folder: Path, colours: list[str], *, num: int) -> None:

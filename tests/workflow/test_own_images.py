@@ -33,9 +33,9 @@ def test_a_folder_of_pictures_goes_from_nothing_to_a_table_by_one_small_file(tmp
     (graph.folder / "scales/mine.yaml").write_text(
         f"from: smoke\ndataset: {{source: folder, path: '{pictures}', size: 64, val_fraction: 0.2}}\n"
     )
-    graph.run("dae", "--config", "scale=mine")
+    graph.run("table3", "--config", "scale=mine")
     results = graph.folder / "results/mine"
-    table = (results / "tables/dae.md").read_text()
+    table = (results / "tables/table3.md").read_text()
     assert all(label in table for label in ("patch-wise PCA baseline", "+ predict clean data", "single noise level"))
     manifest = json.loads((results / "dataset/manifest.json").read_text())
     assert manifest["classes"] == sorted(CLASSES)
@@ -43,6 +43,6 @@ def test_a_folder_of_pictures_goes_from_nothing_to_a_table_by_one_small_file(tmp
     assert sum(len(part) for part in labels.values()) == IMAGES * len(CLASSES)
     assert np.bincount(labels["val"]).tolist() == [IMAGES // 5] * len(CLASSES)
     graph.edit("scales/mine.yaml", "my pictures", "mt pictures")
-    assert graph.start("dae", "--config", "scale=mine").wait(timeout=300) != 0
+    assert graph.start("table3", "--config", "scale=mine").wait(timeout=300) != 0
     assert "mt pictures: is no folder; write where the images are as dataset.path" in graph.said.read_text()
     assert json.loads((results / "dataset/manifest.json").read_text()) == manifest  # a slip loses nothing

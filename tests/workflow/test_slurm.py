@@ -25,7 +25,7 @@ REASON = slurm_cluster.why_not()
 on_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")
 ROWS = 3
 SMOKE = ("all_tables", "--config", "scale=smoke")
-TABLE = ("dae", "--config", "scale=smoke")
+TABLE = ("table3", "--config", "scale=smoke")
 
 
 def test_the_profile_studies_imagenet_unless_told_otherwise(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_the_profile_studies_imagenet_unless_told_otherwise(tmp_path: Path) -> N
         (["--config", "seeds=[0,1]"], "imagenet"),
         (["--config", "scale=gpu"], "gpu"),
     ):
-        said = graph.dry_run("--profile", "slurm", "dae", *more)
-        assert f"results/{scale}/tables/dae.md" in said
+        said = graph.dry_run("--profile", "slurm", "table3", *more)
+        assert f"results/{scale}/tables/table3.md" in said
 
 
 def test_the_profile_asks_for_what_the_scale_says() -> None:
@@ -83,7 +83,7 @@ def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
     commands = []
     for resources in ("gpu: 2", "gpu: 1, nodes: 2"):
         graph.edit("scales/smoke.yaml", "minutes: 5", f"minutes: 5, {resources}")
-        said = graph.dry_run("--printshellcmds", "dae")
+        said = graph.dry_run("--printshellcmds", "table3")
         commands.append([line for line in said.splitlines() if line.startswith("Shell command")])
         graph.edit("scales/smoke.yaml", f"minutes: 5, {resources}", "minutes: 5")
     assert commands[0] == commands[1]
@@ -195,7 +195,7 @@ def test_a_job_in_which_a_person_runs_snakemake_may_outlast_the_scale_s_limit(cl
 @pytest.fixture(scope="module")
 def slowly_finished(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     graph = slow(Graph.fresh(tmp_path_factory.mktemp("slow")))
-    graph.run("dae")
+    graph.run("table3")
     return graph
 
 

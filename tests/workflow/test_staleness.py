@@ -24,9 +24,9 @@ from ldae.study.graph import Graph as Jobs
 from ldae.study.variants import Study
 
 ROWS = ("pca", "predict_clean", "single_level")
-VIEWS = {"tables/dae", "figures/figure6", "tables/claims", "tables/cost", "tables/cost_all", "report_main", "report"}
+VIEWS = {"tables/table3", "figures/figure6", "tables/claims", "tables/cost", "tables/cost_all", "report_main", "report"}
 PAGES = {"report_main", "report"}
-LABELLED = {"tables/dae", "figures/figure6", "tables/claims"} | PAGES
+LABELLED = {"tables/table3", "figures/figure6", "tables/claims"} | PAGES
 
 
 def runs_of(*rows: str, seed: int = 0) -> set[str]:
@@ -87,7 +87,7 @@ EDITS = {
         "config.yaml",
         "rows: [pca, predict_clean, single_level]\n    target: main\n\nfigures:",
         "rows: [pca_d8, pca, predict_clean, single_level]\n    target: main\n\nfigures:",
-        runs_of("pca_d8") | {"tables/dae", "tables/cost", "tables/cost_all"} | PAGES,
+        runs_of("pca_d8") | {"tables/table3", "tables/cost", "tables/cost_all"} | PAGES,
     ),
 }
 
@@ -272,9 +272,9 @@ def test_exactly_what_an_edit_concerns_runs(
 def test_two_drivers_run_each_job_once(finished: Graph, stand_in: Path, tmp_path: Path) -> None:
     graph, edit = copy_of(finished, tmp_path), EDITS["inherited"]
     graph.edit(edit.file, edit.old, edit.new)
-    first, second = run(graph, stand_in, "dae"), run(graph, stand_in, "all")
+    first, second = run(graph, stand_in, "table3"), run(graph, stand_in, "all")
     assert (first.status, second.status) == (0, 0)
-    assert first.ran == Counter(runs_of("predict_clean", "single_level") | {"tables/dae"})
+    assert first.ran == Counter(runs_of("predict_clean", "single_level") | {"tables/table3"})
     assert first.ran + second.ran == Counter(edit.concerns)
 
 
@@ -339,7 +339,7 @@ def test_a_view_that_fails_leaves_the_one_before(finished: Graph, stand_in: Path
     before = snapshot(graph.folder / RESULTS / "tables")
     graph.edit("config.yaml", "probe: 62.4", "probe: 62.5")
     (graph.folder / RESULTS / "probe/pca/seed0/probe.json").write_text("{")
-    done = run(graph, stand_in, "dae", "--allowed-rules", "table")
+    done = run(graph, stand_in, "table3", "--allowed-rules", "table")
     assert done.status != 0 and "probe.json" in done.said
     after = snapshot(graph.folder / RESULTS / "tables")
     assert {path: content for path, (content, _) in after.items()} == {
@@ -351,8 +351,8 @@ def test_the_results_of_two_studies_do_not_mix(finished: Graph, tmp_path: Path) 
     graph = copy_of(finished, tmp_path)
     shutil.copy(graph.folder / "config.yaml", graph.folder / "other.yaml")
     graph.edit("other.yaml", "label: patch-wise PCA baseline", "label: another")
-    said = planned(graph, "dae", "--config", "study=other.yaml")
-    assert "results/other/smoke/tables/dae.md" in said
+    said = planned(graph, "table3", "--config", "study=other.yaml")
+    assert "results/other/smoke/tables/table3.md" in said
     assert jobs_of_why(graph) == set()
 
 
