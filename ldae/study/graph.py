@@ -65,7 +65,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The stage and the name, e.g. `probe pca, seed 0`; a name that starts with its stage stands alone: `figure6`."""
+        """The stage and the name, e.g. `probe pca, seed 0`; a name that starts with its stage stands alone."""
         return self.name if self.name.startswith(self.stage) else f"{self.stage} {self.name}"
 
     @property
