@@ -1,69 +1,92 @@
-"""The numbers that a row's training starts with, recorded: they change only when somebody means them to.
+"""The numbers that each stage computes, recorded: they change only when somebody means them to.
 
-`python tests/test_numerics.py` records those of new rows and those that have changed.
+`python tests/test_numerics.py` records those that are new and those that have changed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import sys
+import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from rows import VARIANTS, images, run
+
+sys.path.append(str(Path(__file__).parent / "helpers"))  # for recording, without pytest
+
+from small_stages import CASES, Numbers
+
+from ldae.study.file import Stage
 
 GOLDEN = Path(__file__).parent / "golden.json"
 TOLERANCE = 1e-4  # relative: processors round differently
-NEW = "is new: record its first losses with python tests/test_numerics.py"
-CHANGED = (
-    "the numbers of existing results changed: if that is meant, raise revisions.pretrain in config.yaml, "
-    "then record them anew with python tests/test_numerics.py"
+RECORD = "record them with python tests/test_numerics.py"
+Cases = dict[str, dict[str, Callable[[], Numbers]]]  # by the key of `revisions` and the name of the case
+Golden = dict[str, dict[str, Numbers]]
+
+
+def agree(numbers: Numbers, recorded: Numbers | None) -> bool:
+    """Whether numbers are those recorded, but for rounding."""
+    return recorded is not None and numbers == pytest.approx(recorded, rel=TOLERANCE)
+
+
+def updated(golden: Golden, cases: Cases) -> Golden:
+    """What to record for the present cases: numbers that agree stay as they are, to the last digit."""
+    new: Golden = {}
+    for revision, of_revision in cases.items():
+        new[revision] = {}
+        for case, measure in of_revision.items():
+            numbers, recorded = measure(), golden.get(revision, {}).get(case)
+            new[revision][case] = recorded if recorded is not None and agree(numbers, recorded) else numbers
+    return new
+
+
+@pytest.mark.parametrize(
+    ("revision", "case"), [(revision, case) for revision, of_revision in CASES.items() for case in of_revision]
 )
-Golden = dict[str, list[float]]
+def test_a_stages_numbers_are_those_recorded(revision: str, case: str) -> None:
+    recorded = json.loads(GOLDEN.read_text()).get(revision, {}).get(case)
+    assert recorded is not None, f"{revision}, {case}: is new; {RECORD}"
+    numbers = CASES[revision][case]()
+    changes = [f"{name}: {recorded.get(name)} -> {numbers.get(name)}" for name in {**recorded, **numbers}]
+    assert agree(numbers, recorded), (
+        f"the numbers of existing results changed: if that is meant, raise revisions.{revision} in config.yaml, then "
+        f"{RECORD} ({'; '.join(changes)})"
+    )
 
 
-def measured(row: str) -> list[float]:
-    """The loss and the gradient norm of the third step."""
-    training = run(row)
-    for _ in range(3):
-        measured = training.update(images(), torch.arange(8) % 3)
-    return [float(measured["loss"]), float(measured["gradient_norm"])]
+def test_every_revision_has_recorded_numbers() -> None:
+    assert set(CASES) == set(typing.get_args(Stage))
+    assert all(CASES.values())
+    assert {"mae", "moco_v3"} <= set(CASES["pretrain"])
 
 
-def brought_up_to_date(golden: Golden, rows: Iterable[str], measure: Callable[[str], list[float]]) -> Golden:
-    """What is recorded for the rows that there are: numbers that agree stay as they are, to the last digit."""
-    found = {row: measure(row) for row in rows}
-    return {
-        row: golden[row] if golden.get(row) == pytest.approx(values, rel=TOLERANCE) else values
-        for row, values in found.items()
-    }
-
-
-@pytest.mark.parametrize("row", VARIANTS)
-def test_a_rows_first_losses_are_those_recorded(row: str) -> None:
-    golden = json.loads(GOLDEN.read_text())
-    assert row in golden, f"row {row} {NEW}"
-    assert measured(row) == pytest.approx(golden[row], rel=TOLERANCE), CHANGED
-
-
-def test_no_number_is_recorded_for_a_row_that_is_gone() -> None:
-    gone = set(json.loads(GOLDEN.read_text())) - set(VARIANTS)
+def test_no_number_is_recorded_for_a_case_that_is_gone() -> None:
+    golden: Golden = json.loads(GOLDEN.read_text())
+    gone = [f"{revision}, {case}" for revision in golden for case in golden[revision] if case not in CASES[revision]]
     assert not gone, "python tests/test_numerics.py removes them"
 
 
 def test_recording_leaves_what_agrees_and_adds_what_is_missing() -> None:
-    golden = {"same": [1.0, 2.0], "changed": [1.0, 2.0], "gone": [1.0, 2.0]}
-    now = {"same": [1.0 + 1e-7, 2.0], "changed": [1.0, 2.1], "new": [3.0, 4.0]}
-    expected = {"same": [1.0, 2.0], "changed": [1.0, 2.1], "new": [3.0, 4.0]}
-    assert brought_up_to_date(golden, now, now.__getitem__) == expected
+    golden = {"probe": {"same": {"x": 1.0}, "changed": {"x": 1.0}, "gone": {"x": 1.0}}}
+    cases: Cases = {
+        "probe": {"same": lambda: {"x": 1.0 + 1e-7}, "changed": lambda: {"x": 1.1}, "new": lambda: {"y": 2.0}},
+        "judge": {"first": lambda: {"z": 3.0}},
+    }
+    expected = {"probe": {"same": {"x": 1.0}, "changed": {"x": 1.1}, "new": {"y": 2.0}}, "judge": {"first": {"z": 3.0}}}
+    assert updated(golden, cases) == expected
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     before: Golden = json.loads(GOLDEN.read_text())
-    after = brought_up_to_date(before, VARIANTS, measured)
+    after = updated(before, CASES)
     GOLDEN.write_text(json.dumps(after, indent=1) + "\n")
-    for row in dict.fromkeys([*before, *after]):
-        if before.get(row) != after.get(row):
-            print(f"{row}: {'removed' if row not in after else 'recorded' if row not in before else 'changed'}")
+    for revision in {**after, **before}:
+        old, new = before.get(revision, {}), after.get(revision, {})
+        for case in {**old, **new}:
+            if old.get(case) != new.get(case):
+                change = "removed" if case not in new else "recorded" if case not in old else "changed"
+                print(f"{revision}, {case}: {change}")

@@ -38,13 +38,13 @@ SIZE = Size(width=32, heads=2, encoder_blocks=1, decoder_blocks=1)
 TRAINING = Training(steps=60, batch=8, rate=0.1, warmup=0.1)
 
 
-def images(num: int = 8) -> Tensor:
-    """Waves with a little noise (num, 3, 32, 32), uint8; the same on every machine."""
-    grid = torch.arange(32.0, dtype=torch.float64)
+def images(num: int = 8, side: int = 32) -> Tensor:
+    """Waves with a little noise (num, 3, side, side), uint8; the same on every machine."""
+    grid = torch.arange(side, dtype=torch.float64)
     phase = torch.arange(num * 3, dtype=torch.float64).view(num, 3, 1, 1)
     waves = torch.sin(grid * (1 + phase % 5) / 5 + phase)[:, :, :, :] + torch.cos(grid[:, None] * (2 + phase % 3) / 7)
-    ripple = torch.frac(torch.sin(torch.arange(num * 3072, dtype=torch.float64) * 12.9898) * 43758.5453)
-    return (127.5 + 50 * waves + 20 * ripple.view(num, 3, 32, 32)).clamp(0, 255).round().byte()
+    ripple = torch.frac(torch.sin(torch.arange(num * 3 * side**2, dtype=torch.float64) * 12.9898) * 43758.5453)
+    return (127.5 + 50 * waves + 20 * ripple.view(num, 3, side, side)).clamp(0, 255).round().byte()
 
 
 def fit(tokenizer: Tokenizer) -> dict[str, Tensor]:
