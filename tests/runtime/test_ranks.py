@@ -454,7 +454,8 @@ def test_a_mistake_of_several_processes_is_one_line(prepared: Path, tmp_path: Pa
 def test_only_rank_0_writes(prepared: Path, tmp_path: Path) -> None:
     in_group(2, tmp_path / "2", lambda: train_row(prepared, tmp_path / "2", **ROWS["noise"]))
     assert read_json(tmp_path / "2/out/run.json")["seed"] == 0
-    assert sorted(path.name for path in (tmp_path / "2/resume").iterdir()) == ["finished.pt", "lock"]
+    assert sorted(path.name for path in (tmp_path / "2/resume").iterdir()) == ["finished.pt", "history.csv", "lock"]
+    assert (tmp_path / "2/resume/history.csv").read_bytes() == (tmp_path / "2/out/history.csv").read_bytes()
     shutil.rmtree(tmp_path / "2/out")
     in_group(2, tmp_path / "2", lambda: train_row(prepared, tmp_path / "2", **ROWS["noise"]))  # hands over again
     assert (tmp_path / "2/out/model.safetensors").exists()
