@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ldae.data.crops import random_resized_crop
-from ldae.data.mixing import cross_entropy, mixed
+from ldae.data.mixing import mixed
 from ldae.data.prepared import Split, to_float
 from ldae.data.rand_augment import rand_augment
 from ldae.measures.intervals import grouped_mean
@@ -182,7 +183,9 @@ class Tuning:
             with ranks.apart(self.parallel, micro.stop < part):
                 with mixed_precision(images.device):
                     logits = self.parallel(images[micro], uniform[micro])
-                share = cross_entropy(logits.float(), targets[micro]).sum() / part
+                smoothing = self.recipe.smoothing
+                losses = F.cross_entropy(logits.float(), targets[micro], reduction="none", label_smoothing=smoothing)
+                share = losses.sum() / part
                 share.backward()
             loss += share.detach()
         norm = gradient_norm(self.network)

@@ -572,12 +572,6 @@ class Finetuning(Training):
     cutmix: Annotated[float, Field(ge=0)] = 1.0  # the same, for the area that is pasted from another image
     magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of RandAugment's two operations an image; 0 for none
 
-    @model_validator(mode="after")
-    def _pairs(self) -> Self:
-        if self.batch % 2 and (self.mixup or self.cutmix):
-            raise ValueError(f"batch: {self.batch} is odd; mixup and cutmix take images in pairs")
-        return self
-
 
 class Probing(Part):
     """The linear probe's protocol (paper, App. A, which follows MAE)."""

@@ -137,6 +137,7 @@ RIGHT: dict[tuple[str, ...], Callable[[Any], bool]] = {
     ("training", "batch"): lambda value: value == 3,
     ("training", "rate"): lambda value: value in (3, 1.5),
     ("training", "warmup"): lambda value: value == 0,
+    ("finetuning", "batch"): lambda value: value == 3,
     ("finetuning", "layer_decay"): lambda value: value == {},
     ("finetuning", "drop_path"): lambda value: value == 0,
     ("finetuning", "cutmix"): lambda value: value in (3, 0, 1.5),
