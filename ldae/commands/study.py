@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ldae.study.variants import Study
 
 GROUP = "the study in this folder"
+TRACKERS = ("tensorboard", "wandb", "trackio")
 QUESTIONS = (
     (
         "plan",
@@ -76,6 +77,20 @@ def add(root: Root) -> None:
     command.set_defaults(action=_compare)
     for place in ("first", "second"):
         command.add_argument(place, type=Path, metavar=place.upper(), help="a results folder")
+    command = root.command(
+        GROUP,
+        "track",
+        "copy the histories of trainings, finished or running, to TensorBoard, W&B or trackio",
+        about="Steps that the tracker already has are skipped, so the command can be repeated. TensorBoard's files are "
+        "in the results folder's tracking/tensorboard; W&B and trackio read their own environment variables.",
+        examples="  ldae track results/laptop --to tensorboard\n"
+        "  ldae track results/laptop --to trackio --follow             # until interrupted\n"
+        "  WANDB_MODE=offline ldae track results/laptop --to wandb     # for `wandb sync` later",
+    )
+    command.set_defaults(action=_track)
+    command.add_argument("results", type=Path, metavar="RESULTS", help="a results folder")
+    command.add_argument("--to", choices=TRACKERS, metavar="NAME", required=True, help=", ".join(TRACKERS))
+    command.add_argument("--follow", action="store_true", help="go on with running trainings until interrupted")
     command = root.command(
         GROUP,
         "run",
@@ -166,6 +181,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     from ldae.readers.compare import compare
 
     print(compare(arguments.first, arguments.second))
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from ldae.readers.tracking import track
+
+    track(arguments.results, arguments.to, follow=arguments.follow)
 
 
 def _run(arguments: argparse.Namespace) -> None:
