@@ -1,4 +1,4 @@
-"""The command line: `ldae <command> ...`, what a person types and what the rules call."""
+"""The command line `ldae <command> ...`, for users and for the rules of the graph."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from ldae.runtime.slurm import is_wanted, requeue
 if TYPE_CHECKING:
     from ldae.commands.parsing import Root
 
-BROKEN_PIPE = 141  # what a shell says of a program whose reader has gone, e.g. `ldae list | head -1`
+BROKEN_PIPE = 141  # the exit status that shells report after SIGPIPE, e.g. in `ldae list | head -1`
 
 
 def parser() -> Root:
-    """The whole command line."""
+    """The parser of the whole command line."""
     from ldae.commands import models, shell, stages, study, views
     from ldae.commands.parsing import Root
 
     root = Root(
         "ldae",
-        description="The deconstruction of diffusion models for self-supervised learning: the study in config.yaml, "
-        "row by row, and its graph, stage by stage.",
-        epilog="Options and examples of a command: ldae <command> --help. The whole study: README.md.",
+        description="Asks about the l-DAE study in config.yaml, runs it, and uses its trained encoders.",
+        epilog="`ldae <command> --help` shows the options and examples of a command. README.md introduces the study.",
     )
     for group in (study, models, shell, stages, views):
         group.add(root)
@@ -44,20 +43,21 @@ def parser() -> Root:
 
 
 def main() -> None:
-    """Runs one command; a mistake or a missing file is one line on standard error and a status other than zero."""
+    """Runs one command; a user's mistake or a missing file is one line on stderr and a non-zero exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows `?` in the place of an arrow
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows `?` instead of an arrow
     try:
         try:
-            _answer()
+            _run_command()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # because Python flushes stdout when it exits
         sys.exit(BROKEN_PIPE)
 
 
-def _answer() -> None:
+def _run_command() -> None:
+    """Parses the command line, runs the command, and turns errors and stops into messages and exit statuses."""
     die_with_driver()
     if launched_by() in ("ldae", "torchrun"):
         die_with_parent()
@@ -77,7 +77,7 @@ def _answer() -> None:
         sys.exit(f"ldae: {' '.join(str(error).split())}")
     except Stopped as stopped:
         if Rank.from_environment().number:
-            return  # with status 0: a failure would end rank 0 before it has said, and asked for, what comes next
+            return  # with status 0: a failing rank would end rank 0 before it has logged and requeued
         log(f"{stopped}; {GOES_ON}")
         if stopping.in_time or is_wanted():
             requeue()

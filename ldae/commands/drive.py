@@ -1,7 +1,7 @@
-"""`python -m ldae.commands.drive`: Snakemake, for `ldae run`, and, once it has ended, what has come of it; no torch.
+"""`python -m ldae.commands.drive`, for `ldae run`: runs Snakemake, then prints its results; no torch.
 
-Snakemake runs in this very process, so that signals reach it as if a person had started it, and its exit status is this
-process's.
+Snakemake runs inside this process, so that it receives signals as if a user had started it. This process exits with
+Snakemake's status.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Runs Snakemake.
+    """Runs Snakemake and prints its results.
 
-    The first argument says, as JSON, what has been asked for: the `names` of rows and other targets, and what else the
-    command line says of the study (`given`). The others are Snakemake's.
+    The first argument is a request as JSON: the `names` of rows and other targets, and the study's settings that the
+    command line overrides (`overrides`). The other arguments are passed to Snakemake.
     """
-    asked, started = json.loads(sys.argv[1]), time.time()
+    request, started = json.loads(sys.argv[1]), time.time()
     sys.argv = ["snakemake", *sys.argv[2:]]
     try:
         status = _snakemake()
         if "--dry-run" not in sys.argv:
-            _tell(asked["names"], asked["given"], since=started if status else None)
-    except KeyboardInterrupt:  # before Snakemake listens, or while it ends
+            _print_results(request["names"], request["overrides"], since=started if status else None)
+    except KeyboardInterrupt:  # before Snakemake installs its handlers, or while it ends
         sys.exit("ldae: interrupted")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python itself flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # because Python flushes stdout when it exits
     sys.exit(status)
 
 
 def _snakemake() -> int:
-    """Snakemake's exit status."""
+    """Runs Snakemake with `sys.argv` and returns its exit status."""
     try:
         runpy.run_module("snakemake", run_name="__main__", alter_sys=True)
     except SystemExit as ended:
@@ -44,19 +44,19 @@ def _snakemake() -> int:
     return 0
 
 
-def _tell(names: list[str], given: dict[str, str], *, since: float | None) -> None:
-    """Prints what has come of it; of a run that failed, what has failed since it was started."""
+def _print_results(names: list[str], overrides: dict[str, str], *, since: float | None) -> None:
+    """Prints the results of a run or, if it failed, the jobs that failed since it was started (`since`)."""
     from ldae.readers.outcome import failures, outcome
     from ldae.study.variants import Study
 
     try:
-        study = Study.load(Path(), given)
+        study = Study.load(Path(), overrides)
         lines = outcome(study, Path(), names) if since is None else failures(study, Path(), names, since=since)
         for line in lines:
             print(line, flush=True)
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:  # Snakemake has said what is wrong with the study or its results
+    except (ValueError, OSError) as error:  # Snakemake has already printed what is wrong
         print(f"ldae: {error}", file=sys.stderr)
 
 

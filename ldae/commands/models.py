@@ -1,4 +1,4 @@
-"""What a person does with a trained row: commands over its folder."""
+"""Commands that use a trained row: denoise pictures, export the encoder."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ GROUP = "a trained row"
 
 
 def add(root: Root) -> None:
-    """Adds all of them."""
+    """Adds these commands."""
     own = root.command(
         GROUP,
         "denoise",
-        "add noise to your own pictures and let a trained row remove it",
-        about="Writes, for each picture, a PNG with its clean, noisy and denoised version side by side.",
+        "add noise to your own pictures and remove it with a trained row",
+        about="For each picture, it writes a PNG with the clean, noisy and denoised version side by side.",
         examples="  ldae denoise cat.jpg dog.png --model ldae --out denoised      # a row of the study\n"
         "  ldae denoise *.jpg --model results/laptop/pretrain/pca --sigma 0.2 --out denoised",
     )
     own.set_defaults(action=_denoise)
-    own.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="image files of any kind and size")
-    model = own.add_argument("--model", required=True, metavar="ROW", help="a row of the study, or a run's folder")
+    own.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="image files of any format and size")
+    model = own.add_argument("--model", required=True, metavar="ROW", help="a row of the study, or the folder of a run")
     completed(model, _rows)
     own.add_argument("--sigma", type=float, default=math.sqrt(1 / 3), metavar="S", help="noise level (default 0.577)")
-    own.add_argument("--noise-seed", type=int, default=0, metavar="K", help="of the noise (default 0)")
+    own.add_argument("--noise-seed", type=int, default=0, metavar="K", help="seed of the noise (default 0)")
     own.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     _of_row(own)
 
@@ -42,47 +42,51 @@ def add(root: Root) -> None:
         GROUP,
         "export",
         "write a trained encoder as a folder that timm loads",
-        about="Folds the conditioning and the tokenizer into a plain Vision Transformer and writes model.safetensors, "
-        "config.json and a model card.",
+        about="It folds the conditioning and the tokenizer into a plain Vision Transformer and writes "
+        "model.safetensors, config.json and a model card.",
         examples="  ldae export ldae --out encoder           # a row of the study\n"
         "  ldae export results/laptop/pretrain/ldae/seed0 --out encoder",
     )
     taken.set_defaults(action=_export)
-    completed(taken.add_argument("model", metavar="ROW", help="a row of the study, or a run's folder"), _rows)
+    completed(taken.add_argument("model", metavar="ROW", help="a row of the study, or the folder of a run"), _rows)
     taken.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     taken.add_argument(
-        "--time", type=int, metavar="T", help="the time step to fix (default: what the row is probed at)"
+        "--time", type=int, metavar="T", help="the time step to fold in (default: the one that the row is probed at)"
     )
-    taken.add_argument("--offset", type=int, metavar="B", help="of the last block kept, from the encoder's last")
+    taken.add_argument("--offset", type=int, metavar="B", help="last block to keep, relative to the encoder's last")
     _of_row(taken)
 
 
 def _of_row(command: Parser) -> None:
-    """Lets the name of a row mean one of its runs."""
-    scale = command.add_argument("--scale", metavar="NAME", help="of a row, a file of scales/ (default: the study's)")
+    """Adds the options that choose a run of a row."""
+    scale = command.add_argument(
+        "--scale", metavar="NAME", help="with the name of a row: its scale (default: the study's)"
+    )
     scale.completer = scales  # type: ignore[attr-defined]
-    command.add_argument("--seed", type=int, metavar="K", help="of a row (default: the study's first)")
-    command.add_argument("--study", metavar="FILE", help="of a row, another study than config.yaml")
+    command.add_argument(
+        "--seed", type=int, metavar="K", help="with the name of a row: its seed (default: the study's first)"
+    )
+    command.add_argument("--study", metavar="FILE", help="with the name of a row: its study (default: config.yaml)")
 
 
-class Meant(NamedTuple):
-    """The run that a command line means."""
+class ChosenRun(NamedTuple):
+    """The run that the command line chooses."""
 
     folder: Path
-    features: Features  # what of it is probed
-    about: dict[str, str]  # what a model card can say of its row
+    features: Features  # which features of it are probed
+    about: dict[str, str]  # facts about its row, for the model card
 
 
 def _denoise(arguments: argparse.Namespace) -> float:
     """Denoises a user's own pictures; returns when the imports were done."""
-    meant = _meant(arguments)
+    run = _chosen_run(arguments)
 
     from ldae.parts.loading import find_run
     from ldae.stages.denoise import denoise_pictures
 
     imported = process_seconds()
     options = {"sigma": arguments.sigma, "seed": arguments.noise_seed, "out": arguments.out}
-    denoise_pictures(arguments.pictures, model=find_run(meant.folder, seed=arguments.seed), **options)
+    denoise_pictures(arguments.pictures, model=find_run(run.folder, seed=arguments.seed), **options)
     return imported
 
 
@@ -92,33 +96,33 @@ def _rows(study: Study) -> list[str]:
 
 def _export(arguments: argparse.Namespace) -> float:
     """Exports a row of the study in this folder, or a run by its folder; returns when the imports were done."""
-    meant = _meant(arguments)
+    run = _chosen_run(arguments)
     given = {key: getattr(arguments, key) for key in ("time", "offset") if getattr(arguments, key) is not None}
 
     from ldae.parts.loading import find_run
     from ldae.stages.export import export
 
     imported = process_seconds()
-    model = find_run(meant.folder, seed=arguments.seed)
-    export(model, out=arguments.out, features=meant.features.model_copy(update=given), about=meant.about)
+    model = find_run(run.folder, seed=arguments.seed)
+    export(model, out=arguments.out, features=run.features.model_copy(update=given), about=run.about)
     return imported
 
 
-def _meant(arguments: argparse.Namespace) -> Meant:
-    """The run of a row of the study, or the run by its folder or its row's."""
+def _chosen_run(arguments: argparse.Namespace) -> ChosenRun:
+    """The run that `arguments.model` names: a row of the study, a run's folder, or the folder of a row's runs."""
     from ldae.study.spec import Features
 
-    named = {key: getattr(arguments, key) for key in ("scale", "study") if getattr(arguments, key) is not None}
+    overrides = {key: getattr(arguments, key) for key in ("scale", "study") if getattr(arguments, key) is not None}
     model = Path(arguments.model)
-    if model.name == arguments.model and not (model / "run.json").is_file():  # a row may be called as a folder here is
-        return _run_of(arguments.model, arguments.seed, named)
-    if named:
-        raise ValueError(f"--{next(iter(named))}: goes with the name of a row; {model} is a folder already")
-    return Meant(model, Features(), {})
+    if model.name == arguments.model and not (model / "run.json").is_file():  # a row may have the name of a folder here
+        return _run_of(arguments.model, arguments.seed, overrides)
+    if overrides:
+        raise ValueError(f"--{next(iter(overrides))}: goes with the name of a row; {model} is a folder already")
+    return ChosenRun(model, Features(), {})
 
 
-def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> Meant:
-    """The run of a row, trained already."""
+def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> ChosenRun:
+    """The run of a row, which must be trained."""
     from ldae.study.checking import StudyError
     from ldae.study.variants import Study, project_of
 
@@ -142,4 +146,4 @@ def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> Meant:
             f"{row!r}, seed {seed}: is not trained yet at scale {study.scale_name} (no {folder}); "
             f"`snakemake --cores all {place}/run.json --config {config}` does it"
         )
-    return Meant(folder, study.variants[row].spec.features, about)
+    return ChosenRun(folder, study.variants[row].spec.features, about)

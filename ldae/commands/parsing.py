@@ -1,24 +1,24 @@
-"""How a command line is read: commands in groups, help that keeps its examples, a mistake in one line; no pydantic.
+"""The argument parser: commands in groups, help with examples, mistakes in one line; no pydantic.
 
-What a stage needs is imported when it runs, so that help and completion come at once.
+Commands import what they need when they run, so that help and completion are fast.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that an unknown one was probably meant to be, or nothing."""
-    from ldae.study.checking import nearest  # which imports pydantic, and a mistake can wait for that
+    """A did-you-mean hint for an unknown word; empty if no known word is close."""
+    from ldae.study.checking import nearest  # imports pydantic, so only after a mistake
 
     return nearest(word, known)
 
 
 class Help(argparse.HelpFormatter):
-    """Room for the names of all commands in the left column; a line that is indented stays as it is."""
+    """A wider left column for the names of commands; indented lines keep their line breaks."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
@@ -32,14 +32,14 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest name, and without the usage above it."""
+    """Reports a mistake in one line with a did-you-mean hint, without the usage."""
 
     def error(self, message: str) -> Any:
         """Ends the process with status 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but each command refuses what it does not know itself, where its options are known."""
+        """As argparse, but each command reports its own unknown options, so that the hint knows its valid ones."""
         namespace, unknown = super().parse_known_args(args, namespace)
         for word in unknown:
             if word.startswith("-"):
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Names a word that is none of an argument's choices, and the nearest that is."""
+        """Rejects a word that is not among an argument's choices, with a did-you-mean hint."""
         if action.choices is not None and value not in action.choices:
             kind = "command" if isinstance(action, argparse._SubParsersAction) else "value"
             raise argparse.ArgumentError(
@@ -56,11 +56,25 @@ class Parser(argparse.ArgumentParser):
             )
 
 
+class Version(argparse.Action):
+    """Prints the installed version; it is looked up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Ends the process with status 0."""
+        from importlib.metadata import version
+
+        parser.exit(0, f"ldae {version('ldae')}\n")
+
+
 class Root(Parser):
-    """The whole command line: its help lists the commands in groups, in the order in which they were added."""
+    """The top-level parser; its help lists the commands in groups, in the order in which they were added."""
 
     def __init__(self, prog: str, *, description: str, epilog: str) -> None:
         super().__init__(prog, description=description, epilog=epilog, formatter_class=Help)
+        self.add_argument("--version", action=Version, dest=argparse.SUPPRESS, help="print the version and exit")
         self.groups: dict[str, list[argparse.Action]] = {}
         self._commands = self.add_subparsers(metavar="<command>", required=True, parser_class=Parser)
 
@@ -68,11 +82,11 @@ class Root(Parser):
         """Adds a command.
 
         Args:
-            group: the heading below which help lists it.
-            name: of the command.
-            text: what it does, for that list.
-            about: what else is to be said of it in its own help.
-            examples: command lines, each followed by what it does after a `#`.
+            group: the heading in the list of commands.
+            name: the command's name.
+            text: what it does, for the list of commands.
+            about: further sentences for the command's own help.
+            examples: command lines, each with a comment.
         """
         self.groups.setdefault(group, []).append(argparse.Action([], name, metavar=name, help=text))
         command: Parser = self._commands.add_parser(
@@ -84,7 +98,7 @@ class Root(Parser):
         return command
 
     def format_help(self) -> str:
-        """The commands in their groups; their own options are told by their own help."""
+        """The list of commands in their groups, without the commands' options."""
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)

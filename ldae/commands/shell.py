@@ -1,4 +1,4 @@
-"""Completion of commands, options, rows, targets and scales in a person's shell."""
+"""Tab completion of commands, options, rows, targets and scales in the user's shell."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Completer = Callable[..., Iterable[str]]
 
 
 def add(root: Root) -> None:
-    """Adds the command that makes a shell complete."""
+    """Adds the command `completion`."""
     command = root.command(
         GROUP,
         "completion",
-        "print what makes a shell complete commands, options, rows, targets and scales",
+        "print the script that lets your shell complete commands, options, rows, targets and scales",
         examples='  eval "$(ldae completion bash)"     # in ~/.bashrc; for zsh, `zsh` in ~/.zshrc\n'
         "  ldae completion fish | source      # in ~/.config/fish/config.fish",
     )
@@ -32,7 +32,7 @@ def add(root: Root) -> None:
 
 
 def complete(root: Root) -> None:
-    """Answers a shell that asks how a line could go on, and ends the process; otherwise does nothing, at no cost."""
+    """Answers a completion request of the shell and ends the process; does nothing if there is none."""
     if "_ARGCOMPLETE" not in os.environ:
         return
     import argcomplete
@@ -41,7 +41,7 @@ def complete(root: Root) -> None:
 
 
 def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
-    """Lets the names of the study in this folder complete an argument."""
+    """Completes an argument with names from the study in this folder."""
 
     def complete(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
         from ldae.study.variants import Study, project_of
@@ -51,7 +51,7 @@ def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
             return list(
                 names(Study.load(project_of(Path.cwd()), {key: value for key, value in given.items() if value}))
             )
-        except ValueError:  # a study with a mistake in it, or none: that is told once the command runs
+        except ValueError:  # no study here, or one with a mistake, which the command will report
             return []
 
     action.completer = complete

@@ -1,4 +1,4 @@
-"""Questions about the study in this folder, and the command that runs a part of it."""
+"""Commands that ask about the study in this folder, and `ldae run`, which runs a part of it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 QUESTIONS = (
     (
         "plan",
-        "what targets would cost: jobs, FLOPs, hours and disk, before anything runs",
+        "estimate what targets cost: jobs, FLOPs, hours and disk space, before anything runs",
         "  ldae plan all --scale gpu            # everything, on one GPU\n"
         "  ldae plan figure5 pca                # a figure and a row",
     ),
     (
         "status",
-        "how each training is doing, and the last words of those that failed",
+        "show the progress of each training, and the last log line of each failed job",
         "  ldae status                          # all of the study\n"
         "  ldae status table3 --seeds 0,1,2     # one table, three seeds",
     ),
     (
         "why",
-        "what of targets would run again, and because of which change",
+        "show what would run again, and which change is the reason",
         "  ldae why                             # all of the study\n"
         "  ldae why figure5                     # one figure",
     ),
@@ -40,11 +40,11 @@ QUESTIONS = (
 
 
 def add(root: Root) -> None:
-    """Adds all of them."""
+    """Adds these commands."""
     command = root.command(
         GROUP,
         "list",
-        "the rows as a tree, each with its one change; the sweeps; the targets",
+        "list the rows as a tree, each with its one change; the sweeps; the targets",
         examples="  ldae list\n  ldae list --study tests/study.yaml",
     )
     command.set_defaults(action=_list)
@@ -52,16 +52,16 @@ def add(root: Root) -> None:
     command = root.command(
         GROUP,
         "show",
-        "a row in full: its configuration, what the scale adds, its lineage and its results",
-        examples="  ldae show ldae\n  ldae show pca_d8 --scale imagenet   # a point of a sweep",
+        "show a row in full: its configuration, what the scale adds, its lineage and its results",
+        examples="  ldae show ldae\n  ldae show pca_d8 --scale imagenet   # one value of a sweep",
     )
     command.set_defaults(action=_show)
-    completed(command.add_argument("row", metavar="ROW", help="its name"), _rows)
+    completed(command.add_argument("row", metavar="ROW", help="the name of the row"), _rows)
     _of_study(command)
     command = root.command(
         GROUP,
         "diff",
-        "the keys in which two rows differ, and the stages that they do not share",
+        "show the keys in which two rows differ, and the stages that they do not share",
         examples="  ldae diff pca ldae\n  ldae diff mae_l ldae_l --scale imagenet",
     )
     command.set_defaults(action=_diff)
@@ -71,7 +71,7 @@ def add(root: Root) -> None:
     command = root.command(
         GROUP,
         "compare",
-        "the rows that two results folders share: two scales, studies, commits or machines",
+        "compare two results folders row by row: two scales, studies, commits or machines",
         examples="  ldae compare results/laptop results/mine\n  ldae compare results/reference results/laptop",
     )
     command.set_defaults(action=_compare)
@@ -94,60 +94,62 @@ def add(root: Root) -> None:
     command = root.command(
         GROUP,
         "run",
-        "run rows, sweeps or other targets with all that they need, through Snakemake",
-        about="A row is run to its probe, and to its fine-tuning and the distance of its samples where it has them.",
+        "run rows, sweeps or other targets, and everything that they need, with Snakemake",
+        about="A row is trained and probed; if it has fine-tuning or an FID, also fine-tuned or sampled and judged.",
         examples="  ldae run ldae                           # one row, on all cores\n"
         "  ldae run pca_d --seeds 0,1,2            # a sweep, three seeds\n"
-        "  ldae run table3 -n                      # a table: what would run\n"
+        "  ldae run table3 -n                      # a dry run: what a table needs\n"
         "  ldae run dit --profile slurm --scale imagenet",
     )
     command.set_defaults(action=_run)
-    completed(command.add_argument("names", nargs="+", metavar="NAME", help="of rows, sweeps, targets"), _targets)
+    completed(command.add_argument("names", nargs="+", metavar="NAME", help="rows, sweeps or targets"), _targets)
     command.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
-    command.add_argument("--profile", metavar="NAME", help="of Snakemake, e.g. slurm, instead of this machine's cores")
-    command.add_argument("-n", "--dry-run", action="store_true", help="only tell what would run")
+    command.add_argument("--profile", metavar="NAME", help="a Snakemake profile, e.g. slurm, instead of --cores")
+    command.add_argument("-n", "--dry-run", action="store_true", help="only show what would run")
     _of_study(command)
     for name, text, examples in QUESTIONS:
         command = root.command(GROUP, name, text, examples=examples)
         command.set_defaults(action=_ask, question=name)
         targets = command.add_argument(
-            "targets", nargs="*", default=["all"], metavar="TARGET", help="as for snakemake, or rows (default all)"
+            "targets", nargs="*", default=["all"], metavar="TARGET", help="targets, sweeps or rows (default: all)"
         )
         completed(targets, _targets)
         _of_study(command)
         if name == "plan":
             command.add_argument(
-                "--images", type=int, metavar="N", help="of the training set, where they are not prepared"
+                "--images", type=int, metavar="N", help="size of the training set, if it is not prepared yet"
             )
             command.add_argument(
-                "--jobs", type=int, metavar="N", help="at a time (default: what the cores allow, or 1 GPU)"
+                "--jobs", type=int, metavar="N", help="jobs at a time (default: as many as cores or GPUs allow)"
             )
 
 
 def _of_study(command: Parser) -> None:
-    """Lets a command look at another scale, other seeds, or another study than this folder's."""
-    scale = command.add_argument("--scale", metavar="NAME", help="a file of scales/ (default: the study's)")
+    """Adds the options that override the scale, the seeds and the study's file."""
+    scale = command.add_argument(
+        "--scale", metavar="NAME", help="a scale, by the name of its file in scales/ (default: the study's)"
+    )
     scale.completer = scales  # type: ignore[attr-defined]
-    command.add_argument("--seeds", type=_seeds, metavar="LIST", help="e.g. 0,1,2 (default: the study's)")
-    command.add_argument("--study", metavar="FILE", help="another study than config.yaml")
+    command.add_argument("--seeds", type=_seeds, metavar="LIST", help="seeds, e.g. 0,1,2 (default: the study's)")
+    command.add_argument("--study", metavar="FILE", help="a study's file (default: config.yaml)")
 
 
 def _seeds(text: str) -> str:
-    """The list as Snakemake takes it; the brackets, which some shells want quoted, can stay out."""
+    """A list of seeds in Snakemake's syntax; brackets are optional, because some shells need them quoted."""
     try:
         return str([int(word) for word in text.removeprefix("[").removesuffix("]").split(",")])
     except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, which is no list of numbers; write e.g. 0,1,2") from None
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a list of numbers, e.g. 0,1,2") from None
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, str]:
-    """What the command line says of the study."""
-    given = {key: getattr(arguments, key) for key in ("scale", "seeds", "study")}
-    return {key: value for key, value in given.items() if value is not None}
+def _overrides(arguments: argparse.Namespace) -> dict[str, str]:
+    """The study's settings that the command line overrides."""
+    overrides = {key: getattr(arguments, key) for key in ("scale", "seeds", "study")}
+    return {key: value for key, value in overrides.items() if value is not None}
 
 
 def _study(arguments: argparse.Namespace) -> Study:
-    """The study in this folder or, as git looks for a repository, in one above it; from here on this is the folder."""
+    """Loads the study in this folder or, as git does, in the nearest folder above it, and changes to that folder."""
     from ldae.study.variants import Study, project_of
 
     here, root = Path.cwd(), project_of(Path.cwd())
@@ -156,7 +158,7 @@ def _study(arguments: argparse.Namespace) -> Study:
             arguments.study = os.path.relpath(arguments.study, root)
         os.chdir(root)
         print(f"in {root}", file=sys.stderr)
-    return Study.load(Path(), _given(arguments))
+    return Study.load(Path(), _overrides(arguments))
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -190,22 +192,22 @@ def _track(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Becomes Snakemake, with the code of the study's own folder; `drive` tells what has come of it at the end."""
+    """Replaces this process by `drive`, which runs Snakemake and prints the results at the end."""
     from ldae.overview.show import results_for
 
     where = ["--profile", arguments.profile] if arguments.profile else ["--cores", str(arguments.cores or "all")]
     dry = ["--dry-run"] if arguments.dry_run else []
     targets = results_for(_study(arguments), arguments.names)
-    given = _given(arguments)
-    config = ["--config", *(f"{key}={value}" for key, value in given.items())] if given else []
-    asked = json.dumps({"names": arguments.names, "given": given})
+    overrides = _overrides(arguments)
+    config = ["--config", *(f"{key}={value}" for key, value in overrides.items())] if overrides else []
+    request = json.dumps({"names": arguments.names, "overrides": overrides})
     sys.stdout.flush()
     snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]
-    os.execv(sys.executable, [sys.executable, "-m", "ldae.commands.drive", asked, *snakemake])
+    os.execv(sys.executable, [sys.executable, "-m", "ldae.commands.drive", request, *snakemake])
 
 
 def _ask(arguments: argparse.Namespace) -> None:
-    """Answers what a study costs, where it stands, or what would run again."""
+    """Prints the answer of `plan`, `status` or `why`."""
     from ldae.overview.plan import plan
     from ldae.overview.status import status, why
 
