@@ -66,7 +66,8 @@ class Version(argparse.Action):
         """Ends the process with status 0."""
         from importlib.metadata import version
 
-        parser.exit(0, f"ldae {version('ldae')}\n")
+        print(f"ldae {version('ldae')}")
+        parser.exit()
 
 
 class Root(Parser):
