@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from browser import Browser
 from made_up import MadeUp
 from PIL import Image
 from rows import ROOT
@@ -29,6 +29,9 @@ from ldae.readers.report.verdicts import Claims, Judged, claims
 from ldae.readers.report.words import Measured, best, cautions, findings, verdicts_in_words
 from ldae.runtime.files import read_json, write_json
 from ldae.study.variants import Study
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 EVIL = "</script><img src=x>\"'&|σ"
 VOID = {"meta", "link", "img", "input", "br"}
@@ -426,11 +429,15 @@ def test_page_and_figures_have_one_palette() -> None:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("Chromium is not installed, so the page cannot be looked at")
-    with Browser(chromium, tmp_path_factory.mktemp("profile")) as found:
+    if find_spec("playwright") is None:
+        pytest.skip("Playwright is not installed (pip install playwright), so the page cannot be looked at")
+    from browser import browser_of
+
+    with browser_of(chromium) as found:
         yield found
 
 
@@ -446,8 +453,8 @@ def test_the_page_is_quiet_fits_and_asks_for_nothing(width: int, scheme: str, br
     assert browser.run("[...document.images].filter((i) => i.src !== 'data:,').every((i) => i.naturalWidth >= 64)")
     background = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 150) == (scheme == "dark")
-    assert browser.requests() == [page.as_uri()]
-    assert browser.complaints() == []
+    assert browser.requests == [page.as_uri()]
+    assert browser.complaints == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), SIZES)
@@ -554,7 +561,7 @@ def test_a_figure_is_enlarged_and_closed_by_keyboard(browser: Browser, page: Pat
     assert browser.run("document.getElementById('large').open")
     assert browser.run("document.querySelector('#large img').src === document.querySelector('#figure-samples img').src")
     assert browser.run("document.documentElement.scrollWidth") <= 390
-    browser.press("Escape")
+    browser.page.keyboard.press("Escape")
     assert browser.run("document.getElementById('large').open") is False
     assert browser.run("document.activeElement.closest('figure')?.id") == "figure-samples"
 
@@ -573,20 +580,20 @@ def test_training_curves_answer_the_pointer_and_the_keyboard(browser: Browser, p
     left, top, width, height = browser.run(
         "(({ x, y, width, height }) => [x, y, width, height])(document.getElementById('plot').getBoundingClientRect())"
     )
-    browser.point(left + width / 2, top + height / 2)
+    browser.page.mouse.move(left + width / 2, top + height / 2)
     said = browser.run("document.getElementById('readout').textContent")
     assert re.search(r": loss [\d.]+ after \d+ images$", said)
     browser.run("document.getElementById('plot').focus()")
-    browser.press("End")
+    browser.page.keyboard.press("End")
     assert browser.run("document.getElementById('readout').textContent").endswith("after 128 images")
-    browser.press("ArrowLeft")
+    browser.page.keyboard.press("ArrowLeft")
     last = browser.run("document.getElementById('readout').textContent")
     assert last.endswith("after 112 images")
-    browser.press("ArrowDown")
+    browser.page.keyboard.press("ArrowDown")
     assert browser.run("document.getElementById('readout').textContent").split(":")[0] != last.split(":")[0]
     browser.run("document.getElementById('no-curves').click()")
     assert browser.run("document.querySelectorAll('#plot .curve').length") == 0
-    assert browser.complaints() == []
+    assert browser.complaints == []
 
 
 def test_the_theme_can_be_chosen(browser: Browser, page: Path) -> None:
@@ -604,5 +611,5 @@ def test_a_page_that_would_fetch_something_is_noticed(browser: Browser, tmp_path
         "<img src='picture.png'><p style='width:2000px'>wide</p><script>nothing()</script>"
     )
     browser.open(tmp_path / "x.html", width=390)
-    assert len(browser.requests()) == 2
-    assert len(browser.complaints()) >= 1
+    assert len(browser.requests) == 2
+    assert len(browser.complaints) >= 1
