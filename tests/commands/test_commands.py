@@ -177,7 +177,7 @@ def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
         (["list", "--sacle", "smoke"], ["ldae list: unknown option '--sacle'", "did you mean '--scale'"]),
         (["completion", "bahs"], ["'bahs'", "did you mean 'bash'"]),
         (["show"], ["ROW"]),
-        (["list", "--seeds", "0,x"], ["--seeds", "'0,x'", "write e.g. 0,1,2"]),
+        (["list", "--seeds", "0,x"], ["--seeds", "'0,x'", "e.g. 0,1,2"]),
     ],
 )
 def test_a_mistake_in_a_command_is_one_line_with_the_nearest_name(
