@@ -11,7 +11,8 @@ from comparison import in_turn, save
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from ldae.measures.frechet import Moments, frechet_distance
+from ldae.measures.frechet import frechet_distance
+from ldae.parts.moments import Moments
 
 SAMPLES, DIM = 10_000, 2048
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ldae.data.prepared import Split
 from ldae.measures.extractors import Extractor, open_extractor
-from ldae.measures.frechet import Moments, extrapolate
+from ldae.measures.frechet import extrapolate
+from ldae.parts.moments import Moments
 from ldae.runtime.arrays import open_array, read_arrays, release
 from ldae.runtime.files import intact, read_json, sha256, sums_of, whole, write_json
 from ldae.runtime.progress import progress

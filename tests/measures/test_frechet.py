@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from ldae.measures.frechet import Moments, extrapolate, few_samples_distance, frechet_distance
+from ldae.measures.frechet import extrapolate, few_samples_distance, frechet_distance
+from ldae.parts.moments import Moments
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -19,10 +20,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def moments(*batches: Tensor) -> Moments:
-    result = Moments()
-    for batch in batches:
-        result.update(batch)
-    return result
+    return Moments.of(batches)
 
 
 def covariance(dims: int, *, rank: int | None = None, condition: float = 1e4, seed: int = 0) -> Tensor:

@@ -57,7 +57,7 @@ def test_signs_are_fixed_and_batches_do_not_matter() -> None:
 
 @pytest.mark.parametrize("fit", [pca.fit, pixel.fit])
 def test_too_few_patches_are_refused(fit: object) -> None:
-    with pytest.raises(ValueError, match="at least 2 patches"):
+    with pytest.raises(ValueError, match="at least 2 samples, found"):
         fit([torch.zeros(1, 768)])  # type: ignore[operator]
 
 

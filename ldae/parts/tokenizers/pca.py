@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldae.parts.moments import Moments
 from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
 from ldae.study.spec import PATCH
 
 
 def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
     """All principal components of a stream of patches.
-
-    The covariance is accumulated in float64 about the first batch's mean, so that memory stays bounded and a large
-    common offset costs no digits.
 
     Args:
         patches: batches of flattened patches (n, D), of any float type.
@@ -28,24 +26,11 @@ def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: for fewer than two patches.
     """
-    count, shift = 0, torch.empty(0)
-    total = outer = torch.zeros((), dtype=torch.float64)
-    for batch in patches:
-        batch = batch.double()
-        if not count:
-            shift = batch.mean(0)
-        batch = batch - shift
-        count += len(batch)
-        total = total + batch.sum(0)
-        outer = outer + batch.T @ batch
-    if count < 2:
-        raise ValueError(f"PCA needs at least 2 patches, found {count}")
-    offset = total / count
-    covariance = (outer - count * torch.outer(offset, offset)) / (count - 1)
-    variance, vectors = torch.linalg.eigh(covariance)
+    moments = Moments.of(patches)
+    variance, vectors = torch.linalg.eigh(moments.covariance)
     basis = vectors.T.flip(0)
     largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
-    return {"mean": shift + offset, "basis": basis * largest.sign(), "variance": variance.flip(0).clamp_min(0)}
+    return {"mean": moments.mean, "basis": basis * largest.sign(), "variance": variance.flip(0).clamp_min(0)}
 
 
 class PCATokenizer(nn.Module):

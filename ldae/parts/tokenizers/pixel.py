@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldae.parts.moments import Moments
 from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
 from ldae.study.spec import PATCH, PIXEL_PATCHES
 
@@ -18,17 +18,8 @@ def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: for fewer than two patches.
     """
-    count, mean, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for batch in patches:  # Chan's update of the running moments, which loses no digits to a large mean
-        batch = batch.double()
-        size, batch_mean = len(batch), batch.mean(0)
-        delta = batch_mean - mean
-        squares = squares + (batch - batch_mean).square().sum(0) + delta.square() * count * size / (count + size)
-        mean = mean + delta * size / (count + size)
-        count += size
-    if count < 2:
-        raise ValueError(f"a pixel tokenizer needs at least 2 patches, found {count}")
-    return {"mean": mean, "variance": squares / (count - 1)}
+    moments = Moments.of(patches)
+    return {"mean": moments.mean, "variance": moments.covariance.diagonal().clone()}
 
 
 def resize(images: Tensor, patch: int) -> Tensor:
