@@ -29,26 +29,20 @@ from ldae.stages.probe import probe
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
-from ldae.study.spec import (
+from ldae.study.base import Size
+from ldae.study.recipes import MAETraining, Probing, Training
+from ldae.study.scale import Classifier, Convolutional, Fitting, Photos, Sampling
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import (
     BaselineStage,
-    Classifier,
     ClassifierStage,
-    Convolutional,
     ConvolutionalStage,
     DatasetStage,
-    Fitting,
     JudgeStage,
-    MAETraining,
-    Photos,
     PretrainStage,
     ProbeStage,
-    Probing,
     SampleStage,
-    Sampling,
-    Size,
-    Tokenizer,
     TokenizerStage,
-    Training,
 )
 
 SIDE, IMAGES, STEPS = 64, 4000, 20

@@ -21,7 +21,8 @@ from scipy.io import savemat
 
 from ldae.data.sources.tars import DEVKIT, META, TRAIN, TRUTH, VAL
 from ldae.stages.prepare import prepare
-from ldae.study.spec import DatasetStage, Folder, ImageNet
+from ldae.study.scale import Folder, ImageNet
+from ldae.study.stage_specs import DatasetStage
 
 CLASSES, EACH, VALIDATION = 4, 75, 10  # images of a class for training and for validation
 IMAGENET, CORES = 1_281_167 + 50_000, 32

@@ -21,7 +21,7 @@ from ldae.measures.intervals import grouped_mean
 from ldae.parts.loading import stage_of
 from ldae.runtime.files import read_json, write_json
 from ldae.stages.probe import probe
-from ldae.study.spec import ProbeStage
+from ldae.study.stage_specs import ProbeStage
 from ldae.training.loop import device_name, pick_device
 
 RESULTS = Path(__file__).parent / "results"

@@ -39,6 +39,7 @@ from ldae.stages.pretrain import Pretraining
 from ldae.stages.pretrain_baseline import MAETask, MoCoTask
 from ldae.stages.sample import draw
 from ldae.stages.train_tokenizer import Autoencoding
+from ldae.study.base import PATCH, PATCH_DIM
 from ldae.study.cost import (
     autoencoder_macs,
     baseline_macs,
@@ -47,8 +48,8 @@ from ldae.study.cost import (
     pretrain_macs,
     tokenizer_training_macs,
 )
-from ldae.study.spec import PATCH, PATCH_DIM, BaselineStage, ConvolutionalStage, DenoiserStage
-from ldae.study.variants import Study
+from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage
+from ldae.study.study import Study
 from ldae.training.loop import Run, Task, compile_blocks, pick_device
 
 ROOT = Path(__file__).parent.parent

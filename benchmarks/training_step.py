@@ -18,8 +18,10 @@ from ldae.parts.network import TIME_FREQUENCIES, Transformer
 from ldae.parts.tokenizers import pca
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain import Pretraining
+from ldae.study.base import PATCH, Size
 from ldae.study.cost import transformer_macs
-from ldae.study.spec import PATCH, PretrainStage, Size, Training
+from ldae.study.recipes import Training
+from ldae.study.stage_specs import PretrainStage
 from ldae.training.loop import BETAS, Run, compile_blocks, pick_device
 
 SIZES = {

@@ -15,7 +15,8 @@ import driver
 from ldae.runtime import locking
 from ldae.study.record import digest
 from ldae.study.graph import Graph
-from ldae.study.variants import Study, StudyError
+from ldae.study.checking import StudyError
+from ldae.study.study import Study
 
 try:
     study = Study.load(ROOT, config)

@@ -12,20 +12,11 @@ import pytest
 
 from ldae.runtime.arrays import save_row_sums
 from ldae.runtime.files import sums_of, write_json
-from ldae.study.spec import (
-    BaselineStage,
-    Fitting,
-    MAETraining,
-    MoCoTraining,
-    Network,
-    Noise,
-    Objective,
-    PretrainStage,
-    Size,
-    Tokenizer,
-    TokenizerStage,
-    Training,
-)
+from ldae.study.base import Size
+from ldae.study.recipes import MAETraining, MoCoTraining, Training
+from ldae.study.scale import Fitting
+from ldae.study.spec import Network, Noise, Objective, Tokenizer
+from ldae.study.stage_specs import BaselineStage, PretrainStage, TokenizerStage
 
 
 def pytest_unconfigure() -> None:

@@ -21,7 +21,8 @@ from ldae.parts.denoiser import Denoiser
 from ldae.runtime.files import read_json, write_json
 from ldae.runtime.randomness import Randomness
 from ldae.stages.probe import denoiser_encoders, probe
-from ldae.study.spec import ProbeStage, Probing
+from ldae.study.recipes import Probing
+from ldae.study.stage_specs import ProbeStage
 
 RUNS = ("ldae", "mae", "moco_v3")
 FOLDERS = {"dataset": "dataset", "tokenizer": "tokenizers/pca", "model": "pretrain/ldae/seed0"}

@@ -21,8 +21,9 @@ from ldae.parts.noise import SCHEDULES, Level, NoiseSchedule
 from ldae.parts.objective import PREDICTIONS
 from ldae.stages.pretrain import Pretraining
 from ldae.study.file import StudyFile
-from ldae.study.spec import Noise, Objective, Scale
-from ldae.study.variants import Study
+from ldae.study.scale import Scale
+from ldae.study.spec import Noise, Objective
+from ldae.study.study import Study
 from ldae.training.loop import Run
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from ldae.data.sources import presence
 from ldae.runtime import slurm
 from ldae.runtime.machine import GPUS
 from ldae.runtime.process import name_driver
-from ldae.study.spec import Dataset
+from ldae.study.scale import Dataset
 
 LOST_SECONDS = 900.0  # after which a job has ended that Slurm does not name, or names as none of done, failed, to come
 LIMBO = ("PREEMPTED", "NODE_FAIL", "REVOKED")  # what becomes of such a job is Slurm's to say: it may queue it again

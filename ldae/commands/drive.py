@@ -47,7 +47,7 @@ def _snakemake() -> int:
 def _print_results(names: list[str], overrides: dict[str, str], *, since: float | None) -> None:
     """Prints the results of a run or, if it failed, the jobs that failed since it was started (`since`)."""
     from ldae.readers.outcome import failures, outcome
-    from ldae.study.variants import Study
+    from ldae.study.study import Study
 
     try:
         study = Study.load(Path(), overrides)

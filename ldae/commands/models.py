@@ -14,7 +14,7 @@ from ldae.runtime.process import process_seconds
 
 if TYPE_CHECKING:
     from ldae.study.spec import Features
-    from ldae.study.variants import Study
+    from ldae.study.study import Study
 
 GROUP = "a trained row"
 
@@ -124,7 +124,7 @@ def _chosen_run(arguments: argparse.Namespace) -> ChosenRun:
 def _run_of(row: str, seed: int | None, overrides: dict[str, str]) -> ChosenRun:
     """The run of a row, which must be trained."""
     from ldae.study.checking import StudyError
-    from ldae.study.variants import Study, project_of
+    from ldae.study.study import Study, project_of
 
     root = Path(os.path.relpath(project_of(Path.cwd())))
     study = Study.load(root, overrides)

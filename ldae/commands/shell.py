@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ldae.commands.parsing import Root
 
 if TYPE_CHECKING:
-    from ldae.study.variants import Study
+    from ldae.study.study import Study
 
 GROUP = "your shell"
 SHELLS = ("bash", "zsh", "fish")
@@ -44,7 +44,7 @@ def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
     """Completes an argument with names from the study in this folder."""
 
     def complete(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
-        from ldae.study.variants import Study, project_of
+        from ldae.study.study import Study, project_of
 
         given = {key: getattr(parsed_args, key, None) for key in ("scale", "study")}
         try:
@@ -59,7 +59,7 @@ def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
 
 def scales(**_: object) -> list[str]:
     """The names of the scales of the study in this folder or above it."""
-    from ldae.study.variants import project_of
+    from ldae.study.study import project_of
 
     try:
         return sorted(path.stem for path in (project_of(Path.cwd()) / "scales").glob("*.yaml"))

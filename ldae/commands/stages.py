@@ -17,7 +17,7 @@ from ldae.runtime.progress import log
 from ldae.runtime.slurm import job_seconds, nodes_of_job, submitted_job
 
 if TYPE_CHECKING:
-    from ldae.study.spec import Part
+    from ldae.study.base import Config
 
 GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
 FUNCTIONS = {  # of stages that share a module with another, or whose name is taken: (module, function)
@@ -111,7 +111,7 @@ def _stage(
         root: where to add it.
         name: of the command; the stage's function has it, with underscores.
         text: what it does.
-        model: of its `--spec`, by its name in `ldae.study.spec`.
+        model: of its `--spec`, by its name in `ldae.study.stage_specs`.
         inputs: the folders that it reads, and what each of them is.
         threads: what `--threads` counts.
     """
@@ -212,7 +212,7 @@ def _run(arguments: argparse.Namespace) -> float:
     return imported
 
 
-def _check_inputs(name: str, stage: Part, options: dict[str, Any], expected: str | None) -> None:
+def _check_inputs(name: str, stage: Config, options: dict[str, Any], expected: str | None) -> None:
     """Refuses results of earlier stages that do not belong together, or that are not those that the study asks for.
 
     Raises:
@@ -231,14 +231,14 @@ def _check_inputs(name: str, stage: Part, options: dict[str, Any], expected: str
         )
 
 
-def _read_spec(model: str, text: str) -> Part:
+def _read_spec(model: str, text: str) -> Config:
     """A stage's specification from its JSON."""
     from pydantic import ValidationError
 
-    from ldae.study import spec
+    from ldae.study import stage_specs
 
     try:
-        stage: Part = getattr(spec, model).model_validate_json(text)
+        stage: Config = getattr(stage_specs, model).model_validate_json(text)
         return stage
     except ValidationError as error:
         mistake = error.errors()[0]

@@ -13,7 +13,7 @@ from ldae.commands.parsing import Parser, Root
 from ldae.commands.shell import completed, scales
 
 if TYPE_CHECKING:
-    from ldae.study.variants import Study
+    from ldae.study.study import Study
 
 GROUP = "the study in this folder"
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -150,7 +150,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, str]:
 
 def _study(arguments: argparse.Namespace) -> Study:
     """Loads the study in this folder or, as git does, in the nearest folder above it, and changes to that folder."""
-    from ldae.study.variants import Study, project_of
+    from ldae.study.study import Study, project_of
 
     here, root = Path.cwd(), project_of(Path.cwd())
     if root != here:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldae.runtime.randomness import Randomness
-from ldae.study.spec import Finetuning
+from ldae.study.recipes import Finetuning
 
 
 def mixed(

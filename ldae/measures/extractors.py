@@ -14,7 +14,8 @@ from ldae.data.prepared import to_float
 from ldae.parts.classifiers import SmallResNet
 from ldae.parts.loading import open_classifier
 from ldae.runtime.weights import read_weights
-from ldae.study.spec import Judging, Weights
+from ldae.study.base import ExternalFile
+from ldae.study.scale import Judging
 
 INCEPTION_FEATURES = "2048"  # of the last pooling, as FID is defined (Heusel et al., 2017)
 
@@ -48,7 +49,7 @@ def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -
     return Extractor(lambda images: network.features(to_float(images)), "Fréchet distance (judge)")
 
 
-def inception(weights: Weights, device: torch.device) -> Callable[[Tensor], Tensor]:
+def inception(weights: ExternalFile, device: torch.device) -> Callable[[Tensor], Tensor]:
     """torch-fidelity's Inception, which resizes as TensorFlow did, with the standard FID weights from a file.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ldae.data.sources import presence
 from ldae.runtime.files import read_json
+from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM, Architecture
 from ldae.study.cost import (
     INCEPTION_MACS,
     autoencoder_macs,
@@ -20,18 +21,9 @@ from ldae.study.cost import (
     transformer_parameters,
 )
 from ldae.study.graph import Job
-from ldae.study.spec import (
-    NUM_TIMES,
-    PATCH,
-    PATCH_DIM,
-    Architecture,
-    BaselineStage,
-    ConvolutionalStage,
-    DenoiserStage,
-    Photos,
-    PretrainStage,
-)
-from ldae.study.variants import Study
+from ldae.study.scale import Photos
+from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage, PretrainStage
+from ldae.study.study import Study
 
 
 class Data(NamedTuple):

@@ -14,7 +14,7 @@ from ldae.overview.forecast import Cost, Forecast, size_of
 from ldae.runtime.files import read_json
 from ldae.study.graph import Graph, Job
 from ldae.study.record import seconds_of
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 START_SECONDS = 4.0  # of a process that imports torch
 ASSUMED_CORE = 15e9  # FLOP/s of a CPU core where no job has run yet

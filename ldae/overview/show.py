@@ -19,8 +19,9 @@ from ldae.study.checking import StudyError, nearest
 from ldae.study.file import Sweep
 from ldae.study.graph import Graph, Job
 from ldae.study.record import digest, leaves
-from ldae.study.spec import DenoiserStage, Spec
-from ldae.study.variants import Study
+from ldae.study.spec import Spec
+from ldae.study.stage_specs import DenoiserStage
+from ldae.study.study import Study
 
 OWN = "green"  # what a row changes itself
 WIDE = 1000  # columns of a line that goes into a pipe, where nothing is cut off

@@ -14,7 +14,7 @@ from ldae.runtime.locking import is_driven
 from ldae.runtime.process import HEARTBEAT_SECONDS, holder
 from ldae.runtime.progress import GOES_ON
 from ldae.study.graph import Graph, Job
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
 RESUMED = ("pretrain", "tokenizer", "classifier", "finetune")  # the stages that write checkpoints

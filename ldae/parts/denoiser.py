@@ -17,7 +17,8 @@ from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
 from ldae.parts.tokenizers.pca import PCATokenizer
 from ldae.runtime.randomness import Randomness
-from ldae.study.spec import PATCH, PATCH_DIM, DenoiserStage
+from ldae.study.base import PATCH, PATCH_DIM
+from ldae.study.stage_specs import DenoiserStage
 
 LABEL_DROPOUT = 0.1  # of the labels become the null label (DiT)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ldae.parts.noise import Level
 from ldae.study import spec
+from ldae.study.base import NUM_TIMES
 from ldae.study.checking import listed
 from ldae.study.schedules import SCHEDULES, sampled
-from ldae.study.spec import NUM_TIMES
 
 MAX_BETA = 0.999  # so a step magnifies the error of predicted noise 32-fold at most; reached with few steps only
 

@@ -20,7 +20,7 @@ from ldae.parts.denoiser import Denoiser
 from ldae.parts.network import Block
 from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.parts.tokenizers.patches import unpatchify
-from ldae.study.spec import NUM_TIMES, PATCH, PATCH_DIM
+from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
 
 
 class Folded(NamedTuple):

@@ -14,7 +14,8 @@ from ldae.parts.denoiser import Denoiser
 from ldae.runtime.files import intact, read_json
 from ldae.runtime.randomness import stream
 from ldae.study.checking import listed, nearest
-from ldae.study.spec import AdoptStage, BaselineStage, DenoiserStage, Features, PretrainStage, ProbeStage
+from ldae.study.spec import Features
+from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
 
 INITIAL = 0  # the stream of randomness that initial weights are drawn from
 HAS_NO_RUN = (

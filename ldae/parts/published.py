@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldae.parts.network import TIME_FREQUENCIES, grid_positions
-from ldae.study.spec import PATCH, Published
+from ldae.study.base import PATCH
+from ldae.study.spec import PublishedWeights
 
 Shapes = dict[str, tuple[int, ...]]
 MAE_DECODER = ("decoder_", "mask_token")  # what pretraining alone uses
@@ -48,7 +49,7 @@ def from_dit(state: dict[str, Tensor], *, patch: int) -> dict[str, Tensor]:
     return mapped
 
 
-def dit_shapes(about: Published, *, channels: int, patch: int, grid: int) -> Shapes:
+def dit_shapes(about: PublishedWeights, *, channels: int, patch: int, grid: int) -> Shapes:
     """What a DiT consists of: `channels` of the latent map, in patches of `patch` x `patch`, `grid` of them a side."""
     h, points = about.width, channels * patch**2
     shapes: Shapes = {"pos_embed": (1, grid**2, h), "x_embedder.proj.weight": (h, channels, patch, patch)}
@@ -61,7 +62,7 @@ def dit_shapes(about: Published, *, channels: int, patch: int, grid: int) -> Sha
     return with_biases(shapes) | {"y_embedder.embedding_table.weight": (about.classes + 1, h)}
 
 
-def mae_shapes(about: Published, *, tokens: int) -> Shapes:
+def mae_shapes(about: PublishedWeights, *, tokens: int) -> Shapes:
     """What an encoder that MAE has trained on images of so many tokens consists of."""
     h = about.width
     shapes: Shapes = {"cls_token": (1, 1, h), "pos_embed": (1, 1 + tokens, h)}
@@ -97,7 +98,7 @@ def check(state: dict[str, Tensor], shapes: Shapes, what: str) -> None:
 
 
 def denoiser_weights(
-    state: dict[str, Tensor], about: Published, *, dim: int, patch: int, grid: int
+    state: dict[str, Tensor], about: PublishedWeights, *, dim: int, patch: int, grid: int
 ) -> dict[str, Tensor]:
     """A published DiT's weights as those of a row's network, which predicts the noise alone and no variance.
 
@@ -128,7 +129,7 @@ def denoiser_weights(
     return {name: tensor.contiguous() for name, tensor in mapped.items()}
 
 
-def encoder_weights(state: dict[str, Tensor], about: Published, *, grid: int) -> dict[str, Tensor]:
+def encoder_weights(state: dict[str, Tensor], about: PublishedWeights, *, grid: int) -> dict[str, Tensor]:
     """An encoder that MAE has trained, as the weights of an `Encoder` with a class token.
 
     Positions of another grid are interpolated. Its final norm is left out: what is probed is the mean of

@@ -8,7 +8,7 @@ from pathlib import Path
 from ldae.measures.intervals import Estimate
 from ldae.overview.status import log_of, state_of
 from ldae.study.graph import PAGES, Graph
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 
 def outcome(study: Study, root: Path, names: list[str]) -> Iterator[str]:

@@ -14,11 +14,13 @@ from ldae.parts.published import denoiser_weights, encoder_weights
 from ldae.parts.tokenizers.conv import LATENT_PATCH
 from ldae.runtime.files import read_json, sums_of, write_json
 from ldae.runtime.weights import read_weights, save_weights
+from ldae.study.base import PATCH
 from ldae.study.record import Lineage, inputs_of, lineage, provenance
-from ldae.study.spec import PATCH, AdoptStage, BaselineStage, Published
+from ldae.study.spec import PublishedWeights
+from ldae.study.stage_specs import AdoptStage, BaselineStage
 
 
-def stored(weights: Published) -> tuple[Path, dict[str, Tensor]]:
+def stored(weights: PublishedWeights) -> tuple[Path, dict[str, Tensor]]:
     """The path of published weights and what the file holds, once its SHA-256 is the expected one."""
     path = Path(weights.path).expanduser()
     return path, read_weights(path, weights.sha256)

@@ -20,7 +20,7 @@ from ldae.runtime.files import read_json, sums_of, whole, write_json
 from ldae.runtime.progress import log
 from ldae.runtime.randomness import Randomness
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import DenoiseStage
+from ldae.study.stage_specs import DenoiseStage
 from ldae.training.loop import device_name, pick_device
 
 DENOISING = 9  # a stream of randomness

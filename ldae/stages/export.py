@@ -12,7 +12,8 @@ from ldae.parts.folding import Folded, fold
 from ldae.parts.loading import Finished, open_finished
 from ldae.runtime.files import whole, write_text
 from ldae.runtime.progress import log
-from ldae.study.spec import PATCH, Features
+from ldae.study.base import PATCH
+from ldae.study.spec import Features
 
 ARCHITECTURE = "vit_base_patch16_224"  # timm's name of the plain Vision Transformer; the arguments below set its size
 TIMM = "1.0.16"  # the first version that loads such a folder

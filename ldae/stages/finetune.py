@@ -23,9 +23,10 @@ from ldae.parts.loading import open_baseline, open_denoiser
 from ldae.runtime import ranks
 from ldae.runtime.files import read_json, sums_of, whole, write_json, write_text
 from ldae.runtime.randomness import Randomness, stream
+from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import PATCH, FinetuneStage
+from ldae.study.stage_specs import FinetuneStage
 from ldae.training.loop import (
     Averaged,
     Run,

@@ -17,8 +17,10 @@ from ldae.parts.tokenizers.pixel import resize
 from ldae.runtime.files import read_json, sums_of, write_json
 from ldae.runtime.progress import progress
 from ldae.runtime.weights import save_weights
+from ldae.study.base import PATCH
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import PATCH, Tokenizer, TokenizerStage
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import TokenizerStage
 
 IMAGES = 1024  # a batch
 SHOWN_DIMS = (8, 16, 32, 64, 128)  # of the PCA, whose reconstruction is measured; the paper's own

@@ -16,8 +16,10 @@ from ldae.parts.moments import Moments
 from ldae.runtime.arrays import open_array, read_arrays, release
 from ldae.runtime.files import intact, read_json, sha256, sums_of, whole, write_json
 from ldae.runtime.progress import progress
+from ldae.study.base import ExternalFile
 from ldae.study.record import Lineage, inputs_of, lineage, provenance
-from ldae.study.spec import JudgeStage, Judging, Weights
+from ldae.study.scale import Judging
+from ldae.study.stage_specs import JudgeStage
 from ldae.training.loop import device_name, pick_device
 
 BATCH = 250  # images
@@ -78,7 +80,7 @@ def reference(
     )
 
 
-def published_statistics(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+def published_statistics(weights: ExternalFile) -> tuple[np.ndarray, np.ndarray]:
     """The mean (F,) and covariance (F, F) in a file of ADM's kind: an `.npz` with `mu` and `sigma`.
 
     Raises:

@@ -28,7 +28,8 @@ from ldae.runtime.files import sha256, whole, write_json
 from ldae.runtime.pool import pool
 from ldae.runtime.progress import log, progress
 from ldae.study.record import lineage
-from ldae.study.spec import Dataset, DatasetStage, Folder, Photos
+from ldae.study.scale import Dataset, Folder, Photos
+from ldae.study.stage_specs import DatasetStage
 
 CHUNK = 128  # images a task
 DARKEST = 2**14  # the white of colours of 16 bits that use too few of them

@@ -16,9 +16,10 @@ from ldae.runtime import ranks
 from ldae.runtime.files import read_json, sums_of, write_json, write_text
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
+from ldae.study.base import PATCH
 from ldae.study.cost import pretrain_macs
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import PATCH, PretrainStage
+from ldae.study.stage_specs import PretrainStage
 from ldae.training.loop import (
     BETAS,
     Averaged,

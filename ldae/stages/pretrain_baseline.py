@@ -20,8 +20,9 @@ from ldae.runtime.files import read_json, sums_of, write_json, write_text
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
 from ldae.study.cost import baseline_macs
+from ldae.study.recipes import MAETraining, MoCoTraining
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import BaselineStage, MAETraining, MoCoTraining
+from ldae.study.stage_specs import BaselineStage
 from ldae.training.loop import (
     BETAS,
     Run,

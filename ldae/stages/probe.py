@@ -22,8 +22,10 @@ from ldae.runtime import ranks
 from ldae.runtime.files import read_json, sums_of, whole, write_json
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Randomness, stream
+from ldae.study.base import PATCH
+from ldae.study.recipes import Probing
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import PATCH, ProbeStage, Probing
+from ldae.study.stage_specs import ProbeStage
 from ldae.training.loop import compile_blocks, device_name, pick_device
 
 AUGMENT, SHUFFLE, HEADS, HOLD, CORRUPT = 3, 4, 5, 6, 7  # streams of randomness

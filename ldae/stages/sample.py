@@ -20,7 +20,8 @@ from ldae.runtime.files import read_json, sums_of, whole, write_json
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import stream
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import SampleStage, Sampling
+from ldae.study.scale import Sampling
+from ldae.study.stage_specs import SampleStage
 from ldae.training.loop import compile_blocks, device_name, pick_device
 
 SAMPLING = 8  # a stream of randomness

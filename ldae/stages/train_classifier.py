@@ -17,7 +17,8 @@ from ldae.runtime.files import read_json, sums_of, write_json, write_text
 from ldae.runtime.randomness import Randomness, stream
 from ldae.runtime.weights import save_weights
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import Classifier, ClassifierStage
+from ldae.study.scale import Classifier
+from ldae.study.stage_specs import ClassifierStage
 from ldae.training.loop import Run, device_name, history_text, learning_rate, pick_device, set_rate, trained
 from ldae.training.optimizer import AdamW
 

@@ -37,8 +37,9 @@ from ldae.runtime.files import read_json, sums_of, whole, write_json, write_text
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Randomness, stream
 from ldae.runtime.weights import read_weights, save_weights
+from ldae.study.base import PATCH, ExternalFile
 from ldae.study.record import inputs_of, lineage, provenance
-from ldae.study.spec import PATCH, ConvolutionalStage, Weights
+from ldae.study.stage_specs import ConvolutionalStage
 from ldae.training.loop import (
     Run,
     device_name,
@@ -254,7 +255,7 @@ def train_tokenizer(
         write(weights, finished["history"], training_seconds=finished["seconds"])
 
 
-def published_autoencoder(weights: Weights) -> dict[str, Tensor]:
+def published_autoencoder(weights: ExternalFile) -> dict[str, Tensor]:
     """The state of a published autoencoder; a `ValueError` names, in one line, a file that holds none."""
     path = Path(weights.path).expanduser()
     state = read_weights(path, weights.sha256)

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ldae.study.spec import Part
+from ldae.study.base import Config
 
-AnyPart = TypeVar("AnyPart", bound=Part)
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 Elsewhere = Callable[[tuple[str, ...]], str | None]  # of an unknown key: a message that says where it belongs
 LONGEST = 80  # characters of a value in a message
 
@@ -72,13 +72,13 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
 
 
 def checked(
-    model: type[AnyPart],
+    model: type[AnyConfig],
     values: dict[str, Any],
     where: str,
     *,
     only: str | None = None,
     elsewhere: Elsewhere | None = None,
-) -> AnyPart:
+) -> AnyConfig:
     """Validated values.
 
     Args:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ldae.study.spec import PATCH, PATCH_DIM, BaselineStage, Classifier, ConvolutionalStage, DenoiserStage
+from ldae.study.base import PATCH, PATCH_DIM
+from ldae.study.scale import Classifier
+from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage
 
 VAE_MULTIPLES = (1, 2, 4, 4)  # of the convolutional tokenizer's width, level by level
 INCEPTION_MACS = 5_730_000_000  # of Inception v3 at 299 pixels

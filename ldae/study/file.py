@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ldae.study.base import Config, matching
 from ldae.study.checking import listed
 from ldae.study.schedules import SCHEDULES
-from ldae.study.spec import Part, Schedule, matching
+from ldae.study.spec import Schedule
 
 Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")]
 Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
@@ -17,7 +18,7 @@ Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "fine
 Rows = Annotated[list[str], Field(min_length=1)]
 
 
-class Paper(Part):
+class Paper(Config):
     """What the paper reports for a row: accuracy in percent by linear probe and by fine-tuning, FID-50K."""
 
     probe: float | None = Field(default=None, examples=[65.1])
@@ -25,7 +26,7 @@ class Paper(Part):
     fid: float | None = None
 
 
-class Row(Part):
+class Row(Config):
     """A run: the run it starts from, and the one thing it changes."""
 
     parent: str | None = Field(default=None, alias="from")
@@ -36,7 +37,7 @@ class Row(Part):
     fid: bool = False  # whether it is sampled from though the paper gives no FID
 
 
-class Sweep(Part):
+class Sweep(Config):
     """Runs that differ in the value of one key."""
 
     parent: str = Field(alias="from")
@@ -46,7 +47,7 @@ class Sweep(Part):
     paper: dict[Literal["probe", "finetune", "fid"], list[float | None]] = {}
 
 
-class Table(Part):
+class Table(Config):
     """Rows and sweeps by name, in order; or `series`: a sweep a line, its values the columns."""
 
     title: str
@@ -66,7 +67,7 @@ class Table(Part):
         return self.rows if self.rows is not None else list((self.series or {}).values())
 
 
-class DimensionFigure(Part):
+class DimensionFigure(Config):
     """Accuracy against the latent dimension: a curve for each sweep; and the filters of some rows' tokenizers."""
 
     kind: Literal["dimension"]
@@ -81,7 +82,7 @@ class DimensionFigure(Part):
         return list(self.series.values())
 
 
-class RowsFigure(Part):
+class RowsFigure(Config):
     """A figure of rows: the trajectory, noisy pictures, denoised pictures, or the training curves."""
 
     kind: Literal["trajectory", "noise", "denoising", "curves", "samples"]
@@ -95,7 +96,7 @@ class RowsFigure(Part):
         return self.rows
 
 
-class SchedulesFigure(Part):
+class SchedulesFigure(Config):
     """The noise schedules, which need no results."""
 
     kind: Literal["schedules"]
@@ -115,7 +116,7 @@ class SchedulesFigure(Part):
 Figure = Annotated[DimensionFigure | RowsFigure | SchedulesFigure, Field(discriminator="kind")]
 
 
-class Claim(Part):
+class Claim(Config):
     """A statement of the paper: a weighted sum of rows, the place of a peak, or a rank correlation, and its margin."""
 
     text: str
@@ -145,7 +146,7 @@ class Claim(Part):
         return list(self.sum or self.rank or [self.peak or ""])
 
 
-class StudyFile(Part):
+class StudyFile(Config):
     """The study: one file, `config.yaml` unless another is named."""
 
     scale: Annotated[str, Field(min_length=1)]

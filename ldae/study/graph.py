@@ -17,8 +17,8 @@ from ldae.runtime.files import read_json, sha256
 from ldae.study.checking import StudyError, listed, nearest
 from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target
 from ldae.study.record import Lineage, differences
-from ldae.study.spec import ConvolutionalStage
-from ldae.study.variants import Study
+from ldae.study.stage_specs import ConvolutionalStage
+from ldae.study.study import Study
 from ldae.study.views import digest_read, view_lineage
 
 RESULTS = ("probe", "finetune", "judge")  # the stages whose numbers tables show of a row, in their order

@@ -21,7 +21,7 @@ from typing import Any
 
 from ldae.runtime.files import read_json
 from ldae.runtime.process import Rank, process_seconds
-from ldae.study.spec import Part
+from ldae.study.base import Config
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
 RECORDS = {  # the record that each stage leaves, and the stage
@@ -52,7 +52,7 @@ SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what 
 LONGEST = 80  # characters of a value in a message
 
 
-def lineage(stage: str, spec: Part, revision: int, *inputs: Lineage) -> Lineage:
+def lineage(stage: str, spec: Config, revision: int, *inputs: Lineage) -> Lineage:
     """The lineage of a result: those of its inputs, and its own stage."""
     merged: Lineage = {}
     for made in inputs:

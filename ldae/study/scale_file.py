@@ -7,7 +7,9 @@ from typing import Any
 
 from ldae.study.checking import StudyError, check_folder_name, checked, listed, nearest, read_yaml
 from ldae.study.file import Row, StudyFile
-from ldae.study.spec import Scale, Spec, Training
+from ldae.study.recipes import Training
+from ldae.study.scale import Scale
+from ldae.study.spec import Spec
 
 LENGTHS = ("steps", "epochs")  # a recipe has one of them: a scale that gives one does not inherit the other
 OF_A_ROW = {  # keys of the scale's recipes, and the key by which a row changes them for itself

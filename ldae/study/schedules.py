@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from operator import mul
 from typing import NamedTuple
 
-from ldae.study.spec import NUM_TIMES
+from ldae.study.base import NUM_TIMES
 
 # A step of sampling divides by the signal, so it magnifies the network's error where hardly any is left.
 LEAST_POWER = 1e-5  # of the signal where sampling may start; DDPM's last time step has 4e-5

@@ -21,8 +21,9 @@ from ldae.overview.show import differences, given_by, listing, results_for, show
 from ldae.runtime.files import read_json, write_json
 from ldae.stages.probe import probe_pixels
 from ldae.study.checking import StudyError
-from ldae.study.spec import ProbeStage, Probing
-from ldae.study.variants import Study
+from ldae.study.recipes import Probing
+from ldae.study.stage_specs import ProbeStage
+from ldae.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 SMOKE = Study.load(ROOT, {"scale": "smoke"})

@@ -17,7 +17,7 @@ from rows import ROOT
 from ldae.readers.outcome import failures, outcome
 from ldae.runtime.files import read_json
 from ldae.study.graph import Graph
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from ldae.data.sources.fingerprint import difference
 from ldae.data.sources.tars import VAL
 from ldae.runtime.files import read_json
 from ldae.stages.prepare import prepare
-from ldae.study.spec import Dataset, DatasetStage, Folder, Photos
+from ldae.study.scale import Dataset, Folder, Photos
+from ldae.study.stage_specs import DatasetStage
 
 Prepared = tuple[Folder, dict[str, Any], Path]
 

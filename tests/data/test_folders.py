@@ -23,7 +23,8 @@ from ldae.data.sources import folder, tree
 from ldae.data.sources.pixels import white_above
 from ldae.runtime.files import read_json
 from ldae.stages.prepare import prepare
-from ldae.study.spec import DatasetStage, Folder
+from ldae.study.scale import Folder
+from ldae.study.stage_specs import DatasetStage
 
 SIZE = 16
 COUNTS = {"train": 3, "val": 2, "test": 1}  # pictures of a class

@@ -33,7 +33,8 @@ from ldae.data.sources.pixels import centre_crop, decode
 from ldae.runtime.arrays import row_sums
 from ldae.runtime.files import read_json, sha256
 from ldae.stages.prepare import prepare
-from ldae.study.spec import Dataset, DatasetStage, Folder, Photos
+from ldae.study.scale import Dataset, Folder, Photos
+from ldae.study.stage_specs import DatasetStage
 
 SIZE = 16
 ARRAYS = [f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_labels", "_groups", "_checksums")]
@@ -140,7 +141,8 @@ def test_workers_die_with_a_parent_killed_while_they_start_or_work(tmp_path: Pat
     code = f"""
 from pathlib import Path
 from ldae.stages.prepare import prepare
-from ldae.study.spec import DatasetStage, Photos
+from ldae.study.scale import Photos
+from ldae.study.stage_specs import DatasetStage
 dataset = Photos(source="photos", size=16, train=1_000_000, val=20)
 prepare(DatasetStage(dataset=dataset), out=Path({str(tmp_path)!r}), revision=1, workers=2)
 """

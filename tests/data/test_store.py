@@ -22,23 +22,17 @@ from ldae.stages.pretrain import pretrain
 from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe
 from ldae.stages.train_classifier import train_classifier
-from ldae.study.spec import (
+from ldae.study.base import Size
+from ldae.study.recipes import MAETraining, MoCoTraining, Probing, Training
+from ldae.study.scale import Classifier, Fitting, Photos
+from ldae.study.spec import Recipe, Tokenizer
+from ldae.study.stage_specs import (
     BaselineStage,
-    Classifier,
     ClassifierStage,
     DatasetStage,
-    Fitting,
-    MAETraining,
-    MoCoTraining,
-    Photos,
     PretrainStage,
     ProbeStage,
-    Probing,
-    Recipe,
-    Size,
-    Tokenizer,
     TokenizerStage,
-    Training,
 )
 
 SIDE, STORED = 32, 40

@@ -14,7 +14,8 @@ from scipy.io import savemat
 from ldae.data.sources.tars import DEVKIT, TRAIN, VAL, load
 from ldae.runtime.files import read_json
 from ldae.stages.prepare import prepare
-from ldae.study.spec import DatasetStage, ImageNet
+from ldae.study.scale import ImageNet
+from ldae.study.stage_specs import DatasetStage
 
 CLASSES = {"n02": 2, "n01": 1, "n03": 3}  # in the order of the tar file, with the kit's own numbers
 COLOURS = {"n01": (255, 0, 0), "n02": (0, 255, 0), "n03": (0, 0, 255)}

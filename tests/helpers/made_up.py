@@ -14,7 +14,7 @@ from ldae.readers.figures import Inputs, write_figure
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import write_cost, write_table
 from ldae.runtime.files import sums_of, write_json
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 NUM = 200  # validation images
 

@@ -13,18 +13,12 @@ from ldae.parts.tokenizers import FITS, pca, pixel
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
 from ldae.stages.pretrain import Pretraining
-from ldae.study.spec import (
-    PIXEL_PATCHES,
-    Fitting,
-    Method,
-    PretrainStage,
-    Recipe,
-    Size,
-    Tokenizer,
-    TokenizerStage,
-    Training,
-)
-from ldae.study.variants import Study
+from ldae.study.base import PIXEL_PATCHES, Size
+from ldae.study.recipes import Training
+from ldae.study.scale import Fitting
+from ldae.study.spec import Method, Recipe, Tokenizer
+from ldae.study.stage_specs import PretrainStage, TokenizerStage
+from ldae.study.study import Study
 from ldae.training.loop import Run
 
 ROOT = Path(__file__).parents[2]

@@ -20,25 +20,12 @@ from ldae.parts.loading import build, build_baseline
 from ldae.runtime.arrays import save_row_sums
 from ldae.runtime.files import read_json, sums_of, write_json
 from ldae.runtime.weights import save_weights
+from ldae.study.base import PATCH_DIM, Architecture, Size
+from ldae.study.recipes import MAETraining, Training
 from ldae.study.record import lineage
-from ldae.study.spec import (
-    PATCH_DIM,
-    Architecture,
-    BaselineStage,
-    Classifier,
-    ClassifierStage,
-    Convolutional,
-    MAETraining,
-    Network,
-    Noise,
-    Objective,
-    PretrainStage,
-    Recipe,
-    Size,
-    Tokenizer,
-    TokenizerStage,
-    Training,
-)
+from ldae.study.scale import Classifier, Convolutional
+from ldae.study.spec import Network, Noise, Objective, Recipe, Tokenizer
+from ldae.study.stage_specs import BaselineStage, ClassifierStage, PretrainStage, TokenizerStage
 
 CLASSES = 3
 SIZE = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)

@@ -48,30 +48,21 @@ from ldae.stages.probe import probe, probe_pixels
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
-from ldae.study.spec import (
-    Architecture,
+from ldae.study.base import Architecture
+from ldae.study.recipes import Finetuning, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.scale import Dataset, Fitting, Folder, Judging, Photos, Sampling
+from ldae.study.stage_specs import (
     BaselineStage,
     ClassifierStage,
     ConvolutionalStage,
-    Dataset,
     DatasetStage,
     DenoiseStage,
     FinetuneStage,
-    Finetuning,
-    Fitting,
-    Folder,
     JudgeStage,
-    Judging,
-    MAETraining,
-    MoCoTraining,
-    Photos,
     PretrainStage,
     ProbeStage,
-    Probing,
     SampleStage,
-    Sampling,
     TokenizerStage,
-    Training,
 )
 
 Numbers = dict[str, float]

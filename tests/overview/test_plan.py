@@ -20,7 +20,7 @@ from ldae.parts.network import Transformer
 from ldae.runtime.files import write_json
 from ldae.study.cost import transformer_parameters
 from ldae.study.graph import Graph, Job
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 SMOKE = Study.load(ROOT, {"scale": "smoke"})

@@ -16,7 +16,7 @@ from ldae.parts.baselines.moco import MoCo, contrast, momentum_at
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain_baseline import MAETask, MoCoTask
-from ldae.study.spec import MAETraining, MoCoTraining
+from ldae.study.recipes import MAETraining, MoCoTraining
 from ldae.training.optimizer import AdamW
 
 ENCODER = {"image_size": 64, "width": 16, "heads": 2, "blocks": 2}

@@ -18,8 +18,9 @@ from ldae.parts.noise import Level, NoiseSchedule
 from ldae.parts.objective import PREDICTIONS, WEIGHTS, projected_error
 from ldae.parts.tokenizers import TOKENIZERS
 from ldae.runtime.randomness import Randomness
+from ldae.study.scale import Sampling
 from ldae.study.schedules import SCHEDULES, sampled
-from ldae.study.spec import Noise, Objective, Sampling, Tokenizer
+from ldae.study.spec import Noise, Objective, Tokenizer
 
 
 @pytest.mark.parametrize(

@@ -28,18 +28,12 @@ from ldae.runtime.weights import read_weights
 from ldae.stages.adopt import adopt, adopt_baseline
 from ldae.stages.probe import probe
 from ldae.stages.sample import sample
-from ldae.study.spec import (
-    AdoptStage,
-    BaselineStage,
-    ProbeStage,
-    Probing,
-    Published,
-    SampleStage,
-    Sampling,
-    Scale,
-    Spec,
-)
-from ldae.study.variants import Study, StudyError
+from ldae.study.checking import StudyError
+from ldae.study.recipes import Probing
+from ldae.study.scale import Sampling, Scale
+from ldae.study.spec import PublishedWeights, Spec
+from ldae.study.stage_specs import AdoptStage, BaselineStage, ProbeStage, SampleStage
+from ldae.study.study import Study
 
 DIT = {"width": 32, "heads": 4, "blocks": 3}
 MAE = {"width": 32, "heads": 2, "blocks": 2}
@@ -78,14 +72,14 @@ def published_mae(image_size: int = 32) -> nn.Module:
     return shaken(network).requires_grad_(False)
 
 
-def written(folder: Path, stored: dict[str, Any], sizes: dict[str, int], name: str = "weights.pt") -> Published:
+def written(folder: Path, stored: dict[str, Any], sizes: dict[str, int], name: str = "weights.pt") -> PublishedWeights:
     """Weights in a file of torch's or safetensors'."""
     path = folder / name
     if path.suffix == ".safetensors":
         save_file(stored, path)
     else:
         torch.save(stored, path)
-    return Published(path=str(path), sha256=sha256(path), **sizes)
+    return PublishedWeights(path=str(path), sha256=sha256(path), **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +94,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def adopted_dit(prepared: Path, vae: Path, folder: Path, weights: Published) -> Path:
+def adopted_dit(prepared: Path, vae: Path, folder: Path, weights: PublishedWeights) -> Path:
     row = SPEC.changed({"method.weights": weights.model_dump()})
     scale = Study.load(ROOT, {"scale": "smoke"}).scale
     out = folder / "dit"
@@ -109,7 +103,7 @@ def adopted_dit(prepared: Path, vae: Path, folder: Path, weights: Published) -> 
     return out
 
 
-def adopted_mae(prepared: Path, folder: Path, weights: Published) -> Path:
+def adopted_mae(prepared: Path, folder: Path, weights: PublishedWeights) -> Path:
     row = Spec().changed({"method.name": "mae", "method.weights": weights.model_dump()})
     scale = Study.load(ROOT, {"scale": "smoke"}).scale
     out = folder / "mae"
@@ -299,7 +293,7 @@ def test_a_file_that_is_absent_or_another_or_more_than_tensors_is_one_line(prepa
         adopted_mae(prepared, tmp_path, weights)
     assert str(caught.value).isprintable()
     (tmp_path / "x.safetensors").write_bytes(b"12345678 no such thing")
-    broken = Published(path=str(tmp_path / "x.safetensors"), sha256=sha256(tmp_path / "x.safetensors"), **MAE)
+    broken = PublishedWeights(path=str(tmp_path / "x.safetensors"), sha256=sha256(tmp_path / "x.safetensors"), **MAE)
     with pytest.raises(ValueError, match=r"x\.safetensors: holds no plain tensors"):
         adopted_mae(prepared, tmp_path, broken)
 

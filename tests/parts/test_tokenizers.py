@@ -11,7 +11,8 @@ from torch import Tensor
 from ldae.parts import tokenizers
 from ldae.parts.tokenizers import pca, pixel
 from ldae.parts.tokenizers.patches import patchify, unpatchify
-from ldae.study.spec import PIXEL_PATCHES, Tokenizer
+from ldae.study.base import PIXEL_PATCHES
+from ldae.study.spec import Tokenizer
 
 
 def pictures(num: int = 120, size: int = 32, seed: int = 0) -> Tensor:

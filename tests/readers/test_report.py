@@ -28,7 +28,7 @@ from ldae.readers.report import cells, data, write_page
 from ldae.readers.report.verdicts import Claims, Judged, claims
 from ldae.readers.report.words import Measured, best, cautions, findings, verdicts_in_words
 from ldae.runtime.files import read_json, write_json
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 if TYPE_CHECKING:
     from browser import Browser

@@ -14,7 +14,10 @@ from ldae.runtime.arrays import CheckedRows, open_array, read_arrays, row_sums, 
 from ldae.runtime.files import intact, read_json, sums_of, write_json
 from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import probe
-from ldae.study.spec import PretrainStage, ProbeStage, Probing, Size, Tokenizer, Training
+from ldae.study.base import Size
+from ldae.study.recipes import Probing, Training
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import PretrainStage, ProbeStage
 
 
 def flip_bit(path: Path, place: int) -> None:

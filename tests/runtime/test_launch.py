@@ -15,7 +15,9 @@ import driver
 import pytest
 
 from ldae.runtime import launch, slurm
-from ldae.study.spec import PretrainStage, Size, Training
+from ldae.study.base import Size
+from ldae.study.recipes import Training
+from ldae.study.stage_specs import PretrainStage
 
 RANKS = (
     "import sys; from ldae import launch; launch.GRACE = 0.5; sys.exit(launch._here([sys.executable, '-c', {!r}], 2))"

@@ -27,17 +27,11 @@ from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import Pretraining, pretrain
 from ldae.stages.probe import Encoders, evaluate, open_data
-from ldae.study.spec import (
-    DatasetStage,
-    Fitting,
-    Photos,
-    PretrainStage,
-    Probing,
-    Size,
-    Tokenizer,
-    TokenizerStage,
-    Training,
-)
+from ldae.study.base import Size
+from ldae.study.recipes import Probing, Training
+from ldae.study.scale import Fitting, Photos
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import DatasetStage, PretrainStage, TokenizerStage
 
 SIDE = 64
 FEW, MANY = 1000, 3000  # images

@@ -35,24 +35,17 @@ from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe
 from ldae.stages.sample import sample
 from ldae.stages.train_tokenizer import train_tokenizer
-from ldae.study.spec import (
+from ldae.study.base import Size
+from ldae.study.recipes import Finetuning, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.scale import Convolutional, Sampling
+from ldae.study.spec import Network, Objective, Tokenizer
+from ldae.study.stage_specs import (
     BaselineStage,
-    Convolutional,
     ConvolutionalStage,
     FinetuneStage,
-    Finetuning,
-    MAETraining,
-    MoCoTraining,
-    Network,
-    Objective,
     PretrainStage,
     ProbeStage,
-    Probing,
     SampleStage,
-    Sampling,
-    Size,
-    Tokenizer,
-    Training,
 )
 from ldae.training.loop import Run
 

@@ -25,19 +25,17 @@ from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import probe
 from ldae.stages.train_tokenizer import train_tokenizer
-from ldae.study.spec import (
+from ldae.study.base import Size
+from ldae.study.recipes import Probing, Training
+from ldae.study.scale import Photos, Sampling
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import (
     ConvolutionalStage,
     DatasetStage,
-    Photos,
     PretrainStage,
     ProbeStage,
-    Probing,
     SampleStage,
-    Sampling,
-    Size,
-    Tokenizer,
     TokenizerStage,
-    Training,
 )
 from ldae.training.loop import Run, load_checkpoint, read_state, save_checkpoint
 

@@ -29,18 +29,10 @@ from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import probe
 from ldae.study.checking import StudyError
-from ldae.study.spec import (
-    DatasetStage,
-    Features,
-    Fitting,
-    Photos,
-    PretrainStage,
-    ProbeStage,
-    Probing,
-    Spec,
-    TokenizerStage,
-    Training,
-)
+from ldae.study.recipes import Probing, Training
+from ldae.study.scale import Fitting, Photos
+from ldae.study.spec import Features, Spec
+from ldae.study.stage_specs import DatasetStage, PretrainStage, ProbeStage, TokenizerStage
 
 AFFINE = [row for row, variant in VARIANTS.items() if variant.spec.tokenizer.kind != "conv"]
 RUNS = ("ldae", "mae", "moco_v3")

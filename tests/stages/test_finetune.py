@@ -23,16 +23,10 @@ from ldae.runtime.randomness import Randomness
 from ldae.stages.finetune import DropPath, Tuned, Tuning, finetune, layer_groups, vision_transformer
 from ldae.stages.pretrain import pretrain
 from ldae.stages.pretrain_baseline import pretrain_baseline
-from ldae.study.spec import (
-    BaselineStage,
-    FinetuneStage,
-    Finetuning,
-    MAETraining,
-    PretrainStage,
-    Size,
-    Tokenizer,
-    Training,
-)
+from ldae.study.base import Size
+from ldae.study.recipes import Finetuning, MAETraining, Training
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import BaselineStage, FinetuneStage, PretrainStage
 from ldae.training.loop import Run
 
 SIZE = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)

@@ -13,7 +13,10 @@ from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import Data, Encoders, denoiser_encoders, evaluate, hold_out, open_data, probe, probe_pixels
-from ldae.study.spec import PretrainStage, ProbeStage, Probing, Size, Tokenizer, Training
+from ldae.study.base import Size
+from ldae.study.recipes import Probing, Training
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import PretrainStage, ProbeStage
 
 PROBING = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=20)
 

@@ -26,29 +26,19 @@ from ldae.stages.probe import Crop, probe, seen
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
-from ldae.study.spec import (
+from ldae.study.base import ExternalFile, Size
+from ldae.study.recipes import MAETraining, MoCoTraining, Probing, Training
+from ldae.study.scale import Classifier, Convolutional, Judging, Sampling
+from ldae.study.spec import Network, Noise, Recipe, Tokenizer
+from ldae.study.stage_specs import (
     BaselineStage,
-    Classifier,
     ClassifierStage,
-    Convolutional,
     ConvolutionalStage,
     DenoiseStage,
     JudgeStage,
-    Judging,
-    MAETraining,
-    MoCoTraining,
-    Network,
-    Noise,
     PretrainStage,
     ProbeStage,
-    Probing,
-    Recipe,
     SampleStage,
-    Sampling,
-    Size,
-    Tokenizer,
-    Training,
-    Weights,
 )
 from ldae.training.loop import Run
 
@@ -188,7 +178,7 @@ def test_recomputed_activations_leave_a_tokenizer_of_the_same_bytes(workshop: Wo
 
 
 def test_weights_that_are_absent_or_others_are_named(workshop: Workshop, tmp_path: Path) -> None:
-    absent = Weights(path=str(tmp_path / "vgg16.safetensors"), sha256="0" * 64)
+    absent = ExternalFile(path=str(tmp_path / "vgg16.safetensors"), sha256="0" * 64)
     recipe = CONV.model_copy(update={"perceptual": absent})
     with pytest.raises(OSError, match=f"vgg16.safetensors.*{'0' * 64}"):
         workshop.tokenizer("absent", recipe, perceptual=True)
@@ -323,14 +313,14 @@ def test_the_perceptual_network_may_not_judge(workshop: Workshop, tmp_path: Path
 def test_published_statistics_are_taken_as_they_are(workshop: Workshop, tmp_path: Path) -> None:
     path = tmp_path / "adm.npz"
     np.savez(path, mu=np.arange(5.0), sigma=np.eye(5))
-    weights = Weights(path="unused", sha256="0" * 64)
-    judging = Judging(features=weights, reference=Weights(path=str(path), sha256=sha256(path)))
+    weights = ExternalFile(path="unused", sha256="0" * 64)
+    judging = Judging(features=weights, reference=ExternalFile(path=str(path), sha256=sha256(path)))
     reference(JudgeStage(judging=judging), revision=1, dataset=workshop.dataset, out=tmp_path / "reference")
     with np.load(tmp_path / "reference/reference.npz") as arrays:
         np.testing.assert_array_equal(arrays["mean"], np.arange(5.0))
         np.testing.assert_array_equal(arrays["covariance"], np.eye(5))
     np.savez(path, mean=np.arange(5.0))
-    judging = Judging(features=weights, reference=Weights(path=str(path), sha256=sha256(path)))
+    judging = Judging(features=weights, reference=ExternalFile(path=str(path), sha256=sha256(path)))
     with pytest.raises(ValueError, match=r"adm.npz: holds mean; expected mu and sigma"):
         reference(JudgeStage(judging=judging), revision=1, dataset=workshop.dataset, out=tmp_path / "reference")
 

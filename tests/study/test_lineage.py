@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
-from ldae.study.spec import (
+from ldae.study.base import Config
+from ldae.study.scale import Scale
+from ldae.study.spec import Spec
+from ldae.study.stage_specs import (
     BaselineStage,
     ClassifierStage,
     DatasetStage,
     FinetuneStage,
     JudgeStage,
-    Part,
     PretrainStage,
     ProbeStage,
     SampleStage,
-    Scale,
-    Spec,
     tokenizer_stage,
 )
 
@@ -57,7 +57,7 @@ MAE, MOCO = (LONGER.changed({"method.name": name}) for name in ("mae", "moco_v3"
 CONV = LDAE.changed(
     {"tokenizer.kind": "conv", "network.input": "latent", "network.output": "latent", "objective.tail": 0}
 )
-STAGES: dict[str, Part] = {
+STAGES: dict[str, Config] = {
     "dataset": DatasetStage(dataset=SCALE.dataset),
     "classifier": ClassifierStage(architecture="vgg", classifier=SCALE.classifiers["vgg"]),
     "pca": tokenizer_stage(LDAE.tokenizer, SCALE),

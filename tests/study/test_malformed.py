@@ -14,7 +14,7 @@ import yaml
 
 from ldae.study import checking
 from ldae.study.checking import StudyError
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 EVIL = "$(touch pwned)"

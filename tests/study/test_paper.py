@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rows import ROOT
 
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 STUDY = Study.load(ROOT, {"scale": "imagenet"})
 

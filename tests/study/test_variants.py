@@ -10,11 +10,14 @@ from rows import ROOT, VARIANTS
 
 from ldae.overview.forecast import Data, Forecast
 from ldae.overview.show import differences, say, shown
+from ldae.study.checking import StudyError
 from ldae.study.file import Paper
 from ldae.study.graph import PAGES, Graph
+from ldae.study.recipes import Probing
+from ldae.study.scale import Folder, Photos, Sampling, Scale
 from ldae.study.schedules import SCHEDULES, Levels
-from ldae.study.spec import Features, Folder, Photos, Probing, Sampling, Scale, Spec
-from ldae.study.variants import RULES, Study, StudyError
+from ldae.study.spec import Features, Spec
+from ldae.study.study import RULES, Study
 
 WEIGHTS = f"method.name: mae, method.weights: {{path: x, sha256: {64 * 'a'}, width: 32, heads: 2, blocks: 2}}"
 SCALES = sorted(path.stem for path in (ROOT / "scales").glob("*.yaml"))

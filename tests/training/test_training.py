@@ -21,7 +21,10 @@ from ldae.parts.tokenizers.conv import Residual
 from ldae.runtime.process import sole_holder
 from ldae.stages import pretrain as stage_module
 from ldae.stages.pretrain import Pretraining, pretrain
-from ldae.study.spec import PretrainStage, Size, Tokenizer, Training
+from ldae.study.base import Size
+from ldae.study.recipes import Training
+from ldae.study.spec import Tokenizer
+from ldae.study.stage_specs import PretrainStage
 from ldae.training.loop import Averaged, Run, learning_rate, recompute_activations
 
 STEPS = 14

@@ -23,8 +23,8 @@ from graph import RESULTS, Graph
 from ldae.overview.plan import plan
 from ldae.overview.status import status
 from ldae.stages.prepare import CHUNK
-from ldae.study.spec import Photos
-from ldae.study.variants import Study
+from ldae.study.scale import Photos
+from ldae.study.study import Study
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd")]
 

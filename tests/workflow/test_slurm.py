@@ -19,7 +19,7 @@ from comparison import equal
 from graph import RESULTS, ROOT, Graph
 from slurm_cluster import Cluster
 
-from ldae.study.spec import Resources
+from ldae.study.scale import Resources
 
 REASON = slurm_cluster.why_not()
 on_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")

@@ -21,7 +21,7 @@ from ldae.overview.status import status, why
 from ldae.runtime import locking
 from ldae.runtime.files import read_json, write_json
 from ldae.study.graph import Graph as Jobs
-from ldae.study.variants import Study
+from ldae.study.study import Study
 
 ROWS = ("pca", "predict_clean", "single_level")
 VIEWS = {"tables/table3", "figures/figure6", "tables/claims", "tables/cost", "tables/cost_all", "report_main", "report"}

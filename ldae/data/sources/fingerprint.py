@@ -21,7 +21,7 @@ from ldae.data.sources.listing import (
 )
 from ldae.data.sources.tree import printable
 from ldae.runtime.arrays import damage_of
-from ldae.study.spec import Dataset, Folder, Photos
+from ldae.study.scale import Dataset, Folder, Photos
 
 MANY = 50_000  # files; of more, no file is looked at while no folder has changed
 

@@ -15,7 +15,7 @@ from ldae.data.sources import Broken, Picture, Source
 from ldae.data.sources.listing import Listing
 from ldae.data.sources.pixels import draw
 from ldae.data.sources.tree import Entry, Tree, printable
-from ldae.study.spec import Folder
+from ldae.study.scale import Folder
 
 # Names of the folders of a data set that is split already, in any case.
 TRAIN = {"train", "training"}

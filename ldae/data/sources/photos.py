@@ -19,7 +19,7 @@ from PIL import Image
 
 from ldae.data.sources import Images, Picture, Source
 from ldae.runtime.files import sha256
-from ldae.study.spec import Photos
+from ldae.study.scale import Photos
 
 PHOTOGRAPHS = (  # package, file; the order is that of the labels
     ("scikit-image", "skimage/data/astronaut.png"),

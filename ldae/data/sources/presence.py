@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldae.data.sources import folder, tars
-from ldae.study.spec import Dataset, Folder, Photos
+from ldae.study.scale import Dataset, Folder, Photos
 
 IMAGENET = (1_281_167, 50_000, 1000)  # training and validation images, classes
 IMAGENET_BYTES = {tars.TRAIN: 147_897_477_120, tars.VAL: 6_744_924_160}  # of its tar files as they are distributed

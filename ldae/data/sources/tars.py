@@ -17,7 +17,7 @@ from ldae.data.sources import Broken, Picture, Source
 from ldae.data.sources.listing import MOST_BYTES, UNKNOWN, Listing, file_digest
 from ldae.data.sources.pixels import draw
 from ldae.data.sources.tree import Entry
-from ldae.study.spec import ImageNet
+from ldae.study.scale import ImageNet
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # inside the development kit

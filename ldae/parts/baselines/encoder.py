@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ldae.parts.network import grid_positions
 from ldae.parts.tokenizers.patches import patchify
-from ldae.study.spec import PATCH, PATCH_DIM
+from ldae.study.base import PATCH, PATCH_DIM
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ldae.parts.baselines.encoder import Encoder, take, vit_blocks, xavier
 from ldae.parts.network import grid_positions
 from ldae.runtime.randomness import Randomness
-from ldae.study.spec import PATCH, PATCH_DIM
+from ldae.study.base import PATCH, PATCH_DIM
 
 KEPT = 0.25  # of the tokens (its Sec. 3)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldae.parts.tokenizers import conv, linear, pca, pixel
 from ldae.study import spec
-from ldae.study.spec import TokenizerStage
+from ldae.study.stage_specs import TokenizerStage
 
 
 class Tokenizer(Protocol):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ldae.parts.tokenizers import pca
 from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
-from ldae.study.spec import PATCH
+from ldae.study.base import PATCH
 
 ITERATIONS = 500  # of L-BFGS, at most
 

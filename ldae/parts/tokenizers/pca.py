@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ldae.parts.moments import Moments
 from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
-from ldae.study.spec import PATCH
+from ldae.study.base import PATCH
 
 
 def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:

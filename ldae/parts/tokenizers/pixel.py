@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ldae.parts.moments import Moments
 from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
-from ldae.study.spec import PATCH, PIXEL_PATCHES
+from ldae.study.base import PATCH, PIXEL_PATCHES
 
 
 def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -1,58 +1,45 @@
-"""A study and its scale from YAML: every row as its parent plus one change, checked before anything is built; no torch.
+"""A study and its scale from YAML, checked before anything is built; no torch.
 
 A mistake is a `StudyError`: one line that names the file, the row, the key, what was found and what would be right.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
 
-from ldae.study.checking import StudyError, check_folder_name, checked, first_mistake, listed, nearest, read_yaml
-from ldae.study.file import (
-    Claim,
-    DimensionFigure,
-    Figure,
-    Paper,
-    RowsFigure,
-    SchedulesFigure,
-    StudyFile,
-    Table,
-    Target,
-)
+from ldae.study.base import Architecture
+from ldae.study.checking import StudyError, check_folder_name, checked, listed, nearest, read_yaml
+from ldae.study.checks import check_names
+from ldae.study.file import DimensionFigure, Figure, RowsFigure, SchedulesFigure, StudyFile, Table, Target
 from ldae.study.record import Lineage, digest, lineage
-from ldae.study.scale_file import not_of_a_row, not_of_a_study, read_scale
-from ldae.study.schedules import SCHEDULES, sampled
-from ldae.study.spec import (
+from ldae.study.rows import Point, Variant, resolve
+from ldae.study.scale import Scale
+from ldae.study.scale_file import not_of_a_study, read_scale
+from ldae.study.spec import Features, Spec
+from ldae.study.stage_specs import (
     AdoptStage,
-    Architecture,
     BaselineStage,
     ClassifierStage,
     ConvolutionalStage,
     DatasetStage,
     DenoiserStage,
     DenoiseStage,
-    Features,
     FinetuneStage,
     JudgeStage,
     PretrainStage,
     ProbeStage,
     SampleStage,
-    Scale,
-    Spec,
     TokenizerStage,
     tokenizer_stage,
 )
 
-LINEAR = ("pca", "patch_vae", "patch_ae")  # the tokenizers that have filters to be shown
 # What the graph's rules are called: tables and figures are targets too, each by its own name.
 RULES = (
     "main all all_tables all_figures dataset tokenizer convolutional_tokenizer classifier pretrain pretrain_baseline "
@@ -60,29 +47,6 @@ RULES = (
     "report report_main"
 ).split()
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A resolved row."""
-
-    name: str
-    label: str
-    parent: str | None
-    spec: Spec
-    paper: Paper
-    finetune: bool
-    fid: bool
-
-
-@dataclass(frozen=True)
-class Point:
-    """A row as a table sees it: a sweep may give it another label, and knows its value."""
-
-    variant: str
-    label: str
-    paper: Paper
-    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +100,7 @@ class Study:
         variants, sweeps = resolve(file, scale, path.name)
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
             for view, definition in views.items():
-                _check_names(definition, file, variants, sweeps, f"{path.name}: {kind}.{view}")
+                check_names(definition, file, variants, sweeps, f"{path.name}: {kind}.{view}")
         if other is not None and (root / "scales" / f"{other}.yaml").is_file():
             raise StudyError(
                 f"{path}: a scale is called {other!r} too, and results/{other} is its folder; rename the study"
@@ -433,229 +397,6 @@ def project_of(folder: Path) -> Path:
     raise StudyError(
         f"{folder}: no study here or above (no config.yaml beside scales/); run ldae in the project's folder"
     )
-
-
-def _check_names(
-    definition: Table | Figure | Claim,
-    file: StudyFile,
-    variants: dict[str, Variant],
-    sweeps: dict[str, list[Point]],
-    place: str,
-) -> None:
-    """Refuses a table, figure or claim that names what does not exist, or asks of a row what it does not have."""
-    known = [*variants, *sweeps]
-    for name in [*definition.names, *getattr(definition, "filters", {}).values()]:
-        if name not in known:
-            raise StudyError(
-                f"{place}: there is no row or sweep {name!r}{nearest(name, known)}; known: {listed(known)}"
-            )
-    for name in (getattr(definition, "series", None) or {}).values():
-        if name not in sweeps:
-            raise StudyError(f"{place}.series: {name!r} is a row, not a sweep; sweeps: {listed(sweeps)}")
-    if isinstance(definition, Claim):
-        _check_claim(definition, file, variants, sweeps, place)
-    elif isinstance(definition, DimensionFigure | RowsFigure):
-        _check_figure(definition, variants, sweeps, place)
-
-
-def _check_figure(
-    figure: DimensionFigure | RowsFigure, variants: dict[str, Variant], sweeps: dict[str, list[Point]], place: str
-) -> None:
-    """Refuses a figure of rows that do not have what it shows."""
-    if isinstance(figure, DimensionFigure):
-        for name in figure.filters.values():
-            if name not in variants or variants[name].spec.tokenizer.kind not in LINEAR:
-                raise StudyError(f"{place}.filters: {name!r} has no filters; name a row of {listed(LINEAR)}")
-        return
-    rows = [variants[point.variant] for name in figure.rows for point in sweeps.get(name, [Point(name, "", Paper())])]
-    for row in rows:
-        if figure.kind == "samples" and not row.fid:
-            raise StudyError(f"{place}: {row.name!r} has no samples; name rows with paper.fid or fid: true")
-        if figure.kind == "curves" and row.spec.method.weights is not None:
-            raise StudyError(f"{place}: {row.name!r} was not trained here and has no curve; name trained rows")
-        if figure.kind in ("noise", "denoising") and row.spec.method.name != "denoiser":
-            raise StudyError(f"{place}: {row.name!r} does not denoise; name a denoiser's row")
-
-
-def _check_claim(
-    claim: Claim, file: StudyFile, variants: dict[str, Variant], sweeps: dict[str, list[Point]], place: str
-) -> None:
-    for name in claim.sum or ():
-        if name not in variants:
-            raise StudyError(f"{place}.sum: {name!r} is a sweep; name single rows, e.g. {sweeps[name][0].variant!r}")
-    for name in claim.rank or ():
-        if name not in variants or not variants[name].fid:
-            raise StudyError(f"{place}.rank: {name!r} has no samples to judge; name rows with paper.fid or fid: true")
-    if claim.peak is not None:
-        if claim.peak not in sweeps:
-            raise StudyError(f"{place}.peak: {claim.peak!r} is a row, not a sweep; sweeps: {listed(sweeps)}")
-        (values,) = file.sweeps[claim.peak].over.values()  # also those that this scale's networks have no block for
-        for value in claim.among or ():
-            if value not in values:
-                raise StudyError(
-                    f"{place}.among: {claim.peak} has no value {value!r}; values: {listed(map(str, values))}"
-                )
-
-
-def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Variant], dict[str, list[Point]]]:
-    """Every run by name, and every sweep's runs: a point that equals a named row is that row and trains once.
-
-    Args:
-        file: the study.
-        scale: its size; a sweep's points that probe a block which its networks lack are left out.
-        where: the study's name, for messages.
-
-    Raises:
-        StudyError: for any mistake in a row or a sweep, by its name.
-    """
-    variants: dict[str, Variant] = {}
-    names: dict[Spec, str] = {}
-    for name, row in file.variants.items():
-        place = f"{where}: variants.{name}"
-        parent = _parent(row.parent, variants, place) if row.parent is not None else None
-        spec = _changed(parent.spec if parent else Spec(), row.set, place)
-        plain = _plain(spec, scale)
-        if plain in names:
-            raise StudyError(f"{place}: equals row {names[plain]!r}; a row must change something")
-        _check_recipe(spec, scale, place)
-        if not _has_block(spec, scale):
-            size = scale.size_of(spec)
-            raise StudyError(
-                f"{place}.set: features.offset: there is no block {spec.features.offset} of {size.encoder_blocks} + "
-                f"{size.decoder_blocks}, counted from the encoder's last"
-            )
-        if spec.method.weights is not None and spec.method.name == "denoiser" and not scale.convolutional.published:
-            raise StudyError(
-                f"{place}: method.weights of a DiT, which works on the latents of Stable Diffusion's VAE; "
-                "name that as convolutional.published in the scale file"
-            )
-        names[plain] = name
-        variant = Variant(name, row.label, row.parent, spec, row.paper, row.finetune, row.fid)
-        variants[name] = _variant(variant, place)
-    sweeps: dict[str, list[Point]] = {}
-    for name, sweep in file.sweeps.items():
-        place = f"{where}: sweeps.{name}"
-        if name in variants:
-            raise StudyError(f"{place}: a row has this name already; rename one of them")
-        parent = _parent(sweep.parent, variants, place)
-        ((key, values),) = sweep.over.items()
-        for measure, numbers in sweep.paper.items():
-            if len(numbers) != len(values):
-                raise StudyError(
-                    f"{place}.paper.{measure}: {len(numbers)} numbers for {len(values)} values of {key}; "
-                    "give one each, null where the paper has none"
-                )
-        sweeps[name] = []
-        for index, value in enumerate(values):
-            spec = _changed(parent.spec, sweep.set | {key: value}, place)
-            if not _has_block(spec, scale):
-                continue
-            _check_recipe(spec, scale, place)
-            plain = _plain(spec, scale)
-            paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
-            label = _labelled(sweep.label, value, place)
-            point = names.setdefault(plain, _point_name(name, value))
-            if point in variants and _plain(variants[point].spec, scale) != plain:
-                raise StudyError(
-                    f"{place}: value {value!r} is named {point!r}, as another run is; rename the sweep or that"
-                )
-            if point not in variants:
-                variant = Variant(point, label, sweep.parent, spec, paper, finetune=False, fid=False)
-                variants[point] = _variant(variant, place)
-            sweeps[name].append(Point(point, label, paper, value))
-    return variants, sweeps
-
-
-def _variant(variant: Variant, place: str) -> Variant:
-    """The variant, fine-tuned and sampled from where the paper gives a number or the study asks for one."""
-    spec = variant.spec
-    if variant.finetune or variant.paper.finetune is not None:
-        if spec.method.weights is not None:
-            raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
-        if spec.method.name == "denoiser" and spec.tokenizer.kind == "conv":
-            raise StudyError(
-                f"{place}: tokenizer.kind 'conv' cannot be fine-tuned: no patch embedding can stand for its network; "
-                "finetune: true and paper.finetune need a patch-wise tokenizer"
-            )
-        variant = replace(variant, finetune=True)
-    if not variant.fid and variant.paper.fid is None:
-        return variant
-    if spec.method.name != "denoiser":
-        raise StudyError(f"{place}: {spec.method.name} cannot be sampled from; FID needs a denoiser")
-    if obstacle := SCHEDULES[spec.noise.schedule](spec.noise.sigma).obstacle:
-        raise StudyError(
-            f"{place}: noise.schedule {spec.noise.schedule!r} cannot be sampled from: {obstacle}; "
-            f"FID needs one of {listed(sampled())}"
-        )
-    return replace(variant, fid=True)
-
-
-def _plain(spec: Spec, scale: Scale) -> Spec:
-    """A row's specification without a weight decay that is the scale's own: with it the row is the same."""
-    recipe = spec.recipe
-    if recipe.weight_decay != scale.recipe_for(spec.method.name).weight_decay:
-        return spec
-    return spec.model_copy(update={"recipe": recipe.model_copy(update={"weight_decay": None})})
-
-
-def _check_recipe(spec: Spec, scale: Scale, place: str) -> None:
-    """Refuses a batch that is not a whole number of images for each process."""
-    if spec.method.weights is not None:
-        return
-    try:
-        training, processes = scale.training_of(spec), scale.resources.processes
-    except ValueError as error:
-        raise StudyError(f"{place}.set: {error}") from None
-    if processes and training.batch % processes:
-        raise StudyError(
-            f"{place}.set: recipe.batch: {training.batch} images cannot be divided among {processes} GPUs; "
-            "give another multiple"
-        )
-
-
-def _has_block(spec: Spec, scale: Scale) -> bool:
-    """Whether the network has the block that the row probes."""
-    size = scale.size_of(spec)
-    blocks = size.encoder_blocks + (size.decoder_blocks if spec.method.name == "denoiser" else 0)
-    return 1 <= size.encoder_blocks + spec.features.offset <= blocks
-
-
-def _labelled(label: str, value: Any, place: str) -> str:
-    """A sweep's label with its value in the place of `{value}`."""
-    try:
-        return label.format(value=value)
-    except (KeyError, IndexError, ValueError, AttributeError):
-        raise StudyError(f"{place}.label: {label!r} cannot take {value!r}; write e.g. 'd = {{value}}'") from None
-
-
-def _point_name(sweep: str, value: Any) -> str:
-    """The name of a sweep's run, safe in a file name: a minus becomes `m`, a point `p`."""
-    text = f"_{value.lower()}" if isinstance(value, str) else f"{value:g}"
-    return sweep + re.sub(r"[^a-z0-9_]", "_", text.replace("-", "m").replace(".", "p"))
-
-
-def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:
-    if name not in variants:
-        known = list(variants)
-        raise StudyError(
-            f"{place}.from: no row {name!r} stands above{nearest(name, known)}; above stand: {listed(known) or 'none'}"
-        )
-    return variants[name]
-
-
-def _changed(spec: Spec, changes: dict[str, Any], place: str) -> Spec:
-    try:
-        changed = spec.changed(changes)
-    except KeyError as error:
-        key, known = error.args
-        hint = not_of_a_row(key, known) or f"unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}"
-        raise StudyError(f"{place}.set: {hint}") from None
-    except ValidationError as error:
-        raise StudyError(f"{place}.set: {first_mistake(Spec, error)}") from None
-    for key in changes:
-        if why := changed.unused(key):
-            raise StudyError(f"{place}.set: {key}: changes nothing here: {why}")
-    return changed
 
 
 def _from_text(key: str, value: Any) -> Any:

@@ -1,0 +1,86 @@
+"""What rows and scales share: the base of all configuration, its kinds of values, and the constants of the method.
+
+Everything is frozen, validated and comparable. A default means "as before" for every result that exists already, so a
+default is never edited: to change the baseline, edit its row in the study.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import typing
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+PATCH = 16  # side of a token's patch at every scale, in pixels of the full image (paper, Sec. 4.2)
+PATCH_DIM = 3 * PATCH * PATCH  # D = 768
+NUM_TIMES = 1000  # time steps of the diffusion process (DiT)
+PIXEL_PATCHES = {768: 16, 192: 8, 48: 4, 12: 2}  # dims of a pixel token -> its patch on the resized image (Fig. 5)
+
+
+def matching(pattern: str, wanted: str) -> AfterValidator:
+    """Accepts texts that match a pattern, which a message calls `wanted`."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise PydanticCustomError("text", "should be {wanted}", {"wanted": wanted})
+        return text
+
+    return AfterValidator(check)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Architecture = Literal["vgg", "resnet"]  # of the small classifiers: for the perceptual loss, and to judge samples
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Multiple = Annotated[float, Field(gt=0)]
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a value of a type is a number, or holds some."""
+    return annotation in (int, float) or any(map(_is_number, typing.get_args(annotation)))
+
+
+class Config(BaseModel):
+    """A piece of configuration: immutable, hashable, and closed to words it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_not_a_number(cls, values: Any) -> Any:
+        """Refuses `true` and `false` for a number: Python would take them for 1 and 0."""
+        for name, field in cls.model_fields.items():
+            value = values.get(field.alias or name) if isinstance(values, dict) else None
+            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+            if any(isinstance(part, bool) for part in inner) and _is_number(field.annotation):
+                raise ValueError(f"{field.alias or name}: found {json.dumps(value)}, should be a number")
+        return values
+
+    def to_json(self) -> str:
+        """The canonical text of this part: only what differs from the defaults, keys sorted."""
+        return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+
+
+class Size(Config):
+    """The size of the Diffusion Transformer: half of its blocks are the encoder, half the decoder."""
+
+    width: Annotated[int, Field(ge=8, multiple_of=4)]
+    heads: Positive
+    encoder_blocks: Positive
+    decoder_blocks: Positive
+    conditioning: Annotated[float, Field(gt=0, le=1)] = 0.25  # width of the time embedding / width (paper, App. A)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+
+class ExternalFile(Config):
+    """A file of published weights or statistics: where it lies, and its SHA-256, without which it is not read."""
+
+    path: str
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "the 64 digits that sha256sum prints")]

@@ -1,0 +1,200 @@
+"""The rows of a study, resolved: every row as its parent plus one change, every sweep as its points; no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from ldae.study.checking import StudyError, first_mistake, listed, nearest
+from ldae.study.file import Paper, StudyFile
+from ldae.study.scale import Scale
+from ldae.study.scale_file import not_of_a_row
+from ldae.study.schedules import SCHEDULES, sampled
+from ldae.study.spec import Spec
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A resolved row."""
+
+    name: str
+    label: str
+    parent: str | None
+    spec: Spec
+    paper: Paper
+    finetune: bool
+    fid: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row as a table sees it: a sweep may give it another label, and knows its value."""
+
+    variant: str
+    label: str
+    paper: Paper
+    value: Any = None
+
+
+def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Variant], dict[str, list[Point]]]:
+    """Every run by name, and every sweep's runs: a point that equals a named row is that row and trains once.
+
+    Args:
+        file: the study.
+        scale: its size; a sweep's points that probe a block which its networks lack are left out.
+        where: the study's name, for messages.
+
+    Raises:
+        StudyError: for any mistake in a row or a sweep, by its name.
+    """
+    variants: dict[str, Variant] = {}
+    names: dict[Spec, str] = {}
+    for name, row in file.variants.items():
+        place = f"{where}: variants.{name}"
+        parent = _parent(row.parent, variants, place) if row.parent is not None else None
+        spec = _changed(parent.spec if parent else Spec(), row.set, place)
+        plain = _plain(spec, scale)
+        if plain in names:
+            raise StudyError(f"{place}: equals row {names[plain]!r}; a row must change something")
+        _check_recipe(spec, scale, place)
+        if not _has_block(spec, scale):
+            size = scale.size_of(spec)
+            raise StudyError(
+                f"{place}.set: features.offset: there is no block {spec.features.offset} of {size.encoder_blocks} + "
+                f"{size.decoder_blocks}, counted from the encoder's last"
+            )
+        if spec.method.weights is not None and spec.method.name == "denoiser" and not scale.convolutional.published:
+            raise StudyError(
+                f"{place}: method.weights of a DiT, which works on the latents of Stable Diffusion's VAE; "
+                "name that as convolutional.published in the scale file"
+            )
+        names[plain] = name
+        variant = Variant(name, row.label, row.parent, spec, row.paper, row.finetune, row.fid)
+        variants[name] = _variant(variant, place)
+    sweeps: dict[str, list[Point]] = {}
+    for name, sweep in file.sweeps.items():
+        place = f"{where}: sweeps.{name}"
+        if name in variants:
+            raise StudyError(f"{place}: a row has this name already; rename one of them")
+        parent = _parent(sweep.parent, variants, place)
+        ((key, values),) = sweep.over.items()
+        for measure, numbers in sweep.paper.items():
+            if len(numbers) != len(values):
+                raise StudyError(
+                    f"{place}.paper.{measure}: {len(numbers)} numbers for {len(values)} values of {key}; "
+                    "give one each, null where the paper has none"
+                )
+        sweeps[name] = []
+        for index, value in enumerate(values):
+            spec = _changed(parent.spec, sweep.set | {key: value}, place)
+            if not _has_block(spec, scale):
+                continue
+            _check_recipe(spec, scale, place)
+            plain = _plain(spec, scale)
+            paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
+            label = _labelled(sweep.label, value, place)
+            point = names.setdefault(plain, _point_name(name, value))
+            if point in variants and _plain(variants[point].spec, scale) != plain:
+                raise StudyError(
+                    f"{place}: value {value!r} is named {point!r}, as another run is; rename the sweep or that"
+                )
+            if point not in variants:
+                variant = Variant(point, label, sweep.parent, spec, paper, finetune=False, fid=False)
+                variants[point] = _variant(variant, place)
+            sweeps[name].append(Point(point, label, paper, value))
+    return variants, sweeps
+
+
+def _variant(variant: Variant, place: str) -> Variant:
+    """The variant, fine-tuned and sampled from where the paper gives a number or the study asks for one."""
+    spec = variant.spec
+    if variant.finetune or variant.paper.finetune is not None:
+        if spec.method.weights is not None:
+            raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
+        if spec.method.name == "denoiser" and spec.tokenizer.kind == "conv":
+            raise StudyError(
+                f"{place}: tokenizer.kind 'conv' cannot be fine-tuned: no patch embedding can stand for its network; "
+                "finetune: true and paper.finetune need a patch-wise tokenizer"
+            )
+        variant = replace(variant, finetune=True)
+    if not variant.fid and variant.paper.fid is None:
+        return variant
+    if spec.method.name != "denoiser":
+        raise StudyError(f"{place}: {spec.method.name} cannot be sampled from; FID needs a denoiser")
+    if obstacle := SCHEDULES[spec.noise.schedule](spec.noise.sigma).obstacle:
+        raise StudyError(
+            f"{place}: noise.schedule {spec.noise.schedule!r} cannot be sampled from: {obstacle}; "
+            f"FID needs one of {listed(sampled())}"
+        )
+    return replace(variant, fid=True)
+
+
+def _plain(spec: Spec, scale: Scale) -> Spec:
+    """A row's specification without a weight decay that is the scale's own: with it the row is the same."""
+    recipe = spec.recipe
+    if recipe.weight_decay != scale.recipe_for(spec.method.name).weight_decay:
+        return spec
+    return spec.model_copy(update={"recipe": recipe.model_copy(update={"weight_decay": None})})
+
+
+def _check_recipe(spec: Spec, scale: Scale, place: str) -> None:
+    """Refuses a batch that is not a whole number of images for each process."""
+    if spec.method.weights is not None:
+        return
+    try:
+        training, processes = scale.training_of(spec), scale.resources.processes
+    except ValueError as error:
+        raise StudyError(f"{place}.set: {error}") from None
+    if processes and training.batch % processes:
+        raise StudyError(
+            f"{place}.set: recipe.batch: {training.batch} images cannot be divided among {processes} GPUs; "
+            "give another multiple"
+        )
+
+
+def _has_block(spec: Spec, scale: Scale) -> bool:
+    """Whether the network has the block that the row probes."""
+    size = scale.size_of(spec)
+    blocks = size.encoder_blocks + (size.decoder_blocks if spec.method.name == "denoiser" else 0)
+    return 1 <= size.encoder_blocks + spec.features.offset <= blocks
+
+
+def _labelled(label: str, value: Any, place: str) -> str:
+    """A sweep's label with its value in the place of `{value}`."""
+    try:
+        return label.format(value=value)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise StudyError(f"{place}.label: {label!r} cannot take {value!r}; write e.g. 'd = {{value}}'") from None
+
+
+def _point_name(sweep: str, value: Any) -> str:
+    """The name of a sweep's run, safe in a file name: a minus becomes `m`, a point `p`."""
+    text = f"_{value.lower()}" if isinstance(value, str) else f"{value:g}"
+    return sweep + re.sub(r"[^a-z0-9_]", "_", text.replace("-", "m").replace(".", "p"))
+
+
+def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:
+    if name not in variants:
+        known = list(variants)
+        raise StudyError(
+            f"{place}.from: no row {name!r} stands above{nearest(name, known)}; above stand: {listed(known) or 'none'}"
+        )
+    return variants[name]
+
+
+def _changed(spec: Spec, changes: dict[str, Any], place: str) -> Spec:
+    try:
+        changed = spec.changed(changes)
+    except KeyError as error:
+        key, known = error.args
+        hint = not_of_a_row(key, known) or f"unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}"
+        raise StudyError(f"{place}.set: {hint}") from None
+    except ValidationError as error:
+        raise StudyError(f"{place}.set: {first_mistake(Spec, error)}") from None
+    for key in changes:
+        if why := changed.unused(key):
+            raise StudyError(f"{place}.set: {key}: changes nothing here: {why}")
+    return changed

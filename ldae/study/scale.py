@@ -1,0 +1,254 @@
+"""A scale: how big the study is. No row changes these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ldae.study.base import NUM_TIMES, PATCH, Architecture, Config, ExternalFile, Fraction, Positive, Size
+from ldae.study.recipes import Finetuning, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.spec import Spec
+
+
+class Sides(Config):
+    """How large the images are that networks see, and how large they are kept."""
+
+    size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)]
+    # Random crops are cut from images of this side; all that looks at whole images has them scaled to `size`. None
+    # keeps images of `size`.
+    store: Annotated[int, Field(ge=PATCH)] | None = None
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.store is not None and not self.size <= self.store <= 1.5 * self.size:
+            raise ValueError(
+                f"store: {self.store} should lie between size, {self.size}, and half as much again, "
+                f"{1.5 * self.size:g}; give it beside size, or null to keep images of size"
+            )
+        return self
+
+    @property
+    def stored(self) -> int:
+        """The side of the images on disk."""
+        return self.store or self.size
+
+
+class Photos(Sides):
+    """The embedded data set: crops of the photographs that ship inside scikit-image, scikit-learn and matplotlib."""
+
+    source: Literal["photos"]
+    train: Positive
+    val: Positive
+    seed: int = 0
+
+
+Tolerance = Literal["stop", "allow"]  # of many broken images
+
+
+class Folder(Sides):
+    """A tree of class folders: with `train/` and `val/`, or one tree that is split by `val_fraction` and `seed`."""
+
+    source: Literal["folder"]
+    path: str
+    val: str | None = None  # the folder of the validation images where it is not called val, valid, validation or dev
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    seed: int = 0
+    white: Annotated[float, Field(gt=0)] | None = None  # in grey images of more than 8 bits; None: measured over all
+    broken: Tolerance = "stop"
+
+
+class ImageNet(Sides):
+    """The three files that ImageNet (ILSVRC 2012) is distributed as, in one folder."""
+
+    source: Literal["imagenet"]
+    path: str
+    broken: Tolerance = "stop"
+
+
+Dataset = Annotated[Photos | Folder | ImageNet, Field(discriminator="source")]
+
+
+class Sizes(Config):
+    """The three sizes of the paper's Sec. 5 at this scale; all rows but a few have the middle one."""
+
+    base: Size = Field(alias="B")
+    half_large: Size = Field(alias="half-L")
+    large: Size = Field(alias="L")
+
+    def named(self, name: str) -> Size:
+        """The size of a row's `network.size`."""
+        return {"B": self.base, "half-L": self.half_large, "L": self.large}[name]
+
+
+class Fitting(Config):
+    """How a tokenizer that is linear in its patches is fitted to data."""
+
+    patches: Positive = 1_000_000  # sampled at random from the training images
+    seed: int = 0
+    # Weight of the patch-wise VAE's KL divergence, of which the paper says nothing. At laptop scale 1.0 collapses 7 of
+    # 16 dimensions and 119 of 128, 0.01 none.
+    kl: Annotated[float, Field(gt=0)] = 0.01
+
+
+class Convolutional(Config):
+    """How a convolutional tokenizer is built and trained; the defaults are latent diffusion's KL-f8."""
+
+    width: Annotated[int, Field(ge=4, multiple_of=4)] = 128
+    blocks: Positive = 2  # residual blocks a level
+    steps: Positive
+    batch: Positive
+    rate: Annotated[float, Field(gt=0)]  # of Adam
+    kl: Annotated[float, Field(ge=0)] = 1e-6
+    perceptual_weight: Annotated[float, Field(gt=0)] = 1.0
+    adversarial_weight: Annotated[float, Field(gt=0)] = 0.5
+    adversarial_start: Fraction = 0.2  # share of the steps without a discriminator; KL-f8: 50,001 of 246,803
+    discriminator_width: Positive = 64
+    perceptual: Literal["builtin"] | ExternalFile = (
+        "builtin"  # the network of the perceptual loss; ExternalFile: VGG16's
+    )
+    lpips: ExternalFile | None = None  # its linear weights; None for uniform ones
+    published: ExternalFile | None = None  # an autoencoder to take instead of training the one with all losses
+    seed: int = 0
+    log_every: Positive = 50
+
+    def without(self, unused: list[str]) -> Convolutional:
+        """The same with these keys at their defaults: editing them concerns nothing that does not use them."""
+        defaults = {key: type(self).model_fields[key].default for key in unused}
+        return self.model_copy(update=defaults)
+
+
+class Classifier(Config):
+    """How a small classifier is trained with labels: for the perceptual loss, or to judge samples."""
+
+    width: Positive
+    steps: Positive
+    batch: Positive
+    rate: Annotated[float, Field(gt=0)]  # of AdamW
+    seed: int = 0
+    log_every: Positive = 50
+
+
+class Sampling(Config):
+    """How samples are drawn (paper, Sec. 4.1)."""
+
+    num: Annotated[int, Field(ge=100)] = 50_000
+    steps: Annotated[int, Field(ge=1, le=NUM_TIMES)] = 250
+    method: Literal["ddpm", "ddim"] = "ddpm"
+    batch: Positive = 250
+
+
+class Judging(Config):
+    """How samples are compared with true images."""
+
+    features: Literal["builtin"] | ExternalFile = "builtin"  # a file: Inception's, and the distance is called FID
+    reference: ExternalFile | None = None  # statistics of the true images; None: measured on the training images
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        if self.reference is not None and self.features == "builtin":
+            raise ValueError("reference: published statistics are of Inception's features; features is 'builtin'")
+        return self
+
+
+class Baselines(Config):
+    """The methods that the paper compares with, each with its own recipe."""
+
+    mae: MAETraining
+    moco_v3: MoCoTraining
+
+
+class Resources(Config):
+    """What one job asks of the machine. None of this changes a result, so none of it makes anything run again.
+
+    Threads, GPUs and memory are those of each node.
+    """
+
+    threads: Positive = 1
+    gpu: Annotated[int, Field(ge=0)] = 0
+    nodes: Positive = 1  # of a Slurm job that several processes share
+    mem_mb: Positive = 3000
+    minutes: Positive = 60
+    micro_batch: Positive | None = None  # images a forward pass in training; None for the whole batch
+    # Whether trainings that cannot split their batch (MAE, MoCo v3, convolutional tokenizers) compute activations a
+    # second time rather than keep them: a third slower, in a fraction of the memory.
+    recompute: bool = False
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+    @model_validator(mode="after")
+    def _several_nodes(self) -> Self:
+        if self.nodes > 1 and not self.gpu:
+            raise ValueError(f"nodes: {self.nodes} nodes are for GPUs, one process for each; give gpu, or nodes: 1")
+        if self.nodes > 1 and self.threads < self.gpu:
+            raise ValueError(
+                f"threads: {self.threads} cores a node are too few for a process on each of {self.gpu} GPUs"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """How many share a batch: one for each GPU of all nodes; 0 without GPUs, where a single one does all."""
+        return self.nodes * self.gpu
+
+
+class Scale(Config):
+    """One file of `scales/`."""
+
+    dataset: Dataset
+    sizes: Sizes
+    fitting: Fitting = Fitting()
+    convolutional: Convolutional
+    classifiers: dict[Architecture, Classifier]
+    training: Training
+    baselines: Baselines
+    finetuning: Finetuning
+    probing: Probing
+    sampling: Sampling = Sampling()
+    judging: Judging = Judging()
+    resources: Resources = Resources()
+
+    def training_of(self, row: Spec) -> Training:
+        """The recipe by which a row is pretrained, with what the row itself changes.
+
+        Raises:
+            ValueError: for a batch that is not a whole number.
+        """
+        return row.recipe.applied(self.recipe_for(row.method.name))
+
+    def recipe_for(self, method: str) -> Training:
+        """The recipe of a method that pretrains."""
+        recipes: dict[str, Training] = {"mae": self.baselines.mae, "moco_v3": self.baselines.moco_v3}
+        return recipes.get(method, self.training)
+
+    def size_of(self, row: Spec) -> Size:
+        """The size of a row's network."""
+        published = row.method.weights
+        return published.size(row.method.name) if published else self.sizes.named(row.network.size)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        batches = {
+            "training": self.training.batch,
+            "baselines.mae": self.baselines.mae.batch,
+            "baselines.moco_v3": self.baselines.moco_v3.batch,
+            "finetuning": self.finetuning.batch,
+            "convolutional": self.convolutional.batch,
+        }
+        processes = self.resources.processes
+        for key, batch in batches.items():
+            if processes and batch % processes:
+                lower = batch // processes * processes
+                fitting = " or ".join(str(value) for value in (lower, lower + processes) if value)
+                raise ValueError(
+                    f"{key}.batch: {batch} images cannot be divided among {processes} GPUs (resources.gpu times "
+                    f"resources.nodes); {fitting} can"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _classifiers(self) -> Self:
+        for name, wanted in (("vgg", self.convolutional.perceptual), ("resnet", self.judging.features)):
+            if wanted == "builtin" and name not in self.classifiers:
+                key = "convolutional.perceptual" if name == "vgg" else "judging.features"
+                raise ValueError(f"classifiers.{name}: is missing, and {key} is 'builtin'; give its recipe")
+        return self

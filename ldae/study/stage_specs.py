@@ -1,0 +1,189 @@
+"""What each stage reads of the row and of the scale, and so what makes it run again."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ldae.study.base import PATCH, PIXEL_PATCHES, Architecture, Config, Positive, Size
+from ldae.study.recipes import Finetuning, LayerDecay, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.scale import Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
+from ldae.study.spec import Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
+
+
+class DatasetStage(Config):
+    """What preparing the images depends on."""
+
+    dataset: Dataset
+
+
+class ClassifierStage(Config):
+    """What training a small classifier depends on."""
+
+    architecture: Architecture
+    classifier: Classifier
+
+
+class TokenizerStage(Config):
+    """What fitting a tokenizer depends on."""
+
+    kind: Literal["pca", "pixel", "patch_vae", "patch_ae"] = "pca"
+    patch: int = PATCH  # side of a token's patch on the (resized) image
+    dim: int | None = None  # of the patch-wise VAE and AE; PCA and pixels keep all
+    fitting: Fitting = Fitting()
+
+
+class ConvolutionalStage(Config):
+    """What training a convolutional tokenizer depends on."""
+
+    dim: int
+    perceptual: bool = False
+    adversarial: bool = False
+    convolutional: Convolutional
+
+    @property
+    def is_published(self) -> bool:
+        """Whether published weights are taken instead of training: those of KL-f8 have 4 channels and all losses."""
+        return bool(self.convolutional.published) and self.perceptual and self.adversarial and self.dim == 16
+
+    @property
+    def needs_vgg(self) -> bool:
+        """Whether it is trained with the features of the study's own VGG-style network."""
+        return self.perceptual and not self.is_published and self.convolutional.perceptual == "builtin"
+
+
+def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | ConvolutionalStage:
+    """The fit that a row's tokenizer needs."""
+    if tokenizer.kind == "conv":
+        losses = {"perceptual": tokenizer.perceptual, "adversarial": tokenizer.adversarial}
+        stage = ConvolutionalStage(dim=tokenizer.dim, **losses, convolutional=scale.convolutional)
+        unused = [] if stage.is_published else ["published"]
+        unused += [] if stage.perceptual else ["perceptual", "perceptual_weight", "lpips"]
+        unused += [] if stage.adversarial else ["adversarial_weight", "adversarial_start", "discriminator_width"]
+        return stage.model_copy(update={"convolutional": scale.convolutional.without(unused)})
+    return TokenizerStage(
+        kind=tokenizer.kind,
+        patch=PIXEL_PATCHES[tokenizer.dim] if tokenizer.kind == "pixel" else PATCH,
+        dim=tokenizer.dim if tokenizer.kind in ("patch_vae", "patch_ae") else None,
+        fitting=scale.fitting,
+    )
+
+
+class DenoiserStage(Config):
+    """What a denoiser is, wherever its weights come from."""
+
+    tokenizer: Tokenizer = Tokenizer()
+    noise: Noise = Noise()
+    network: Network = Network()
+    objective: Objective = Objective()
+    size: Size
+
+
+class PretrainStage(DenoiserStage):
+    """What pretraining a denoiser depends on."""
+
+    recipe: Recipe = Recipe()
+    training: Training
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> PretrainStage:
+        """The pretraining of one row."""
+        return cls(
+            tokenizer=row.tokenizer,
+            noise=row.noise,
+            network=row.network,
+            objective=row.objective,
+            recipe=Recipe(crop=row.recipe.crop, length=row.recipe.length),
+            size=scale.size_of(row),
+            training=scale.training_of(row),
+        )
+
+
+class AdoptStage(DenoiserStage):
+    """What taking a published DiT's weights depends on."""
+
+    weights: PublishedWeights
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> AdoptStage:
+        """The row's weights and what they are composed with."""
+        assert row.method.weights is not None
+        return cls(
+            tokenizer=row.tokenizer,
+            noise=row.noise,
+            network=row.network.model_copy(update={"size": Network().size}),  # the weights have their own
+            objective=row.objective,
+            size=scale.size_of(row),
+            weights=row.method.weights,
+        )
+
+
+class BaselineStage(Config):
+    """What pretraining with a method that the paper compares with, or taking its published weights, depends on."""
+
+    size: Size
+    mae: MAETraining | None = None
+    moco_v3: MoCoTraining | None = None
+    weights: PublishedWeights | None = None
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> BaselineStage:
+        """The pretraining of one row; exactly one of the two recipes, or weights, are given."""
+        size = scale.size_of(row)
+        if row.method.weights is not None:
+            return cls(size=size, weights=row.method.weights)
+        recipe = scale.training_of(row)
+        if isinstance(recipe, MAETraining):
+            return cls(size=size, mae=recipe)
+        assert isinstance(recipe, MoCoTraining)
+        return cls(size=size, moco_v3=recipe)
+
+
+class ProbeStage(Config):
+    """What probing depends on, beside the network that it probes: one pass over the images serves all `offsets`."""
+
+    offsets: tuple[int, ...] = (0,)
+    time: int = 10
+    noisy: bool = False
+    probing: Probing
+
+
+class FinetuneStage(Config):
+    """What fine-tuning depends on, beside the encoder that it starts from."""
+
+    offset: int = 0
+    time: int = 10
+    layer_decay: float
+    finetuning: Finetuning
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> FinetuneStage:
+        """The fine-tuning of one row; of the layer decays it sees its own size's alone."""
+        recipe = scale.finetuning
+        return cls(
+            offset=row.features.offset,
+            time=row.features.time,
+            layer_decay=recipe.layer_decay.named(row.network.size),
+            finetuning=recipe.model_copy(update={"layer_decay": LayerDecay()}),
+        )
+
+
+class SampleStage(Config):
+    """What sampling depends on, beside the network that samples."""
+
+    sampling: Sampling
+
+
+class JudgeStage(Config):
+    """What comparing samples with true images depends on, beside the samples and a classifier's features."""
+
+    judging: Judging
+
+
+class DenoiseStage(Config):
+    """What showing a row's denoising depends on, beside its network."""
+
+    num: Positive = 12  # validation images
+    sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of the paper's Fig. 7
