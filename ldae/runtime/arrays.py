@@ -38,6 +38,12 @@ def open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
 
 
+def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Writes named arrays as an `.npz` file, whole."""
+    with whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 @contextmanager
 def damage_of(path: Path) -> Iterator[None]:
     """A `ValueError` says in one line what is wrong with a file that cannot be read, by its name."""

@@ -108,3 +108,16 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Checks that a file, which a person has put there, is the expected one.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: for another file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: is absent; the file with sha256 {expected} is needed here")
+    if (found := sha256(path)) != expected.lower():
+        raise ValueError(f"{path}: has sha256 {found}, expected {expected}")

@@ -1,4 +1,7 @@
-"""One command in many processes: ranks on this machine, or on all nodes of a Slurm job."""
+"""One command in many processes: ranks on this machine, or on all nodes of a Slurm job.
+
+By hand because torchrun prints several tracebacks for an error and does not forward SIGUSR1, which asks ranks to stop.
+"""
 
 from __future__ import annotations
 

@@ -167,6 +167,8 @@ stopping = Stopping()
 def started_seconds(pid: int | str = "self") -> float:
     """When a process on this machine started, in seconds since the machine did.
 
+    psutil gives it as a date, which is off by up to a second and moves when the clock is set.
+
     Raises:
         OSError: where there is none, or (`ProcessLookupError`) one that is dead already.
     """

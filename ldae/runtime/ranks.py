@@ -277,7 +277,10 @@ class _Mean(torch.autograd.Function):
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the parts of all ranks; torch's own has no such on a CPU."""
+    """Batch norm over the parts of all ranks.
+
+    By hand because `nn.SyncBatchNorm` needs GPUs: the tests compare ranks on the CPU with the code that GPUs run.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ldae.runtime.files import sha256 as digest
-from ldae.runtime.files import whole
+from ldae.runtime.files import check_sha256, whole
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # torch writes parts of its messages in bold
 NESTED = ("ema", "model", "state_dict")  # under which a file keeps its weights; of DiT's the averaged ones come first
@@ -39,10 +38,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     Raises:
         ValueError, FileNotFoundError: for a file that is absent, another one, or holds something else than numbers.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: is absent; a file of sha256 {sha256} is needed here, and nothing replaces it")
-    if (found := digest(path)) != sha256.lower():
-        raise ValueError(f"{path}: has sha256 {found}, expected {sha256}")
+    check_sha256(path, sha256)
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except Exception as error:  # torch raises a dozen kinds of exceptions for files that it did not write

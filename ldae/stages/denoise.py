@@ -16,6 +16,7 @@ from ldae.data.sources import Broken
 from ldae.data.sources.pixels import draw
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.loading import Finished, open_denoiser, open_finished
+from ldae.runtime.arrays import save_arrays
 from ldae.runtime.files import read_json, sums_of, whole, write_json
 from ldae.runtime.progress import log
 from ldae.runtime.randomness import Randomness
@@ -90,9 +91,7 @@ def denoise(
     val = Split.open(dataset, "val")
     chosen = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # of all classes
     result = denoise_images(denoiser, val.batch(chosen, device)[0], sigma=stage.sigma)
-    with whole(out / "pictures.npz") as partial, partial.open("wb") as file:
-        arrays = {name: images.cpu().numpy() for name, images in result._asdict().items()}
-        np.savez(file, allow_pickle=False, **arrays)
+    save_arrays(out / "pictures.npz", **{name: images.cpu().numpy() for name, images in result._asdict().items()})
     write_json(
         out / "pictures.json",
         {

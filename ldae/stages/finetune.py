@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,12 +15,14 @@ from ldae.data.crops import random_resized_crop
 from ldae.data.mixing import mixed
 from ldae.data.prepared import Split, to_float
 from ldae.data.rand_augment import rand_augment
+from ldae.measures.classification import correct
 from ldae.measures.intervals import grouped_mean
 from ldae.parts.denoiser import mixed_precision
 from ldae.parts.folding import Folded, fold
 from ldae.parts.loading import open_baseline, open_denoiser
 from ldae.runtime import ranks
-from ldae.runtime.files import read_json, sums_of, whole, write_json, write_text
+from ldae.runtime.arrays import save_arrays
+from ldae.runtime.files import read_json, sums_of, write_json, write_text
 from ldae.runtime.randomness import Randomness, stream
 from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
@@ -42,7 +43,6 @@ from ldae.training.optimizer import AdamW
 TUNING, HEAD = 10, 11  # streams of randomness
 BETAS = (0.9, 0.999)  # MAE fine-tunes with AdamW's defaults
 HEAD_DEVIATION = 2e-5  # of the classifier's initial weights (MAE)
-BATCH = 256  # images in evaluation
 
 
 class DropPath(nn.Module):
@@ -196,19 +196,6 @@ class Tuning:
         return {"loss": loss, "gradient_norm": norm, "rate": rate}
 
 
-@torch.inference_mode()
-def correct(network: nn.Module, split: Split, device: torch.device) -> NDArray[np.uint8]:
-    """Whether a classifier names each image of a split (N,) rightly, from its centre crop."""
-    network.eval()
-    found = []
-    for start in range(0, len(split), BATCH):
-        images, labels = split.batch(np.arange(start, min(start + BATCH, len(split))), device)
-        with mixed_precision(device):
-            logits = network(to_float(images))
-        found.append((logits.float().argmax(1) == labels).cpu().numpy())
-    return np.concatenate(found).astype(np.uint8)
-
-
 def open_folded(stage: FinetuneStage, model: Path, tokenizer: Path | None, manifest: dict[str, Any]) -> Folded:
     """The encoder of a finished run as a plain Vision Transformer; the arguments are those of `finetune`.
 
@@ -289,12 +276,13 @@ def finetune(
         prefix, network = "average.", fresh()
         weights = finished["weights"]
         network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-        right = correct(network, val, device)
+        network.eval()
+        with mixed_precision(device):
+            right = correct(network, val, device)
         interval = grouped_mean(right.astype(np.float64), val.groups)
         macs = classifier_vit_macs(tokens=folded.grid**2, width=folded.width, blocks=folded.depth, classes=classes)
         write_text(out / "history.csv", history_text(finished["history"]))
-        with whole(out / "correct.npz") as partial, partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, finetuned=right)
+        save_arrays(out / "correct.npz", finetuned=right)
         write_json(
             out / "finetune.json",
             {

@@ -13,8 +13,8 @@ from ldae.data.prepared import Split
 from ldae.measures.extractors import Extractor, open_extractor
 from ldae.measures.frechet import extrapolate
 from ldae.parts.moments import Moments
-from ldae.runtime.arrays import open_array, read_arrays, release
-from ldae.runtime.files import intact, read_json, sha256, sums_of, whole, write_json
+from ldae.runtime.arrays import open_array, read_arrays, release, save_arrays
+from ldae.runtime.files import check_sha256, intact, read_json, sums_of, write_json
 from ldae.runtime.progress import progress
 from ldae.study.base import ExternalFile
 from ldae.study.record import Lineage, inputs_of, lineage, provenance
@@ -67,8 +67,7 @@ def reference(
         for _, features in features_of(Split.open(dataset, "train"), extractor, device, title="true images"):
             moments.update(features)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
-    with whole(out / "reference.npz") as partial, partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, mean=mean, covariance=covariance)
+    save_arrays(out / "reference.npz", mean=mean, covariance=covariance)
     write_json(
         out / "reference.json",
         {
@@ -87,10 +86,7 @@ def published_statistics(weights: ExternalFile) -> tuple[np.ndarray, np.ndarray]
         FileNotFoundError, ValueError: for a file that is absent, another one than its SHA-256 says, or of another kind.
     """
     path = Path(weights.path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: is absent; judging.reference wants the file of sha256 {weights.sha256}")
-    if (found := sha256(path)) != weights.sha256:
-        raise ValueError(f"{path}: has sha256 {found}, expected {weights.sha256}")
+    check_sha256(path, weights.sha256)
     arrays = read_arrays(path)
     if not {"mu", "sigma"} <= set(arrays):
         raise ValueError(f"{path}: holds {', '.join(arrays)}; expected mu and sigma, as ADM's reference files")

@@ -19,7 +19,8 @@ from ldae.parts.denoiser import mixed_precision
 from ldae.parts.loading import build, open_baseline, open_run
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime import ranks
-from ldae.runtime.files import read_json, sums_of, whole, write_json
+from ldae.runtime.arrays import save_arrays
+from ldae.runtime.files import read_json, sums_of, write_json
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Randomness, stream
 from ldae.study.base import PATCH
@@ -368,8 +369,7 @@ def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, 
 def _write(out: Path, about: dict[str, Any], results: dict[str, Result], data: Data, import_seconds: float) -> None:
     if ranks.number():
         return
-    with whole(out / "correct.npz") as partial, partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: result.correct for name, result in results.items()})
+    save_arrays(out / "correct.npz", **{name: result.correct for name, result in results.items()})
     summaries = {name: result.summary for name, result in results.items()}
     about |= {"encoders": summaries, "sha256": sums_of(out / "correct.npz")}
     write_json(out / "probe.json", about | {"provenance": provenance(device_name(data.device), import_seconds)})

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ldae.data.crops import random_resized_crop
 from ldae.data.prepared import Split, to_float
+from ldae.measures.classification import correct
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.parts.loading import INITIAL
 from ldae.runtime.files import read_json, sums_of, write_json, write_text
@@ -25,7 +26,6 @@ from ldae.training.optimizer import AdamW
 SMALLEST_CROP = 0.35  # of the area
 WARMUP, WEIGHT_DECAY, SMOOTHING = 0.2, 0.05, 0.1  # chosen at laptop scale by accuracy on validation images
 BETAS = (0.9, 0.999)  # of AdamW
-BATCH = 256  # images in evaluation
 
 
 class Labelling:
@@ -50,18 +50,6 @@ class Labelling:
         self.optimizers[0].step()
         right = (logits.argmax(1) == labels).float().mean()
         return {"loss": loss.detach(), "accuracy": right, "rate": rate}
-
-
-@torch.inference_mode()
-def accuracy(network: nn.Module, split: Split, device: torch.device) -> float:
-    """The share of a split's images that a classifier names rightly."""
-    network.eval()
-    right = 0
-    for start in range(0, len(split), BATCH):
-        indices = torch.arange(start, min(start + BATCH, len(split))).numpy()
-        images, labels = split.batch(indices, device)
-        right += int((network(to_float(images)).argmax(1) == labels).sum())
-    return right / len(split)
 
 
 def train_classifier(
@@ -124,7 +112,7 @@ def train_classifier(
                 "architecture": stage.architecture,
                 "width": recipe.width,
                 "classes": classes,
-                "accuracy": round(accuracy(network, val, device), 6),
+                "accuracy": round(float(correct(network.eval(), val, device).mean()), 6),
                 "lineage": made,
                 "inputs": inputs,
                 "sha256": sums_of(out / "weights.safetensors"),

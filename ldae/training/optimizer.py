@@ -1,6 +1,6 @@
 """AdamW (Loshchilov & Hutter 2019) by torch's fused kernel.
 
-The first of `torch.optim` imports torch's compiler: three seconds on a slow core, a tenth of a small training.
+By hand because importing `torch.optim` loads torch's compiler: 3 s per job on a slow core, a tenth of a small training.
 """
 
 from __future__ import annotations
