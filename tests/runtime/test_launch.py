@@ -20,7 +20,8 @@ from ldae.study.recipes import Training
 from ldae.study.stage_specs import PretrainStage
 
 RANKS = (
-    "import sys; from ldae import launch; launch.GRACE = 0.5; sys.exit(launch._here([sys.executable, '-c', {!r}], 2))"
+    "import sys; from ldae.runtime import launch; launch.GRACE = 0.5; "
+    "sys.exit(launch._here([sys.executable, '-c', {!r}], 2))"
 )
 HERE = "import os, signal, sys, time; rank = int(os.environ['RANK']);"
 HERE += " say = lambda words: os.write(1, b'%d %s\\n' % (rank, words));"
