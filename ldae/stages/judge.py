@@ -63,9 +63,9 @@ def reference(
     if stage.judging.reference is not None:
         mean, covariance = published_statistics(stage.judging.reference)
     else:
-        extractor, moments = open_extractor(stage.judging, judge, device), Moments()
-        for _, features in features_of(Split.open(dataset, "train"), extractor, device, title="true images"):
-            moments.update(features)
+        extractor = open_extractor(stage.judging, judge, device)
+        batches = features_of(Split.open(dataset, "train"), extractor, device, title="true images")
+        moments = Moments.of(features for _, features in batches)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     save_arrays(out / "reference.npz", mean=mean, covariance=covariance)
     write_json(

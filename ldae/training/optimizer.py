@@ -14,7 +14,7 @@ from torch import Tensor, nn
 EPS = 1e-8
 
 
-class Moments(NamedTuple):
+class State(NamedTuple):
     """What is known of a weight's gradients."""
 
     step: Tensor  # (), how many there have been
@@ -36,7 +36,7 @@ class AdamW:
         self.param_groups: list[dict[str, Any]] = [
             {"lr": 0.0, "weight_decay": 0.0} | group | {"params": list(group["params"])} for group in groups
         ]
-        self._moments: dict[nn.Parameter, Moments] = {}
+        self._states: dict[nn.Parameter, State] = {}
 
     @property
     def _weights(self) -> list[nn.Parameter]:
@@ -67,11 +67,11 @@ class AdamW:
                 maximize=False,
             )
 
-    def _known(self, weight: nn.Parameter) -> Moments:
-        if weight not in self._moments:
+    def _known(self, weight: nn.Parameter) -> State:
+        if weight not in self._states:
             count = torch.zeros((), device=weight.device)
-            self._moments[weight] = Moments(count, torch.zeros_like(weight), torch.zeros_like(weight))
-        return self._moments[weight]
+            self._states[weight] = State(count, torch.zeros_like(weight), torch.zeros_like(weight))
+        return self._states[weight]
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
@@ -81,9 +81,9 @@ class AdamW:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, by the weights' numbers, as torch's optimizers do."""
         weights = enumerate(self._weights)
-        return {"state": {n: self._moments[weight]._asdict() for n, weight in weights if weight in self._moments}}
+        return {"state": {n: self._states[weight]._asdict() for n, weight in weights if weight in self._states}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there; the tensors are on the weights' device."""
         weights = self._weights
-        self._moments = {weights[number]: Moments(**known) for number, known in state["state"].items()}
+        self._states = {weights[number]: State(**known) for number, known in state["state"].items()}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forked import forked
 
 from ldae.commands.study import TRACKERS as NAMES
 from ldae.readers import tracking
@@ -178,5 +179,13 @@ def test_a_mistake_is_one_line(results: Path, monkeypatch: pytest.MonkeyPatch) -
         track(results, "trackio")
 
 
-def test_the_command_offers_every_tracker() -> None:
+def test_the_command_offers_every_tracker_and_answers_in_one_line(results: Path) -> None:
     assert tuple(TRACKERS) == NAMES
+    write(results / "pretrain/ldae/seed0/history.csv", range(2, 8, 2))
+    said = forked("track", str(results), "--to", "tensorboard")
+    assert said.returncode == 0, said.stderr
+    assert len(said.stderr.splitlines()) == 1 and "3 lines, up to step 6" in said.stderr
+    assert len(in_tensorboard(results)) == 1
+    said = forked("track", str(results), "--to", "tensorbord")
+    assert said.returncode == 2
+    assert "did you mean 'tensorboard'" in said.stderr and len(said.stderr.splitlines()) == 1
