@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ldae.cli import parser
 from ldae.parts.denoiser import Denoiser
-from ldae.parts.noise import SCHEDULES, Level, NoiseSchedule
+from ldae.parts.noise import Level, NoiseSchedule
 from ldae.parts.objective import PREDICTIONS
 from ldae.stages.pretrain import Pretraining
 from ldae.study.file import StudyFile
 from ldae.study.scale import Scale
+from ldae.study.schedules import SCHEDULES
 from ldae.study.spec import Noise, Objective
 from ldae.study.study import Study
 from ldae.training.loop import Run

@@ -7,12 +7,11 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ldae.parts import tokenizers
 from ldae.parts.network import Transformer
 from ldae.parts.noise import Level, NoiseSchedule
-from ldae.parts.objective import PREDICTIONS, WEIGHTS, projected_error
+from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
 from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
 from ldae.parts.tokenizers.pca import PCATokenizer
@@ -50,9 +49,10 @@ class Denoiser(nn.Module):
         self.noise = NoiseSchedule(stage.noise)
         self.prediction = PREDICTIONS[stage.objective.predict]
         self.weight = WEIGHTS[stage.objective.weight]
+        self.error = ERRORS[stage.objective.error]
         self.tail = stage.objective.tail
-        self.image_input = stage.network.input == "image"
-        self.image_output = stage.network.output == "image"
+        self.image_input = stage.network.image_input
+        self.image_output = stage.network.image_output
         self.dim = stage.tokenizer.dim
         self.grid = image_size // PATCH
         size = stage.size
@@ -111,7 +111,7 @@ class Denoiser(nn.Module):
         output = output.float()
         if patches is None:
             target = self.prediction.target(clean, draws.noise, level)
-            error = F.mse_loss(output, target, reduction="none").mean((1, 2))
+            error = self.error(output, target).mean((1, 2))
         else:
             basis, deviation = self.projection.basis, self.deviation
             error = projected_error(output, patches, basis=basis, deviation=deviation, tail=self.tail).mean(1)

@@ -12,7 +12,7 @@ from ldae.parts.noise import Level
 from ldae.study import spec
 from ldae.study.base import NUM_TIMES
 from ldae.study.checking import listed
-from ldae.study.schedules import SCHEDULES, sampled
+from ldae.study.schedules import sampled
 
 MAX_BETA = 0.999  # so a step magnifies the error of predicted noise 32-fold at most; reached with few steps only
 
@@ -41,7 +41,7 @@ class Process(NamedTuple):
         Raises:
             ValueError: for a schedule that defines no process, and for steps outside 1 to NUM_TIMES.
         """
-        levels = SCHEDULES[noise.schedule](noise.sigma)
+        levels = noise.levels
         if levels.obstacle:
             raise ValueError(
                 f"noise.schedule: {noise.schedule!r} has no diffusion process to sample from: {levels.obstacle}; "

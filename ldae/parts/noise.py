@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 
 from ldae.runtime.randomness import Randomness
 from ldae.study import spec
-from ldae.study.schedules import SCHEDULES
 
 
 class Level(NamedTuple):
@@ -27,6 +27,14 @@ class Level(NamedTuple):
         return self.signal**2 / (self.signal**2 + self.noise**2)
 
 
+def uniform(num_times: int, num: int, randomness: Randomness) -> Tensor:
+    """Time steps (num,), each of `num_times` equally likely (DDPM)."""
+    return randomness.integers(num_times, num)
+
+
+TIMES: dict[str, Callable[[int, int, Randomness], Tensor]] = {f.__name__: f for f in (uniform,)}
+
+
 class NoiseSchedule(nn.Module):
     """The levels of a row's schedule, as a table on the device."""
 
@@ -35,8 +43,9 @@ class NoiseSchedule(nn.Module):
 
     def __init__(self, noise: spec.Noise) -> None:
         super().__init__()
-        levels = SCHEDULES[noise.schedule](noise.sigma)
+        levels = noise.levels
         self.num_times = len(levels.signal)
+        self.sampler = TIMES[noise.times]
         self.register_buffer("signal", torch.tensor(levels.signal, dtype=torch.float32), persistent=False)
         self.register_buffer("noise", torch.tensor(levels.noise, dtype=torch.float32), persistent=False)
 
@@ -45,8 +54,8 @@ class NoiseSchedule(nn.Module):
         return Level(self.signal[times, None, None], self.noise[times, None, None])
 
     def draw(self, num: int, randomness: Randomness) -> Tensor:
-        """Time steps (num,), uniform over the schedule's."""
-        return randomness.integers(self.num_times, num)
+        """Time steps (num,) of a training step's images, int64."""
+        return self.sampler(self.num_times, num, randomness)
 
     def nearest(self, time: int) -> int:
         """`time`, or the last step of a schedule that has fewer."""

@@ -65,6 +65,14 @@ def signal(level: Level) -> Tensor:
 WEIGHTS: dict[str, Callable[[Level], Tensor]] = {f.__name__: f for f in (uniform, signal)}
 
 
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    """The squared error of each component, shaped as the output."""
+    return F.mse_loss(output, target, reduction="none")
+
+
+ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {f.__name__: f for f in (squared,)}
+
+
 def projected_error(output: Tensor, target: Tensor, *, basis: Tensor, deviation: Tensor, tail: float) -> Tensor:
     """The weighted squared error of an image, sum_i w_i r_i^2 with r = V (target - output) (eq. 4), per token.
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from ldae.study.base import Config, matching
 from ldae.study.checking import listed
 from ldae.study.schedules import SCHEDULES
-from ldae.study.spec import Schedule
+from ldae.study.words import word
 
 Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")]
 Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
@@ -101,14 +101,14 @@ class SchedulesFigure(Config):
 
     kind: Literal["schedules"]
     title: str
-    schedules: dict[str, Schedule]
+    schedules: dict[str, Annotated[str, word(SCHEDULES)]]
     target: Target = "all"
     names: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _curves(self) -> Self:
         for name in self.schedules.values():
-            if len(SCHEDULES[name](1.0).signal) == 1:
+            if SCHEDULES[name](1.0).is_single:
                 raise ValueError(f"schedules: {name!r} has one noise level and no curve; name others")
         return self
 

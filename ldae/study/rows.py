@@ -12,7 +12,7 @@ from ldae.study.checking import StudyError, first_mistake, listed, nearest
 from ldae.study.file import Paper, StudyFile
 from ldae.study.scale import Scale
 from ldae.study.scale_file import not_of_a_row
-from ldae.study.schedules import SCHEDULES, sampled
+from ldae.study.schedules import sampled
 from ldae.study.spec import Spec
 
 
@@ -124,7 +124,7 @@ def _variant(variant: Variant, place: str) -> Variant:
         return variant
     if spec.method.name != "denoiser":
         raise StudyError(f"{place}: {spec.method.name} cannot be sampled from; FID needs a denoiser")
-    if obstacle := SCHEDULES[spec.noise.schedule](spec.noise.sigma).obstacle:
+    if obstacle := spec.noise.levels.obstacle:
         raise StudyError(
             f"{place}: noise.schedule {spec.noise.schedule!r} cannot be sampled from: {obstacle}; "
             f"FID needs one of {listed(sampled())}"

@@ -25,6 +25,11 @@ class Levels(NamedTuple):
     noise: tuple[float, ...]
 
     @property
+    def is_single(self) -> bool:
+        """Whether there is one noise level alone."""
+        return len(self.signal) == 1
+
+    @property
     def visits(self) -> range:
         """The time steps that sampling may visit: all with noise to remove and with enough signal to divide by."""
         power = [signal**2 for signal in self.signal]
@@ -75,6 +80,7 @@ def single(sigma: float) -> Levels:
     return Levels((1.0,), (sigma,))
 
 
+TIMES = ("uniform",)  # how training draws its time steps; `ldae.parts.noise` has what each of them computes
 SCHEDULES: dict[str, Callable[[float], Levels]] = {f.__name__: f for f in (ddpm, gamma2, unscaled, single)}
 
 

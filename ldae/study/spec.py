@@ -18,10 +18,12 @@ from ldae.study.base import (
     Positive,
     Size,
 )
+from ldae.study.objectives import ERRORS, PREDICTIONS, WEIGHTS
 from ldae.study.recipes import Training
+from ldae.study.schedules import SCHEDULES, TIMES, Levels
+from ldae.study.words import alternatives, word
 
 AnyTraining = TypeVar("AnyTraining", bound="Training")
-Schedule = Literal["ddpm", "gamma2", "unscaled", "single"]
 
 
 class PublishedWeights(ExternalFile):
@@ -96,8 +98,14 @@ class Tokenizer(Config):
 class Noise(Config):
     """How strongly the latents are corrupted at each time step (paper, Sec. 4.1, 4.3 and 4.4)."""
 
-    schedule: Schedule = "gamma2"
+    schedule: Annotated[str, word(SCHEDULES)] = "gamma2"
     sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of `single`
+    times: Annotated[str, word(TIMES)] = "uniform"  # how training draws its time steps
+
+    @property
+    def levels(self) -> Levels:
+        """The strengths of signal and noise at each time step."""
+        return SCHEDULES[self.schedule](self.sigma)
 
 
 class Network(Config):
@@ -108,12 +116,23 @@ class Network(Config):
     input: Literal["latent", "image"] = "latent"
     output: Literal["latent", "image"] = "latent"
 
+    @property
+    def image_input(self) -> bool:
+        """Whether the network sees images."""
+        return self.input == "image"
+
+    @property
+    def image_output(self) -> bool:
+        """Whether the network returns images."""
+        return self.output == "image"
+
 
 class Objective(Config):
-    """What is predicted, and how its errors are weighed (paper, Sec. 4.3)."""
+    """What is predicted, and how its errors are measured and weighted (paper, Sec. 4.3)."""
 
-    predict: Literal["noise", "clean"] = "noise"
-    weight: Literal["uniform", "signal"] = "uniform"
+    predict: Annotated[str, word(PREDICTIONS)] = "noise"
+    weight: Annotated[str, word(WEIGHTS)] = "uniform"
+    error: Annotated[str, word(ERRORS)] = "squared"
     # Eq. 4's weight of the components that the tokenizer drops (i > d). At 0 the image to predict is the projection
     # V^T V x; above 0 it is the original image, whose dropped part counts this much. The paper's value is 0.1.
     tail: Fraction = 0.0
@@ -202,23 +221,30 @@ class Spec(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        images = "image" in (self.network.input, self.network.output)
+        images = self.network.image_input or self.network.image_output
         if images and self.tokenizer.kind != "pca":
             raise ValueError(
                 f"tokenizer.kind: {self.tokenizer.kind!r} has no inverse on the image; "
                 "network.input and network.output 'image' need 'pca'"
             )
-        if self.network.output == "image" and self.objective.predict != "clean":
-            raise ValueError(
-                f"objective.predict: found {self.objective.predict!r}; network.output 'image' needs 'clean'"
-            )
-        if self.objective.tail and self.network.output != "image":
+        for key, words, chosen in (
+            ("predict", PREDICTIONS, self.objective.predict),
+            ("error", ERRORS, self.objective.error),
+        ):
+            if self.network.image_output and not words[chosen].on_images:
+                possible = alternatives([name for name, each in words.items() if each.on_images])
+                raise ValueError(f"objective.{key}: found {chosen!r}; network.output 'image' needs {possible}")
+        if self.objective.tail and not self.network.image_output:
             raise ValueError(
                 f"objective.tail: {self.objective.tail} weighs pixels outside the latent; it needs "
                 f"network.output 'image', found {self.network.output!r}"
             )
-        if self.noise.schedule == "single" and self.objective.predict == "noise" and images:
-            raise ValueError("noise.schedule: 'single' on images needs objective.predict 'clean'")
+        if self.noise.levels.is_single and images and not PREDICTIONS[self.objective.predict].on_images:
+            possible = alternatives([name for name, each in PREDICTIONS.items() if each.on_images])
+            raise ValueError(
+                f"noise.schedule: {self.noise.schedule!r} on images needs objective.predict {possible}, "
+                f"found {self.objective.predict!r}"
+            )
         if self.method.weights is not None and self.method.name == "denoiser":
             for part, fields in PUBLISHED_DIT.items():
                 for field, wanted in fields.items():

@@ -12,13 +12,9 @@ from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
 
 LABELS = torch.arange(8) % 3
-CHOICES = {  # of the parts that a denoiser is made of; widths, levels and lengths are numbers in the same code
-    "tokenizer": ("kind", "scale"),
-    "noise": ("schedule",),
-    "network": ("labels", "input", "output"),
-    "objective": ("predict", "weight", "tail", "units"),
-    "recipe": ("crop",),
-}
+PARTS = ("tokenizer", "noise", "network", "objective", "recipe")  # that a denoiser is composed of
+SIZES = ("dim", "sigma", "size", "length", "rate", "batch", "weight_decay")  # numbers in the same code
+LOSSES = ("perceptual", "adversarial")  # of the tokenizer's training, which these rows skip
 
 
 def one_of_each_kind() -> list[str]:
@@ -26,7 +22,9 @@ def one_of_each_kind() -> list[str]:
     rows, seen = [], set()
     for row, variant in VARIANTS.items():
         parts = variant.spec.model_dump()
-        chosen = {(part, key, parts[part][key]) for part, keys in CHOICES.items() for key in keys}
+        chosen = {
+            (part, key, value) for part in PARTS for key, value in parts[part].items() if key not in SIZES + LOSSES
+        }
         if not chosen <= seen:
             rows.append(row)
         seen |= chosen

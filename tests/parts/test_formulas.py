@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import typing
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,32 +13,55 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from ldae.parts.diffusion import METHODS
-from ldae.parts.noise import Level, NoiseSchedule
-from ldae.parts.objective import PREDICTIONS, WEIGHTS, projected_error
+from ldae.parts.noise import TIMES, Level, NoiseSchedule
+from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
 from ldae.parts.tokenizers import TOKENIZERS
 from ldae.runtime.randomness import Randomness
+from ldae.study import objectives, schedules
+from ldae.study.base import Config
 from ldae.study.scale import Sampling
 from ldae.study.schedules import SCHEDULES, sampled
 from ldae.study.spec import Noise, Objective, Tokenizer
+from ldae.study.words import alternatives
 
 
 @pytest.mark.parametrize(
-    ("field", "registry"),
+    ("words", "implementations"),
     [
-        (Noise.model_fields["schedule"], SCHEDULES),
-        (Objective.model_fields["predict"], PREDICTIONS),
-        (Objective.model_fields["weight"], WEIGHTS),
-        (Tokenizer.model_fields["kind"], TOKENIZERS),
-        (Sampling.model_fields["method"], METHODS),
+        (objectives.PREDICTIONS, PREDICTIONS),
+        (objectives.WEIGHTS, WEIGHTS),
+        (objectives.ERRORS, ERRORS),
+        (schedules.TIMES, TIMES),
+        (typing.get_args(Tokenizer.model_fields["kind"].annotation), TOKENIZERS),
+        (typing.get_args(Sampling.model_fields["method"].annotation), METHODS),
     ],
 )
-def test_a_study_can_name_all_entries_of_a_dictionary_and_nothing_else(
-    field: FieldInfo, registry: dict[str, Any]
+def test_every_word_has_an_implementation_and_every_implementation_a_word(
+    words: Collection[str], implementations: dict[str, Any]
 ) -> None:
-    assert set(typing.get_args(field.annotation)) == set(registry)
+    assert set(words) == set(implementations)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "registry"),
+    [
+        (Noise, "schedule", SCHEDULES),
+        (Noise, "times", TIMES),
+        (Objective, "predict", PREDICTIONS),
+        (Objective, "weight", WEIGHTS),
+        (Objective, "error", ERRORS),
+    ],
+)
+def test_a_row_can_name_the_words_of_a_registry_and_no_others(
+    part: type[Config], key: str, registry: dict[str, Any]
+) -> None:
+    for word in registry:
+        assert getattr(part.model_validate({key: word}), key) == word
+    with pytest.raises(ValidationError, match=re.escape(f"should be {alternatives(registry)}")):
+        part.model_validate({key: "unknown"})
 
 
 def level_of(schedule: str, *, sigma: float = 1.0) -> Level:
@@ -130,3 +155,20 @@ def test_projected_error_is_equation_4(tail: float, units: str) -> None:
                 expected[n, t] += (r / spread[i]) ** 2 if i < dim else tail * (r / spread[-1]) ** 2
     error = projected_error(output, target, basis=full[:dim], deviation=spread, tail=tail)
     torch.testing.assert_close(error, expected / dim)
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_training_draws_time_steps_of_the_schedule(schedule: str, times: str) -> None:
+    noise = NoiseSchedule(Noise(schedule=schedule, times=times))
+    drawn = noise.draw(1000, Randomness(torch.device("cpu"), 0))
+    assert (drawn.dtype, drawn.shape) == (torch.int64, (1000,))
+    assert 0 <= int(drawn.min()) <= int(drawn.max()) < noise.num_times
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_are_zero_at_the_target_and_grow_away_from_it(error: str) -> None:
+    target = torch.linspace(-1, 1, 5)
+    assert float(ERRORS[error](target, target).abs().max()) == 0
+    near, far = (ERRORS[error](target + shift, target) for shift in (0.1, 2.0))
+    assert bool((0 < near).all() and (near < far).all())
