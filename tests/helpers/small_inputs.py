@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.parts.loading import build, build_baseline
+from ldae.parts.tokenizers.conv import Autoencoder
 from ldae.runtime.arrays import save_row_sums
 from ldae.runtime.files import read_json, sums_of, write_json
 from ldae.runtime.weights import save_weights
@@ -25,7 +26,7 @@ from ldae.study.recipes import MAETraining, Training
 from ldae.study.record import lineage
 from ldae.study.scale import Classifier, Convolutional
 from ldae.study.spec import Network, Noise, Objective, Recipe, Tokenizer
-from ldae.study.stage_specs import BaselineStage, ClassifierStage, PretrainStage, TokenizerStage
+from ldae.study.stage_specs import BaselineStage, ClassifierStage, ConvolutionalStage, PretrainStage, TokenizerStage
 
 CLASSES = 3
 SIZE = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)
@@ -34,7 +35,7 @@ CLASSIFIER = Classifier(width=4, steps=3, batch=16, rate=0.002, log_every=1)
 CONV = Convolutional(
     width=8, blocks=1, steps=3, batch=8, rate=1e-3, adversarial_start=0.3, discriminator_width=4, log_every=1
 )
-ROWS: dict[str, dict[str, Any]] = {  # two denoisers at the ends of the study: a diffusion model, and l-DAE
+ROWS: dict[str, dict[str, Any]] = {  # a diffusion model, l-DAE, and a row on cached latents
     "dit": {
         "tokenizer": Tokenizer(dim=16),
         "noise": Noise(schedule="ddpm"),
@@ -46,6 +47,7 @@ ROWS: dict[str, dict[str, Any]] = {  # two denoisers at the ends of the study: a
         "objective": Objective(predict="clean", weight="signal", tail=0.1),
         "recipe": Recipe(crop="random"),
     },
+    "conv": {"tokenizer": Tokenizer(kind="conv", dim=16, scale="dimension")},
 }
 SAMPLE_VARIANCES = {"dit": 1e-4, "ldae": 9.0}  # variances at which few of the samples' pixels are black or white
 
@@ -95,6 +97,29 @@ def cosines(variance: float = 9.0) -> Path:
     return out
 
 
+@cache
+def convolutions() -> Path:
+    """The folder of a convolutional tokenizer with random weights and random latents."""
+    out, generator = folder() / "convolutions", torch.Generator().manual_seed(0)
+    state = random_state(Autoencoder(width=CONV.width, blocks=CONV.blocks, channels=4))
+    fitted = {"mean": torch.full((16,), 0.1), "variance": torch.linspace(0.5, 2.0, 16)}
+    save_weights(
+        out / "tokenizer.safetensors", fitted | {f"autoencoder.{name}": tensor for name, tensor in state.items()}
+    )
+    np.save(out / "latents.npy", torch.randn(96, 2, 4, 16, generator=generator).half().numpy())
+    save_row_sums(out / "latents.npy")
+    stage = ConvolutionalStage(dim=16, convolutional=CONV)
+    made = lineage("tokenizer", stage, 1, read_json(dataset() / "manifest.json")["lineage"])
+    about = {"lineage": made, "kind": "conv", "dims": 16, "sha256": sums_of(out / "tokenizer.safetensors")}
+    write_json(out / "tokenizer.json", about)
+    return out
+
+
+def tokenizer(row: str) -> Path:
+    """The folder of the tokenizer of one of `ROWS`."""
+    return convolutions() if row == "conv" else cosines()
+
+
 def random_state(module: nn.Module) -> dict[str, Tensor]:
     """Weights of a usual size for a module, whatever it starts with: no gate is closed, no bias zero."""
     generator, state = torch.Generator().manual_seed(0), {}
@@ -117,8 +142,8 @@ def denoiser(row: str) -> Path:
     """A finished run of one of `ROWS`, with random weights."""
     out, manifest = folder() / "runs" / row, read_json(dataset() / "manifest.json")
     stage = PretrainStage(size=SIZE, training=Training(**TRAINING), **ROWS[row])
-    state = random_state(build(stage, seed=0, tokenizer=cosines(), manifest=manifest).network)
-    made = lineage("pretrain", stage, 1, read_json(cosines() / "tokenizer.json")["lineage"])
+    state = random_state(build(stage, seed=0, tokenizer=tokenizer(row), manifest=manifest).network)
+    made = lineage("pretrain", stage, 1, read_json(tokenizer(row) / "tokenizer.json")["lineage"])
     return finished_run(out, row, "denoiser", made, {"model": state, "ema": state})
 
 

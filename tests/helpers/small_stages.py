@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from rows import VARIANTS, images, run
 from small_inputs import (
+    CLASSES,
     CLASSIFIER,
     CONV,
     ROWS,
@@ -31,6 +32,7 @@ from small_inputs import (
     encoder,
     folder,
     samples,
+    tokenizer,
 )
 from torch import Tensor
 
@@ -173,7 +175,9 @@ def linear_tokenizer_numbers(kind: Any, *, without: str = "none", **options: Any
 def conv_tokenizer_numbers(**losses: bool) -> Numbers:
     """A convolutional tokenizer: its losses, its latents, and what it gives back."""
     out = folder() / "tokenizers" / "-".join(["conv", *losses])
-    recipe = CONV.model_copy(update={"rate": 1e-6}) if losses else CONV  # larger steps would be chaotic
+    # With all losses larger steps are chaotic; with a narrow discriminator the adaptive weight is at its bound.
+    small = {"rate": 1e-6, "adversarial_weight": 5.0, "discriminator_width": 32}
+    recipe = CONV.model_copy(update=small) if losses else CONV
     resume, stage = out / "resume", ConvolutionalStage(dim=16, convolutional=recipe, **losses)
     vgg = classifier("vgg") if stage.needs_vgg else None
     train_tokenizer(stage, revision=1, dataset=dataset(), resume=resume, out=out, vgg=vgg)
@@ -212,7 +216,7 @@ def pretrain_numbers(row: str) -> Numbers:
         seed=0,
         revision=1,
         dataset=dataset(),
-        tokenizer=cosines(),
+        tokenizer=tokenizer(row),
         resume=out / "resume",
         out=out,
     )
@@ -247,6 +251,8 @@ def probe_numbers(case: str, run_probe: Callable[[Path], None]) -> Numbers:
     numbers: Numbers = {}
     for part in ("weight", "bias", "mean", "variance"):
         numbers |= summary(f"heads' {part}", torch.cat([getattr(each, part).flatten() for each in heads]))
+    learned = [each.weight - each.weight[:, :1] for each in heads]  # heads of different rates start alike
+    numbers |= summary("what heads' weights differ by", torch.cat([weights.flatten() for weights in learned]))
     numbers |= summary("similarities", torch.cat([each._similarity.flatten() for each in neighbours]))
     for name, found in read_json(out / "probe.json")["encoders"].items():
         numbers |= {f"{name} {key}": found[key] for key in ("top1", "top1_low", "top1_high", "knn", "held_out", "rate")}
@@ -255,7 +261,7 @@ def probe_numbers(case: str, run_probe: Callable[[Path], None]) -> Numbers:
 
 def probe_denoiser_numbers() -> Numbers:
     """Two blocks of a denoiser that is given noise, by features of two augmentations."""
-    protocol = Probing(mode="cached", views=2, epochs=3, warmup=1, batch=32, rates=(0.3, 3), neighbours=5)
+    protocol = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=32, rates=(3, 10), neighbours=5)
     stage = ProbeStage(offsets=(-1, 0), noisy=True, time=300, probing=protocol)
     folders = {"dataset": dataset(), "tokenizer": cosines(), "model": denoiser("dit")}
     return probe_numbers("denoiser", lambda out: probe(stage, row="dit", revision=1, **folders, out=out))
@@ -263,7 +269,7 @@ def probe_denoiser_numbers() -> Numbers:
 
 def probe_baseline_numbers() -> Numbers:
     """A baseline's encoder, with new augmentations in each epoch."""
-    stage = ProbeStage(probing=Probing(mode="exact", epochs=3, warmup=1, batch=32, rates=(0.3, 3), neighbours=5))
+    stage = ProbeStage(probing=Probing(mode="exact", epochs=6, warmup=1, batch=32, rates=(3, 10), neighbours=5))
     return probe_numbers(
         "baseline", lambda out: probe(stage, row="mae", revision=1, dataset=dataset(), model=encoder(), out=out)
     )
@@ -271,9 +277,27 @@ def probe_baseline_numbers() -> Numbers:
 
 def probe_pixels_numbers() -> Numbers:
     """Raw pixels, by centre crops alone."""
-    protocol = Probing(mode="cached", views=0, epochs=3, warmup=1, batch=32, rates=(0.3, 3), neighbours=5)
+    protocol = Probing(mode="cached", views=0, epochs=40, warmup=1, batch=32, rates=(3, 10), neighbours=5)
     stage = ProbeStage(probing=protocol)
     return probe_numbers("pixels", lambda out: probe_pixels(stage, revision=1, dataset=dataset(), out=out))
+
+
+def probe_latents_numbers() -> Numbers:
+    """A denoiser whose tokenizer has left the latents of the training images."""
+    protocol = Probing(mode="cached", views=0, epochs=6, warmup=1, batch=32, rates=(3, 10), neighbours=5)
+    folders = {"dataset": dataset(), "tokenizer": tokenizer("conv"), "model": denoiser("conv")}
+    stage = ProbeStage(probing=protocol)
+    return probe_numbers("latents", lambda out: probe(stage, row="conv", revision=1, **folders, out=out))
+
+
+def vote_numbers() -> Numbers:
+    """The classes that the neighbours of many queries vote for."""
+    generator = torch.Generator().manual_seed(0)
+    features, queries = (torch.randn(num, 12, generator=generator) for num in (200, 3000))
+    neighbours = Neighbours(queries, 10)
+    for part in (slice(0, 120), slice(120, 200)):
+        neighbours.update(features[part], torch.arange(200)[part] % CLASSES)
+    return summary("classes", neighbours.vote(CLASSES))
 
 
 def finetune_numbers(model: Path, tokenizer: Path | None) -> Numbers:
@@ -337,16 +361,22 @@ CASES: dict[str, dict[str, Callable[[], Numbers]]] = {  # by the key of `revisio
     "pretrain": {row: lambda row=row: first_steps(row) for row in VARIANTS}
     | {f"whole training of {row}": lambda row=row: pretrain_numbers(row) for row in ROWS}
     | {"mae": mae, "moco_v3": moco_v3},
-    "probe": {"denoiser": probe_denoiser_numbers, "baseline": probe_baseline_numbers, "pixels": probe_pixels_numbers},
+    "probe": {
+        "denoiser": probe_denoiser_numbers,
+        "cached latents": probe_latents_numbers,
+        "baseline": probe_baseline_numbers,
+        "pixels": probe_pixels_numbers,
+        "votes": vote_numbers,
+    },
     "finetune": {
         "denoiser": lambda: finetune_numbers(denoiser("dit"), cosines()),
         "baseline": lambda: finetune_numbers(encoder(), None),
     },
     "sample": {
         f"{row}, {method}": lambda row=row, method=method: sample_numbers(row, method)
-        for row in ROWS
+        for row in SAMPLE_VARIANCES
         for method in ("ddpm", "ddim")
     },
     "judge": {"distance": judge_numbers},
-    "denoise": {row: lambda row=row: denoise_numbers(row) for row in ROWS},
+    "denoise": {row: lambda row=row: denoise_numbers(row) for row in ("dit", "ldae")},
 }
