@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -65,6 +66,14 @@ def test_a_room_uses_only_rooms_to_its_left(capsys: pytest.CaptureFixture[str]) 
         for (room, other), count in sorted(arrows.items(), key=lambda item: (LEVELS[item[0][0]], item)):
             print(f"  {room} -> {other}: {count}")
     assert wrong == ["study.graph imports data.sources.fingerprint"]  # whether pictures have changed
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_documents_show_this_order(document: str) -> None:
+    order = re.compile(r"\w+(?:(?: < |, )\w+)+")
+    lines = (PACKAGE.parent / document).read_text().replace("`", "")
+    shown = max(order.findall(lines), key=len)
+    assert [set(level.split(", ")) for level in shown.split(" < ")] == ROOMS
 
 
 def test_every_room_has_its_place() -> None:

@@ -76,6 +76,19 @@ def test_links_in_the_documents_lead_somewhere() -> None:
         assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == [], page
 
 
+def test_the_readme_is_short_and_names_files_that_there_are() -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    assert readme.stat().st_size <= 12_000
+    assert "```\nmake " in "\n".join(text.splitlines()[:30])
+    files = re.findall(r"`((?:ldae|rules|tests|scales)/[\w/]+\.\w+)`", text)
+    assert len(files) > 9
+    assert [file for file in files if not (ROOT / file).is_file() and file != "scales/mine.yaml"] == []
+    folders = re.findall(r"^(\w+)/  ", text, re.MULTILINE)
+    rooms = {path.name for path in (ROOT / "ldae").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(folders) == rooms
+
+
 def test_each_page_of_the_documents_is_linked_to() -> None:
     text = (ROOT / "README.md").read_text()
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in text] == []

@@ -16,9 +16,10 @@ import torch
 
 sys.path.append(str(Path(__file__).parent / "helpers"))  # for recording, without pytest
 
+from rows import VARIANTS
 from small_stages import CASES, Numbers
 
-from ldae.study.file import Stage
+from ldae.study.file import Paper, Stage
 
 GOLDEN = Path(__file__).parent / "golden.json"
 TOLERANCE = 1e-4  # relative: processors round differently
@@ -48,6 +49,8 @@ def updated(golden: Golden, cases: Cases) -> Golden:
 )
 def test_a_stages_numbers_are_those_recorded(revision: str, case: str) -> None:
     recorded = json.loads(GOLDEN.read_text()).get(revision, {}).get(case)
+    if recorded is None and revision == "pretrain" and case in VARIANTS and VARIANTS[case].paper == Paper():
+        pytest.skip(f"row {case!r} is new; {RECORD}")  # a user's own row
     assert recorded is not None, f"{revision}, {case}: is new; {RECORD}"
     numbers = CASES[revision][case]()
     changes = [f"{name}: {recorded.get(name)} -> {numbers.get(name)}" for name in {**recorded, **numbers}]
