@@ -79,7 +79,7 @@ class Run:
                 or (N, 3, S, S): uint8, or floats in [-1, 1].
 
         Raises:
-            ValueError, OSError: in one line, for anything else, a file that is no image, and tensors of another size,
+            ValueError, OSError: in one line, for anything else, a file that is not an image, tensors of another size,
                 type or range. Floats in [0, 1] are taken as they are, with a warning.
         """
         return torch.cat(list(self._batches(images)))

@@ -147,7 +147,7 @@ def test_tensors_that_look_like_0_to_1_are_taken_with_a_warning(run: Run, pictur
         (torch.full((1, 3, 32, 32), 255.0), r"found floats from 255 to 255, expected them in \[-1, 1\]"),
         (torch.full((1, 3, 32, 32), float("nan")), "found floats from nan"),
         ("tests", "tests: is a folder; name the pictures in it"),
-        (Path(__file__), r"test_api\.py: is no image that Pillow can read"),
+        (Path(__file__), r"test_api\.py: is not an image that Pillow can read"),
         (3, "found int, expected paths, PIL images"),
         ([3], "found int, expected paths, PIL images"),
         (np.zeros((2, 3, 64, 64), np.uint8), r"an array of shape \(2, 3, 64, 64\), expected \(H, W, 3\)"),
@@ -161,9 +161,9 @@ def test_images_of_another_form_are_refused_in_a_line(images: Any, words: str, r
 
 
 def test_a_block_or_time_that_there_is_not_is_named(run: Run, pictures: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"offset: \+2 is no block"):
+    with pytest.raises(ValueError, match=r"offset: \+2 is not a block"):
         run.encode(pictures, offset=2)
-    with pytest.raises(ValueError, match="time: 1000 is no time step"):
+    with pytest.raises(ValueError, match="time: 1000 is not a time step"):
         run.encode(pictures, time=1000)
 
 
@@ -218,7 +218,7 @@ def test_a_run_says_what_it_is(finished: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", RUNS)
 def test_a_run_apart_from_its_results_is_told_what_it_needs(row: str, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / f"pretrain/{row}/seed0", tmp_path / "seed0")
-    with pytest.raises(OSError, match=r"seed0: is apart from the results that it needs.*`ldae export`"):
+    with pytest.raises(OSError, match=r"seed0: was copied without the results that it needs.*`ldae export`"):
         load(tmp_path / "seed0")
 
 

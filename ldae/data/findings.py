@@ -72,8 +72,8 @@ def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool,
         which = f"{printable(first.path)}: {printable(first.reason)}; {path} lists {len(found):,}"
         if num > most(len(journal)) and not allowed:
             raise ValueError(
-                f"{said}, too many; the first is {which}; mend or remove them, or write broken: allow beside path in "
-                "the scale file to leave out any number"
+                f"{said}, too many; the first is {which}; repair or remove them, or write broken: allow next to path "
+                "in the scale file to leave out any number"
             )
         labels, kept = source.splits[name].labels, journal.groups != LEFT_OUT
         if lost := set(labels.tolist()) - set(labels[kept].tolist()):

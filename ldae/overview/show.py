@@ -66,7 +66,7 @@ def listing(study: Study) -> list[RenderableType]:
         targets.append((_name("claims"), "table", "all", f"{len(study.file.claims)} statements of the paper, judged"))
     targets += [(_name(name), "page", part, "All of it on one page") for name, part in PAGES.items()]
     return [
-        _title("Rows", f"each starts from the one that it stands below; scale {study.scale_name}"),
+        _title("Rows", f"each starts from the row above it in the tree; scale {study.scale_name}"),
         _columns(("row", "label", "what it changes"), rows),
         "",
         _title("Sweeps", "a value's row is named by the sweep and the value"),
@@ -84,7 +84,7 @@ def row_named(study: Study, name: str) -> str:
     if name in study.sweeps:
         points = ", ".join(point.variant for point in study.sweeps[name])
         raise StudyError(f"{name!r} is a sweep; name one of its rows: {points}")
-    raise StudyError(f"{name!r} is no row{nearest(name, study.variants)}; `ldae list` shows all")
+    raise StudyError(f"{name!r} is not a row{nearest(name, study.variants)}; `ldae list` shows all")
 
 
 def shown(study: Study, root: Path, name: str) -> list[RenderableType]:

@@ -60,7 +60,7 @@ def depth_of(network: nn.Module, *, time: int, offset: int) -> int:
         ValueError: for a time or a block that the network does not have.
     """
     if not 0 <= time < NUM_TIMES:
-        raise ValueError(f"time: {time} is no time step; there are 0 to {NUM_TIMES - 1}")
+        raise ValueError(f"time: {time} is not a time step; there are 0 to {NUM_TIMES - 1}")
     if isinstance(network, Denoiser):
         encoder_blocks, blocks = network.network.encoder_blocks, len(network.network.blocks)
     else:
@@ -68,7 +68,7 @@ def depth_of(network: nn.Module, *, time: int, offset: int) -> int:
         encoder_blocks = blocks = len(network.blocks)
     if not 1 <= encoder_blocks + offset <= blocks:
         raise ValueError(
-            f"offset: {offset:+d} is no block; counted from the encoder's last, there are "
+            f"offset: {offset:+d} is not a block; counted from the encoder's last, there are "
             f"{1 - encoder_blocks:+d} to {blocks - encoder_blocks:+d}"
         )
     return encoder_blocks + offset
@@ -77,7 +77,7 @@ def depth_of(network: nn.Module, *, time: int, offset: int) -> int:
 def _fold_denoiser(denoiser: Denoiser, time: int, depth: int) -> Folded:
     if isinstance(denoiser.tokenizer, ConvTokenizer):
         raise ValueError(
-            "its tokens come from a convolutional network, which no patch embedding can stand for; rows with "
+            "its tokens come from a convolutional network, which no patch embedding can replace; rows with "
             "tokenizer.kind 'pca', 'pixel', 'patch_vae' or 'patch_ae' can be exported, and MAE and MoCo v3"
         )
     times = torch.tensor([denoiser.noise.nearest(time)], device=denoiser.noise.signal.device)

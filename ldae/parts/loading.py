@@ -53,11 +53,11 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
     """Reads a finished pretraining; `weights` is `model`, or `ema` for the averaged ones that sampling uses.
 
     Raises:
-        ValueError: for a method that is no denoiser, and for files that are damaged.
+        ValueError: for a method that is not a denoiser, and for files that are damaged.
     """
     run = read_json(folder / "run.json")
     if run["method"] != "denoiser":
-        raise ValueError(f"{folder}: holds {run['method']}, which is no denoiser")
+        raise ValueError(f"{folder}: holds {run['method']}, which is not a denoiser")
     stage = stage_of(run)
     return Trained(stage, run["seed"], run, load_file(intact(folder / f"{weights}.safetensors", run)))
 
@@ -198,8 +198,8 @@ def open_finished(folder: Path) -> Finished:
     for path in needed:
         if not path.is_file():
             raise FileNotFoundError(
-                f"{folder}: is apart from the results that it needs (no {path.relative_to(results)}); copy the whole "
-                "results folder of its scale, or take only the encoder along with `ldae export`"
+                f"{folder}: was copied without the results that it needs (no {path.relative_to(results)}); copy the "
+                "whole results folder of its scale, or take only the encoder along with `ldae export`"
             )
     manifest = read_json(needed[0])
     if stage is None:

@@ -102,7 +102,7 @@ def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]
     with damage_of(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays}
         if other := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{other[0]!r} is no array")
+            raise ValueError(f"{other[0]!r} is not an array")
         if missing := [name for name in names if name not in found]:
             raise ValueError(f"{missing[0]!r} is not in it")
         return found

@@ -69,9 +69,9 @@ def read_json(path: Path) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no JSON ({error}); delete it and run again") from None
+        raise ValueError(f"{path}: is not valid JSON ({error}); delete it and run again") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds no record (its JSON is no object); delete it and run again")
+        raise ValueError(f"{path}: is not a record (its JSON is not an object); delete it and run again")
     if value.pop(CHECKSUM, None) != _checksum(value):
         raise ValueError(f"{path}: is damaged or was edited: its checksum does not fit; delete it and run again")
     return value

@@ -59,7 +59,9 @@ def die_with_driver() -> None:
         if started_seconds(pid) != float(started):  # another process has its number now
             raise ProcessLookupError
     except (OSError, ValueError):
-        sys.exit(f"ldae: {DRIVER} names a snakemake that has ended, process {pid}; to run this command alone, unset it")
+        sys.exit(
+            f"ldae: {DRIVER} names a snakemake that has ended, process {pid}; to run this command by itself, unset it"
+        )
     threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
 
 

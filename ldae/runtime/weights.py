@@ -49,7 +49,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{path}: {name} holds values that are no finite numbers")
+            raise ValueError(f"{path}: {name} contains values that are not finite")
     return tensors
 
 

@@ -126,7 +126,7 @@ def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: i
         out: the folder to write into.
 
     Raises:
-        ValueError, OSError: in one line, for a file that is no image, a folder that holds no trained row, and an output
+        ValueError, OSError: in one line, for a file that is not an image, a folder without a trained row, and an output
             that would replace one of the pictures.
     """
     finished, device = open_finished(model), pick_device()

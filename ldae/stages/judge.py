@@ -96,7 +96,7 @@ def published_statistics(weights: ExternalFile) -> tuple[np.ndarray, np.ndarray]
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; expected (F,) and (F, F)")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError(f"{path}: mu or sigma holds values that are no finite numbers")
+        raise ValueError(f"{path}: mu or sigma contains values that are not finite")
     return mean.astype(np.float64), covariance.astype(np.float64)
 
 

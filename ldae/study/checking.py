@@ -35,7 +35,7 @@ def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, An
     seen = set()
     for key, _ in node.value:
         if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} occurs twice", key.start_mark)
         seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
@@ -61,7 +61,7 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
         raise StudyError(f"{path}: is not UTF-8 text") from None
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise StudyError(f"{name}:{line} {error.problem}; mend the YAML there") from None
+        raise StudyError(f"{name}:{line} {error.problem}; fix the YAML there") from None
     except yaml.YAMLError as error:
         raise StudyError(f"{name}: {' '.join(str(error).split())}") from None
     if values is None:
@@ -228,7 +228,7 @@ def check_folder_name(path: Path) -> None:
     if not re.fullmatch(r"\w[\w.-]*", path.stem):
         other = re.sub(r"\W+", "_", path.stem).strip("_") or "mine"
         raise StudyError(
-            f"{path}: a results folder is named after this file, so letters, digits, _, - and . are allowed; "
+            f"{path}: its results folder is named after this file, so use only letters, digits, _, - and .; "
             f"rename it, e.g. {other}{path.suffix}"
         )
 

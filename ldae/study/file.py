@@ -58,7 +58,7 @@ class Table(Config):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.rows is None) == (self.series is None):
-            raise ValueError("rows: and series: stand together or not at all; give exactly one of the two")
+            raise ValueError("rows: and series: exclude each other; give exactly one of the two")
         return self
 
     @property
@@ -137,7 +137,7 @@ class Claim(Config):
             raise ValueError("among: goes with peak, and peak with among; give both or none")
         margins = sum(margin is not None for margin in (self.above, self.below, self.within))
         if margins != (self.peak is None):
-            raise ValueError("above: sum and rank want exactly one of above, below and within; peak wants none")
+            raise ValueError("above: sum and rank need exactly one of above, below and within; peak needs none")
         return self
 
     @property

@@ -123,7 +123,7 @@ class Graph:
                 views = [*study.file.tables, *study.file.figures, *(["claims"] if study.file.claims else [])]
                 known = [*COMMON, *PAGES, *views, "cost", "cost_all", *study.variants, *study.sweeps]
                 raise StudyError(
-                    f"{target!r} is no target or row{nearest(target, known)}; targets: {listed(COMMON)}, ..."
+                    f"{target!r} is not a target or row{nearest(target, known)}; targets: {listed(COMMON)}, ..."
                 )
         return sorted(dict.fromkeys(found), key=lambda job: RESULTS.index(job.stage) if job.stage in RESULTS else 0)
 

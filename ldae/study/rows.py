@@ -63,7 +63,7 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
         if not _has_block(spec, scale):
             size = scale.size_of(spec)
             raise StudyError(
-                f"{place}.set: features.offset: there is no block {spec.features.offset} of {size.encoder_blocks} + "
+                f"{place}.set: features.offset: there is not a block {spec.features.offset} of {size.encoder_blocks} + "
                 f"{size.decoder_blocks}, counted from the encoder's last"
             )
         if spec.method.weights is not None and spec.method.name == "denoiser" and not scale.convolutional.published:
@@ -99,7 +99,7 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
             point = names.setdefault(plain, _point_name(name, value))
             if point in variants and _plain(variants[point].spec, scale) != plain:
                 raise StudyError(
-                    f"{place}: value {value!r} is named {point!r}, as another run is; rename the sweep or that"
+                    f"{place}: value {value!r} would be named {point!r}, the name of another row; rename one of them"
                 )
             if point not in variants:
                 variant = Variant(point, label, sweep.parent, spec, paper, finetune=False, fid=False)
@@ -116,7 +116,7 @@ def _variant(variant: Variant, place: str) -> Variant:
             raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
         if spec.method.name == "denoiser" and spec.tokenizer.kind == "conv":
             raise StudyError(
-                f"{place}: tokenizer.kind 'conv' cannot be fine-tuned: no patch embedding can stand for its network; "
+                f"{place}: tokenizer.kind 'conv' cannot be fine-tuned: no patch embedding can replace its network; "
                 "finetune: true and paper.finetune need a patch-wise tokenizer"
             )
         variant = replace(variant, finetune=True)
@@ -180,7 +180,7 @@ def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:
     if name not in variants:
         known = list(variants)
         raise StudyError(
-            f"{place}.from: no row {name!r} stands above{nearest(name, known)}; above stand: {listed(known) or 'none'}"
+            f"{place}.from: no row {name!r} above this one{nearest(name, known)}; rows above: {listed(known) or 'none'}"
         )
     return variants[name]
 

@@ -24,7 +24,7 @@ class Sides(Config):
         if self.store is not None and not self.size <= self.store <= 1.5 * self.size:
             raise ValueError(
                 f"store: {self.store} should lie between size, {self.size}, and half as much again, "
-                f"{1.5 * self.size:g}; give it beside size, or null to keep images of size"
+                f"{1.5 * self.size:g}; give it next to size, or null to keep images of size"
             )
         return self
 

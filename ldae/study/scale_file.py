@@ -82,7 +82,7 @@ def _files(folder: Path, name: str, above: tuple[str, ...]) -> list[tuple[str, d
 def _not_of_a_scale(keys: tuple[str, ...]) -> str | None:
     """Where a word belongs that a scale's file does not know."""
     if len(keys) == 1 and keys[0] in StudyFile.model_fields:
-        return f"{keys[0]!r} stands in config.yaml, which says what is compared; a scale says how big it is"
+        return f"{keys[0]!r} is a key of config.yaml, which says what is compared; a scale says how big it is"
     part = keys[0].partition(".")[0]
     if len(keys) == 1 and part in Spec.model_fields:
         return f"{keys[0]!r} belongs to a row; write it in config.yaml, under the row's set:"
@@ -95,7 +95,7 @@ def not_of_a_study(keys: tuple[str, ...]) -> str | None:
     of_row = keys[0] in ("variants", "sweeps") and len(keys) == 3
     if of_row and section in Spec.model_fields:
         key = keys[-1] if "." in keys[-1] else f"{keys[-1]}.{next(iter(Spec().model_dump()[section]))}"
-        return f"unknown key {'.'.join(keys)!r}; what a row changes stands under set:, e.g. set: {{{key}: ...}}"
+        return f"unknown key {'.'.join(keys)!r}; put what a row changes under set:, e.g. set: {{{key}: ...}}"
     if (of_row or len(keys) == 1) and section in Scale.model_fields:
         return f"unknown key {'.'.join(keys)!r}: {_in_the_scale(keys[-1])}"
     return None
@@ -107,7 +107,7 @@ def not_of_a_row(key: str, known: list[str]) -> str | None:
     if section in Scale.model_fields:
         return _in_the_scale(key)
     if section in Row.model_fields or section == "from":
-        return f"{key!r} stands beside set:, not in it"
+        return f"{key!r} goes next to set:, not into it"
     if inside := [word for word in known if word.startswith(f"{key}.")]:
         return f"{key!r} is a part of a row; write one of its keys: {listed(inside)}"
     if same := [word for word in known if word.endswith(f".{key}")]:
@@ -122,4 +122,4 @@ def _in_the_scale(key: str) -> str:
     section, _, field = key.partition(".")
     own = OF_A_ROW.get(field.rpartition(".")[2]) if section in ("training", "baselines") else None
     own = "network.size" if section == "sizes" else own
-    return f"{key} stands in scales/*.yaml, for all rows alike" + (f"; a row has {own}" if own else "")
+    return f"{key} is a key of scales/*.yaml, the same for all rows" + (f"; a row sets {own}" if own else "")

@@ -284,7 +284,7 @@ class Spec(Config):
         if key in ("recipe.rate", "recipe.batch", "recipe.weight_decay"):
             return None
         if key == "recipe.length":
-            return f"the length of {method.name} stands in scales/*.yaml, under baselines.{method.name}"
+            return f"the length of {method.name} is set in scales/*.yaml, under baselines.{method.name}"
         return f"method.name {method.name!r} has crops, noise and losses of its own and no tokenizer"
 
     def changed_parts(self, parent: Spec) -> list[str]:

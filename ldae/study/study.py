@@ -95,7 +95,9 @@ class Study:
             raise StudyError(f"{path.name}: {taken[0]!r} is the name of a rule; give that table or figure another")
         both = [view for view in file.tables if view in file.figures]
         if both:
-            raise StudyError(f"{path.name}: {both[0]!r} names a table and a figure; rename one, for both are targets")
+            raise StudyError(
+                f"{path.name}: {both[0]!r} names a table and a figure; rename one, because both are targets"
+            )
         name, scale = read_scale(root / "scales", file.scale)
         variants, sweeps = resolve(file, scale, path.name)
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
@@ -395,7 +397,7 @@ def project_of(folder: Path) -> Path:
         if (place / "config.yaml").is_file() and (place / "scales").is_dir():
             return place
     raise StudyError(
-        f"{folder}: no study here or above (no config.yaml beside scales/); run ldae in the project's folder"
+        f"{folder}: no study here or above (no config.yaml next to scales/); run ldae in the project's folder"
     )
 
 

@@ -154,7 +154,7 @@ def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> Non
     assert len(results_for(SMOKE, ["pca_d"])) == 5
     assert [path.split("/")[2] for path in results_for(SMOKE, ["mae_b"])] == ["probe", "finetune"]
     assert results_for(SMOKE, ["table3", "claims"]) == ["table3", "claims"]
-    with pytest.raises(StudyError, match="'pcaa' is no target or row .did you mean 'pca'"):
+    with pytest.raises(StudyError, match="'pcaa' is not a target or row .did you mean 'pca'"):
         results_for(SMOKE, ["pcaa"])
 
 
@@ -195,10 +195,10 @@ def test_a_mistake_in_a_command_is_one_line_with_the_nearest_name(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["show", "lade"], ["'lade' is no row", "'ldae'"]),
+        (["show", "lade"], ["'lade' is not a row", "'ldae'"]),
         (["show", "pca_d"], ["is a sweep", "pca_d8"]),
-        (["diff", "pca", "pac"], ["'pac' is no row"]),
-        (["run", "figure55"], ["'figure55' is no target or row", "'figure5'"]),
+        (["diff", "pca", "pac"], ["'pac' is not a row"]),
+        (["run", "figure55"], ["'figure55' is not a target or row", "'figure5'"]),
         (["list", "--scale", "smok"], ["'smok'", "'smoke'"]),
     ],
 )
@@ -220,7 +220,7 @@ def test_the_study_is_found_from_a_folder_below_its_own(tmp_path: Path) -> None:
     nowhere = forked("plan", folder=tmp_path)
     assert nowhere.returncode == 1
     assert nowhere.stderr == (
-        f"ldae: {tmp_path}: no study here or above (no config.yaml beside scales/); run ldae in the project's folder\n"
+        f"ldae: {tmp_path}: no study here or above (no config.yaml next to scales/); run ldae in the project's folder\n"
     )
 
 

@@ -57,7 +57,7 @@ def test_a_run_that_failed_ends_with_the_reasons(made_up: tuple[Study, Path], tm
     study, _ = made_up
     logs = tmp_path / study.results / "logs"
     for place, words in (
-        ("dataset", "ldae: /pictures: is no folder"),
+        ("dataset", "ldae: /pictures: is not a folder"),
         ("pretrain/pca/seed0", "ldae: interrupted"),
         ("tokenizers/pca", "ldae: an old mistake"),
     ):
@@ -66,7 +66,10 @@ def test_a_run_that_failed_ends_with_the_reasons(made_up: tuple[Study, Path], tm
         log.write_text(f"{words}\n")
     os.utime(logs / "tokenizers/pca.log", (1000, 1000))
     said = list(failures(study, tmp_path, ["pca"], since=time.time() - 100))
-    assert said == ["dataset images has failed: ldae: /pictures: is no folder", f"    its log: {logs / 'dataset.log'}"]
+    assert said == [
+        "dataset images has failed: ldae: /pictures: is not a folder",
+        f"    its log: {logs / 'dataset.log'}",
+    ]
 
 
 def ldae_run(project: Project, *arguments: str) -> subprocess.Popen[str]:
@@ -91,7 +94,7 @@ def test_a_row_is_run_from_a_folder_below_and_its_number_said_last(tmp_path: Pat
     failed = ldae_run(project, "pca")
     out, err = failed.communicate()
     assert failed.returncode == 1
-    assert "none: is no folder" in err.splitlines()[-1]
+    assert "none: is not a folder" in err.splitlines()[-1]
 
 
 @pytest.mark.graph

@@ -133,7 +133,7 @@ def test_pictures_that_cannot_be_seen_are_not_other_pictures(prepared: Prepared,
     assert changed(prepared) is None
     Path(prepared[0].path).mkdir()  # as a disk that is not mounted
     assert changed(prepared) is None
-    assert f"{tmp_path}/misspelt: is no folder" in str(changed(prepared, own(tmp_path / "misspelt")))
+    assert f"{tmp_path}/misspelt: is not a folder" in str(changed(prepared, own(tmp_path / "misspelt")))
 
 
 def test_older_manifests_and_those_of_other_sources_say_nothing(prepared: Prepared) -> None:

@@ -98,7 +98,7 @@ def test_train_and_test_alone_are_no_classes_but_can_be_the_splits(
 ) -> None:
     root = splits(tmp_path, train=train, val=test)
     said = refusal(own(root, val_fraction=fraction))
-    assert f"has {train}/ and {test}/ but no val/; write val: {test} beside path in the scale file" in said
+    assert f"has {train}/ and {test}/ but no val/; write val: {test} next to path in the scale file" in said
     source = folder.load(own(root, val=test))
     assert [len(source.splits[split].labels) for split in ("train", "val")] == [6, 4]
 

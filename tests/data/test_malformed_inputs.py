@@ -207,8 +207,8 @@ def emptied(folder: Path) -> None:
 
 
 TREES: dict[str, tuple[Change, dict[str, Any], str]] = {
-    "nothing": (lambda tree: shutil.rmtree(tree), {}, "tree: is no folder"),
-    "a file": (lambda tree: (shutil.rmtree(tree), tree.write_text("")), {}, "tree: is no folder"),
+    "nothing": (lambda tree: shutil.rmtree(tree), {}, "tree: is not a folder"),
+    "a file": (lambda tree: (shutil.rmtree(tree), tree.write_text("")), {}, "tree: is not a folder"),
     "an empty folder": (emptied, {"val_fraction": 0.1}, "tree: needs two class folders at least, has 0"),
     "no val folder": (lambda tree: shutil.rmtree(tree / "val"), {}, "write dataset.val_fraction"),
     "no val folder, a share of it": (
@@ -254,17 +254,17 @@ TREES: dict[str, tuple[Change, dict[str, Any], str]] = {
     "links to nowhere": (
         lambda tree: [(tree / f"train/cat/{number}.png").symlink_to(tree / "gone.png") for number in (2, 3)],
         {},
-        "train/cat/2.png: is a link that leads nowhere",
+        "train/cat/2.png: is a dangling link",
     ),
     "links to themselves": (
         lambda tree: [(tree / f"train/cat/{number}.png").symlink_to(f"{number}.png") for number in (2, 3)],
         {},
-        "train/cat/2.png: is a link that leads nowhere",
+        "train/cat/2.png: is a dangling link",
     ),
     "a class that is a link to nowhere": (
         lambda tree: (tree / "train/bird").symlink_to(tree / "gone"),
         {},
-        "tree/train/bird: is a link that leads nowhere",
+        "tree/train/bird: is a dangling link",
     ),
     "a class without a picture that can be read": (
         lambda tree: [(tree / f"train/cat/{number}.png").write_bytes(b"") for number in (0, 1)],
@@ -347,16 +347,16 @@ def train(**classes: bytes) -> bytes:
 
 ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
     "no development kit": (DEVKIT, None, "is absent"),
-    "a page instead of a tar": (TRAIN, b"<html>" * 200, "is no whole tar file"),
+    "a page instead of a tar": (TRAIN, b"<html>" * 200, "is not a complete tar file"),
     "an empty tar": (TRAIN, packed({}), "holds nothing"),
     "a class that is no tar": (TRAIN, train(n02=b"<html>" * 200), "n02.tar, in it"),
     "a class without images": (TRAIN, train(n02=packed({})), "n02.tar holds no images"),
     "a picture beside the classes": (TRAIN, packed({"n01.tar": inner(), "n02.JPEG": encoded("JPEG")}), "n02.JPEG, in"),
-    "a train tar cut short": (TRAIN, train()[:15_000], f"{TRAIN}: is no whole tar file"),
-    "a val tar cut short": (VAL, val()[:2500], f"{VAL}: is no whole tar file"),
-    "a tar with a damaged header": (VAL, damaged(val(), 2048 + 100), f"{VAL}: is no whole tar file"),
+    "a train tar cut short": (TRAIN, train()[:15_000], f"{TRAIN}: is not a complete tar file"),
+    "a val tar cut short": (VAL, val()[:2500], f"{VAL}: is not a complete tar file"),
+    "a tar with a damaged header": (VAL, damaged(val(), 2048 + 100), f"{VAL}: is not a complete tar file"),
     "a class with a damaged header": (TRAIN, train(n02=damaged(inner(), 2048 + 100)), "n02.tar, in it"),
-    "a broken picture": (TRAIN, train(n02=packed({"9.JPEG": b"<html>"})), "n02/9.JPEG: is no image"),
+    "a broken picture": (TRAIN, train(n02=packed({"9.JPEG": b"<html>"})), "n02/9.JPEG: is not an image"),
     "too few validation images": (VAL, packed({"0.JPEG": encoded("JPEG")}), "holds 1 images, and"),
     "a label out of range": (DEVKIT, kit(b"1\n3\n"), "line 2 of data/ILSVRC2012_validation_ground_truth.txt is '3'"),
     "a label below the range": (DEVKIT, kit(b"0\n2\n"), "line 1 of"),
@@ -365,7 +365,7 @@ ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
     "a table of something else": (DEVKIT, kit(meta=table(other=np.zeros(3))), "meta.mat has no table of classes"),
     "no table": (DEVKIT, kit(meta=b"something else" * 50), "meta.mat has no table of classes"),
     "a kit without labels": (DEVKIT, packed({"data/meta.mat": table()}, "w:gz"), "lacks data/ILSVRC2012"),
-    "a kit that is no archive": (DEVKIT, b"\x1f\x8b" + bytes(200), "is no whole tar file"),
+    "a kit that is no archive": (DEVKIT, b"\x1f\x8b" + bytes(200), "is not a complete tar file"),
 }
 
 
@@ -434,8 +434,8 @@ VAES: dict[str, tuple[str, Any, str]] = {
         {SIGN: torch.ones(128), CONV_IN: torch.ones(128, 5, 3, 3), "post_quant_conv.weight": torch.ones(4, 4, 1, 1)},
         "not the weights of a KL-f8 VAE",
     ),
-    "no numbers": ("a.safetensors", {SIGN: torch.full((2,), torch.nan)}, f"{SIGN} holds values that are no finite"),
-    "infinite numbers": ("a.pth", {SIGN: torch.full((2,), torch.inf)}, f"{SIGN} holds values that are no finite"),
+    "no numbers": ("a.safetensors", {SIGN: torch.full((2,), torch.nan)}, f"{SIGN} contains values that are not finite"),
+    "infinite numbers": ("a.pth", {SIGN: torch.full((2,), torch.inf)}, f"{SIGN} contains values that are not finite"),
     "no header": ("a.safetensors", b"abc", "holds no plain tensors"),
     "a header cut short": ("a.safetensors", struct.pack("<Q", 1000) + b'{"a":', "holds no plain tensors"),
     "a header without end": ("a.safetensors", b"\xff" * 8 + b"{}", "holds no plain tensors"),
@@ -494,11 +494,11 @@ STATISTICS: dict[str, tuple[bytes, str]] = {
     "text": (b"mu sigma", "is damaged"),
     "nothing": (b"", "is damaged"),
     "cut short": (archive(mu=np.zeros(3), sigma=np.eye(3))[:-100], "is damaged"),
-    "a zip of something else": (other_zip(), "is damaged ('mu' is no array)"),
+    "a zip of something else": (other_zip(), "is damaged ('mu' is not an array)"),
     "without sigma": (archive(mu=np.zeros(3)), "holds mu; expected mu and sigma"),
     "sigma of another size": (archive(mu=np.zeros(3), sigma=np.eye(2)), "mu is (3,) and sigma (2, 2)"),
     "mu of two dimensions": (archive(mu=np.zeros((3, 3)), sigma=np.eye(3)), "mu is (3, 3)"),
-    "no numbers": (archive(mu=np.full(3, np.nan), sigma=np.eye(3)), "no finite numbers"),
+    "no numbers": (archive(mu=np.full(3, np.nan), sigma=np.eye(3)), "not finite"),
     "words": (archive(mu=np.array(["a", "b"]), sigma=np.eye(2)), "mu and sigma are <U1 and float64"),
 }
 

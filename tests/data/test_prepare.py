@@ -528,7 +528,7 @@ def test_a_few_broken_images_are_left_out_and_reported(tmp_path: Path) -> None:
     manifest = run(some_folder(tree), tmp_path / "out")
     assert {broken["path"]: broken["reason"] for broken in manifest["broken"]} == {
         "train/cat/0003.png": "is empty",
-        "train/dog/0005.png": "is no image that Pillow can read",
+        "train/dog/0005.png": "is not an image that Pillow can read",
         "train/dog/0006.png": "OSError: image file is truncated",
     }
     assert manifest["counts"]["train"] == {"cat": 149, "dog": 148}
@@ -553,7 +553,7 @@ def test_many_broken_images_end_the_stage_and_are_all_listed(tmp_path: Path) -> 
         (tree / name).write_bytes(b"")
     message = (
         rf"^train: 9 of 80 images are broken, too many; the first is train/cat/0000\.png: is empty; "
-        rf"{tmp_path}/out/broken\.csv lists 11; mend or remove them, or write broken: allow beside path"
+        rf"{tmp_path}/out/broken\.csv lists 11; repair or remove them, or write broken: allow next to path"
     )
     with pytest.raises(ValueError, match=message):
         run(some_folder(tree), tmp_path / "out")
@@ -581,7 +581,7 @@ def test_one_broken_image_of_a_few_is_left_out(tmp_path: Path, capfd: pytest.Cap
     (tree / "train" / "cat" / "0002.png").symlink_to("nowhere.png")
     manifest = run(some_folder(tree), tmp_path / "out")
     assert manifest["counts"]["train"] == {"cat": 2, "dog": 3}
-    said = f"it is train/cat/0002.png: is a link that leads nowhere; {tmp_path}/out/broken.csv lists 1"
+    said = f"it is train/cat/0002.png: is a dangling link; {tmp_path}/out/broken.csv lists 1"
     assert f"train: 1 of 6 images is broken and left out; {said}" in capfd.readouterr().err.splitlines()
 
 

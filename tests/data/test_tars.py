@@ -85,13 +85,13 @@ def test_an_absent_file_is_named(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", [TRAIN, VAL, DEVKIT])
 def test_a_file_that_is_no_tar_is_named(name: str, folder: Path) -> None:
     (folder / name).write_bytes(b"something else" * 100)
-    with pytest.raises(ValueError, match=f"{name}: is no whole tar file"):
+    with pytest.raises(ValueError, match=f"{name}: is not a complete tar file"):
         load(dataset(folder))
 
 
 def test_a_kit_that_is_cut_short_is_named(folder: Path) -> None:
     (folder / DEVKIT).write_bytes((folder / DEVKIT).read_bytes()[:-200])
-    with pytest.raises(ValueError, match=f"{DEVKIT}: (is no whole tar file|lacks)"):
+    with pytest.raises(ValueError, match=f"{DEVKIT}: (is not a complete tar file|lacks)"):
         load(dataset(folder))
 
 

@@ -199,7 +199,7 @@ def test_the_images_in_tar_files_are_counted(tmp_path: Path, monkeypatch: pytest
 
 
 MISTAKES = {
-    "absent": ("{source: folder, path: PICTURES/none, size: 64, val_fraction: 0.2}", "none: is no folder"),
+    "absent": ("{source: folder, path: PICTURES/none, size: 64, val_fraction: 0.2}", "none: is not a folder"),
     "unsplit": ("{source: folder, path: PICTURES, size: 64}", "does not have both train/ and val/"),
     "tars": ("{source: imagenet, path: PICTURES, size: 64}", "ILSVRC2012_img_train.tar: is absent"),
 }
@@ -238,4 +238,4 @@ def test_the_questions_are_commands(question: str, tmp_path: Path) -> None:
     assert said.returncode == 0 and said.stdout.strip() and not said.stderr
     wrong = forked(question, "daee", folder=tmp_path)
     assert wrong.returncode != 0
-    assert "'daee' is no target" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+    assert "'daee' is not a target" in wrong.stderr and len(wrong.stderr.splitlines()) == 1

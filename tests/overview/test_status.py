@@ -102,13 +102,13 @@ def test_status_names_another_job_that_has_failed_but_not_one_that_may_be_runnin
     (logs / "probe/pca").mkdir(parents=True)
     (logs / "probe/pca/seed0.log").write_text("pca: 100 of 200 images\n")
     (logs / "probe/pixels.log").write_text("ldae: interrupted\n")
-    (logs / "dataset.log").write_text("ldae: /pictures: is no folder\n")
+    (logs / "dataset.log").write_text("ldae: /pictures: is not a folder\n")
     (logs / "tables").mkdir()
     (logs / "tables/table3.log").write_text(f"{TRACEBACK}KeyError: 3\n")
     text = status(SMOKE, tmp_path, ["table3"])
     assert "7 trainings at scale smoke: 7 waiting, and 1 other job interrupted, and 2 other jobs failed" in text
     assert [" ".join(line.split()) for line in text.splitlines()[4:]] == [
-        "dataset images failed ldae: /pictures: is no folder",
+        "dataset images failed ldae: /pictures: is not a folder",
         "probe raw pixels interrupted ldae: interrupted",
         "table3 failed KeyError: 3",
     ]

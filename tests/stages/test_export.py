@@ -257,7 +257,7 @@ def test_an_encoder_of_one_block_has_a_recipe_too(finished: Path, tmp_path: Path
     ("features", "words"),
     [
         (Features(noisy=True), "ldae: is probed with noise on its input"),
-        (Features(offset=2), r"ldae cannot be exported: offset: \+2 is no block; .* there are -1 to \+1"),
+        (Features(offset=2), r"ldae cannot be exported: offset: \+2 is not a block; .* there are -1 to \+1"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_a_line(
@@ -347,7 +347,7 @@ def test_a_row_is_exported_by_its_name_as_the_study_probes_it(study: Path) -> No
         (["time_noisy40"], "is probed with noise"),
         (["ldae", "--seed", "7"], "'ldae', seed 7: is not trained yet at scale smoke"),
         (["ldae", "--seed", "7"], "pretrain/ldae/seed7/run.json --config scale=smoke` does it"),
-        (["results/smoke/pretrain/mae/seed0", "--offset", "1"], r"offset: \+1 is no block"),
+        (["results/smoke/pretrain/mae/seed0", "--offset", "1"], r"offset: \+1 is not a block"),
         (["results/smoke/pretrain"], "holds no finished run"),
         (["results/smoke/pretrain/lade"], "holds no finished run"),
         (["results/smoke/pretrain/ldae", "--seed", "7"], "no finished run of seed 7; it has 0"),

@@ -321,5 +321,5 @@ def test_a_denoiser_wants_its_tokenizer(prepared: Path, trained_row: Path, tmp_p
 
 
 def test_a_block_that_there_is_not_is_named(prepared: Path, trained_row: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"run: offset: \+7 is no block"):
+    with pytest.raises(ValueError, match=r"run: offset: \+7 is not a block"):
         tune(prepared, trained_row, tmp_path, STAGE.model_copy(update={"offset": 7}))

@@ -405,7 +405,7 @@ def test_a_users_own_pictures_are_denoised(
             assert (words < 128).any()
     said = capsys.readouterr().err
     assert "pictures, seed 0, has seen 96" in said and "images of 32 x 32 pixels" in said
-    with pytest.raises(ValueError, match=r"b.jpg: is no image"):
+    with pytest.raises(ValueError, match=r"b.jpg: is not an image"):
         denoise_pictures([tmp_path / "b.jpg"], **options, out=tmp_path / "out")
     shutil.copy(tmp_path / "out/a.png", tmp_path / "c.png")
     with pytest.raises(ValueError, match=r"c\.png: is one of the pictures, and would be replaced"):

@@ -251,15 +251,15 @@ def test_scales_that_start_from_each_other_are_refused(root: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ("training.steps: 3", ["training.steps stands in scales/*.yaml", "recipe.length"]),
-        ("training.rate: 3", ["training.rate stands in scales/*.yaml", "recipe.rate"]),
-        ("baselines.mae.batch: 3", ["baselines.mae.batch stands in scales/*.yaml", "recipe.batch"]),
-        ("probing.epochs: 3", ["probing.epochs stands in scales/*.yaml"]),
-        ("sizes.B: 3", ["sizes.B stands in scales/*.yaml", "network.size"]),
-        ("steps: 3", ["training.steps stands in scales/*.yaml", "recipe.length"]),
+        ("training.steps: 3", ["training.steps is a key of scales/*.yaml", "recipe.length"]),
+        ("training.rate: 3", ["training.rate is a key of scales/*.yaml", "recipe.rate"]),
+        ("baselines.mae.batch: 3", ["baselines.mae.batch is a key of scales/*.yaml", "recipe.batch"]),
+        ("probing.epochs: 3", ["probing.epochs is a key of scales/*.yaml"]),
+        ("sizes.B: 3", ["sizes.B is a key of scales/*.yaml", "network.size"]),
+        ("steps: 3", ["training.steps is a key of scales/*.yaml", "recipe.length"]),
         ("dim: 3", ["did you mean 'tokenizer.dim'"]),
         ("tokenizer: {dim: 3}", ["'tokenizer'", "tokenizer.dim"]),
-        ("label: x", ["'label' stands beside set:"]),
+        ("label: x", ["'label' goes next to set:"]),
     ],
 )
 def test_a_key_that_no_row_has_is_answered_with_its_place(root: Path, changes: str, words: list[str]) -> None:
@@ -332,7 +332,7 @@ def test_a_row_s_recipe_shows_in_full_and_as_one_change(root: Path, capsys: pyte
     [
         ("config.yaml", "seeds:", "training: {steps: 3}\nseeds:", ["'training'", "scales/*.yaml"]),
         ("config.yaml", "    set: {noise", "    network.size: B\n    set: {noise", ["set: {network.size: ...}"]),
-        ("scales/smoke.yaml", "sampling:", "seeds: [1]\nsampling:", ["'seeds' stands in config.yaml"]),
+        ("scales/smoke.yaml", "sampling:", "seeds: [1]\nsampling:", ["'seeds' is a key of config.yaml"]),
         ("scales/smoke.yaml", "sampling:", "recipe: {rate: 2}\nsampling:", ["'recipe' belongs to a row", "set:"]),
     ],
 )
@@ -398,7 +398,7 @@ def test_a_mistake_of_the_whole_study_is_told_beside_a_command_line(root: Path) 
         ("train: 400", "trian: 400", ["'dataset.trian'", "did you mean 'train'"]),
         ("steps: 40", "steps: yes", ["training.steps: found true, should be a number"]),
         ("rates: [0.3, 3]", "rates: [0.3, on]", ["probing.rates", "true", "number"]),
-        ("sampling:", "sampling: [\n", ["line", "mend the YAML"]),
+        ("sampling:", "sampling: [\n", ["line", "fix the YAML"]),
         ("size: 64", "size: 65", ["size", "65", "multiple of 16"]),
         ("train: 400", "train: many", ["train", "'many'"]),
         ("rates: [0.3, 3]", "rates: []", ["probing.rates", "[]"]),
@@ -510,7 +510,7 @@ SAMPLES = "rows: [dit, no_labels, no_perceptual, no_adversarial, conv_vae]\n  tr
         ),
         ("linear in γ²: gamma2", "cosine: cosine", ["figures.figure3.schedules.cosine: found 'cosine'", "'unscaled'"]),
         ("  table3:\n    title", "  probe:\n    title", ["'probe'", "the name of a rule"]),
-        ("  no_labels:\n    from: dit", f"{ROW}  no_labels:\n    from: dit", ["pca_d", "'pca_d8'", "another run"]),
+        ("  no_labels:\n    from: dit", f"{ROW}  no_labels:\n    from: dit", ["pca_d", "'pca_d8'", "another row"]),
     ],
 )
 def test_what_would_fail_only_later_is_refused_at_once(whole: Path, old: str, new: str, words: list[str]) -> None:

@@ -44,5 +44,5 @@ def test_a_folder_of_pictures_goes_from_nothing_to_a_table_by_one_small_file(tmp
     assert np.bincount(labels["val"]).tolist() == [IMAGES // 5] * len(CLASSES)
     graph.edit("scales/mine.yaml", "my pictures", "mt pictures")
     assert graph.start("table3", "--config", "scale=mine").wait(timeout=300) != 0
-    assert "mt pictures: is no folder; write where the images are as dataset.path" in graph.said.read_text()
+    assert "mt pictures: is not a folder; write where the images are as dataset.path" in graph.said.read_text()
     assert json.loads((results / "dataset/manifest.json").read_text()) == manifest  # a slip loses nothing

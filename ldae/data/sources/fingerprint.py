@@ -72,7 +72,9 @@ def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) ->
             manifest["lineage"]["dataset"]["spec"]["dataset"]["path"] != dataset.path
         )  # a slip, and no absent disk
         return (
-            f"{printable(str(root))}: is no folder; write where the images are as dataset.path" if elsewhere else None
+            f"{printable(str(root))}: is not a folder; write where the images are as dataset.path"
+            if elsewhere
+            else None
         )
     try:
         with os.scandir(root) as entries:

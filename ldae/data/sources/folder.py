@@ -67,7 +67,7 @@ def _splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
 def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
     """As `split_folders`, for a data set that says how it is split if its folders do not."""
     if not tree.root.is_dir():
-        raise ValueError(f"{tree.root}: is no folder; write where the images are as dataset.path in the scale file")
+        raise ValueError(f"{tree.root}: is not a folder; write where the images are as dataset.path in the scale file")
     folders = split_folders(tree, dataset.val)
     if folders is None and dataset.val_fraction is None:
         raise ValueError(
@@ -106,7 +106,7 @@ def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
         found = [val]
     if train and test and not found:
         raise ValueError(
-            f"{tree.root}: has {train[0]}/ and {test[0]}/ but no val/; write val: {test[0]} beside path in the scale "
+            f"{tree.root}: has {train[0]}/ and {test[0]}/ but no val/; write val: {test[0]} next to path in the scale "
             f"file to validate on {test[0]}/"
         )
     if not found or not train:
@@ -166,7 +166,7 @@ def _refuse_splits(root: Path, classes: Classes) -> None:
         )
     raise ValueError(
         f"{root}: {_few(set(classes))} hold the same folders ({_few(set(inner))}), so they are splits and not classes; "
-        "name them train and val, or write the one to validate on as val beside path in the scale file"
+        "name them train and val, or write the one to validate on as val next to path in the scale file"
     )
 
 
@@ -189,7 +189,7 @@ def _classes(tree: Tree, folder: str) -> Classes:
         if not classes[spelling]:
             left_out = tree.left_out.in_words()
             beside = f"; left out: {left_out}" if left_out else ""
-            raise ValueError(f"{place / name}: has no images of a kind that is read{beside}")
+            raise ValueError(f"{place / name}: has no images in a readable format{beside}")
     return classes
 
 
@@ -254,6 +254,6 @@ class Files:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ELOOP) or not (self.root / path).is_symlink():
                     raise  # a disk that fails is no broken image
-                yield Broken(path, "is a link that leads nowhere")
+                yield Broken(path, "is a dangling link")
             else:
                 yield draw(content, self.size, group=position, name=path, white=self.white)

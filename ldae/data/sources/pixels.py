@@ -25,7 +25,7 @@ def draw(content: bytes, size: int, *, group: int, name: str, white: float | Non
             deep = depth(image)
             return Picture(to_pixels(image, size, white=white), group, digest, deep)
     except UnidentifiedImageError:  # its message holds an address in memory
-        return Broken(name, "is no image that Pillow can read" if content else "is empty", digest)
+        return Broken(name, "is not an image that Pillow can read" if content else "is empty", digest)
     except Exception as error:  # on damaged bytes the decoders raise almost anything
         return Broken(name, f"{type(error).__name__}: {error}", digest)
 

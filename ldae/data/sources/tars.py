@@ -88,7 +88,7 @@ def members(path: Path, *, start: int = 0) -> Iterator[Member]:
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # which Python takes for an end, too
                     raise tarfile.ReadError(f"it breaks off at byte {archive.offset}")
         except tarfile.TarError as error:
-            raise ValueError(f"{path}: is no whole tar file ({error})") from None
+            raise ValueError(f"{path}: is not a complete tar file ({error})") from None
 
 
 def inside(path: Path, outer: Member) -> Iterator[Member]:
@@ -115,7 +115,7 @@ def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
                 content = archive.extractfile(member)
                 found |= {part: content.read() for part in (META, TRUTH) if content and member.name.endswith(part)}
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ValueError(f"{devkit}: is no whole tar file ({error})") from None
+        raise ValueError(f"{devkit}: is not a complete tar file ({error})") from None
     for part in (META, TRUTH):
         if part not in found:
             raise ValueError(f"{devkit}: lacks {part}")

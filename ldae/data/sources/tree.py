@@ -154,7 +154,7 @@ class Tree:
             elif self._is_picture(name, about):
                 pictures.append(name)
             elif about is None and not os.path.splitext(name)[1]:
-                raise ValueError(f"{self.root / path}: is a link that leads nowhere; mend or remove it")
+                raise ValueError(f"{self.root / path}: is a dangling link; repair or remove it")
         self._levels[folder] = sorted(folders), sorted(pictures)
         return self._levels[folder]
 
