@@ -60,8 +60,10 @@ def compare(results: Path, row: str) -> dict[str, Any]:
             seconds = time.perf_counter() - start
             about = read_json(Path(folder) / "probe.json")
             with np.load(Path(folder) / "correct.npz") as arrays:
-                correct[name] = {kind: arrays[kind].astype(float) for kind in ENCODERS}
-        rows[name] = {"seconds": round(seconds, 1)} | {kind: about["encoders"][kind]["top1"] for kind in ENCODERS}
+                correct[name] = {kind: arrays[f"{kind}/linear"].astype(float) for kind in ENCODERS}
+        rows[name] = {"seconds": round(seconds, 1)} | {
+            kind: about["encoders"][kind]["linear"]["value"] for kind in ENCODERS
+        }
     for name in rows:
         if name != "exact":
             for kind in ENCODERS:

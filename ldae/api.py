@@ -59,7 +59,7 @@ class Run:
         self.record: dict[str, Any] = finished.run
         self.folder: Path = finished.folder
         probed = finished.probe(Features())
-        self.accuracy: float | None = probed["trained"]["top1"] if probed else None
+        self.accuracy: float | None = probed["trained"].value if probed else None
         self.device = pick_device()
         self.model: nn.Module = finished.network.to(self.device)
         self.tokenizer: Tokenizer | None = self.model.tokenizer if isinstance(self.model, Denoiser) else None

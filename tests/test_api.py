@@ -96,9 +96,9 @@ def test_features_are_those_that_are_probed(run: Run, finished: Path, pictures: 
     manifest = read_json(finished / "dataset/manifest.json")
     model = finished / "pretrain/ldae/seed0"
     encoders = denoiser_encoders(stage, model, finished / "tokenizers/pca", manifest, run.device)
-    probed = encoders.encode(encoders.prepare(run.preprocess(pictures), Randomness(run.device)))
+    probed = dict(encoders.encode(encoders.prepare(run.preprocess(pictures), Randomness(run.device))))
     for offset in stage.offsets:
-        torch.testing.assert_close(run.encode(pictures, time=40, offset=offset), probed[f"trained/{offset}"])
+        torch.testing.assert_close(run.tokens(pictures, time=40, offset=offset), probed[f"trained/{offset}"])
 
 
 def test_images_are_taken_in_several_forms(run: Run, pictures: Tensor) -> None:
@@ -209,7 +209,7 @@ def test_a_run_says_what_it_is(finished: Path, tmp_path: Path) -> None:
     stage = ProbeStage(probing=Probing(mode="cached", views=0, epochs=3, rates=(1.0,), batch=24, warmup=1))
     folders = {name: results / path for name, path in FOLDERS.items()}
     probe(stage, row="ldae", revision=1, **folders, out=results / "probe/ldae/seed0")
-    found = read_json(results / "probe/ldae/seed0/probe.json")["encoders"]["trained/0"]["top1"]
+    found = read_json(results / "probe/ldae/seed0/probe.json")["encoders"]["trained/0"]["linear"]["value"]
     run = load(results, "ldae")
     assert run.accuracy == found
     assert f"<ldae, seed 0, accuracy {100 * found:.1f} %: " in repr(run)

@@ -14,11 +14,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ldae.runtime.files import read_json
 from ldae.study.checking import StudyError, nearest
 from ldae.study.file import Sweep
 from ldae.study.graph import Graph, Job
 from ldae.study.record import digest, leaves
+from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
 from ldae.study.stage_specs import DenoiserStage
 from ldae.study.study import Study
@@ -215,8 +215,8 @@ def _state(graph: Graph, job: Job, row: str) -> tuple[str, str]:
         return f"outdated: {reason}", "yellow"
     if job.stage == "probe":
         offset = graph.study.variants[row].spec.features.offset
-        accuracy = read_json(job.record)["encoders"][f"trained/{offset}"]["top1"]
-        return f"done: {100 * accuracy:.1f} %", "green"
+        estimates = ProbeRecord.read(job.record).encoders[f"trained/{offset}"]
+        return f"done: {100 * estimates['linear'].value:.1f} %", "green"
     return "done", "green"
 
 

@@ -14,6 +14,7 @@ from ldae.parts.denoiser import Denoiser
 from ldae.runtime.files import intact, read_json
 from ldae.runtime.randomness import stream
 from ldae.study.checking import listed, nearest
+from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.spec import Features
 from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
 
@@ -134,20 +135,25 @@ class Finished(NamedTuple):
         white = self.manifest.get("white")
         return white["level"] if white else None
 
-    def probe(self, features: Features) -> dict[str, dict[str, Any]] | None:
-        """What a linear probe of these features found, of the `trained` weights and of `random` ones; None if none ran.
+    def probe(self, features: Features) -> dict[str, ProbeEstimate] | None:
+        """The linear probe's estimates of these features, with `trained` and with `random` weights; None if none ran.
 
-        Of an encoder that is not a denoiser the time step has no meaning.
+        A record in another format, which an earlier revision of the probe wrote, does not count. The time step has no
+        meaning for an encoder that is not a denoiser.
         """
         run, results = self.run, self.folder.absolute().parent.parent.parent
         for path in sorted(results.glob(f"probe/*/seed{run['seed']}/probe.json")):
-            found = read_json(path)
-            if found.get("run") != run["row"] or found["lineage"]["pretrain"] != run["lineage"]["pretrain"]:
+            about = read_json(path)
+            try:
+                record = ProbeRecord.parse(about, path)
+            except ValueError:
                 continue
-            stage = ProbeStage.model_validate(found["lineage"]["probe"]["spec"])
+            if record.run != run["row"] or record.lineage["pretrain"] != run["lineage"]["pretrain"]:
+                continue
+            stage = ProbeStage.model_validate(record.lineage["probe"]["spec"])
             same = (stage.time == features.time and stage.noisy == features.noisy) or run["method"] != "denoiser"
             if same and features.offset in stage.offsets:
-                return {name: found["encoders"][f"{name}/{features.offset}"] for name in ("trained", "random")}
+                return {name: record.encoders[f"{name}/{features.offset}"]["linear"] for name in ("trained", "random")}
         return None
 
 

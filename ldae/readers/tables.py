@@ -93,7 +93,7 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
             **({"over seeds": f"± {100 * row.by_seed.std(ddof=1):.1f}"} if seeds > 1 else {}),
             "gain over random": interval(row.gain, signed=True),
             "random weights": f"{100 * row.random.value:.1f}",
-            "k-NN": f"{100 * row.knn:.1f}",
+            "k-NN": f"{100 * row.measures['knn'].trained.value:.1f}",
         }
         if tuned:
             line["paper, fine-tuned"] = number(row.paper.get("finetune"))
@@ -170,10 +170,10 @@ def _note(definition: dict[str, Any], results: Results) -> str:
     text = (
         f"Linear probe accuracy in percent [95 % interval], {results.num_val:,} validation images in "
         f"{results.num_groups:,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
-        f"Raw pixels: {interval(results.pixels)}, k-NN {100 * results.pixels_knn:.1f}. "
+        f"Raw pixels: {interval(results.pixels['linear'])}, k-NN {100 * results.pixels['knn'].value:.1f}. "
         f"Chance: {100 / results.classes:.1f}."
     )
-    edge = [row.label for row in results.rows.values() if row.rate_at_edge]
+    edge = [row.label for row in results.rows.values() if row.linear.rate_at_edge]
     if edge:
         rows = "; ".join(edge) if len(edge) < len(results.rows) else "every row"
         text += f" The best learning rate of the probe was the smallest or largest tried for: {rows}."
@@ -220,9 +220,9 @@ def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
         | _exact("gain", row.gain)
         | _exact("random", row.random)
         | {
-            "knn": row.knn,
-            "knn_random": row.random_knn,
-            "rate_at_edge": row.rate_at_edge,
+            "knn": row.measures["knn"].trained.value,
+            "knn_random": row.measures["knn"].random.value,
+            "rate_at_edge": row.linear.rate_at_edge,
             "training_flops": row.training_flops,
         }
         | {f"seed{seed}": value for seed, value in zip(seeds, row.by_seed, strict=True)}

@@ -97,9 +97,9 @@ def probed(finished: Finished, features: Features) -> str:
     found = finished.probe(features)
     if found is None:
         return "not measured"
-    trained = found["trained"]
-    value, low, high = (f"{100 * trained[name]:.1f}" for name in ("top1", "top1_low", "top1_high"))
-    return f"{value} % (95 % interval {low} to {high}); its random weights {100 * found['random']['top1']:.1f} %"
+    trained, random = found["trained"], found["random"]
+    value, low, high = (f"{100 * number:.1f}" for number in (trained.value, trained.low, trained.high))
+    return f"{value} % (95 % interval {low} to {high}); its random weights {100 * random.value:.1f} %"
 
 
 def model_card(folded: Folded, finished: Finished, features: Features, about: dict[str, str], out: Path) -> str:

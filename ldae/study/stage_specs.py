@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ldae.study.base import PATCH, PIXEL_PATCHES, Architecture, Config, Positive, Size
+from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.recipes import Finetuning, LayerDecay, MAETraining, MoCoTraining, Probing, Training
 from ldae.study.scale import Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
 from ldae.study.spec import Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
@@ -147,6 +148,7 @@ class ProbeStage(Config):
     offsets: tuple[int, ...] = (0,)
     time: int = 10
     noisy: bool = False
+    measures: tuple[MeasureName, ...] = DEFAULT_MEASURES
     probing: Probing
 
 

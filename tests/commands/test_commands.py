@@ -118,7 +118,8 @@ def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_pat
     probing = Probing(mode="cached", batch=24, epochs=2, rates=(1.0,), warmup=1)
     probe_pixels(ProbeStage(probing=probing), revision=1, dataset=prepared / "dataset", out=tmp_path / "pixels")
     encoders = read_json(tmp_path / "pixels/probe.json")["encoders"]  # as a probe writes them
-    write_json(folder / "probe/pca/seed0/probe.json", {"lineage": SMOKE.probe_lineage("pca"), "encoders": encoders})
+    about = {"row": "pca", "seed": 0, "lineage": SMOKE.probe_lineage("pca"), "encoders": encoders}
+    write_json(folder / "probe/pca/seed0/probe.json", about)
     (folder / "tokenizers/pca").mkdir(parents=True)
     (folder / "tokenizers/pca/tokenizer.json").write_text("{")
 
@@ -126,7 +127,7 @@ def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_pat
         table = text(shown(SMOKE, tmp_path, "pca")).split("\n\n")[-1]
         return {line.split()[0]: line.rstrip() for line in table.splitlines()[2:]}
 
-    correct = np.load(tmp_path / "pixels/correct.npz")["trained/0"]
+    correct = np.load(tmp_path / "pixels/correct.npz")["trained/0/linear"]
     assert lines()["dataset"].endswith("done")
     assert "damaged" in lines()["tokenizer"]
     assert f"done: {100 * correct.mean():.1f} %" in lines()["probe"]

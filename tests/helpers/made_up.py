@@ -73,12 +73,12 @@ class MadeUp:
         about["broken"] = [{"path": "a/broken.jpg", "reason": "is empty"}]
         about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
         write_json(self.folder / "dataset/manifest.json", about | {"sha256": sums_of(groups)})
-        self.save("probe/pixels/correct.npz", **{"trained/0": self._correct(0.2)})
+        encoders = self._probe("probe/pixels", {"trained/0": 0.2}, knn=0.1)
         about = {
             "row": "raw pixels",
             "seed": 0,
             "lineage": study.pixels_lineage(),
-            "encoders": {"trained/0": {"knn": 0.1}},
+            "encoders": encoders,
         }
         self.record("probe/pixels/probe.json", about)
         for name in study.tokenizers:
@@ -96,6 +96,19 @@ class MadeUp:
     def _correct(self, share: float) -> Any:
         return (self.rng.permutation(NUM) < round(NUM * share)).astype(np.uint8)
 
+    def _probe(self, place: str, shares: dict[str, float], *, knn: float) -> dict[str, Any]:
+        """Saves the arrays of a probe; returns its estimates, by encoder and measure."""
+        arrays, encoders = {}, dict[str, dict[str, Any]]()
+        for kind, share in shares.items():
+            encoders[kind] = {}
+            for measure, value in (("linear", share), ("knn", knn)):
+                name = f"{kind}/{measure}"
+                arrays[name] = self._correct(value)
+                encoders[kind][measure] = {"value": value, "low": value - 0.1, "high": value + 0.1, "correct": name}
+            encoders[kind]["linear"] |= {"rate": 3, "held_out": share, "rate_at_edge": True}
+        self.save(f"{place}/correct.npz", **arrays)
+        return encoders
+
     def _row(self, row: str, seed: int) -> None:
         study, place = self.study, f"{row}/seed{seed}"
         about = {"row": row, "run": study.runs[row], "seed": seed, "training_flops": 1e12}
@@ -108,25 +121,14 @@ class MadeUp:
             offsets = study.probe_stage(row).offsets
             share = 0.3 + 0.4 * self.rng.random()
             kinds = {f"{kind}/{o}": part for o in offsets for kind, part in (("trained", share), ("random", 0.25))}
-            self.save(f"probe/{place}/correct.npz", **{kind: self._correct(part) for kind, part in kinds.items()})
-            encoders = {
-                kind: {
-                    "top1": p,
-                    "top1_low": p - 0.1,
-                    "top1_high": p + 0.1,
-                    "knn": 0.3,
-                    "rate": 3,
-                    "rate_at_edge": True,
-                }
-                for kind, p in kinds.items()
-            }
+            encoders = self._probe(f"probe/{place}", kinds, knn=0.3)
             self.record(
                 f"probe/{place}/probe.json", about | {"lineage": study.probe_lineage(row), "encoders": encoders}
             )
         if study.variants[row].fid:
             measured = {"value": 30.0, "infinite": 29.0 + seed, "error": 1.0, "judge_accuracy": 0.6, "num": 100}
-            about |= {"lineage": study.distance_lineage(row), "distance": "Fréchet distance (judge)"} | measured
-            self.record(f"judge/{place}/distance.json", about)
+            about = {"row": row, "seed": seed, "lineage": study.distance_lineage(row)} | measured
+            self.record(f"judge/{place}/distance.json", about | {"distance": "Fréchet distance (judge)"})
 
     def _results(self, definition: dict[str, Any]) -> Results:
         return collect(

@@ -36,7 +36,8 @@ from small_inputs import (
 )
 from torch import Tensor
 
-from ldae.measures.heads import Heads, Neighbours
+from ldae.measures.knn import Neighbours
+from ldae.measures.linear import Heads
 from ldae.runtime.files import read_json
 from ldae.runtime.weights import load_file
 from ldae.stages.denoise import denoise
@@ -255,7 +256,9 @@ def probe_numbers(case: str, run_probe: Callable[[Path], None]) -> Numbers:
     numbers |= summary("what heads' weights differ by", torch.cat([weights.flatten() for weights in learned]))
     numbers |= summary("similarities", torch.cat([each._similarity.flatten() for each in neighbours]))
     for name, found in read_json(out / "probe.json")["encoders"].items():
-        numbers |= {f"{name} {key}": found[key] for key in ("top1", "top1_low", "top1_high", "knn", "held_out", "rate")}
+        linear = {"top1": "value", "top1_low": "low", "top1_high": "high", "held_out": "held_out", "rate": "rate"}
+        numbers |= {f"{name} {key}": found["linear"][field] for key, field in linear.items()}
+        numbers[f"{name} knn"] = found["knn"]["value"]
     return numbers
 
 

@@ -148,7 +148,7 @@ def test_a_published_dit_is_probed_and_sampled_from_like_a_row(prepared: Path, v
     probe(PROBE, row="dit", revision=1, out=tmp_path / "probe", **folders)
     found = read_json(tmp_path / "probe/probe.json")
     assert set(found["encoders"]) == {"trained/0", "random/0"}
-    assert found["training_flops"] is None
+    assert "training_flops" not in found
     assert found["lineage"]["pretrain"]["spec"]["weights"]["sha256"] == weights.sha256
     stage = SampleStage(sampling=Sampling(num=100, steps=2, batch=50))
     sample(stage, row="dit", revision=1, out=tmp_path / "samples", **folders)
@@ -195,7 +195,7 @@ def test_a_published_mae_gives_the_mean_of_its_last_blocks_patch_tokens(
     torch.testing.assert_close(encoder(images).mean(1), expected_features(theirs, images), rtol=1e-4, atol=1e-4)
     probe(PROBE, row="mae", revision=1, dataset=prepared / "dataset", model=model, out=tmp_path / "probe")
     with np.load(tmp_path / "probe/correct.npz") as found:
-        assert set(found) == {"trained/0", "random/0"}
+        assert {"trained/0/linear", "random/0/linear"} <= set(found)
     with pytest.raises(ValueError, match="class token"):
         fold(encoder, time=10, offset=0)
 

@@ -51,13 +51,20 @@ def folder(tmp_path: Path) -> Path:
 
 def save(folder: Path, row: str, seed: int, share: float) -> None:
     folder.mkdir(parents=True)
-    kinds = {"trained/0": share, "random/0": 0.2, "finetuned": share + 0.1}
+    kinds = {"trained/0/linear": share, "random/0/linear": 0.2, "finetuned": share + 0.1}
+    kinds |= {"trained/0/knn": 0.3, "random/0/knn": 0.15}
     order = np.random.default_rng(0).permutation(NUM)  # the same images are easy for all
     np.savez(
         folder / "correct.npz", **{kind: (order < round(NUM * part)).astype(np.uint8) for kind, part in kinds.items()}
     )
-    summary = {"knn": 0.3, "rate": 1.0, "rate_at_edge": row == "second"}
-    encoders = {"trained/0": summary, "random/0": {"knn": 0.15}}
+    estimates = {
+        name: {"value": kinds[name], "low": 0.0, "high": 1.0, "correct": name} for name in kinds if name != "finetuned"
+    }
+    estimates["trained/0/linear"] |= {"rate": 1.0, "rate_at_edge": row == "second"}
+    encoders = {
+        encoder: {measure: estimates[f"{encoder}/{measure}"] for measure in ("linear", "knn")}
+        for encoder in ("trained/0", "random/0")
+    }
     about = {"row": row, "seed": seed, "lineage": LINEAGE, "encoders": encoders, "training_flops": 1e12}
     write_json(folder / "probe.json", about | {"provenance": PROVENANCE})
     distance = {"row": row, "seed": seed, "lineage": LINEAGE, "distance": "Fréchet distance (judge)", "num": 1000}

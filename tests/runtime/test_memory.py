@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 import ldae.stages.prepare as prepare_module
 from ldae.data.sources import Picture, Source
+from ldae.measures.extraction import Encoders
+from ldae.measures.protocol import evaluate
 from ldae.runtime.arrays import sums_beside
 from ldae.runtime.files import sums_of, write_json
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import Pretraining, pretrain
-from ldae.stages.probe import Encoders, evaluate, open_data
+from ldae.stages.probe import open_data
 from ldae.study.base import Size
 from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Fitting, Photos
@@ -143,7 +145,7 @@ def test_steps_leave_no_tensors_behind(
 def test_probing(mode: str, folders: dict[int, Path]) -> None:
     """The features of `cached` do grow, by design: 48 numbers an image here, 1 MB."""
     probing = Probing(mode=mode, epochs=1, warmup=0, batch=500, rates=(1.0,), extract_batch=500)
-    encoders = Encoders(lambda images, _: images, lambda images: {"raw": images[:, :, :4, :4].flatten(1)})
+    encoders = Encoders(lambda images, _: images, lambda images: [("raw", images[:, None, :, :4, :4].flatten(2))])
 
     def stage(num: int) -> None:
         evaluate(encoders, open_data(folders[num], probing, 2), probing, seed=0, title=mode)

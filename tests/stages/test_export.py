@@ -301,11 +301,11 @@ def test_timm_alone_reaches_the_probes_accuracy(tmp_path: Path) -> None:
     export(model, out=tmp_path / "encoder", features=Features(), about={})
 
     accuracy = used_by_timm_alone(tmp_path / "encoder", dataset)
-    found = read_json(results / "probe/ldae/seed0/probe.json")["encoders"]["trained/0"]
-    assert found["top1_low"] <= accuracy <= found["top1_high"]
+    found = read_json(results / "probe/ldae/seed0/probe.json")["encoders"]["trained/0"]["linear"]
+    assert found["low"] <= accuracy <= found["high"]
     own = load(model).encode(torch.from_numpy(np.load(dataset / "val.npy"))).cpu().numpy()
     np.testing.assert_allclose(np.load(tmp_path / "encoder/features.npy"), own, rtol=1e-5, atol=1e-5)
-    assert f"| {100 * found['top1']:.1f} % (95 % interval" in (tmp_path / "encoder/README.md").read_text()
+    assert f"| {100 * found['value']:.1f} % (95 % interval" in (tmp_path / "encoder/README.md").read_text()
 
 
 @pytest.fixture

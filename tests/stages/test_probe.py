@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-import ldae.stages.probe as probe_module
+import ldae.measures.extraction as extraction
+import ldae.measures.protocol as protocol
 from ldae.data.prepared import to_float
+from ldae.measures.extraction import Encoders
+from ldae.measures.measure import Encoded
+from ldae.measures.protocol import Data, evaluate, hold_out
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain import pretrain
-from ldae.stages.probe import Data, Encoders, denoiser_encoders, evaluate, hold_out, open_data, probe, probe_pixels
+from ldae.stages.probe import denoiser_encoders, open_data, probe, probe_pixels
 from ldae.study.base import Size
 from ldae.study.recipes import Probing, Training
 from ldae.study.spec import Tokenizer
@@ -21,7 +25,7 @@ from ldae.study.stage_specs import PretrainStage, ProbeStage
 PROBING = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=20)
 
 
-RAW = Encoders(lambda images, _: images, lambda images: {"raw": images.mean((2, 3))})
+RAW = Encoders(lambda images, _: images, lambda images: [("raw", images.flatten(2).transpose(1, 2))])
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +83,12 @@ def test_a_result_tells_what_it_was_made_from_and_what_it_cost(prepared: Path, t
     assert list(result["lineage"]) == ["dataset", "tokenizer", "pretrain", "probe"]  # type: ignore[call-overload]
     assert result["lineage"]["probe"]["revision"] == 3  # type: ignore[index]
     assert {"seconds", "import_seconds", "peak_memory_mb", "commit", "device"} <= set(result["provenance"])  # type: ignore[call-overload]
-    assert result["trained/0"].shape == result["random/0"].shape == (24,)  # type: ignore[attr-defined]
+    assert result["trained/0/linear"].shape == result["random/0/knn"].shape == (24,)  # type: ignore[attr-defined]
 
 
 def test_the_same_probe_gives_the_same_answer(prepared: Path, trained: Path, tmp_path: Path) -> None:
     first, second = (probed(prepared, trained, tmp_path / name) for name in "ab")
-    np.testing.assert_array_equal(first["trained/0"], second["trained/0"])
+    np.testing.assert_array_equal(first["trained/0/linear"], second["trained/0/linear"])
 
 
 def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
@@ -95,8 +99,8 @@ def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
     probing = PROBING.model_copy(update={"extract_batch": 12})
     cached = probed(prepared, trained, tmp_path / "cached", probing.model_copy(update={"views": 6}))
     exact = probed(prepared, trained, tmp_path / "exact", probing.model_copy(update={"mode": "exact"}))
-    np.testing.assert_array_equal(cached["trained/0"], exact["trained/0"])
-    np.testing.assert_array_equal(cached["random/0"], exact["random/0"])
+    np.testing.assert_array_equal(cached["trained/0/linear"], exact["trained/0/linear"])
+    np.testing.assert_array_equal(cached["random/0/linear"], exact["random/0/linear"])
     assert cached["encoders"] == exact["encoders"]
 
 
@@ -106,19 +110,19 @@ def test_without_views_heads_learn_from_the_centre_crops(
     """As if each augmentation had been the centre crop; and it is looked at once, for it also chooses the rate."""
     alone = PROBING.model_copy(update={"views": 0})
     looked_at = []
-    seen = probe_module.seen
+    windows = extraction.windows
 
-    def noted(split: Any, images: Any, crop: Any, randomness: Randomness, *, place: int) -> torch.Tensor:
+    def noted(split: Any, images: Any, crop: Any, randomness: Randomness, *, position: int) -> torch.Tensor:
         looked_at.append((len(images), crop.view))
-        return seen(split, images, crop._replace(view=None), randomness, place=place)
+        return windows(split, images, crop._replace(view=None), randomness, position=position)
 
-    monkeypatch.setattr(probe_module, "seen", noted)
+    monkeypatch.setattr(extraction, "windows", noted)
     once = probed(prepared, trained, tmp_path / "once", alone)
     passed = sum(num for num, _ in looked_at)
     assert {view for _, view in looked_at} == {None}
     twice = probed(prepared, trained, tmp_path / "twice", PROBING.model_copy(update={"views": 1}))
     assert once["encoders"] == twice["encoders"]
-    np.testing.assert_array_equal(once["trained/0"], twice["trained/0"])
+    np.testing.assert_array_equal(once["trained/0/linear"], twice["trained/0/linear"])
     train = len(open_data(prepared / "dataset", alone, 4).train)
     assert passed == train + 24
     assert sum(num for num, _ in looked_at) == passed + 2 * train + 24
@@ -127,18 +131,22 @@ def test_without_views_heads_learn_from_the_centre_crops(
 def test_the_exact_mode_never_holds_more_features_than_a_batch_has(
     prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ldae.stages.probe.PART", 20)
-    extract, sizes = probe_module.extract, []
+    monkeypatch.setattr(protocol, "PART", 20)
+    extract, sizes = protocol.extract, []
 
-    def counted(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
-        features = extract(*arguments, **options)
-        sizes.append(max(map(len, features.values())))
-        return features
+    def counted(*arguments: Any, **options: Any) -> dict[str, Encoded]:
+        encoded = extract(*arguments, **options)
+        sizes.append(max(len(images.features) for images in encoded.values()))
+        return encoded
 
-    monkeypatch.setattr(probe_module, "extract", counted)
+    monkeypatch.setattr(protocol, "extract", counted)
     exact = PROBING.model_copy(update={"mode": "exact"})
     parts = probed(prepared, trained, tmp_path / "parts", exact)
-    assert sizes == [24] * 12 + [24] + [20, 20, 8]  # six epochs of two batches, validation, and training in parts
+    assert sizes == [24] * 12 + [20, 4] + [
+        20,
+        20,
+        8,
+    ]  # six epochs of two batches, then validation and training in parts
     monkeypatch.undo()
     whole = probed(prepared, trained, tmp_path / "whole", exact)
     assert parts["encoders"] == whole["encoders"]
@@ -149,7 +157,7 @@ def test_blocks_probed_in_one_pass_give_what_each_gives_alone(prepared: Path, tr
     for offset in (0, 1):
         alone = probed(prepared, trained, tmp_path / str(offset), offsets=(offset,))
         for kind in ("trained", "random"):
-            np.testing.assert_array_equal(both[f"{kind}/{offset}"], alone[f"{kind}/{offset}"])
+            np.testing.assert_array_equal(both[f"{kind}/{offset}/linear"], alone[f"{kind}/{offset}/linear"])
 
 
 def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared: Path, trained: Path) -> None:
@@ -179,9 +187,9 @@ def test_validation_never_chooses_the_rate(prepared: Path) -> None:
             pass
 
         val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups, data.val.size)
-        shifted = Data(data.train, val, 3, data.held, data.device)
-        result = evaluate(RAW, shifted, PROBING, seed=0, title="raw")["raw"]
-        chosen.append((result.summary["rate"], result.summary["held_out"]))
+        shifted = Data(data.train, val, 3, data.held_out, data.device)
+        result = evaluate(RAW, shifted, PROBING, seed=0, title="raw")["raw"]["linear"]
+        chosen.append((result.rate, result.held_out))
     assert chosen[0] == chosen[1]
 
 
@@ -189,15 +197,15 @@ def test_classes_that_features_tell_apart_are_told_apart(prepared: Path) -> None
     data = open_data(prepared / "dataset", PROBING, classes=3)
     probing = PROBING.model_copy(update={"epochs": 40, "rates": (1.0, 10.0, 100.0)})
 
-    rows = Encoders(lambda images, _: images, lambda images: {"rows": images.mean(1).flatten(1)})
+    rows = Encoders(lambda images, _: images, lambda images: [("rows", images.flatten(2))])
     result = evaluate(rows, data, probing, seed=0, title="rows")["rows"]
-    assert result.summary["top1"] > 0.6
-    assert result.summary["knn"] > 0.9
+    assert result["linear"].value > 0.6
+    assert result["knn"].value > 0.9
 
 
 def test_raw_pixels_have_a_probe_of_their_own(prepared: Path, tmp_path: Path) -> None:
     probe_pixels(ProbeStage(probing=PROBING), revision=1, dataset=prepared / "dataset", out=tmp_path)
     about = read_json(tmp_path / "probe.json")
     assert list(about["lineage"]) == ["dataset", "probe"]
-    top1 = about["encoders"]["trained/0"]
-    assert 0 <= top1["top1_low"] <= top1["top1"] <= top1["top1_high"] <= 1
+    for estimate in about["encoders"]["trained/0"].values():
+        assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1

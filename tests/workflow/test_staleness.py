@@ -63,7 +63,7 @@ EDITS = {
     "fit": Edit("scales/smoke.yaml", "patches: 4000", "patches: 4001", runs_of(*ROWS) | {"tokenizers/pca"} | VIEWS),
     "probing": Edit("scales/smoke.yaml", "epochs: 5", "epochs: 6", PROBES | VIEWS),
     "machine": Edit("scales/smoke.yaml", "mem_mb: 1500", "mem_mb: 1600", set()),
-    "revision": Edit("config.yaml", "probe: 2,", "probe: 9,", PROBES | VIEWS),
+    "revision": Edit("config.yaml", "probe: 3,", "probe: 9,", PROBES | VIEWS),
     "images": Edit(
         "scales/smoke.yaml",
         "train: 400",

@@ -32,7 +32,7 @@ def trajectory(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     heights = [pitch * len(part) for part in (rows, judged) if part]
     figure = Figure(figsize=(WIDTH, sum(heights) + AROUND * len(heights) + 0.35), layout="constrained")
     grid = figure.subplots(len(heights), 3, squeeze=False, width_ratios=[1, 1.1, 1], height_ratios=heights)
-    _accuracy(grid[0], rows, 100 * results.pixels.value)
+    _accuracy(grid[0], rows, 100 * results.pixels["linear"].value)
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, columnspacing=1)
     if judged:
         _distance(grid[1], judged)

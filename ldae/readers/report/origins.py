@@ -16,6 +16,7 @@ from ldae.readers.report.cells import Cell, Record, Sheet
 from ldae.readers.tables import STAGES
 from ldae.runtime.files import history_of, read_json
 from ldae.study.record import digest, leaves, seconds_of
+from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
 
 POINTS = 200  # of a curve; a longer history is averaged down to these
@@ -171,18 +172,19 @@ def _numbers(records: list[Made], offset: int) -> Sheet | None:
     for made in records:
         if made.stage != "probe":
             continue
-        trained, random = (made.about["encoders"][f"{kind}/{offset}"] for kind in ("trained", "random"))
+        encoders = ProbeRecord.parse(made.about, Path(made.path)).encoders
+        trained, random = (encoders[f"{kind}/{offset}"] for kind in ("trained", "random"))
         judged = distances.get(made.seed)
-        edge = ", the smallest or largest tried" if trained["rate_at_edge"] else ""
+        edge = ", the smallest or largest tried" if trained["linear"].rate_at_edge else ""
         lines.append(
             [
                 Cell(made.seed),
                 *(
-                    Cell(f"{100 * one['top1']:.2f}", f"[{100 * one['top1_low']:.1f}, {100 * one['top1_high']:.1f}]")
-                    for one in (trained, random)
+                    Cell(f"{100 * one.value:.2f}", f"[{100 * one.low:.1f}, {100 * one.high:.1f}]")
+                    for one in (trained["linear"], random["linear"])
                 ),
-                Cell(f"{100 * trained['knn']:.2f}"),
-                Cell(f"{trained['rate']:g}{edge}"),
+                Cell(f"{100 * trained['knn'].value:.2f}"),
+                Cell(f"{trained['linear'].rate:g}{edge}"),
                 Cell(f"{judged['infinite']:.2f}", f"± {judged['error']:.2f}") if judged else Cell(""),
             ]
         )

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldae.measures.heads import Heads, Neighbours, head_rate
+from ldae.measures.knn import Neighbours
+from ldae.measures.linear import Heads
+from ldae.measures.rates import head_rate
 
 
 def blobs(num: int = 240, features: int = 10, classes: int = 4, spread: float = 0.3) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,95 @@
+"""Features of images: batches of windows through every encoder, shared among the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldae.data.crops import probe_crop
+from ldae.data.prepared import Latents, Split, to_float
+from ldae.measures.measure import Encoded
+from ldae.runtime import ranks
+from ldae.runtime.randomness import Randomness
+
+AUGMENT, CORRUPT = 3, 7  # streams of randomness
+
+
+class Encoders(NamedTuple):
+    """The encoders that a probe compares, and the first step that they share.
+
+    Attributes:
+        prepare: turns images (n, 3, S, S), or cached latents, into the networks' input.
+        encode: gives the tokens (n, T, F) of each encoder by its name, e.g. "random/0": weights and block.
+    """
+
+    prepare: Callable[[Tensor, Randomness], Tensor]
+    encode: Callable[[Tensor], Iterable[tuple[str, Tensor]]]
+
+
+class Crop(NamedTuple):
+    """The window of each image."""
+
+    view: int | None  # the number of an augmentation; None for the centre
+    seed: int  # of the augmentation
+    device: torch.device
+
+
+def extract(
+    encoders: Encoders,
+    split: Split | Latents,
+    images: NDArray[np.int64],
+    crop: Crop,
+    *,
+    batch: int,
+    tokens: bool = False,
+    first: int = 0,
+) -> dict[str, Encoded]:
+    """What each encoder makes of some images of a split; the ranks share the batches.
+
+    Args:
+        encoders: the networks.
+        split: prepared images, or the cached latents of their centres.
+        images: (n,) their numbers in the split, a piece of a pass over it.
+        crop: the windows.
+        batch: images a forward pass.
+        tokens: whether to keep the tokens beside the pooled features.
+        first: the position of this piece in the pass, which its randomness depends on.
+    """
+    randomness = Randomness(crop.device)
+    pooled: dict[str, Tensor] = {}
+    all_tokens: dict[str, Tensor] = {}
+    for turn, start in enumerate(range(0, len(images), batch)):
+        is_mine = turn % ranks.size() == ranks.number()
+        if not is_mine and turn:  # every rank encodes the first batch, which shows the encoders' names and widths
+            continue
+        inputs = windows(split, images[start : start + batch], crop, randomness, position=first + start)
+        randomness.restart(crop.seed, CORRUPT, 0 if crop.view is None else crop.view + 1, first + start)
+        for name, encoded in encoders.encode(encoders.prepare(inputs, randomness)):
+            if name not in pooled:
+                pooled[name] = torch.zeros(len(images), encoded.shape[2], device=crop.device)
+                all_tokens |= {name: torch.zeros(len(images), *encoded.shape[1:], device=crop.device)} if tokens else {}
+            if is_mine:
+                pooled[name][start : start + len(encoded)] = encoded.mean(1)
+                if tokens:
+                    all_tokens[name][start : start + len(encoded)] = encoded
+    return {
+        name: Encoded(ranks.total(features), ranks.total(all_tokens[name]) if tokens else None)
+        for name, features in pooled.items()
+    }
+
+
+def windows(
+    split: Split | Latents, images: NDArray[np.int64], crop: Crop, randomness: Randomness, *, position: int
+) -> Tensor:
+    """A batch's windows (n, 3, S, S) in [-1, 1], or the latents (n, T, d) of its centres, before standardisation."""
+    if isinstance(split, Latents):
+        return split.batch(images, crop.device)[0][:, 0].float()  # beside those of the mirror images
+    if crop.view is None:
+        return to_float(split.batch(images, crop.device)[0])
+    randomness.restart(crop.seed, AUGMENT, crop.view, position)
+    return probe_crop(to_float(split.as_stored.batch(images, crop.device)[0]), randomness, size=split.size)

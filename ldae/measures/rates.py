@@ -1,0 +1,92 @@
+"""Classifiers trained with many learning rates in one pass, and the choice of a rate on held-out training images."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ldae.measures.measure import Encoded, Measure, Result, Task
+
+MOMENTUM, TRUST = 0.9, 0.001  # LARS, as in MAE's linear probe
+
+
+class Classifiers(Protocol):
+    """H classifiers that differ in their learning rates."""
+
+    def step(self, inputs: Tensor, labels: Tensor, share: float) -> None:
+        """Trains each on a batch (n, ...) with labels (n,), at `share` of its peak rate."""
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The class (n, H) that each gives to inputs (n, ...)."""
+        ...
+
+
+def lars_step(weight: Tensor, gradient: Tensor, momentum: Tensor, rates: Tensor) -> None:
+    """One step of LARS without weight decay for H heads at once, in place.
+
+    Each head's gradient is scaled by trust * |weight| / |gradient|, as MAE and MoCo v3 do for matrices.
+
+    Args:
+        weight, gradient, momentum: (F, H, C).
+        rates: the heads' learning rates (H,).
+    """
+    size, slope = weight.norm(dim=(0, 2)), gradient.norm(dim=(0, 2))
+    ratio = torch.where((size > 0) & (slope > 0), TRUST * size / slope, 1.0)
+    momentum.mul_(MOMENTUM).add_(gradient * ratio[:, None])
+    weight.sub_(rates[:, None] * momentum)
+
+
+def head_rate(progress: float, *, epochs: int, warmup: int) -> float:
+    """The share of the peak rate at `progress` epochs: linear warm-up, then half a cosine to zero (MAE's probe).
+
+    Args:
+        progress: epochs that are over, with the part of the present one.
+        epochs, warmup: how many there are, and how many of them warm up.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (epochs - warmup)))
+
+
+class RateSearch(Measure):
+    """The accuracy of a classifier whose learning rate is the best on held-out training images.
+
+    Two sets of classifiers with the same rates take every step together: one without the held-out images, to choose a
+    rate, and one on all images, whose accuracy at that rate is the result.
+    """
+
+    def __init__(self, task: Task, choosing: Classifiers, final: Classifiers) -> None:
+        self.rates, self.choosing, self.final = task.probing.rates, choosing, final
+        self.num_held_out = 0
+        self.num_correct = torch.zeros(len(self.rates), dtype=torch.long, device=task.rates.device)  # held-out images
+        self.correct: list[Tensor] = []  # (n, H) of each part of the validation images
+
+    def inputs(self, images: Encoded) -> Tensor:
+        """What the classifiers read of images."""
+        raise NotImplementedError
+
+    def step(self, batch: Encoded, labels: Tensor, fitting: Tensor, share: float) -> None:
+        """Trains both sets."""
+        inputs = self.inputs(batch)
+        self.final.step(inputs, labels, share)
+        self.choosing.step(inputs[fitting], labels[fitting], share)
+
+    def validate(self, part: Encoded, labels: Tensor) -> None:
+        """Classifies validation images with every rate."""
+        self.correct.append(self.final.predict(self.inputs(part)) == labels[:, None])
+
+    def update(self, part: Encoded, labels: Tensor, held_out: Tensor) -> None:
+        """Counts how many held-out images each rate classifies correctly."""
+        self.num_held_out += int(held_out.sum())
+        self.num_correct += (self.choosing.predict(self.inputs(part)[held_out]) == labels[held_out, None]).sum(0)
+
+    def result(self) -> Result:
+        """The accuracy at the rate that did best on the held-out images; the smallest of equals."""
+        accuracy = self.num_correct.float() / self.num_held_out  # (H,)
+        best = int(accuracy.argmax())
+        correct = torch.cat(self.correct)[:, best]
+        at_edge = len(self.rates) > 1 and best in (0, len(self.rates) - 1)
+        return Result(correct.double().mean().item(), correct, self.rates[best], accuracy[best].item(), at_edge)

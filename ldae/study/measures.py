@@ -1,0 +1,69 @@
+"""The measures of a representation: what the probe computes of an encoder, and how a table shows it; no torch.
+
+The implementation of a measure is the module of the same name in `ldae.measures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of an encoder.
+
+    Attributes:
+        title: the heading of its column.
+        about: what the number is, in a sentence or two below a table.
+        needs: what it reads of an image: the pooled features (F,), or the tokens (T, F) too.
+        unit: `%` for an accuracy, which is stored as a share of images; empty for any other number.
+        paper: the key of a row's `paper` with the published number of the same measure.
+    """
+
+    title: str
+    about: str
+    needs: Literal["features", "tokens"] = "features"
+    unit: Literal["%", ""] = "%"
+    paper: Literal["probe"] | None = None
+
+
+MEASURES = {
+    "linear": Measure(
+        title="accuracy",
+        about="Accuracy: of a linear classifier on the mean of the tokens, trained as MAE's linear probe.",
+        paper="probe",
+    ),
+    "knn": Measure(
+        title="k-NN",
+        about="k-NN: a vote of the nearest training images by the cosine of their features, with nothing trained; "
+        "where it is far below the linear probe, the features separate the classes by a small part of their variance.",
+    ),
+    "attentive": Measure(
+        title="attentive",
+        about="Attentive: of a classifier that pools the tokens with several learned queries before its linear layer "
+        "(efficient probing, arXiv:2506.10178); where it is far above the linear probe, single tokens know what their "
+        "mean does not.",
+        needs="tokens",
+    ),
+}
+DEFAULT_MEASURES = ("linear", "knn")  # the measures of every probe
+
+
+def _known(name: str) -> str:
+    if name not in MEASURES:
+        raise PydanticCustomError("measure", "should be one of {known}", {"known": ", ".join(MEASURES)})
+    return name
+
+
+MeasureName = Annotated[str, AfterValidator(_known)]
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Measures without repetition, in the order of the registry."""
+    wanted = set(names)
+    return tuple(name for name in MEASURES if name in wanted)

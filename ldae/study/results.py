@@ -1,0 +1,83 @@
+"""What the stages that evaluate write into their records, as readers find it; no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ldae.runtime.files import read_json, write_json
+from ldae.study.checking import first_mistake
+
+
+class Record(BaseModel):
+    """The record of a result; keys that are absent from the file have their defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lineage: dict[str, dict[str, Any]]
+    inputs: dict[str, str] = {}
+    sha256: dict[str, str] = {}
+    provenance: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads and checks a record.
+
+        Raises:
+            ValueError: in one line, for a file that is damaged or has another format.
+        """
+        return cls.parse(read_json(path), path)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], path: Path) -> Self:
+        """Checks what was read from a path; raises a `ValueError` as `read` does."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"{path}: {first_mistake(cls, error)}; run its job again") from None
+
+    def write(self, path: Path) -> None:
+        """Writes the record with its checksum; values that are None are left out."""
+        write_json(path, self.model_dump(exclude_none=True))
+
+
+class ProbeEstimate(BaseModel):
+    """One measure of one encoder, on the validation images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float  # of the 95 % interval over groups of images; the value itself for a number that is not an accuracy
+    high: float
+    correct: str | None = None  # the array in `correct.npz` with 1 for each image (N,) that was classified correctly
+    rate: float | None = None  # the learning rate that was best on the held-out training images
+    held_out: float | None = None  # the accuracy there
+    rate_at_edge: bool = False  # whether that rate was the smallest or the largest tried
+
+
+Estimates = dict[str, ProbeEstimate]  # by the measure's name
+
+
+class ProbeRecord(Record):
+    """`probe.json`."""
+
+    row: str
+    run: str | None = None  # the row that was trained; None for raw pixels
+    seed: int
+    training_flops: float | None = None  # None for raw pixels and published weights
+    encoders: dict[str, Estimates]  # by weights and block, e.g. "random/-1"
+
+
+class DistanceRecord(Record):
+    """`distance.json`."""
+
+    row: str
+    seed: int
+    distance: str  # its name
+    num: int  # samples
+    value: float  # at that number
+    infinite: float  # extrapolated to infinitely many
+    error: float  # the standard error of `infinite`
+    judge_accuracy: float | None = None  # of the study's own classifier on validation images
