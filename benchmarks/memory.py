@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from comparison import save
 
-from ldae.runtime.arrays import save_row_sums
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.arrays import save_row_checksums
+from ldae.runtime.files import checksums, write_json
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.judge import judge, reference
 from ldae.stages.prepare import prepare
@@ -76,10 +76,10 @@ def images(folder: Path, num: int) -> Path:
     rng = np.random.default_rng(0)
     for split, count in (("train", num), ("val", 500)):
         np.save(folder / f"{split}.npy", rng.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8))
-        save_row_sums(folder / f"{split}.npy")
+        save_row_checksums(folder / f"{split}.npy")
         np.save(folder / f"{split}_labels.npy", np.arange(count) % 10)
         np.save(folder / f"{split}_groups.npy", np.arange(count))
-    sums = sums_of(*(folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
+    sums = checksums(*(folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
     about = {"size": SIDE, "classes": [str(label) for label in range(10)], "lineage": {}, "sha256": sums}
     write_json(folder / "manifest.json", about)
     return folder

@@ -15,8 +15,8 @@ from PIL import Image
 
 from ldae.data.prepared import Split, flip, to_float
 from ldae.data.sources.pixels import decode
-from ldae.runtime.arrays import save_row_sums
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.arrays import save_row_checksums
+from ldae.runtime.files import checksums, write_json
 from ldae.runtime.randomness import Randomness
 
 SIDE, STORED, BATCH = 64, 20_000, 128
@@ -38,8 +38,8 @@ def main() -> None:
         np.save(folder / "train.npy", rng.integers(0, 256, (STORED, 3, SIDE, SIDE), dtype=np.uint8))
         np.save(folder / "train_labels.npy", np.zeros(STORED, dtype=np.int64))
         np.save(folder / "train_groups.npy", np.arange(STORED))
-        save_row_sums(folder / "train.npy")
-        sums = sums_of(folder / "train_labels.npy", folder / "train_groups.npy")
+        save_row_checksums(folder / "train.npy")
+        sums = checksums(folder / "train_labels.npy", folder / "train_groups.npy")
         write_json(folder / "manifest.json", {"size": SIDE, "sha256": sums})
         split = Split.open(folder, "train")
         device = torch.device("cpu")

@@ -18,8 +18,8 @@ from ldae.runtime.process import (
     process_seconds,
     stopping,
 )
-from ldae.runtime.progress import GOES_ON, log
-from ldae.runtime.slurm import is_wanted, requeue
+from ldae.runtime.progress import RESUMABLE, log
+from ldae.runtime.slurm import is_running, requeue
 
 if TYPE_CHECKING:
     from ldae.commands.parsing import Root
@@ -78,8 +78,8 @@ def _run_command() -> None:
     except Stopped as stopped:
         if Rank.from_environment().number:
             return  # with status 0: a failing rank would end rank 0 before it has logged and requeued
-        log(f"{stopped}; {GOES_ON}")
-        if stopping.in_time or is_wanted():
+        log(f"{stopped}; {RESUMABLE}")
+        if stopping.in_time or is_running():
             requeue()
         sys.exit(STOPPED)
     except KeyboardInterrupt:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ldae.runtime.arrays import save_row_sums
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.arrays import save_row_checksums
+from ldae.runtime.files import checksums, write_json
 from ldae.study.base import Size
 from ldae.study.recipes import MAETraining, MoCoTraining, Training
 from ldae.study.scale import Fitting
@@ -46,9 +46,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(dataset / f"{split}.npy", pictures.clip(0, 255).astype(np.uint8))
         np.save(dataset / f"{split}_labels.npy", labels)
         np.save(dataset / f"{split}_groups.npy", np.arange(num) // 2)
-        save_row_sums(dataset / f"{split}.npy")
+        save_row_checksums(dataset / f"{split}.npy")
     lineage = {"dataset": {"revision": 1, "spec": {}}}
-    sums = sums_of(*(dataset / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
+    sums = checksums(*(dataset / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
     about = {"size": 32, "classes": ["a", "b", "c"], "lineage": lineage, "sha256": sums}
     write_json(dataset / "manifest.json", about)
     stage = TokenizerStage(fitting=Fitting(patches=150))

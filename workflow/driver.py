@@ -43,11 +43,11 @@ def tell_of_slurm(*, main: bool, nodes: int) -> None:
         nodes: of a job that several processes share, as the scale says.
     """
     if main:
-        slurm.forget()
-        slurm.mark(submitted=False, nodes=nodes)
+        slurm.clear_job_environment()
+        slurm.set_job_environment(submitted=False, nodes=nodes)
     elif "slurm-jobstep" in sys.argv:  # the plugin's executor inside a job, before Snakemake knows it
-        slurm.forget()
-        slurm.mark(submitted=True, nodes=None)
+        slurm.clear_job_environment()
+        slurm.set_job_environment(submitted=True, nodes=None)
 
 
 def find_slurm(executor: Any) -> None:

@@ -19,7 +19,7 @@ from ldae.runtime.progress import log
 MOST_PAIRS = 100  # of the same files in both splits that a manifest lists
 
 
-def found(source: Source) -> str:
+def summary(source: Source) -> str:
     """What there is, in one line."""
     train, val = (len(source.splits[name].labels) for name in ("train", "val"))
     left_out = source.left_out.in_words()
@@ -29,12 +29,12 @@ def found(source: Source) -> str:
     )
 
 
-def most(images: int) -> float:
+def most_broken(images: int) -> float:
     """How many of so many images may be broken: one; a tenth of up to 100; ten of up to 1,000; 1 % of more."""
     return max(1.0, min(0.1 * images, 10.0), 0.01 * images)
 
 
-def broken(journals: dict[str, Journal]) -> list[dict[str, str]]:
+def broken_images(journals: dict[str, Journal]) -> list[dict[str, str]]:
     """Path and reason of each broken image, on one line each."""
     return [
         {"path": printable(image.path), "reason": printable(image.reason)}
@@ -55,22 +55,22 @@ def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool,
     Raises:
         ValueError: for too many, and for a class of which none is left.
     """
-    found, path = broken(journals), out / "broken.csv"
-    if not found:
+    images, path = broken_images(journals), out / "broken.csv"
+    if not images:
         path.unlink(missing_ok=True)
         return
     text = io.StringIO()
     rows = csv.DictWriter(text, ("path", "reason"), lineterminator="\n")
     rows.writeheader()
-    rows.writerows(found)
+    rows.writerows(images)
     write_text(path, text.getvalue())
     for name, journal in journals.items():
         if not journal.broken:
             continue
         num, first = len(journal.broken), journal.broken[0]
         said = f"{name}: {num:,} of {len(journal):,} images {'is' if num == 1 else 'are'} broken"
-        which = f"{printable(first.path)}: {printable(first.reason)}; {path} lists {len(found):,}"
-        if num > most(len(journal)) and not allowed:
+        which = f"{printable(first.path)}: {printable(first.reason)}; {path} lists {len(images):,}"
+        if num > most_broken(len(journal)) and not allowed:
             raise ValueError(
                 f"{said}, too many; the first is {which}; repair or remove them, or write broken: allow next to path "
                 "in the scale file to leave out any number"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldae.data.sources import Broken, Deep
-from ldae.runtime.files import named
+from ldae.runtime.files import path_in_errors
 
 LEFT_OUT = -1  # in the place of a broken image's group
 
@@ -39,14 +39,14 @@ class Journal:
         self._groups, self._digests = array("q"), array("Q")
         self.broken: list[Broken] = []
         self.deep: dict[int, Deep] = {}  # position -> what is known of an image of more than 8 bits
-        begun = self.path.read_text() if self.path.exists() and target.exists() else ""
-        *lines, _ = begun.split("\n")  # a line that was cut short is none
+        open_journal = self.path.read_text() if self.path.exists() and target.exists() else ""
+        *lines, _ = open_journal.split("\n")  # a line that was cut short is none
         if lines[:1] == [identity]:
             for line in lines[1:]:
                 self._note([_outcome(values) for values in json.loads(line)])
         else:
             lines = [identity]
-        with named(self.path):
+        with path_in_errors(self.path):
             self.path.write_text("".join(f"{line}\n" for line in lines))
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Journal:
     def add(self, outcomes: list[Outcome]) -> None:
         """Notes the next chunk, whose images are on disk."""
         self._note(outcomes)
-        with named(self.path), self.path.open("a") as file:
+        with path_in_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps(outcomes) + "\n")
 
     def _note(self, outcomes: list[Outcome]) -> None:
@@ -88,7 +88,7 @@ def _outcome(values: list[Any]) -> Outcome:
 
 
 @contextmanager
-def begun(path: Path, identity: str) -> Iterator[Journal]:
+def open_journal(path: Path, identity: str) -> Iterator[Journal]:
     """The journal of an array that takes its name when the block has ended well.
 
     What a kill, a failing disk or an impatient person leaves is gone on with; images that are refused leave nothing.

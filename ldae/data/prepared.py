@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ldae.runtime.arrays import CheckedRows, open_array
-from ldae.runtime.files import intact, read_json
+from ldae.runtime.files import read_json, verified
 from ldae.runtime.randomness import Randomness
 
 
@@ -31,7 +31,7 @@ class Split:
         """Opens `train` or `val` of a prepared folder without reading its images."""
         manifest = read_json(folder / "manifest.json")
         paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
-        labels, groups = (open_array(intact(path, manifest)) for path in paths)
+        labels, groups = (open_array(verified(path, manifest)) for path in paths)
         return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups, manifest["size"])
 
     @property

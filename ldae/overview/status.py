@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ldae.runtime.locking import is_driven
 from ldae.runtime.process import HEARTBEAT_SECONDS, holder
-from ldae.runtime.progress import GOES_ON
+from ldae.runtime.progress import RESUMABLE
 from ldae.study.graph import Graph, Job
 from ldae.study.study import Study
 
@@ -101,7 +101,7 @@ def state_of(job: Job, graph: Graph, *, driven: bool) -> State:
         if held.lives and held.age < STALE_SECONDS:
             return State("running", *reached, heartbeat)
         return State("stale" if held.lives else "killed", *reached, heartbeat, said)
-    if said.startswith(INTERRUPTED) or said.endswith(GOES_ON):
+    if said.startswith(INTERRUPTED) or said.endswith(RESUMABLE):
         return State("interrupted", reached[0], said=said)
     if said.startswith(MISTAKE) or any(line.startswith(TRACEBACK) for line in lines):
         return State("failed", reached[0], said=said)

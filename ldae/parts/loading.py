@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.parts.denoiser import Denoiser
-from ldae.runtime.files import intact, read_json
+from ldae.runtime.files import read_json, verified
 from ldae.runtime.randomness import stream
 from ldae.study.checking import listed, nearest
 from ldae.study.results import ProbeEstimate, ProbeRecord
@@ -34,7 +34,7 @@ def build(stage: DenoiserStage, *, seed: int, tokenizer: Path, manifest: dict[st
         tokenizer: the folder of the tokenizer's fit.
         manifest: of the data set.
     """
-    fitted = load_file(intact(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
+    fitted = load_file(verified(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
     classes = stage.weights.classes if isinstance(stage, AdoptStage) else len(manifest["classes"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, INITIAL))
@@ -60,7 +60,7 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
     if run["method"] != "denoiser":
         raise ValueError(f"{folder}: holds {run['method']}, which is not a denoiser")
     stage = stage_of(run)
-    return Trained(stage, run["seed"], run, load_file(intact(folder / f"{weights}.safetensors", run)))
+    return Trained(stage, run["seed"], run, load_file(verified(folder / f"{weights}.safetensors", run)))
 
 
 def stage_of(run: dict[str, Any]) -> DenoiserStage:
@@ -108,7 +108,7 @@ def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = Fals
     stage = BaselineStage.model_validate(run["lineage"]["pretrain"]["spec"])
     encoder = build_baseline(stage, seed=run["seed"], image_size=manifest["size"]).get_submodule("encoder")
     if not random:
-        encoder.load_state_dict(load_file(intact(folder / "model.safetensors", run)))
+        encoder.load_state_dict(load_file(verified(folder / "model.safetensors", run)))
     return encoder.eval().requires_grad_(False)
 
 
@@ -217,5 +217,5 @@ def open_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A trained classifier, frozen, and its record."""
     about = read_json(folder / "classifier.json")
     network = CLASSIFIERS[about["architecture"]](about["classes"], about["width"])
-    network.load_state_dict(load_file(intact(folder / "weights.safetensors", about)))
+    network.load_state_dict(load_file(verified(folder / "weights.safetensors", about)))
     return network.eval().requires_grad_(False), about

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ldae.measures.intervals import Estimate, grouped_mean
 from ldae.runtime.arrays import open_array, read_arrays
-from ldae.runtime.files import intact, read_json
+from ldae.runtime.files import read_json, verified
 from ldae.study.record import content, digest
 from ldae.study.results import DistanceRecord, ProbeRecord
 
@@ -185,7 +185,7 @@ def collect_rows(
 ) -> tuple[dict[str, RowResult], NDArray[np.int64]]:
     """The rows alone, and the groups (N,) of the validation images; arguments and errors are those of `collect`."""
     manifest = read_json(dataset)
-    groups = open_array(intact(dataset.parent / "val_groups.npy", manifest))
+    groups = open_array(verified(dataset.parent / "val_groups.npy", manifest))
     probed, tuned, judged = (
         {(about["row"], about["seed"]): (about, path) for path in paths for about in [read_json(path)]}
         for paths in (probes, finetunes, distances)

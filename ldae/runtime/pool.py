@@ -1,4 +1,4 @@
-"""A pool of processes that share a stage's work and end with it."""
+"""A pool of worker processes that ends with the stage that uses it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Any
 
 from ldae.runtime.process import die_with_parent
 
-AHEAD = 4  # tasks a process that wait for it or are done already
+AHEAD = 4  # queued or finished tasks per worker
 
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # as `map`
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 @contextmanager
-def pool(workers: int) -> Iterator[Run]:
-    """A `map` over this many processes that keeps order; over this process alone for one.
+def pool(workers: int) -> Iterator[Map]:
+    """An ordered `map` over several worker processes; with one worker, the built-in `map`.
 
-    A few tasks are under way at a time: the executor's own `map` would hold all of ImageNet's at once.
+    Only a few tasks are queued at a time. The executor's own `map` would queue all of ImageNet at once.
 
     Raises:
-        ChildProcessError: where a process has ended before its task.
+        ChildProcessError: if a worker ends before its task.
     """
     if workers == 1:
         yield map
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as executor:
 
-        def run(task: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
+        def ordered_map(task: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
             ahead: deque[Future[Any]] = deque()
             for argument in arguments:
                 ahead.append(executor.submit(task, argument))
@@ -42,15 +42,15 @@ def pool(workers: int) -> Iterator[Run]:
                 yield ahead.popleft().result()
 
         try:
-            yield run
+            yield ordered_map
         except BrokenProcessPool:
             raise ChildProcessError(
-                "a worker process has ended all at once; was there too little memory? Started again, it goes on there"
+                "a worker process was killed; was there too little memory? Start it again to continue"
             ) from None
 
 
 def _start_worker() -> None:
-    """Binds a worker's life to its parent's, which may have ended while the worker was importing."""
+    """Makes a worker end with its parent, also if the parent ended while the worker was importing."""
     die_with_parent()
     parent = parent_process()
     if parent is None or not parent.is_alive():

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines at intervals anywhere else."""
+"""Progress of long work: a bar on a terminal, plain lines at intervals elsewhere; both show rate and time left."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LINE_SECONDS = 10.0
-GOES_ON = "started again, it goes on there"  # how the last line of a stage ends that was asked to stop
-_speaks = True
+RESUMABLE = "start it again to continue"  # the last words of a stage that stopped on request
+_muted = False
 
 
-def be_quiet() -> None:
-    """Leaves all words to another process, which does the same work."""
-    global _speaks
-    _speaks = False
+def mute() -> None:
+    """Silences this process, because another rank logs the same work."""
+    global _muted
+    _muted = True
 
 
 def log(text: str) -> None:
-    """One plain line for a person to read, at once."""
-    if _speaks:
+    """Prints one line to standard error, unless this process is muted."""
+    if not _muted:
         print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """Counts what has been done of a known total; `note` rides along, e.g. the loss."""
+    """Counts units of work up to a known total; `note` is appended to each line, e.g. the loss."""
 
     note = ""
 
@@ -36,11 +36,11 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second since the start of this process's part."""
+        """Units per second since this process started."""
         return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
 
     def advance(self, amount: int) -> None:
-        """Records `amount` more, and writes a line when the last one is old enough or all is done."""
+        """Counts `amount` more units; logs a line every `LINE_SECONDS` and at the end."""
         self.done += amount
         now = time.monotonic()
         if now - self._last >= LINE_SECONDS or self.done >= self.total:
@@ -48,23 +48,23 @@ class Progress:
             log(self.line())
 
     def line(self) -> str:
-        """The state in words."""
+        """The state as one line."""
         share = f"({100 * self.done / self.total:.0f} %)"
         return ", ".join([f"{self.title}: {self.done:,} of {self.total:,} {self.unit} {share}", *self.words()])
 
     def words(self) -> list[str]:
-        """The rate, the time left, and the note."""
+        """Rate, time left and note."""
         left = (self.total - self.done) / self.rate if self.rate else 0.0
         words = [f"{self.rate:,.0f} {self.unit}/s", f"{_clock(left)} left"]
         return [*words, self.note] if self.note else words
 
 
 class Bar(Progress):
-    """The same on a terminal, as a bar."""
+    """Progress as a bar on a terminal."""
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         super().__init__(title, total, unit, done)
-        from rich.console import Console  # only where a person watches
+        from rich.console import Console  # imported only on a terminal
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
@@ -77,15 +77,15 @@ class Bar(Progress):
         self._task = self.bar.add_task(title, total=total, completed=done, words="")
 
     def advance(self, amount: int) -> None:
-        """Records `amount` more and redraws the bar."""
+        """Counts `amount` more units and redraws the bar."""
         self.done += amount
         self.bar.update(self._task, completed=self.done, words="  ".join(self.words()))
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
-    """A `Bar` where standard error is a terminal, else a `Progress`."""
-    if not _speaks or not sys.stderr.isatty():
+    """A `Bar` if standard error is a terminal, otherwise a `Progress`."""
+    if _muted or not sys.stderr.isatty():
         yield Progress(title, total, unit, done)
         return
     bar = Bar(title, total, unit, done)

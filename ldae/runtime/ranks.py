@@ -43,7 +43,7 @@ def group() -> Iterator[Rank]:
     """
     rank = Rank.from_environment()
     if rank.number:
-        progress.be_quiet()
+        progress.mute()
     if rank.size == 1:
         yield rank
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldae.parts.published import denoiser_weights, encoder_weights
 from ldae.parts.tokenizers.conv import LATENT_PATCH
-from ldae.runtime.files import read_json, sums_of, write_json
+from ldae.runtime.files import checksums, read_json, write_json
 from ldae.runtime.weights import read_weights, save_weights
 from ldae.study.base import PATCH
 from ldae.study.record import Lineage, inputs_of, lineage, provenance
@@ -99,5 +99,5 @@ def _write(
     for file in files:
         save_weights(file, weights)
     parameters = sum(tensor.numel() for name, tensor in weights.items() if name != "positions")
-    record |= {"sha256": sums_of(*files), "parameters": parameters, "training_flops": None}
+    record |= {"sha256": checksums(*files), "parameters": parameters, "training_flops": None}
     write_json(out / "run.json", record | {"provenance": provenance("CPU", import_seconds)})

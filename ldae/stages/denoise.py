@@ -17,7 +17,7 @@ from ldae.data.sources.pixels import draw
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.loading import Finished, open_denoiser, open_finished
 from ldae.runtime.arrays import save_arrays
-from ldae.runtime.files import read_json, sums_of, whole, write_json
+from ldae.runtime.files import atomic_write, checksums, read_json, write_json
 from ldae.runtime.progress import log
 from ldae.runtime.randomness import Randomness
 from ldae.study.record import inputs_of, lineage, provenance
@@ -99,7 +99,7 @@ def denoise(
             "sigma": stage.sigma,
             "lineage": lineage("denoise", stage, revision, read_json(model / "run.json")["lineage"]),
             "inputs": inputs,
-            "sha256": sums_of(out / "pictures.npz"),
+            "sha256": checksums(out / "pictures.npz"),
             "provenance": provenance(device_name(device), import_seconds),
         },
     )
@@ -140,7 +140,7 @@ def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: i
     for picture, path in zip(pictures, paths, strict=True):
         images = read_picture(picture, size, finished.white)[None].to(device)
         result = denoise_images(denoiser, images, sigma=sigma, seed=seed)
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             side_by_side(result, f"noisy (sigma {level:.2g})", about).save(partial, format="PNG")
         log(f"{path}: clean, noisy (sigma {level:.2g}), denoised")
 

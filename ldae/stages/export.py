@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ldae.parts.folding import Folded, fold
 from ldae.parts.loading import Finished, open_finished
-from ldae.runtime.files import whole, write_text
+from ldae.runtime.files import atomic_write, write_text
 from ldae.runtime.progress import log
 from ldae.study.base import PATCH
 from ldae.study.spec import Features
@@ -48,7 +48,7 @@ def export(model: Path, *, out: Path, features: Features, about: dict[str, str])
         raise ValueError(f"{model}: {run['row']} cannot be exported: {error}") from None
     about = about | {"linear probe, validation": probed(finished, features)}
     card = model_card(folded, finished, features, about, out)
-    with whole(out / "model.safetensors") as partial:
+    with atomic_write(out / "model.safetensors") as partial:
         save_file(folded.state, partial, metadata={"format": "pt"})
     write_text(out / "README.md", card)
     write_text(out / "config.json", json.dumps(timm_config(folded, size, run), indent=1) + "\n")

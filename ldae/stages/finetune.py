@@ -22,7 +22,7 @@ from ldae.parts.folding import Folded, fold
 from ldae.parts.loading import open_baseline, open_denoiser
 from ldae.runtime import ranks
 from ldae.runtime.arrays import save_arrays
-from ldae.runtime.files import read_json, sums_of, write_json, write_text
+from ldae.runtime.files import checksums, read_json, write_json, write_text
 from ldae.runtime.randomness import Randomness, stream
 from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
@@ -291,7 +291,7 @@ def finetune(
                 "seed": seed,
                 "lineage": made,
                 "inputs": inputs,
-                "sha256": sums_of(out / "correct.npz", out / "history.csv"),
+                "sha256": checksums(out / "correct.npz", out / "history.csv"),
                 "top1": interval.value,
                 "top1_low": interval.low,
                 "top1_high": interval.high,

@@ -14,7 +14,7 @@ from ldae.measures.reconstruction import collapsed, psnr
 from ldae.parts.tokenizers import FITS, build
 from ldae.parts.tokenizers.patches import patchify
 from ldae.parts.tokenizers.pixel import resize
-from ldae.runtime.files import read_json, sums_of, write_json
+from ldae.runtime.files import checksums, read_json, write_json
 from ldae.runtime.progress import progress
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
@@ -64,7 +64,7 @@ def fit_tokenizer(
         {
             "lineage": lineage("tokenizer", stage, revision, manifest["lineage"]),
             "inputs": inputs_of(dataset=dataset),
-            "sha256": sums_of(out / "tokenizer.safetensors"),
+            "sha256": checksums(out / "tokenizer.safetensors"),
             "kind": stage.kind,
             "dims": len(variance),
             "collapsed_dims": collapsed(variance, has_prior=stage.kind == "patch_vae"),

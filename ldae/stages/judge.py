@@ -13,8 +13,8 @@ from ldae.data.prepared import Split
 from ldae.measures.extractors import Extractor, open_extractor
 from ldae.measures.frechet import extrapolate
 from ldae.parts.moments import Moments
-from ldae.runtime.arrays import open_array, read_arrays, release, save_arrays
-from ldae.runtime.files import check_sha256, intact, read_json, sums_of, write_json
+from ldae.runtime.arrays import open_array, read_arrays, release_pages, save_arrays
+from ldae.runtime.files import check_sha256, checksums, read_json, verified, write_json
 from ldae.runtime.progress import progress
 from ldae.study.base import ExternalFile
 from ldae.study.record import Lineage, inputs_of, lineage, provenance
@@ -35,7 +35,7 @@ def features_of(
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
             if isinstance(images, np.ndarray):
-                release(images)
+                release_pages(images)
             yield start, extractor.features(batch)
             bar.advance(len(batch))
 
@@ -73,7 +73,7 @@ def reference(
         {
             "lineage": lineage("judge", stage, revision, made),
             "inputs": inputs,
-            "sha256": sums_of(out / "reference.npz"),
+            "sha256": checksums(out / "reference.npz"),
             "provenance": provenance(device_name(device), import_seconds),
         },
     )
@@ -126,7 +126,7 @@ def judge(
     device, inputs = pick_device(), inputs_of(samples=samples, reference=reference, judge=judge)
     extractor = open_extractor(stage.judging, judge, device)
     about = read_json(samples / "samples.json")
-    images = open_array(intact(samples / "samples.npy", about), mapped=True)
+    images = open_array(verified(samples / "samples.npy", about), mapped=True)
     arrays = read_arrays(reference / "reference.npz", ("mean", "covariance"))
     mean, covariance = (torch.from_numpy(arrays[name]).to(device) for name in ("mean", "covariance"))
     folds = [Moments() for _ in range(FOLDS)]

@@ -20,11 +20,11 @@ import PIL
 from numpy.typing import NDArray
 
 from ldae.data import findings
-from ldae.data.journal import LEFT_OUT, Drawn, Journal, Outcome, begun
+from ldae.data.journal import LEFT_OUT, Drawn, Journal, Outcome, open_journal
 from ldae.data.sources import Broken, ImageFiles, Images, Source, fingerprint, folder, photos, tars
 from ldae.data.sources.pixels import white_above
-from ldae.runtime.arrays import all_row_sums, new_array, release, save_array
-from ldae.runtime.files import sha256, whole, write_json
+from ldae.runtime.arrays import file_row_checksums, new_array, release_pages, save_array
+from ldae.runtime.files import atomic_write, sha256, write_json
 from ldae.runtime.pool import pool
 from ldae.runtime.progress import log, progress
 from ldae.study.record import lineage
@@ -76,7 +76,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     """
     dataset, size = stage.dataset, stage.dataset.stored
     source = _open(dataset)
-    log(findings.found(source))
+    log(findings.summary(source))
     made, pictures = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
     _check_space(source, size, out)
@@ -84,7 +84,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     with ExitStack() as stack:
         run, journals = stack.enter_context(pool(workers)), {}
         for name, images in source.splits.items():
-            journals[name] = stack.enter_context(begun(out / f"{name}.npy", identity))
+            journals[name] = stack.enter_context(open_journal(out / f"{name}.npy", identity))
             _draw(name, images, size, journals[name], run)
         if fingerprint.identity(fingerprint.listing(dataset)) != pictures:
             raise ValueError("the pictures were changed while they were prepared; start again")
@@ -93,7 +93,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         )
         white = _whiten(dataset, source, journals, run)
         splits = {name: _settle(images, journals[name]) for name, images in source.splits.items()}
-        sums = {name: all_row_sums(journal.target) for name, journal in journals.items()}
+        sums = {name: file_row_checksums(journal.target) for name, journal in journals.items()}
         (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
     for name, split in splits.items():
         save_array(out / f"{name}_labels.npy", split.labels)
@@ -105,7 +105,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     manifest = _manifest(dataset, source.classes, splits, out) | {
         "sources": fingerprint.record(listing, out / "sources.npz"),
         "pillow": PIL.__version__,
-        "broken": findings.broken(journals),
+        "broken": findings.broken_images(journals),
         "left_out": source.left_out.to_json(),
         "in_both": findings.in_both(source, journals),
         "white": white,
@@ -206,12 +206,12 @@ def _fill(chunk: Chunk) -> list[Outcome]:
 def _compact(path: Path, kept: NDArray[np.int64]) -> None:
     """Leaves only the `kept` images of an array on disk."""
     images = np.load(path, mmap_mode="r")
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         compacted = new_array(partial, np.uint8, (len(kept), *images.shape[1:]))
         for start in range(0, len(kept), CHUNK):
             compacted[start : start + CHUNK] = images[kept[start : start + CHUNK]]
-            release(images)
-            release(compacted)
+            release_pages(images)
+            release_pages(compacted)
 
 
 def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Split], out: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ldae.data.prepared import Latents, Split, choose_mirrored, flip, to_float
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.loading import build
 from ldae.runtime import ranks
-from ldae.runtime.files import read_json, sums_of, write_json, write_text
+from ldae.runtime.files import checksums, read_json, write_json, write_text
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
@@ -167,7 +167,7 @@ def pretrain(
                 "seed": seed,
                 "lineage": made,
                 "inputs": inputs,
-                "sha256": sums_of(out / "model.safetensors", out / "ema.safetensors", out / "history.csv"),
+                "sha256": checksums(out / "model.safetensors", out / "ema.safetensors", out / "history.csv"),
                 "parameters": sum(tensor.numel() for key, tensor in weights.items() if key.startswith("network.")),
                 "training_flops": 6 * steps * stage.training.batch * pretrain_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),

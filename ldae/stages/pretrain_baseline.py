@@ -16,7 +16,7 @@ from ldae.parts.baselines.moco import MoCo, momentum_at
 from ldae.parts.denoiser import mixed_precision
 from ldae.parts.loading import build_baseline
 from ldae.runtime import ranks
-from ldae.runtime.files import read_json, sums_of, write_json, write_text
+from ldae.runtime.files import checksums, read_json, write_json, write_text
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
 from ldae.study.cost import baseline_macs
@@ -174,7 +174,7 @@ def pretrain_baseline(
                 "seed": seed,
                 "lineage": made,
                 "inputs": inputs,
-                "sha256": sums_of(out / "model.safetensors", out / "history.csv"),
+                "sha256": checksums(out / "model.safetensors", out / "history.csv"),
                 "parameters": sum(tensor.numel() for tensor in encoder.values()),
                 "training_flops": 6 * steps * training.batch * baseline_macs(stage, manifest["size"]),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),

@@ -21,7 +21,7 @@ from ldae.parts.loading import build, open_baseline, open_run
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime import ranks
 from ldae.runtime.arrays import save_arrays
-from ldae.runtime.files import read_json, sums_of
+from ldae.runtime.files import checksums, read_json
 from ldae.runtime.randomness import Randomness, stream
 from ldae.study.base import PATCH
 from ldae.study.recipes import Probing
@@ -170,7 +170,7 @@ def _write(
     ProbeRecord(
         **about,
         encoders=encoders,
-        sha256=sums_of(out / "correct.npz"),
+        sha256=checksums(out / "correct.npz"),
         provenance=provenance(device_name(device), import_seconds),
     ).write(out / "probe.json")
 

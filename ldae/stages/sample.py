@@ -15,8 +15,8 @@ from ldae.parts.diffusion import Process, sample_latents
 from ldae.parts.loading import open_denoiser, open_run
 from ldae.parts.noise import Level
 from ldae.runtime import ranks
-from ldae.runtime.arrays import new_array, release
-from ldae.runtime.files import read_json, sums_of, whole, write_json
+from ldae.runtime.arrays import new_array, release_pages
+from ldae.runtime.files import atomic_write, checksums, read_json, write_json
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import stream
 from ldae.study.record import inputs_of, lineage, provenance
@@ -109,14 +109,14 @@ def sample(
         for _ in batches():
             pass
         return
-    with whole(out / "samples.npy") as partial:
+    with atomic_write(out / "samples.npy") as partial:
         shape = (sampling.num, 3, manifest["size"], manifest["size"])
         samples = new_array(partial, np.uint8, shape)
         done = 0
         for drawn in batches():
             samples[done : done + len(drawn)] = drawn
             done += len(drawn)
-            release(samples)
+            release_pages(samples)
         samples.flush()
     write_json(
         out / "samples.json",
@@ -125,7 +125,7 @@ def sample(
             "seed": run.seed,
             "lineage": lineage("sample", stage, revision, run.run["lineage"]),
             "inputs": inputs,
-            "sha256": sums_of(out / "samples.npy"),
+            "sha256": checksums(out / "samples.npy"),
             "provenance": provenance(device_name(device), import_seconds),
         },
     )

@@ -14,7 +14,7 @@ from ldae.data.prepared import Split, to_float
 from ldae.measures.classification import correct
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.parts.loading import INITIAL
-from ldae.runtime.files import read_json, sums_of, write_json, write_text
+from ldae.runtime.files import checksums, read_json, write_json, write_text
 from ldae.runtime.randomness import Randomness, stream
 from ldae.runtime.weights import save_weights
 from ldae.study.record import inputs_of, lineage, provenance
@@ -115,7 +115,7 @@ def train_classifier(
                 "accuracy": round(float(correct(network.eval(), val, device).mean()), 6),
                 "lineage": made,
                 "inputs": inputs,
-                "sha256": sums_of(out / "weights.safetensors"),
+                "sha256": checksums(out / "weights.safetensors"),
                 "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
             },
         )

@@ -32,8 +32,8 @@ from ldae.parts.tokenizers.losses import (
 )
 from ldae.parts.tokenizers.pixel import fit as fit_moments
 from ldae.runtime import ranks
-from ldae.runtime.arrays import new_array, release, save_row_sums
-from ldae.runtime.files import read_json, sums_of, whole, write_json, write_text
+from ldae.runtime.arrays import new_array, release_pages, save_row_checksums
+from ldae.runtime.files import atomic_write, checksums, read_json, write_json, write_text
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Randomness, stream
 from ldae.runtime.weights import read_weights, save_weights
@@ -155,7 +155,7 @@ def encoded(tokenizer: ConvTokenizer, train: Split, cache: np.ndarray, device: t
             images = to_float(train.batch(indices, device)[0])
             both = torch.stack([tokenizer.raw(images), tokenizer.raw(images.flip(-1))], dim=1).cpu()
             cache[start : start + len(indices)] = both.half().numpy()
-            release(cache)
+            release_pages(cache)
             yield both.flatten(0, 2)
             bar.advance(len(indices))
 
@@ -219,11 +219,11 @@ def train_tokenizer(
         fitted = {f"autoencoder.{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
         tokenizer = ConvTokenizer(fitted | blank, dim=stage.dim, scale="global").to(device)
         tokens = (manifest["size"] // PATCH) ** 2
-        with whole(out / "latents.npy") as partial:
+        with atomic_write(out / "latents.npy") as partial:
             cache = new_array(partial, np.float16, (len(train), 2, tokens, stage.dim))
             fitted |= fit_moments(encoded(tokenizer, train, cache, device))
             cache.flush()
-        save_row_sums(out / "latents.npy")
+        save_row_checksums(out / "latents.npy")
         save_weights(out / "tokenizer.safetensors", fitted)
         write_text(out / "history.csv", history_text(history))
         tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
@@ -232,7 +232,7 @@ def train_tokenizer(
             {
                 "lineage": made,
                 "inputs": inputs,
-                "sha256": sums_of(out / "tokenizer.safetensors"),
+                "sha256": checksums(out / "tokenizer.safetensors"),
                 "kind": "conv",
                 "dims": stage.dim,
                 "collapsed_dims": collapsed(fitted["variance"], has_prior=True),

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ldae.runtime.files import read_json, sha256, sums_of, write_json
+from ldae.runtime.files import checksums, read_json, sha256, write_json
 from ldae.study.record import RECORDS, Lineage, content, digest
 
 PACKAGE = Path(__file__).parent.parent
@@ -76,5 +76,5 @@ class ViewRecord:
         """Writes `<out>.json` beside the view's files, once these are written."""
         files = [out.with_suffix(f".{ending}") for ending in endings]
         write_json(
-            out.with_suffix(".json"), {"lineage": self.lineage, "inputs": self.inputs, "sha256": sums_of(*files)}
+            out.with_suffix(".json"), {"lineage": self.lineage, "inputs": self.inputs, "sha256": checksums(*files)}
         )

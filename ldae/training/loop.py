@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldae.data.prepared import Order
 from ldae.runtime import ranks
-from ldae.runtime.files import named, whole
+from ldae.runtime.files import atomic_write, path_in_errors
 from ldae.runtime.machine import cpu_name
 from ldae.runtime.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.runtime.progress import log, progress
@@ -226,7 +226,7 @@ class Run:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes tensors and plain values whole; an `OSError` names the file where the disk has no room for it."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         try:
             torch.save(state, partial)
         except RuntimeError as error:  # which is what torch makes of a full disk
@@ -381,5 +381,5 @@ def save_history(lines: list[str], path: Path, *, first: int = 0) -> None:
     if ranks.number():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with named(path), path.open("a" if first else "w", encoding="utf-8") as file:
+    with path_in_errors(path), path.open("a" if first else "w", encoding="utf-8") as file:
         file.write(history_text(lines[first:]))

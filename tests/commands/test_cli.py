@@ -22,7 +22,7 @@ from forked import forked
 from safetensors.torch import save_file
 
 from ldae import cli
-from ldae.runtime.files import read_json, whole
+from ldae.runtime.files import atomic_write, read_json
 
 HOST = socket.gethostname()
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_a_stage_that_is_stopped_while_it_imports_ends_without_a_traceback(
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole(path) as partial:
+    with pytest.raises(RuntimeError), atomic_write(path) as partial:
         partial.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -163,7 +163,7 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
 
 
 def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
-    with whole(tmp_path / "a.safetensors") as partial:
+    with atomic_write(tmp_path / "a.safetensors") as partial:
         save_file({"a": torch.zeros(1)}, partial)
     (tmp_path / "other.txt").touch()
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other.txt").stat().st_mode

@@ -460,7 +460,7 @@ def test_a_killed_stage_measures_the_same_white(tmp_path: Path, monkeypatch: pyt
     root = deep(tmp_path / "tree", "<u2", 4095)
     (root / "dark/broken.png").write_bytes(b"")
     whole = run(own(root, val_fraction=0.25), tmp_path / "whole")
-    for step in ("_whiten", "_settle", "all_row_sums"):
+    for step in ("_whiten", "_settle", "file_row_checksums"):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
             done = getattr(stage_module, step)
 

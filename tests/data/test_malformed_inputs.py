@@ -421,11 +421,11 @@ VAES: dict[str, tuple[str, Any, str]] = {
         {"model": {SIGN: torch.ones(2)}, "args": Namespace(x=Evil())},
         "would call posix",
     ),
-    "a page": ("a.pth", b"<html>404</html>", "holds no plain tensors"),
-    "nothing": ("a.pth", b"", "holds no plain tensors"),
-    "a file cut short": ("a.pth", cut_short({SIGN: torch.ones(500)}, 900), "holds no plain tensors"),
-    "a list": ("a.pth", [torch.ones(2)], "holds a list, expected tensors by their names"),
-    "a tensor": ("a.pth", torch.ones(2), "holds a Tensor"),
+    "a page": ("a.pth", b"<html>404</html>", "contains no plain tensors"),
+    "nothing": ("a.pth", b"", "contains no plain tensors"),
+    "a file cut short": ("a.pth", cut_short({SIGN: torch.ones(500)}, 900), "contains no plain tensors"),
+    "a list": ("a.pth", [torch.ones(2)], "contains a list, expected a mapping of names to tensors"),
+    "a tensor": ("a.pth", torch.ones(2), "contains a Tensor"),
     "other names": ("a.safetensors", {"weight": torch.ones(2)}, "not the weights of a Stable Diffusion VAE"),
     "names without tensors": ("a.pth", {SIGN: 3}, "not the weights of a Stable Diffusion VAE"),
     "missing keys": ("a.safetensors", {SIGN: torch.ones(2)}, "encoder.conv_in.weight is absent"),
@@ -436,14 +436,14 @@ VAES: dict[str, tuple[str, Any, str]] = {
     ),
     "no numbers": ("a.safetensors", {SIGN: torch.full((2,), torch.nan)}, f"{SIGN} contains values that are not finite"),
     "infinite numbers": ("a.pth", {SIGN: torch.full((2,), torch.inf)}, f"{SIGN} contains values that are not finite"),
-    "no header": ("a.safetensors", b"abc", "holds no plain tensors"),
-    "a header cut short": ("a.safetensors", struct.pack("<Q", 1000) + b'{"a":', "holds no plain tensors"),
-    "a header without end": ("a.safetensors", b"\xff" * 8 + b"{}", "holds no plain tensors"),
-    "a header of nonsense": ("a.safetensors", struct.pack("<Q", 8) + b"{nonsens", "holds no plain tensors"),
+    "no header": ("a.safetensors", b"abc", "contains no plain tensors"),
+    "a header cut short": ("a.safetensors", struct.pack("<Q", 1000) + b'{"a":', "contains no plain tensors"),
+    "a header without end": ("a.safetensors", b"\xff" * 8 + b"{}", "contains no plain tensors"),
+    "a header of nonsense": ("a.safetensors", struct.pack("<Q", 8) + b"{nonsens", "contains no plain tensors"),
     "tensors beyond the file": (
         "a.safetensors",
         struct.pack("<Q", 56) + b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}} ',
-        "holds no plain tensors",
+        "contains no plain tensors",
     ),
 }
 
@@ -464,9 +464,9 @@ def test_weights_that_are_absent_others_or_a_folder_are_named(
 ) -> None:
     file = tmp_path / "a.pth"
     said = vae(refused, file, prepared / "dataset", "0" * 64)
-    assert f"{file}: is absent" in said
+    assert f"{file}: does not exist" in said
     file.mkdir()
-    assert f"{file}: is absent" in vae(refused, file, prepared / "dataset", "0" * 64)
+    assert f"{file}: does not exist" in vae(refused, file, prepared / "dataset", "0" * 64)
     file.rmdir()
     file.write_bytes(b"x")
     assert f"{file}: has sha256 {sha256(file)}, expected {'0' * 64}" in vae(

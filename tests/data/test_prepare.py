@@ -27,10 +27,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import ldae.stages.prepare as stage_module
-from ldae.data.findings import most as most_broken
+from ldae.data.findings import most_broken
 from ldae.data.sources import Picture, folder, photos
 from ldae.data.sources.pixels import centre_crop, decode
-from ldae.runtime.arrays import row_sums
+from ldae.runtime.arrays import row_checksums
 from ldae.runtime.files import read_json, sha256
 from ldae.stages.prepare import prepare
 from ldae.study.scale import Dataset, Folder, Photos
@@ -116,7 +116,7 @@ def test_the_manifest_is_true(tmp_path: Path) -> None:
     assert manifest["sha256"] == {file: sha256(tmp_path / file) for file in ARRAYS if "_" in file}
     for split in ("train", "val"):
         sums = np.load(tmp_path / f"{split}_checksums.npy")
-        np.testing.assert_array_equal(sums, row_sums(np.load(tmp_path / f"{split}.npy")))
+        np.testing.assert_array_equal(sums, row_checksums(np.load(tmp_path / f"{split}.npy")))
         labels, groups = (np.load(tmp_path / f"{split}_{part}.npy") for part in ("labels", "groups"))
         found = Counter(manifest["classes"][label] for label in labels)
         assert manifest["counts"][split] == {name: found[name] for name in manifest["classes"]}

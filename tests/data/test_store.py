@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ldae.data.crops import random_resized_crop
 from ldae.data.prepared import Split
-from ldae.runtime.arrays import save_row_sums
+from ldae.runtime.arrays import save_row_checksums
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
 from ldae.stages.fit_tokenizer import fit_tokenizer
@@ -56,7 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for split in ("train", "val"):
         path = other / "dataset" / f"{split}.npy"
         np.save(path, Split.open(one / "dataset", split)[:])
-        save_row_sums(path)
+        save_row_checksums(path)
     return one, other
 
 

@@ -13,7 +13,7 @@ from ldae.readers.claims import write_claims
 from ldae.readers.figures import Inputs, write_figure
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import write_cost, write_table
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.files import checksums, write_json
 from ldae.study.study import Study
 
 NUM = 200  # validation images
@@ -72,7 +72,7 @@ class MadeUp:
         about = {"size": 64, "classes": classes, "counts": counts, "lineage": study.dataset_lineage()}
         about["broken"] = [{"path": "a/broken.jpg", "reason": "is empty"}]
         about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
-        write_json(self.folder / "dataset/manifest.json", about | {"sha256": sums_of(groups)})
+        write_json(self.folder / "dataset/manifest.json", about | {"sha256": checksums(groups)})
         encoders = self._probe("probe/pixels", {"trained/0": 0.2}, knn=0.1)
         about = {
             "row": "raw pixels",
@@ -88,7 +88,7 @@ class MadeUp:
                 variance=np.ones(32),
             )
             kind, _, dim = name.partition("-")
-            about = {"kind": kind, "psnr": {dim or "32": 25.0}, "collapsed_dims": 0, "sha256": sums_of(fit)}
+            about = {"kind": kind, "psnr": {dim or "32": 25.0}, "collapsed_dims": 0, "sha256": checksums(fit)}
             self.record(f"tokenizers/{name}/tokenizer.json", about | {"lineage": study.tokenizer_lineage(name)})
         for name in study.scale.classifiers:
             self.record(f"classifiers/{name}/classifier.json", {"lineage": study.classifier_lineage(name)})
@@ -168,7 +168,7 @@ class MadeUp:
         if kind == "samples":
             drawn = [self.save(f"samples/{run}/seed0/samples.npy", images=images) for run in runs]
             for path in drawn:
-                write_json(path.with_suffix(".json"), {"sha256": sums_of(path)})
+                write_json(path.with_suffix(".json"), {"sha256": checksums(path)})
             return Inputs(samples=drawn)
         if kind == "schedules":
             return Inputs(schedules={label: np.linspace(1, 0, 10) for label in definition["schedules"]})

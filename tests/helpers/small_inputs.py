@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.parts.loading import build, build_baseline
 from ldae.parts.tokenizers.conv import Autoencoder
-from ldae.runtime.arrays import save_row_sums
-from ldae.runtime.files import read_json, sums_of, write_json
+from ldae.runtime.arrays import save_row_checksums
+from ldae.runtime.files import checksums, read_json, write_json
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH_DIM, Architecture, Size
 from ldae.study.recipes import MAETraining, Training
@@ -70,8 +70,8 @@ def dataset() -> Path:
         np.save(out / f"{split}.npy", pictures)
         np.save(out / f"{split}_labels.npy", np.arange(num) % 7 % CLASSES)
         np.save(out / f"{split}_groups.npy", np.arange(num) // 4)
-        save_row_sums(out / f"{split}.npy")
-    sums = sums_of(*(out / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
+        save_row_checksums(out / f"{split}.npy")
+    sums = checksums(*(out / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
     about = {"size": 32, "classes": ["a", "b", "c"], "lineage": {"dataset": {"revision": 1, "spec": {}}}}
     write_json(out / "manifest.json", about | {"sha256": sums})
     return out
@@ -92,7 +92,7 @@ def cosines(variance: float = 9.0) -> Path:
     made = lineage("tokenizer", TokenizerStage(), 1, read_json(dataset() / "manifest.json")["lineage"])
     write_json(
         out / "tokenizer.json",
-        {"lineage": made, "kind": "pca", "dims": PATCH_DIM, "sha256": sums_of(out / "tokenizer.safetensors")},
+        {"lineage": made, "kind": "pca", "dims": PATCH_DIM, "sha256": checksums(out / "tokenizer.safetensors")},
     )
     return out
 
@@ -107,10 +107,10 @@ def convolutions() -> Path:
         out / "tokenizer.safetensors", fitted | {f"autoencoder.{name}": tensor for name, tensor in state.items()}
     )
     np.save(out / "latents.npy", torch.randn(96, 2, 4, 16, generator=generator).half().numpy())
-    save_row_sums(out / "latents.npy")
+    save_row_checksums(out / "latents.npy")
     stage = ConvolutionalStage(dim=16, convolutional=CONV)
     made = lineage("tokenizer", stage, 1, read_json(dataset() / "manifest.json")["lineage"])
-    about = {"lineage": made, "kind": "conv", "dims": 16, "sha256": sums_of(out / "tokenizer.safetensors")}
+    about = {"lineage": made, "kind": "conv", "dims": 16, "sha256": checksums(out / "tokenizer.safetensors")}
     write_json(out / "tokenizer.json", about)
     return out
 
@@ -162,7 +162,7 @@ def finished_run(out: Path, row: str, method: str, made: Any, weights: dict[str,
     for name, state in weights.items():
         save_weights(out / f"{name}.safetensors", state)
     about = {"row": row, "method": method, "seed": 0, "lineage": made, "training_flops": 0}
-    write_json(out / "run.json", about | {"sha256": sums_of(*(out / f"{name}.safetensors" for name in weights))})
+    write_json(out / "run.json", about | {"sha256": checksums(*(out / f"{name}.safetensors" for name in weights))})
     return out
 
 
@@ -174,7 +174,7 @@ def classifier(architecture: Architecture) -> Path:
     stage = ClassifierStage(architecture=architecture, classifier=CLASSIFIER)
     made = lineage(architecture, stage, 1, read_json(dataset() / "manifest.json")["lineage"])
     about = {"architecture": architecture, "width": CLASSIFIER.width, "classes": CLASSES, "accuracy": 0.5}
-    write_json(out / "classifier.json", about | {"lineage": made, "sha256": sums_of(out / "weights.safetensors")})
+    write_json(out / "classifier.json", about | {"lineage": made, "sha256": checksums(out / "weights.safetensors")})
     return out
 
 
@@ -186,5 +186,7 @@ def samples() -> Path:
     pictures = images(120).flip(-1).float().sub(128).mul(1.2).add(120).clamp(0, 255).byte()
     np.save(out / "samples.npy", pictures.numpy())
     made = read_json(denoiser("dit") / "run.json")["lineage"]
-    write_json(out / "samples.json", {"row": "dit", "seed": 0, "lineage": made, "sha256": sums_of(out / "samples.npy")})
+    write_json(
+        out / "samples.json", {"row": "dit", "seed": 0, "lineage": made, "sha256": checksums(out / "samples.npy")}
+    )
     return out

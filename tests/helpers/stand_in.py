@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ldae.commands.stages import STAGES
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.files import checksums, write_json
 from ldae.study.record import INPUTS, RECORDS, common_lineage, digest, inputs_of
 from ldae.study.views import ViewRecord, place_of
 
@@ -76,7 +76,7 @@ def _stage(command: str, options: dict[str, list[str]], out: Path) -> str:
     if command == "prepare":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
         about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}
-    write_json(record, about | {"sha256": sums_of(*(out / name for name in FILES[command]))})
+    write_json(record, about | {"sha256": checksums(*(out / name for name in FILES[command]))})
     return str(out.relative_to(_results(out)))
 
 

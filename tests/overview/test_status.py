@@ -16,7 +16,7 @@ from test_plan import SMOKE, finish, jobs
 from ldae.overview.status import status
 
 LINE = "pca: 2,000 of 8,000 images (25 %), 1,200 images/s, 0:00:05 left, loss 0.9\n"
-STOPPED = "pca: saved and stopped at step 5 of 40: its time limit is near; started again, it goes on there\n"
+STOPPED = "pca: saved and stopped at step 5 of 40: its time limit is near; start it again to continue\n"
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n'
 
 

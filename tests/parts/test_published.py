@@ -23,7 +23,7 @@ from ldae.parts.loading import open_baseline, open_denoiser
 from ldae.parts.noise import NoiseSchedule
 from ldae.parts.published import resampled
 from ldae.parts.tokenizers.conv import ConvTokenizer
-from ldae.runtime.files import read_json, sha256, sums_of, write_json
+from ldae.runtime.files import checksums, read_json, sha256, write_json
 from ldae.runtime.weights import read_weights
 from ldae.stages.adopt import adopt, adopt_baseline
 from ldae.stages.probe import probe
@@ -90,7 +90,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {name: tensor.contiguous() for name, tensor in fit(SPEC.tokenizer).items()}, folder / "tokenizer.safetensors"
     )
     lineage = {"dataset": {"revision": 1, "spec": {}}, "tokenizer": {"revision": 1, "spec": {}}}
-    write_json(folder / "tokenizer.json", {"lineage": lineage, "sha256": sums_of(folder / "tokenizer.safetensors")})
+    write_json(folder / "tokenizer.json", {"lineage": lineage, "sha256": checksums(folder / "tokenizer.safetensors")})
     return folder
 
 
@@ -284,17 +284,17 @@ def test_a_file_that_is_absent_or_another_or_more_than_tensors_is_one_line(prepa
     weights = written(tmp_path, state, MAE)
     with pytest.raises(ValueError, match=rf"has sha256 {weights.sha256}, expected {'0' * 64}"):
         adopted_mae(prepared, tmp_path, weights.model_copy(update={"sha256": "0" * 64}))
-    with pytest.raises(OSError, match=r"nowhere\.pt: is absent"):
+    with pytest.raises(OSError, match=r"nowhere\.pt: does not exist"):
         adopted_mae(prepared, tmp_path, weights.model_copy(update={"path": str(tmp_path / "nowhere.pt")}))
     weights = written(tmp_path, {"model": state, "args": argparse.Namespace(out=Path("a"))}, MAE)
     with pytest.raises(
-        ValueError, match=r"weights\.pt: holds pathlib\.\S+ beside its tensors.*state dict alone"
+        ValueError, match=r"weights\.pt: contains pathlib\.\S+ in addition to tensors.*only its state dict"
     ) as caught:
         adopted_mae(prepared, tmp_path, weights)
     assert str(caught.value).isprintable()
     (tmp_path / "x.safetensors").write_bytes(b"12345678 no such thing")
     broken = PublishedWeights(path=str(tmp_path / "x.safetensors"), sha256=sha256(tmp_path / "x.safetensors"), **MAE)
-    with pytest.raises(ValueError, match=r"x\.safetensors: holds no plain tensors"):
+    with pytest.raises(ValueError, match=r"x\.safetensors: contains no plain tensors"):
         adopted_mae(prepared, tmp_path, broken)
 
 

@@ -19,7 +19,7 @@ from ldae.readers.claims import judge, paper_value, spearman, write_claims
 from ldae.readers.figures import FIGURES, Inputs, write_figure
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import TOKENIZERS, operations, write_cost, write_table
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.files import checksums, write_json
 from ldae.study.record import digest
 from ldae.study.spec import Tokenizer
 from ldae.study.views import CODE, PACKAGE
@@ -40,7 +40,7 @@ SHARES = {"first": 0.4, "second": 0.5, "third": 0.42}  # of the images that each
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "dataset").mkdir()
     np.save(tmp_path / "dataset/val_groups.npy", np.arange(NUM) // 4)
-    sums = sums_of(tmp_path / "dataset/val_groups.npy")
+    sums = checksums(tmp_path / "dataset/val_groups.npy")
     write_json(tmp_path / "dataset/manifest.json", {"classes": list("abcde"), "sha256": sums})
     for row, share in SHARES.items():
         for seed in (0, 1, 2):
@@ -326,7 +326,7 @@ def test_rows_of_the_same_label_each_have_their_samples(folder: Path) -> None:
     for run in ("first", "second"):
         images = np.zeros((4, 3, 16, 16), np.uint8)
         np.save(folder / f"{run}/seed0/samples.npy", images)
-        write_json(folder / f"{run}/seed0/samples.json", {"sha256": sums_of(folder / f"{run}/seed0/samples.npy")})
+        write_json(folder / f"{run}/seed0/samples.json", {"sha256": checksums(folder / f"{run}/seed0/samples.npy")})
     rows = [{"run": run, "label": "the same"} for run in ("first", "second")]
     paths = [folder / f"{run}/seed0/samples.npy" for run in ("first", "second")]
     write_figure({"kind": "samples", "rows": rows}, Inputs(samples=paths), out=folder / "samples")

@@ -10,8 +10,8 @@ import torch
 
 from ldae.data.prepared import Split
 from ldae.parts.loading import open_run
-from ldae.runtime.arrays import CheckedRows, open_array, read_arrays, row_sums, save_row_sums, sums_beside
-from ldae.runtime.files import intact, read_json, sums_of, write_json
+from ldae.runtime.arrays import CheckedRows, checksums_path, open_array, read_arrays, row_checksums, save_row_checksums
+from ldae.runtime.files import checksums, read_json, verified, write_json
 from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import probe
 from ldae.study.base import Size
@@ -31,7 +31,7 @@ def flip_bit(path: Path, place: int) -> None:
 def images(tmp_path: Path) -> Path:
     path = tmp_path / "train.npy"
     np.save(path, np.random.default_rng(0).integers(256, size=(20, 3, 16, 16)).astype(np.uint8))
-    save_row_sums(path)
+    save_row_checksums(path)
     return path
 
 
@@ -56,7 +56,7 @@ def test_a_flipped_bit_is_found_in_its_row_and_in_no_other(place: int, images: P
 def test_large_rows_are_read_by_themselves_and_compared_too(tmp_path: Path) -> None:
     path, rows = tmp_path / "train.npy", np.random.default_rng(0).integers(256, size=(6, 3, 200, 200)).astype(np.uint8)
     np.save(path, rows)
-    save_row_sums(path)
+    save_row_checksums(path)
     checked = CheckedRows(path)
     np.testing.assert_array_equal(checked.take(np.array([4, 0, 5])), rows[[4, 0, 5]])
     flip_bit(path, -120_001)
@@ -71,9 +71,9 @@ def test_large_rows_are_read_by_themselves_and_compared_too(tmp_path: Path) -> N
 
 def test_rows_of_any_length_have_sums() -> None:
     rows = np.random.default_rng(0).integers(256, size=(4, 13)).astype(np.uint8)
-    sums = row_sums(rows)
+    sums = row_checksums(rows)
     rows[2, 12] ^= 1
-    assert (row_sums(rows) != sums).tolist() == [False, False, True, False]
+    assert (row_checksums(rows) != sums).tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("size", [0, 10, 100, 1000, 15000])
@@ -84,7 +84,7 @@ def test_an_array_that_is_cut_short_is_named(size: int, images: Path) -> None:
 
 
 def test_checksums_of_another_array_are_refused(images: Path) -> None:
-    np.save(sums_beside(images), np.zeros(19, np.uint64))
+    np.save(checksums_path(images), np.zeros(19, np.uint64))
     with pytest.raises(ValueError, match=r"train\.npy: has 20 rows and 19 checksums"):
         CheckedRows(images)
 
@@ -120,11 +120,11 @@ def test_a_record_that_says_something_else_than_was_written_is_named(tmp_path: P
 def test_a_file_is_intact_as_its_record_says(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"0123456789")
-    record = {"sha256": sums_of(path)}
-    assert intact(path, record) == path
+    record = {"sha256": checksums(path)}
+    assert verified(path, record) == path
     flip_bit(path, 5)
-    with pytest.raises(ValueError, match="weights: is damaged: its SHA-256 is not"):
-        intact(path, record)
+    with pytest.raises(ValueError, match="weights: is damaged: its SHA-256 differs"):
+        verified(path, record)
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ import ldae.stages.prepare as prepare_module
 from ldae.data.sources import Picture, Source
 from ldae.measures.extraction import Encoders
 from ldae.measures.protocol import evaluate
-from ldae.runtime.arrays import sums_beside
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.arrays import checksums_path
+from ldae.runtime.files import checksums, write_json
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import Pretraining, pretrain
@@ -109,11 +109,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
             images[:100, :, 0] = np.arange(100, dtype=np.uint8)[:, None, None]
             sums = np.zeros(count, np.uint64)
             sums[:100] = images[:100].reshape(100, -1).view(np.uint64).sum(1, dtype=np.uint64)
-            np.save(sums_beside(folder / f"{split}.npy"), sums)
+            np.save(checksums_path(folder / f"{split}.npy"), sums)
             np.save(folder / f"{split}_labels.npy", np.arange(count) % 2)
             np.save(folder / f"{split}_groups.npy", np.arange(count))
         files = [folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")]
-        about = {"size": SIDE, "classes": ["a", "b"], "lineage": {}, "sha256": sums_of(*files)}
+        about = {"size": SIDE, "classes": ["a", "b"], "lineage": {}, "sha256": checksums(*files)}
         write_json(folder / "manifest.json", about)
         if num == FEW // 4:
             fit_tokenizer(TokenizerStage(fitting=Fitting(patches=800)), revision=1, dataset=folder, out=folder / "pca")

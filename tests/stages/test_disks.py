@@ -18,8 +18,8 @@ from numpy.lib.format import open_memmap
 
 import ldae.training.loop as training_module
 from ldae import cli
-from ldae.runtime.arrays import CheckedRows, new_array, read_arrays, sums_beside
-from ldae.runtime.files import history_of, write_text
+from ldae.runtime.arrays import CheckedRows, checksums_path, new_array, read_arrays
+from ldae.runtime.files import history_file, write_text
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
@@ -384,10 +384,10 @@ def test_any_changed_byte_of_an_archive_is_seen(tmp_path: Path) -> None:
 
 def test_a_curve_is_not_drawn_from_a_history_that_has_changed(prepared: Path, tmp_path: Path) -> None:
     train(prepared, tmp_path)
-    assert history_of(tmp_path / "out") == tmp_path / "out/history.csv"
+    assert history_file(tmp_path / "out") == tmp_path / "out/history.csv"
     flipped(tmp_path / "out/history.csv", -5, 0x01)
     with refused("out/history.csv", "is damaged"):
-        history_of(tmp_path / "out")
+        history_file(tmp_path / "out")
 
 
 def test_a_damaged_result_is_no_line_of_a_table(prepared: Path, tmp_path: Path, told: Callable[..., str]) -> None:
@@ -411,7 +411,7 @@ def test_a_quarter_of_a_terabyte_is_read_row_by_row(tmp_path: Path) -> None:
         open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     except OSError as error:
         pytest.skip(f"this file system has no files so large: {error}")
-    np.save(sums_beside(path), np.zeros(shape[0], np.uint64))
+    np.save(checksums_path(path), np.zeros(shape[0], np.uint64))
     code = f"""
 import resource
 from pathlib import Path
@@ -443,9 +443,9 @@ def test_checked_rows_and_their_sums_take_no_more_memory_than_a_piece(tmp_path: 
 import resource
 from pathlib import Path
 import numpy as np
-from ldae.runtime.arrays import CheckedRows, save_row_sums
+from ldae.runtime.arrays import CheckedRows, save_row_checksums
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-save_row_sums(Path({str(path)!r}))
+save_row_checksums(Path({str(path)!r}))
 rows = CheckedRows(Path({str(path)!r}))
 for start in range(0, len(rows), 500):
     rows[start : start + 500]

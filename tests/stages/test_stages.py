@@ -17,7 +17,7 @@ from ldae.data.prepared import Latents, Split
 from ldae.data.sources.pixels import decode
 from ldae.measures.extraction import Crop, windows
 from ldae.parts.tokenizers.conv import ConvTokenizer
-from ldae.runtime.files import read_json, sha256, sums_of, write_json
+from ldae.runtime.files import checksums, read_json, sha256, write_json
 from ldae.runtime.randomness import Randomness
 from ldae.stages.denoise import GAP, LINE, denoise, denoise_pictures
 from ldae.stages.judge import judge, reference
@@ -286,7 +286,7 @@ def test_true_images_are_nearer_to_themselves_than_noise(workshop: Workshop, tmp
     for name, images in (("true", train), ("noise", noise)):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "samples.npy", images)
-        record = {"row": "r", "seed": 0, "lineage": {}, "sha256": sums_of(tmp_path / name / "samples.npy")}
+        record = {"row": "r", "seed": 0, "lineage": {}, "sha256": checksums(tmp_path / name / "samples.npy")}
         write_json(tmp_path / name / "samples.json", record)
         judge(
             stage,

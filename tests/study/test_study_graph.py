@@ -7,7 +7,7 @@ import pytest
 from rows import STUDY
 
 from ldae.overview.status import why
-from ldae.runtime.files import sums_of, write_json
+from ldae.runtime.files import checksums, write_json
 from ldae.study.checking import StudyError
 from ldae.study.graph import Graph, Job, needrun
 from ldae.study.record import content, differences, digest
@@ -130,7 +130,7 @@ def test_a_result_in_the_folder_of_another_row_or_seed_is_outdated(finished: Gra
 def test_a_table_that_is_not_as_it_was_written_is_outdated(ending: str, finished: Graph) -> None:
     """As where a job was killed between a table and its record, and the study was edited back."""
     table = finished.jobs["tables/table3"]
-    write_json(table.record, {"lineage": table.lineage, "sha256": sums_of(*table.files)})
+    write_json(table.record, {"lineage": table.lineage, "sha256": checksums(*table.files)})
     assert again(finished).to_run(["table3"]) == {}
     table.record.with_suffix(f".{ending}").write_text("| of another study |")
     assert list(again(finished).to_run(["table3"]).values()) == [f"table: table3.{ending} is not as it was written"]

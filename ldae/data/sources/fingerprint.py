@@ -20,7 +20,7 @@ from ldae.data.sources.listing import (
     read_listing,
 )
 from ldae.data.sources.tree import printable
-from ldae.runtime.arrays import damage_of
+from ldae.runtime.arrays import report_damage
 from ldae.study.scale import Dataset, Folder, Photos
 
 MANY = 50_000  # files; of more, no file is looked at while no folder has changed
@@ -107,7 +107,7 @@ def _other_photograph(recorded: dict[str, dict[str, str]]) -> str | None:
 def _same_folders(root: Path, saved: Path) -> bool:
     """Whether nothing was added to, removed from or renamed in any folder."""
     try:
-        with damage_of(saved):
+        with report_damage(saved):
             folders = read_folders(saved)
         return all(os.stat(root / name).st_mtime_ns == time for name, time in folders.items())
     except (OSError, ValueError, KeyError):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ldae.data.sources.tree import Entry
 from ldae.runtime.arrays import read_arrays
-from ldae.runtime.files import whole
+from ldae.runtime.files import atomic_write
 
 UNKNOWN, UNREADABLE = 0, 1  # in the place of a file's digest
 MOST_BYTES = 10**9  # of files whose contents are compared when their times have changed
@@ -82,7 +82,7 @@ class Listing:
     def save(self, path: Path) -> None:
         """Writes it whole."""
         listing = self.by_name()
-        with whole(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 names=_joined(listing.names),

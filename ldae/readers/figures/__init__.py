@@ -11,7 +11,7 @@ from ldae.readers.figures.pictures import denoising, noise, samples
 from ldae.readers.figures.plots import curves, dimension, schedules
 from ldae.readers.figures.style import Drawn, Inputs, own_style
 from ldae.readers.figures.trajectory import trajectory
-from ldae.runtime.files import whole, write_text
+from ldae.runtime.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def write_figure(definition: dict[str, Any], inputs: Inputs, *, out: Path) -> No
         figure, data = FIGURES[definition["kind"]](definition, inputs)
         _settle(figure)
         for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-            with whole(out.with_suffix(ending)) as partial:
+            with atomic_write(out.with_suffix(ending)) as partial:
                 figure.savefig(partial, format=ending[1:], dpi=DPI, bbox_inches="tight", metadata=metadata)
     write_text(out.with_suffix(".csv"), data.to_csv(index=False, float_format="%.6f"))
 

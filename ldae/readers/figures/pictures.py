@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ldae.readers.figures.style import WIDTH, Drawn, Inputs
 from ldae.runtime.arrays import open_array, read_arrays
-from ldae.runtime.files import intact, read_json
+from ldae.runtime.files import read_json, verified
 
 COLUMNS = 8  # of a sheet of images
 
@@ -36,7 +36,7 @@ def samples(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     labels = {row["run"]: row["label"] for row in definition["rows"]}
     panels = []
     for path in inputs.samples:
-        drawn = open_array(intact(path, read_json(path.with_suffix(".json"))), mapped=True)
+        drawn = open_array(verified(path, read_json(path.with_suffix(".json"))), mapped=True)
         panels.append((labels[path.parent.parent.name], np.array(drawn[: 2 * COLUMNS])))
     return _panels(panels, columns=COLUMNS)
 

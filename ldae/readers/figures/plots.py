@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ldae.readers.figures.pictures import sheet
 from ldae.readers.figures.style import MARKERS, OURS, PALETTE, PAPER, PIXELS, WIDTH, Drawn, Inputs, percent_axes
-from ldae.runtime.files import history_of, intact, read_json
+from ldae.runtime.files import history_file, read_json, verified
 
 FILTERS = 16  # shown of each tokenizer
 
@@ -82,7 +82,7 @@ def _filters(figure: Any, filters: list[dict[str, Any]], tokenizers: Sequence[Pa
     files = {path.parent.name: path for path in tokenizers}
     for axes, shown in zip(np.atleast_1d(figure.subplots(1, len(filters))), filters, strict=True):
         path = files[shown["tokenizer"]]
-        fitted = load_file(intact(path, read_json(path.with_suffix(".json"))))
+        fitted = load_file(verified(path, read_json(path.with_suffix(".json"))))
         directions = fitted["decode"].T if "decode" in fitted else fitted["basis"]  # (d, D)
         strength = fitted["variance"] * np.square(directions).sum(1)
         order = np.argsort(-strength[: shown["dim"]], kind="stable")[:FILTERS]
@@ -121,7 +121,7 @@ def curves(definition: dict[str, Any], inputs: Inputs) -> Drawn:
     frames = []
     for (loss, norm), path in zip(grid, inputs.histories, strict=True):
         row = path.parent.parent.name
-        frame = pd.read_csv(history_of(path.parent))
+        frame = pd.read_csv(history_file(path.parent))
         frames.append(frame.assign(row=row, label=labels[row]))
         loss.plot(frame["images"], frame["loss"], color=OURS, lw=1.2)
         norm.plot(frame["images"], frame["gradient_norm"], color=PIXELS, lw=1.2)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ldae.readers.report.cells import Cell, Record, Sheet
 from ldae.readers.tables import STAGES
-from ldae.runtime.files import history_of, read_json
+from ldae.runtime.files import history_file, read_json
 from ldae.study.record import digest, leaves, seconds_of
 from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
@@ -125,7 +125,7 @@ def provenance_of(records: Iterable[Made]) -> Sheet | None:
 
 def curve(row: dict[str, Any], history: Path) -> dict[str, Any]:
     """What a training has measured against the images it had seen, as the page's script draws it."""
-    with history_of(history.parent).open(encoding="utf-8", newline="") as file:
+    with history_file(history.parent).open(encoding="utf-8", newline="") as file:
         steps = list(csv.DictReader(file))
     names = [name for name in ("images", *CURVES) if steps and name in steps[0]]  # none of a very short training
     measured = {name: [float(step[name]) for step in steps] for name in names}
