@@ -1,6 +1,6 @@
-"""BYOL's augmentations, which MoCo v3 compares images across, for whole batches at once (MoCo v3, App. A).
+"""BYOL's augmentations for the two views of MoCo v3, on whole batches (MoCo v3, App. A).
 
-Images come and go in [-1, 1]; brightness, colours and thresholds are those of images in [0, 1].
+Inputs and outputs are in [-1, 1]; brightness, colours and thresholds refer to images in [0, 1].
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ldae.runtime.randomness import Randomness
 SMALLEST_CROP = 0.08  # of the area
 JITTERED, BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.8, 0.4, 0.4, 0.2, 0.1
 GREYED = 0.2
-BLURRED = (1.0, 0.1)  # the chance of it, in the first and in the second view
+BLURRED = (1.0, 0.1)  # the probability in the first and in the second view
 SOLARIZED = (0.0, 0.2)
-SIGMAS = (0.1 / 224, 2.0 / 224)  # of the blur, as shares of the image's side
-GREY = (0.299, 0.587, 0.114)  # what red, green and blue weigh in luminance
-# Hue turns about the grey axis of the NTSC's YIQ, whose first row is the luminance.
+SIGMAS = (0.1 / 224, 2.0 / 224)  # of the blur, relative to the image's side
+GREY = (0.299, 0.587, 0.114)  # the weights of red, green and blue in luminance
+# Hue rotates about the grey axis of NTSC's YIQ, whose first row is the luminance.
 YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
@@ -37,7 +37,7 @@ def two_views(images: Tensor, randomness: Randomness, *, size: int | None = None
 def augment(
     images: Tensor, randomness: Randomness, *, blurred: float, solarized: float, size: int | None = None
 ) -> Tensor:
-    """One random view (N, 3, S, S); `blurred` and `solarized` are the chances of these two."""
+    """One random view (N, 3, S, S); `blurred` and `solarized` are probabilities."""
     x = (random_resized_crop(images, randomness, SMALLEST_CROP, size=size, kernel=linear) + 1) / 2
     uniform = randomness.uniform(9, len(x), batch=1)
     brightness, contrast, saturation = (
@@ -51,35 +51,35 @@ def augment(
     colours = torch.where((uniform[5] < GREYED)[:, None, None], to_grey(x.device) @ colours, colours)
     x = torch.baddbmm(offset, colours, x.flatten(2)).view_as(x).clamp_(0, 1)
     sigma = x.shape[-1] * (SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * uniform[7])
-    x = changed(x, uniform[6] < blurred, lambda part, chosen: blur(part, sigma[chosen]))
-    x = changed(x, uniform[8] < solarized, lambda part, _: torch.where(part < 0.5, part, 1 - part))
+    x = apply_to_some(x, uniform[6] < blurred, lambda part, indices: blur(part, sigma[indices]))
+    x = apply_to_some(x, uniform[8] < solarized, lambda part, _: torch.where(part < 0.5, part, 1 - part))
     return 2 * x - 1
 
 
-def changed(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Images (N, ...), those that are `chosen` (N,) changed by a function of them and of their places."""
-    places = chosen.nonzero()[:, 0]
-    return x.index_copy(0, places, change(x[places], places)) if len(places) else x
+def apply_to_some(x: Tensor, mask: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Applies `change(images, indices)` to the images (N, ...) where `mask` (N,) is true."""
+    indices = mask.nonzero()[:, 0]
+    return x.index_copy(0, indices, change(x[indices], indices)) if len(indices) else x
 
 
 def to_grey(device: torch.device) -> Tensor:
-    """The map (3, 3) of colours to their luminance."""
+    """The matrix (3, 3) that maps colours to grey of their luminance."""
     return torch.tensor(GREY, device=device).expand(3, 3)
 
 
 def jitter(
     x: Tensor, *, brightness: Tensor, contrast: Tensor, saturation: Tensor, turn: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Random changes of the colours of images (N, 3, S, S), as one affine map of each: (N, 3, 3) and (N, 1, 1).
+    """Colour jitter of images (N, 3, S, S) as one affine map per image: a matrix (N, 3, 3) and an offset (N, 1, 1).
 
-    They come in this order, and what leaves [0, 1] on the way is cut off at the end alone.
+    The changes are applied in the order of the arguments; values are clipped to [0, 1] only at the end.
 
     Args:
         x: the images.
         brightness: (N,) multiplies them.
-        contrast: (N,) multiplies what differs from the mean luminance.
-        saturation: (N,) multiplies what differs from each pixel's luminance.
-        turn: (N,) of the hue, in full circles.
+        contrast: (N,) multiplies the difference from the mean luminance.
+        saturation: (N,) multiplies the difference from each pixel's luminance.
+        turn: (N,) rotation of the hue, in full circles.
     """
     brightness, contrast, saturation = (f[:, None, None] for f in (brightness, contrast, saturation))
     grey = to_grey(x.device)
@@ -89,7 +89,7 @@ def jitter(
 
 
 def hue_rotation(turn: Tensor) -> Tensor:
-    """The maps (N, 3, 3) of colours that turn their hue by shares (N,) of a circle."""
+    """The colour matrices (N, 3, 3) that rotate the hue by fractions (N,) of a circle."""
     to_yiq = turn.new_tensor(YIQ)
     angle = 2 * math.pi * turn
     rotation = torch.zeros(len(turn), 3, 3, device=turn.device)
@@ -101,7 +101,7 @@ def hue_rotation(turn: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Images (N, C, S, S), each with a Gaussian of its own `sigma` (N,) in pixels."""
+    """Blurs images (N, C, S, S) with Gaussians of standard deviations `sigma` (N,) in pixels."""
     n, c, h, w = x.shape
     radius = min(max(1, math.ceil(2.5 * SIGMAS[1] * w)), w - 1)
     offsets = torch.arange(-radius, radius + 1, device=x.device)

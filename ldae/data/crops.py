@@ -1,4 +1,4 @@
-"""Random windows of images, scaled to one size, for whole batches at once: by torchvision's rule or MAE's probe's."""
+"""Random resized crops of whole batches, by the rule of torchvision or of MAE's linear probe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kernel = Callable[[Tensor], Tensor]  # what a pixel weighs, by its distance in p
 
 
 class Windows(NamedTuple):
-    """A window of each image of a batch, where an image reaches from -1 to 1."""
+    """One window for each image of a batch, in coordinates from -1 to 1 across the image."""
 
     x: Tensor  # (N,) of the centre
     y: Tensor
@@ -36,7 +36,7 @@ def random_resized_crop(
     size: int | None = None,
     kernel: Kernel | None = None,
 ) -> Tensor:
-    """A random window of each image, `torchvision_windows`, scaled to one size, mirrored half of the time.
+    """A random window of each image (`torchvision_windows`), scaled to one size and mirrored with probability one half.
 
     Args:
         images: (N, 3, S, S).
@@ -51,12 +51,12 @@ def random_resized_crop(
 
 
 def probe_crop(images: Tensor, randomness: Randomness, *, size: int | None = None) -> Tensor:
-    """The same with the windows of MAE's linear probe, `clamped_windows`, of at least 8 % of the area."""
+    """Random crops of MAE's linear probe (`clamped_windows`), of at least 8 % of the area."""
     return cut(images, clamped_windows(len(images), randomness, 0.08), size or images.shape[-1], cubic)
 
 
 def torchvision_windows(num: int, randomness: Randomness, smallest: float, *, pixels: int) -> Windows:
-    """Windows of `num` square images as torchvision's `RandomResizedCrop` draws them, mirrored half of the time.
+    """Windows of `num` square images like torchvision's `RandomResizedCrop`, mirrored with probability one half.
 
     The share of the area is uniform in `smallest`..1, the logarithm of the aspect ratio uniform in 3/4..4/3. What does
     not fit into the image is drawn again, and after ten attempts the whole image is taken. Windows are of whole pixels.
@@ -81,7 +81,7 @@ def torchvision_windows(num: int, randomness: Randomness, smallest: float, *, pi
 
 
 def clamped_windows(num: int, randomness: Randomness, smallest: float) -> Windows:
-    """Windows as MAE's linear probe draws them: a side that is longer than the image's is cut to it."""
+    """Windows like those of MAE's linear probe: sides are clamped to the image's."""
     uniform = randomness.uniform(5, num, batch=1)
     area = smallest + (1 - smallest) * uniform[0]
     aspect = torch.exp((2 * uniform[1] - 1) * ELONGATED)
@@ -122,14 +122,14 @@ def linear(distance: Tensor) -> Tensor:
 
 
 def interpolation(centre: Tensor, extent: Tensor, *, points: int, pixels: int, kernel: Kernel = cubic) -> Tensor:
-    """The weights (N, points, pixels) of a line's pixels in the points of a window.
+    """The interpolation weights (N, points, pixels) from a row of pixels to the points of a window.
 
-    Where a window has more pixels than points the kernel is as much wider, as Pillow's is: so nothing is aliased.
+    Where a window has more pixels than points, the kernel is widened by that factor against aliasing, as in Pillow.
 
     Args:
-        centre, extent: of each window (N,), where the line reaches from -1 to 1; a negative extent mirrors it.
-        points: of a window.
-        pixels: of a line; beyond it, its outermost pixels go on.
+        centre, extent: of each window (N,), in coordinates from -1 to 1; a negative extent mirrors it.
+        points: the number of points of a window.
+        pixels: the number of pixels of the row; beyond it, the outermost pixels are repeated.
         kernel: of the interpolation.
     """
     steps = (2 * torch.arange(points, device=centre.device) + 1) / points - 1

@@ -1,4 +1,4 @@
-"""What preparing tells the owner of a data set: what was found and left out, what is broken, what is in both splits."""
+"""What the preparation reports about a data set: a summary, broken images, and files that are in both splits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ldae.data.sources.tree import printable
 from ldae.runtime.files import write_text
 from ldae.runtime.progress import log
 
-MOST_PAIRS = 100  # of the same files in both splits that a manifest lists
+MOST_PAIRS = 100  # pairs of equal files that a manifest lists
 
 
 def summary(source: Source) -> str:
-    """What there is, in one line."""
+    """One line with the numbers of images and classes, and what was left out."""
     train, val = (len(source.splits[name].labels) for name in ("train", "val"))
     left_out = source.left_out.in_words()
     return (
@@ -30,12 +30,12 @@ def summary(source: Source) -> str:
 
 
 def most_broken(images: int) -> float:
-    """How many of so many images may be broken: one; a tenth of up to 100; ten of up to 1,000; 1 % of more."""
+    """The most images of a split that may be broken: 10 % of up to 100, 10 of up to 1,000, 1 % of more; at least 1."""
     return max(1.0, min(0.1 * images, 10.0), 0.01 * images)
 
 
 def broken_images(journals: dict[str, Journal]) -> list[dict[str, str]]:
-    """Path and reason of each broken image, on one line each."""
+    """The path and the reason of each broken image, both printable on one line."""
     return [
         {"path": printable(image.path), "reason": printable(image.reason)}
         for journal in journals.values()
@@ -48,12 +48,12 @@ def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool,
 
     Args:
         source: the data set.
-        journals: what came of the images of each split.
-        allowed: whether any number of them will do.
-        out: the folder of the list; without broken images it has none.
+        journals: the outcome of each split's images.
+        allowed: whether any number of broken images is accepted.
+        out: the folder for `broken.csv`, which is written only if there are broken images.
 
     Raises:
-        ValueError: for too many, and for a class of which none is left.
+        ValueError: if too many images are broken, or all of a class.
     """
     images, path = broken_images(journals), out / "broken.csv"
     if not images:
@@ -82,7 +82,7 @@ def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool,
 
 
 def in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:
-    """Files of the same content in both splits, for the manifest: a network has seen these validation images."""
+    """Files with the same content in both splits, for the manifest; the network has seen these validation images."""
     train, val = (journals[name].digests for name in ("train", "val"))
     places = np.flatnonzero(np.isin(val, train) & (val > UNREADABLE) & (journals["val"].groups != LEFT_OUT))
     if not len(places):

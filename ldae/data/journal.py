@@ -1,4 +1,4 @@
-"""How far an array of images is filled, and with what, so that a killed preparation goes on where it was."""
+"""A journal of the images that are already in an array on disk, so that a killed preparation can resume."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ldae.data.sources import Broken, Deep
 from ldae.runtime.files import path_in_errors
 
-LEFT_OUT = -1  # in the place of a broken image's group
+LEFT_OUT = -1  # the group of a broken image
 
 
 class Drawn(NamedTuple):
-    """What is known of an image beside its pixels."""
+    """What the preparation keeps of an image besides its pixels."""
 
     group: int
     digest: int
@@ -31,16 +31,16 @@ Outcome = Drawn | Broken
 
 
 class Journal:
-    """A line for each chunk of images that is on disk, in order; and what came of these images."""
+    """One line for each chunk of images on disk, in order, with the outcome of each image."""
 
     def __init__(self, target: Path, identity: str) -> None:
-        """Goes on with the journal of an array that was begun with the same `identity`, or starts one."""
+        """Resumes the journal of an array that was started with the same `identity`, or starts a new one."""
         self.target, self.path = target, target.with_suffix(".journal")
         self._groups, self._digests = array("q"), array("Q")
         self.broken: list[Broken] = []
-        self.deep: dict[int, Deep] = {}  # position -> what is known of an image of more than 8 bits
+        self.deep: dict[int, Deep] = {}  # by position, for images with more than 8 bits
         open_journal = self.path.read_text() if self.path.exists() and target.exists() else ""
-        *lines, _ = open_journal.split("\n")  # a line that was cut short is none
+        *lines, _ = open_journal.split("\n")  # an incomplete last line does not count
         if lines[:1] == [identity]:
             for line in lines[1:]:
                 self._note([_outcome(values) for values in json.loads(line)])
@@ -50,11 +50,11 @@ class Journal:
             self.path.write_text("".join(f"{line}\n" for line in lines))
 
     def __len__(self) -> int:
-        """The number of images that are done."""
+        """The number of images on disk."""
         return len(self._groups)
 
     def add(self, outcomes: list[Outcome]) -> None:
-        """Notes the next chunk, whose images are on disk."""
+        """Appends the outcomes of the next chunk, whose images must be on disk already."""
         self._note(outcomes)
         with path_in_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps(outcomes) + "\n")
@@ -80,7 +80,7 @@ class Journal:
 
 
 def _outcome(values: list[Any]) -> Outcome:
-    """An outcome of a line: that of a broken image begins with its path."""
+    """Parses an outcome; that of a broken image starts with its path."""
     if isinstance(values[0], str):
         return Broken(*values)
     group, digest, deep = values
@@ -89,9 +89,10 @@ def _outcome(values: list[Any]) -> Outcome:
 
 @contextmanager
 def open_journal(path: Path, identity: str) -> Iterator[Journal]:
-    """The journal of an array that takes its name when the block has ended well.
+    """Opens the journal of an array, which gets its final name `path` if the block succeeds.
 
-    What a kill, a failing disk or an impatient person leaves is gone on with; images that are refused leave nothing.
+    After a kill, a disk error or Ctrl-C, the next call resumes. If the images are refused (`ValueError`), everything is
+    removed.
     """
     journal = Journal(path.with_name(f".{path.name}.partial"), identity)
     try:

@@ -1,4 +1,4 @@
-"""Prepared images: read fast, mirrored in batches. Images are NCHW; uint8 on disk, floats in [-1, 1] in use."""
+"""Prepared images and cached latents. Images are NCHW: uint8 on disk, floats in [-1, 1] in networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ldae.runtime.randomness import Randomness
 
 @dataclass(frozen=True)
 class Split:
-    """The training or validation images of a prepared data set, as networks see them or as they are kept."""
+    """The training or validation images of a prepared data set, at the networks' size or at the stored size."""
 
     images: CheckedRows  # (N, 3, S', S'), uint8
     labels: Tensor  # (N,)
@@ -28,7 +28,7 @@ class Split:
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Split:
-        """Opens `train` or `val` of a prepared folder without reading its images."""
+        """Opens the split `train` or `val` of a prepared folder without reading its images."""
         manifest = read_json(folder / "manifest.json")
         paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
         labels, groups = (open_array(verified(path, manifest)) for path in paths)
@@ -36,7 +36,7 @@ class Split:
 
     @property
     def as_stored(self) -> Split:
-        """The same images at the size S' that they are kept at, for random crops."""
+        """The same images at their stored size S', for random crops."""
         return replace(self, size=self.images.rows.shape[-1])
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Latents:
-    """The training images as cached latents, each beside those of its mirror image."""
+    """Cached latents of the training images and of their mirror images."""
 
     values: CheckedRows  # (N, 2, T, d) before standardisation, half precision
     labels: Tensor  # (N,)
@@ -114,14 +114,14 @@ def flip(images: Tensor, randomness: Randomness) -> Tensor:
 
 
 def choose_mirrored(latents: Tensor, randomness: Randomness) -> Tensor:
-    """Of latents beside those of the mirror images (N, 2, T, d), one of the two (N, T, d), as `flip` would choose."""
+    """Chooses the latents of each image or of its mirror image, (N, 2, T, d) to (N, T, d), like `flip`."""
     num = len(latents)
     chosen = randomness.uniform(num) < 0.5
     return latents[torch.arange(num, device=latents.device), chosen.long()].float()
 
 
 class Order:
-    """An endless shuffled order of a training set, as a pure function of the position in it."""
+    """An endless shuffled order of a training set: a pure function of the position, so that training can resume."""
 
     def __init__(self, num_images: int, seed: int) -> None:
         self.num_images = num_images

@@ -1,4 +1,4 @@
-"""Where images come from: a source opens as the names of its classes and two splits, drawn slice by slice."""
+"""The interface of image sources: class names and two splits, decoded slice by slice."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ldae.data.sources.tree import LeftOut
 
 
 class Deep(NamedTuple):
-    """What is known of an image of more than 8 bits a channel, whose white is not known from itself."""
+    """Facts about an image with more than 8 bits per channel; its file does not say which value is white."""
 
-    largest: float  # value in it; of colours, of which Pillow gives the upper 8 bits alone, 0 to 255
+    largest: float  # the largest value; 0 to 255 for colour images, of which Pillow returns only the upper 8 bits
     colour: bool
 
 
 class Picture(NamedTuple):
-    """One image as the network will see it."""
+    """One decoded image."""
 
     pixels: NDArray[np.uint8]  # (3, S, S)
-    group: int  # the same number: not independent of each other
-    digest: int = 0  # the first 64 bits of the SHA-256 of its file; 0 where it has no file of its own
+    group: int  # images with the same number are not independent
+    digest: int = 0  # the first 64 bits of the SHA-256 of its file; 0 if it has no file of its own
     deep: Deep | None = None
 
 
 class Broken(NamedTuple):
     """An image that cannot be read."""
 
-    path: str  # relative to the data set's
+    path: str  # relative to the data set's folder
     reason: str
-    digest: int = 1  # as a picture's; 1 for a file that cannot be read at all
+    digest: int = 1  # as in `Picture`; 1 for a file that cannot be read at all
 
 
 class Images(Protocol):
-    """Images in a fixed order. A part of them travels to another process, which draws them."""
+    """Images in a fixed order; parts of it are sent to worker processes, which decode them."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -45,20 +45,20 @@ class Images(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """What each image is called (N,); empty where they have no names."""
+        """The name of each image (N,); empty if they have none."""
 
     def part(self, start: int, stop: int) -> Images:
-        """The images at positions start..stop, each of which is drawn as it would be here."""
+        """The images at positions start..stop; decoding them gives the same pixels as here."""
 
     def __iter__(self) -> Iterator[Picture | Broken]:
-        """Draws the images."""
+        """Decodes or draws the images."""
 
 
 class ImageFiles(Images, Protocol):
-    """Images that are decoded."""
+    """Images in files."""
 
     def with_white(self, places: Sequence[int], white: float) -> ImageFiles:
-        """The images at these positions, drawn so that this value is white in those of more than 8 bits."""
+        """The images at these positions, decoded with this value as white in those with more than 8 bits."""
 
 
 class Source(NamedTuple):
@@ -66,5 +66,5 @@ class Source(NamedTuple):
 
     classes: tuple[str, ...]  # in the order of their labels
     splits: dict[str, Images]  # `train` and `val`
-    listing: Listing | None = None  # of the files that are read
+    listing: Listing | None = None  # the files that are read
     left_out: LeftOut = LeftOut()

@@ -1,4 +1,4 @@
-"""Whether the pictures that a data set was prepared from are still the same; no torch, and nothing is written."""
+"""Detects changes to the files that a data set was prepared from; no torch."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from ldae.data.sources.tree import printable
 from ldae.runtime.arrays import report_damage
 from ldae.study.scale import Dataset, Folder, Photos
 
-MANY = 50_000  # files; of more, no file is looked at while no folder has changed
+MANY = 50_000  # with more files, files are checked only if a folder has changed
 
 
 def listing(dataset: Dataset) -> Listing | None:
-    """The files of a data set as the disk has them; None for the photographs, which are known by their contents."""
+    """The files of a data set on disk; None for `photos`, which is identified by its contents."""
     if isinstance(dataset, Photos):
         return None
     return folder.listing(dataset) if isinstance(dataset, Folder) else tars.listing(dataset)
 
 
 def identity(files: Listing | None) -> str:
-    """Another one for files that may be others; the times count."""
+    """A text that changes if a file may have changed; modification times count."""
     return json.dumps(photos.hashes()) if files is None else files.digest(files.sizes, files.times)
 
 
 def record(files: Listing | None, path: Path) -> dict[str, Any]:
-    """Writes the listing of the files that were read to `path`, and returns what the manifest says of them."""
+    """Writes the listing of the files that were read to `path`, and returns the manifest's summary of them."""
     if files is None:
         path.unlink(missing_ok=True)
         return dict(photos.hashes())
@@ -48,17 +48,17 @@ def record(files: Listing | None, path: Path) -> dict[str, Any]:
 
 
 def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) -> str | None:
-    """One line that says how the pictures differ from those that were prepared.
+    """One line on how the files differ from those that were prepared.
 
     Args:
         dataset: what the scale asks for.
         manifest: what was prepared.
-        prepared: the folder of the prepared images, where the manifest and the listing of the files lie.
+        prepared: the folder of the prepared images, with the manifest and the listing of the files.
 
     Returns:
-        None where they are the same, wherever they lie and whatever their times; where they cannot be seen; and where
-        the manifest does not say what they were. Of more than 50,000 files, those are not looked at whose folders have
-        not changed; where more than 1 GB has other times than recorded, names and sizes decide.
+        None if the files are the same, wherever they are and whatever their times; if they are not accessible; and if
+        the manifest does not describe them. With more than `MANY` files, they are checked only if a folder has changed.
+        If files with new times exceed 1 GB, only names and sizes are compared.
     """
     recorded = manifest.get("sources")
     if not recorded or manifest["source"] != dataset.source:
@@ -70,7 +70,7 @@ def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) ->
     if not root.exists():
         elsewhere = (
             manifest["lineage"]["dataset"]["spec"]["dataset"]["path"] != dataset.path
-        )  # a slip, and no absent disk
+        )  # a typing mistake rather than a missing disk
         return (
             f"{printable(str(root))}: is not a folder; write where the images are as dataset.path"
             if elsewhere
@@ -78,7 +78,7 @@ def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) ->
         )
     try:
         with os.scandir(root) as entries:
-            if next(entries, None) is None:  # as an empty mount point is
+            if next(entries, None) is None:  # e.g. an empty mount point
                 return None
         if recorded["files"] > MANY and _same_folders(root, saved):
             return None
@@ -105,7 +105,7 @@ def _other_photograph(recorded: dict[str, dict[str, str]]) -> str | None:
 
 
 def _same_folders(root: Path, saved: Path) -> bool:
-    """Whether nothing was added to, removed from or renamed in any folder."""
+    """Whether the modification times of all folders are unchanged: no file was added, removed or renamed."""
     try:
         with report_damage(saved):
             folders = read_folders(saved)
@@ -115,7 +115,7 @@ def _same_folders(root: Path, saved: Path) -> bool:
 
 
 def _read(saved: Path, recorded: dict[str, Any]) -> Listing | None:
-    """The listing beside a manifest, if it is there and belongs to it."""
+    """The listing next to a manifest, if it exists and belongs to it."""
     try:
         listing = read_listing(saved)
     except (OSError, ValueError):
@@ -124,7 +124,7 @@ def _read(saved: Path, recorded: dict[str, Any]) -> Listing | None:
 
 
 def _compared(root: Path, now: Listing, recorded: dict[str, Any], before: Listing | None) -> str | None:
-    """What is different of two listings that are sorted by name."""
+    """The first difference between two listings that are sorted by name."""
     if now.digest(now.sizes) != recorded["names"]:
         if len(now.names) != recorded["files"]:
             return f"{len(now.names):,} files, {recorded['files']:,} before"

@@ -1,4 +1,4 @@
-"""A user's data set: a tree of class folders, split already or to be split, of images of every common kind."""
+"""A user's data set: class folders of image files, with or without existing splits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Classes = dict[str, list[Entry]]  # a class -> its images, sorted by their paths
 
 
 def load(dataset: Folder) -> Source:
-    """Lists the images of both splits; a `ValueError` says in one line what the tree or the scale lacks."""
+    """Lists the images of both splits; a `ValueError` says in one line what is wrong with the folder or the scale."""
     tree = Tree(Path(dataset.path).expanduser())
     splits = _splits(tree, dataset)
     return Source(
@@ -38,15 +38,15 @@ def load(dataset: Folder) -> Source:
 
 
 def listing(dataset: Folder) -> Listing:
-    """The files of both splits as the disk has them; errors as in `load`."""
+    """The files of both splits; errors as in `load`."""
     tree = Tree(Path(dataset.path).expanduser())
     return _listed_files(tree, _splits(tree, dataset))
 
 
 def check(dataset: Folder) -> None:
-    """Raises the same `ValueError` where the folder is absent, or has neither splits nor a share to hold out.
+    """Raises the same `ValueError` if the folder is missing, or has no splits and no `val_fraction` is set.
 
-    The images are not listed for it, so that it takes no time.
+    Fast, because it does not list the images.
     """
     try:
         _split_folders(Tree(Path(dataset.path).expanduser()), dataset)
@@ -65,7 +65,7 @@ def _splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
 
 
 def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
-    """As `split_folders`, for a data set that says how it is split if its folders do not."""
+    """As `split_folders`; refuses a tree without splits if `val_fraction` is not set, and one with splits if it is."""
     if not tree.root.is_dir():
         raise ValueError(f"{tree.root}: is not a folder; write where the images are as dataset.path in the scale file")
     folders = split_folders(tree, dataset.val)
@@ -88,14 +88,14 @@ def _listed_files(tree: Tree, splits: dict[str, Classes]) -> Listing:
 
 
 def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
-    """The folders of both splits in a tree that is split already, or None for one of class folders.
+    """The folders of the two splits, or None if the tree consists of class folders.
 
     Args:
         tree: the data set.
-        val: the folder of the validation images, as the user gives it.
+        val: the validation folder that the user names.
 
     Raises:
-        ValueError: where the folders leave it open which of them is a split.
+        ValueError: if it is ambiguous which folders are the splits.
     """
     names, _ = tree.level("")
     train, found, test = ([name for name in names if name.lower() in words] for words in (TRAIN, VAL, TEST))
@@ -123,7 +123,7 @@ def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
 
 
 def _given(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
-    """The splits of a tree that is split already."""
+    """The splits of a tree that has split folders."""
     train, val = folders["train"], folders["val"]
     splits = {split: _classes(tree, folder) for split, folder in folders.items()}
     names = {split: classes.keys() for split, classes in splits.items()}
@@ -137,7 +137,7 @@ def _given(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
 
 
 def _divided(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
-    """The splits of one tree: a random share of each class, at least one image and never all, is for validation."""
+    """Splits one tree: a random share of each class, at least one image and never all, is held out for validation."""
     classes = _classes(tree, "")
     _refuse_splits(tree.root, classes)
     splits: dict[str, Classes] = {"train": {}, "val": {}}
@@ -152,7 +152,7 @@ def _divided(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
 
 
 def _refuse_splits(root: Path, classes: Classes) -> None:
-    """Folders that all hold the same folders, and no pictures beside them, are not classes."""
+    """Refuses folders that all contain the same subfolders and no images: they are splits, not classes."""
     below = {tuple(sorted({file.path.split("/")[1] for file in files})) for files in classes.values()}
     direct = any(file.path.count("/") == 1 for files in classes.values() for file in files)
     if direct or len(below) > 1 or len(*below) < 2:
@@ -171,7 +171,7 @@ def _refuse_splits(root: Path, classes: Classes) -> None:
 
 
 def _classes(tree: Tree, folder: str) -> Classes:
-    """The class folders in `folder` in alphabetical order, with their images; `ValueError` where any lack."""
+    """The class folders in `folder` in alphabetical order, with their images; `ValueError` if one is empty."""
     place = tree.root / folder
     folders, stray = tree.level(folder)
     if len(folders) < 2:
@@ -194,7 +194,7 @@ def _classes(tree: Tree, folder: str) -> Classes:
 
 
 def _spelling(name: str) -> str:
-    """A class's name; macOS writes an accent as a letter of its own, so that one name has two spellings."""
+    """A class's name in composed Unicode, because macOS stores accents as separate characters."""
     return printable(unicodedata.normalize("NFC", name))
 
 
@@ -203,14 +203,14 @@ def _listed(names: list[str]) -> str:
 
 
 def _few(names: set[str]) -> str:
-    """The first names of a set, for a message."""
+    """The first few names of a set, for a message."""
     shown = sorted(map(printable, names))
     return ", ".join(shown[:3] + ["..."] * (len(shown) > 3)) or "none"
 
 
 @dataclass(frozen=True)
 class Files:
-    """Image files of one split, by class and then by path; each is a group of its own."""
+    """Image files of one split, by class and then by path; each image is its own group."""
 
     root: Path
     size: int
@@ -228,7 +228,7 @@ class Files:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each image is called."""
+        """The path of each image."""
         return self.paths
 
     def part(self, start: int, stop: int) -> Files:
@@ -236,7 +236,7 @@ class Files:
         return self._at(range(start, min(stop, len(self.paths))))
 
     def with_white(self, places: Sequence[int], white: float) -> Files:
-        """The files at these positions, drawn with this white."""
+        """The files at these positions, decoded with this white."""
         return replace(self._at(places), white=white)
 
     def _at(self, places: Sequence[int]) -> Files:

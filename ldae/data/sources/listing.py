@@ -1,4 +1,4 @@
-"""The files that a data set was read from, as the disk has them: names, sizes, times, and what was in them."""
+"""A listing of a data set's files: names, sizes, modification times and digests of their contents."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def digest_of(content: bytes) -> int:
 
 
 def file_digest(path: Path) -> int:
-    """The same of a file on disk; `UNKNOWN` for one that cannot be read."""
+    """The first 64 bits of the SHA-256 of a file on disk; `UNKNOWN` if it cannot be read."""
     try:
         with path.open("rb") as file:
             return int.from_bytes(hashlib.file_digest(file, "sha256").digest()[:8])
@@ -47,23 +47,23 @@ class Listing:
 
     @classmethod
     def of(cls, entries: Iterable[Entry], folders: Times) -> Listing:
-        """A listing of files that have not been read yet."""
+        """A listing of files whose contents have not been read yet."""
         names, sizes, times = zip(*entries, strict=True)
         unknown = np.full(len(names), UNKNOWN, dtype=np.uint64)
         return cls(names, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64), unknown, folders)
 
     def with_digests(self, digests: NDArray[np.uint64]) -> Listing:
-        """The same files after they have been read."""
+        """The listing with the digests of the contents."""
         return replace(self, digests=digests)
 
     def by_name(self) -> Listing:
-        """The same files, sorted by their names."""
+        """The listing sorted by name."""
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         names = tuple(self.names[place] for place in order)
         return replace(self, names=names, sizes=self.sizes[order], times=self.times[order], digests=self.digests[order])
 
     def summary(self) -> dict[str, str | int]:
-        """What decides whether two listings are of the same files, wherever they lie; for the manifest."""
+        """Digests that identify the files, independent of their location; for the manifest."""
         return {
             "files": len(self.names),
             "bytes": int(self.sizes.clip(0).sum()),
@@ -72,7 +72,7 @@ class Listing:
         }
 
     def digest(self, *columns: NDArray[np.int64] | NDArray[np.uint64]) -> str:
-        """A SHA-256 over the files' names and these numbers of theirs, the same for any order of the files."""
+        """A SHA-256 of the files' names and the given numbers, independent of the order of the files."""
         rows = sorted(zip(map(os.fsencode, self.names), *(column.tolist() for column in columns), strict=True))
         total = hashlib.sha256()
         for name, *numbers in rows:
@@ -80,7 +80,7 @@ class Listing:
         return total.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes it whole."""
+        """Writes the listing, atomically."""
         listing = self.by_name()
         with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
@@ -95,7 +95,7 @@ class Listing:
 
 
 def read_listing(path: Path) -> Listing:
-    """A listing that was saved, sorted by name; a `ValueError` names a file that is damaged."""
+    """A saved listing, sorted by name; a `ValueError` names the file if it is damaged."""
     arrays = read_arrays(path, ("names", "sizes", "times", "digests", "folders", "folder_times"))
     names = _texts(arrays["names"])
     folders = dict(zip(_texts(arrays["folders"]), arrays["folder_times"].tolist(), strict=True))
@@ -103,7 +103,7 @@ def read_listing(path: Path) -> Listing:
 
 
 def read_folders(path: Path) -> Times:
-    """Only the folders of a listing that was saved."""
+    """The folders of a saved listing."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(zip(_texts(arrays["folders"]), arrays["folder_times"].tolist(), strict=True))
 

@@ -1,7 +1,7 @@
-"""The embedded data set: random crops of twenty photographs that ship inside the wheels of three libraries.
+"""The built-in data set: random crops of twenty photographs that ship inside three Python packages.
 
-The photograph is the class. Training crops come from its upper part and validation crops from its lower part, so that
-no pixel is in both. Colour and brightness are drawn at random, so that a class is told by structure alone.
+The photograph is the class. Training crops come from its upper part and validation crops from its lower part, so they
+share no pixel. Colour and brightness are random, so only structure identifies the class.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PHOTOGRAPHS = (  # package, file; the order is that of the labels
 )
 TRAIN_PERCENT = 70  # of a photograph's height
 SIDES = (48, 96)  # of a window, in pixels of the photograph
-CELL = 80  # side of the cells whose windows form one group, in pixels of the photograph
+CELL = 80  # side of a cell, in pixels of the photograph; windows centred in one cell form a group
 FLAT = 3.0  # standard deviation of a window's luminance (0..255) below which it is sky or backdrop, not structure
 TRIES = 30  # windows drawn in search of one that is not flat
 
@@ -63,7 +63,7 @@ def load(dataset: Photos) -> Source:
 
 
 def locate(label: int) -> Path:
-    """The path of a photograph; a `ValueError` names the package, its version and the file if there is none."""
+    """The path of a photograph; a `ValueError` names the package, its version and the file if it is missing."""
     package, file = PHOTOGRAPHS[label]
     try:
         home = distribution(package)
@@ -85,13 +85,13 @@ def hashes() -> dict[str, dict[str, str]]:
 
 @cache
 def luminance(label: int) -> Image.Image:
-    """A decoded photograph in grey, mode L."""
+    """A decoded photograph in greyscale (mode L)."""
     with Image.open(locate(label)) as image:
         return image.convert("L")
 
 
 class Window(NamedTuple):
-    """A square piece of a photograph."""
+    """A square window of a photograph."""
 
     left: int
     top: int
@@ -103,7 +103,7 @@ class Window(NamedTuple):
         return self.left, self.top, self.left + self.side, self.top + self.side
 
     def group(self, label: int) -> int:
-        """A number for the photograph and the cell that the window's centre lies in."""
+        """The group number: one for each photograph and cell that contains the window's centre."""
         row, column = (self.top + self.side // 2) // CELL, (self.left + self.side // 2) // CELL
         return (label * 1000 + row) * 1000 + column
 
@@ -123,7 +123,7 @@ def draw_window(split: str, width: int, height: int, rng: np.random.Generator) -
 
 
 def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Random gamma, then two random colours for dark and light: structure stays, brightness and colour do not.
+    """Random gamma, then random colours for dark and light; only the structure is preserved.
 
     In between, the contrast is made the same for all: it tells a page from a galaxy as surely as a colour would.
 
@@ -144,7 +144,7 @@ def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Crops:
-    """Random crops of one split; the photographs take turns."""
+    """Random crops of one split, cycling through the photographs."""
 
     split: str
     size: int
@@ -158,7 +158,7 @@ class Crops:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """None: a crop is no file."""
+        """Empty, because crops are not files."""
         return ()
 
     def part(self, start: int, stop: int) -> Crops:

@@ -1,4 +1,4 @@
-"""An image file of any kind as the pixels that a network sees: upright, RGB, cropped in the centre."""
+"""Decodes an image file of any format: rotated upright, converted to RGB, cropped to the central square."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST = 0.01  # of the largest value: how far below black rounding and resizing 
 
 
 def draw(content: bytes, size: int, *, group: int, name: str, white: float | None = None) -> Picture | Broken:
-    """The image in a file's content, or what is wrong with it."""
+    """Decodes the content of a file, or says why it is broken."""
     digest = digest_of(content)
     try:
         with _opened(content) as image:
@@ -31,7 +31,7 @@ def draw(content: bytes, size: int, *, group: int, name: str, white: float | Non
 
 
 def decode(content: bytes, size: int, *, white: float | None = None) -> NDArray[np.uint8]:
-    """Decodes an image file of any kind, as `to_pixels` does."""
+    """Decodes an image file of any format with `to_pixels`."""
     with _opened(content) as image:
         return to_pixels(image, size, white=white)
 
@@ -41,7 +41,7 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, size: int, *, white: float | None = None) -> NDArray[np.uint8]:
-    """An image of any mode and size, upright, cropped in the centre, as RGB (3, size, size).
+    """An image of any mode and size as RGB (3, size, size): upright, the central square.
 
     Args:
         image: its first frame is taken.
@@ -58,7 +58,7 @@ def to_pixels(image: Image.Image, size: int, *, white: float | None = None) -> N
 
 
 def depth(image: Image.Image) -> Deep | None:
-    """What an image of more than 8 bits a channel says of its white; None for others."""
+    """The largest value of an image with more than 8 bits per channel; None for other images."""
     if _is_wide(image):
         return Deep(float(_brightness(image).max()), colour=False)
     if not any(";16" in str(tile) for tile in getattr(image, "tile", ())):  # the layout of its file, until it is loaded
@@ -68,14 +68,14 @@ def depth(image: Image.Image) -> Deep | None:
 
 
 def white_above(largest: float) -> float:
-    """The white of images whose largest value is this: 1, or the largest number of 8 bits, 9, 10, ... or 16."""
+    """The white of images with this largest value: 1, or the largest number with 8, 9, 10, ... or 16 bits."""
     if largest < 2:
         return max(1.0, largest)
     return next((float(2**bits - 1) for bits in range(8, 17) if largest < 2**bits), largest)
 
 
 def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
-    """Any mode in RGB, transparency on white."""
+    """Converts any mode to RGB; transparent images are drawn on white."""
     if _is_wide(image):
         image = _in_8_bits(image, white)
     if not image.has_transparency_data:
@@ -85,19 +85,19 @@ def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
 
 
 def _is_wide(image: Image.Image) -> bool:
-    """Whether an image is grey, in integers of more than 8 bits or in floating point."""
+    """Whether an image is grey with integers of more than 8 bits or floating point values."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def _in_8_bits(image: Image.Image, white: float | None) -> Image.Image:
-    """A wide image scaled to 8 bits, where Pillow's `convert` would clip."""
+    """Scales a grey image with more than 8 bits to 8 bits; Pillow's `convert` would clip it."""
     values = _brightness(image)
     white = white_above(float(values.max())) if white is None else white
     return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
 
 
 def _brightness(image: Image.Image) -> NDArray[Any]:
-    """The values of a wide image; a `ValueError` for those that do not begin at black."""
+    """The values of a grey image with more than 8 bits; a `ValueError` if some are clearly below black."""
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise ValueError("has values that are not finite")
@@ -107,7 +107,7 @@ def _brightness(image: Image.Image) -> NDArray[Any]:
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre, as ADM cuts it: halved while that leaves enough, then bicubic to a smaller side of `size`."""
+    """ADM's centre crop: halves the image while it stays large enough, then scales its shorter side bicubically."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)

@@ -1,4 +1,4 @@
-"""How many images a data set has, and what would keep it from being prepared, before anything is read; no torch."""
+"""Checks before anything is read: the number of images, and problems that would stop the preparation; no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IMAGENET_BYTES = {tars.TRAIN: 147_897_477_120, tars.VAL: 6_744_924_160}  # of it
 
 
 def problem(dataset: Dataset) -> str | None:
-    """What keeps a data set from being prepared, by a look at its outermost folder: one line, or None."""
+    """One line on what would stop the preparation, from a look at the outermost folder only; None if nothing."""
     try:
         if isinstance(dataset, Folder):
             folder.check(dataset)
@@ -24,7 +24,7 @@ def problem(dataset: Dataset) -> str | None:
 
 
 def count(dataset: Dataset) -> tuple[int, int, int]:
-    """The numbers of training images, validation images and classes, by listing the files.
+    """The numbers of training images, validation images and classes, counted from the list of files.
 
     Raises:
         ValueError, OSError: in one line, for what cannot be prepared.

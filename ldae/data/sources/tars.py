@@ -1,4 +1,4 @@
-"""ImageNet as it is distributed: images inside tar files, which are read where they lie and never unpacked."""
+"""ImageNet's original tar files, read without unpacking."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # 
 
 
 class Member(NamedTuple):
-    """A file in a tar file."""
+    """A file inside a tar file."""
 
     name: str
     offset: int  # of its content in the outermost file
@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
 
 def check(dataset: ImageNet) -> None:
-    """Raises a `ValueError` that names a file that is absent."""
+    """Raises a `ValueError` with the first missing file."""
     root = Path(dataset.path).expanduser()
     for name in (TRAIN, VAL, DEVKIT):
         if not (root / name).is_file():
@@ -42,7 +42,7 @@ def check(dataset: ImageNet) -> None:
 
 
 def load(dataset: ImageNet) -> Source:
-    """Lists the images of both splits; a `ValueError` names a file that is absent or not what it should be."""
+    """Lists the images of both splits; a `ValueError` names a file that is missing or invalid."""
     check(dataset)
     root = Path(dataset.path).expanduser()
     classes = sorted(members(root / TRAIN), key=lambda member: member.name)
@@ -69,14 +69,14 @@ def load(dataset: ImageNet) -> Source:
 
 
 def listing(dataset: ImageNet) -> Listing:
-    """The three files as the disk has them; an `OSError` names one that is absent."""
+    """The three files on disk; an `OSError` names the first missing one."""
     root = Path(dataset.path).expanduser()
     found = [(name, (root / name).stat()) for name in (TRAIN, VAL, DEVKIT)]
     return Listing.of([Entry(name, about.st_size, about.st_mtime_ns) for name, about in found], {})
 
 
 def members(path: Path, *, start: int = 0) -> Iterator[Member]:
-    """The files in a tar file that begins at a place of another file; a `ValueError` names one that is no tar file."""
+    """The files in a tar archive that starts at byte `start` of a file; a `ValueError` names an invalid archive."""
     with path.open("rb") as file:
         file.seek(start)
         try:
@@ -85,14 +85,16 @@ def members(path: Path, *, start: int = 0) -> Iterator[Member]:
                     if member.isfile():
                         yield Member(member.name, member.offset_data, member.size)
                 file.seek(archive.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # which Python takes for an end, too
+                if file.read(tarfile.BLOCKSIZE) != bytes(
+                    tarfile.BLOCKSIZE
+                ):  # tarfile would accept this as the end, too
                     raise tarfile.ReadError(f"it breaks off at byte {archive.offset}")
         except tarfile.TarError as error:
             raise ValueError(f"{path}: is not a complete tar file ({error})") from None
 
 
 def inside(path: Path, outer: Member) -> Iterator[Member]:
-    """The files in a tar file that is itself in the tar file at `path`; a `ValueError` names one that is damaged."""
+    """The files in a tar archive inside the tar file at `path`; a `ValueError` names a damaged one."""
     try:
         for member in members(path, start=outer.offset):
             yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
@@ -101,7 +103,7 @@ def inside(path: Path, outer: Member) -> Iterator[Member]:
 
 
 def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
-    """The label of each validation image in the order of their names, as places in `classes`.
+    """The label of each validation image in the order of their names, as indices into `classes`.
 
     Raises:
         ValueError: for a file that is damaged or incomplete, or names a class that `classes` lacks.
@@ -134,7 +136,7 @@ def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
 
 @dataclass(frozen=True)
 class Archived:
-    """Images of one split inside a tar file; each is a group of its own."""
+    """Images of one split inside a tar file; each image is its own group."""
 
     archive: Path
     size: int
@@ -157,7 +159,7 @@ class Archived:
         return self._at(range(start, min(stop, len(self.names))))
 
     def with_white(self, places: Sequence[int], white: float) -> Archived:
-        """The images at these positions, drawn with this white."""
+        """The images at these positions, decoded with this white."""
         return replace(self._at(places), white=white)
 
     def _at(self, places: Sequence[int]) -> Archived:

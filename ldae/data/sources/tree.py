@@ -1,4 +1,4 @@
-"""Which pictures a folder holds: names, sizes and times, and a count of all that is not read."""
+"""Lists the image files of a folder tree, and counts everything that is left out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-# What Pillow only recognises, and PostScript, which it hands to another program.
+# Formats that Pillow recognises but cannot decode, and PostScript, which it passes to another program.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-SYSTEM = {  # names that operating systems, storage boxes and tools give to their own files, in lower case
+SYSTEM = {  # files of operating systems, NAS boxes and tools, in lower case
     "__macosx",
     "__pycache__",
     "@eadir",
@@ -37,14 +37,14 @@ SYSTEM = {  # names that operating systems, storage boxes and tools give to thei
     "thumbs.db",
     "icon\r",
 }
-NAMED_ENDINGS = 20  # of files that are left out; the others are counted together
-UNREADABLE = -1  # the size of a file that a link does not lead to
+NAMED_ENDINGS = 20  # endings of left-out files to count separately; the others are counted together
+UNREADABLE = -1  # the size of a dangling link
 
-Identity = tuple[int, int]  # of a folder, however it is reached
+Identity = tuple[int, int]  # device and inode of a folder
 
 
 class Entry(NamedTuple):
-    """A picture as the disk has it."""
+    """An image file on disk."""
 
     path: str  # relative to the data set's folder
     size: int  # bytes
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats that Pillow decodes here; HEIC is one of them where the package pillow-heif is installed."""
+    """The formats that the installed Pillow decodes, with HEIC if pillow-heif is installed."""
     Image.init()
     with suppress(ImportError):
         import_module("pillow_heif").register_heif_opener()
@@ -62,18 +62,18 @@ def formats() -> tuple[str, ...]:
 
 @cache
 def endings() -> frozenset[str]:
-    """The endings of their files' names, in lower case."""
+    """The file name extensions of these formats, in lower case."""
     known = set(formats())
     return frozenset(ending for ending, form in Image.registered_extensions().items() if form in known)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or belongs to an operating system, a storage box or a tool."""
+    """Whether a file or folder is hidden or belongs to an operating system, a NAS box or a tool."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def printable(text: str) -> str:
-    """A name of a file in one line of valid UTF-8: what cannot be printed is escaped."""
+    """A file name as one line of valid UTF-8, with unprintable characters escaped."""
     text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(
         letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Zl", "Zp") else letter
@@ -83,21 +83,21 @@ def printable(text: str) -> str:
 
 @dataclass
 class LeftOut:
-    """What a folder holds beside the pictures that are read."""
+    """What a data set's folder contains besides the image files that are read."""
 
-    endings: Counter[str] = field(default_factory=Counter)  # files of other kinds, by ending
-    hidden: int = 0  # hidden and system files and folders, each counted once, whatever is in it
+    endings: Counter[str] = field(default_factory=Counter)  # other files, by extension
+    hidden: int = 0  # hidden and system files and folders; a folder counts once
     special: int = 0  # FIFOs, sockets and devices
-    circles: int = 0  # folders that lead to one that is being read already
-    folders: list[str] = field(default_factory=list)  # folders beside those of the two splits
+    circles: int = 0  # links to folders that are already being read
+    folders: list[str] = field(default_factory=list)  # folders other than those of the two splits
 
     def count_ending(self, name: str) -> None:
-        """Counts a file of a kind that is not read."""
+        """Counts a file that is not an image."""
         ending = os.path.splitext(name)[1].lower()
         self.endings[ending if re.fullmatch(r"\.\w{1,8}", ending, re.ASCII) else "other" if ending else "none"] += 1
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest: only what there is."""
+        """The non-zero counts, for the manifest."""
         common = dict(self.endings.most_common(NAMED_ENDINGS))
         if rest := self.endings.total() - sum(common.values()):
             common["other"] = common.get("other", 0) + rest
@@ -106,7 +106,7 @@ class LeftOut:
         return {name: value for name, value in found.items() if value}
 
     def in_words(self) -> str:
-        """For the log: only what there is."""
+        """The non-zero counts as a sentence, for the log."""
         found = self.to_json()
         parts = []
         if kinds := found.get("endings"):
@@ -128,21 +128,23 @@ class LeftOut:
 
 
 class Tree:
-    """A folder that is looked through, part by part; links are followed."""
+    """A data set's folder, listed on demand; links are followed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.left_out = LeftOut()
-        self.folders: dict[str, int] = {}  # those that were looked through, relative to the root -> time, nanoseconds
+        self.folders: dict[
+            str, int
+        ] = {}  # modification time in nanoseconds of each listed folder, by path relative to the root
         self._levels: dict[str, tuple[list[str], list[str]]] = {}
 
     def level(self, folder: str) -> tuple[list[str], list[str]]:
-        """The names of the folders and of the pictures directly in `folder`, sorted.
+        """The sorted names of the subfolders and image files directly in `folder`.
 
         Raises:
-            ValueError: for a link that leads nowhere and may have been a folder.
+            ValueError: for a dangling link that may have been a folder.
         """
-        if folder in self._levels:  # or what is left out would be counted twice
+        if folder in self._levels:  # a second listing would count left-out files twice
             return self._levels[folder]
         above, folders, pictures = self._above(folder), [], []
         for name, path, about in self._entries(folder):
@@ -159,9 +161,9 @@ class Tree:
         return self._levels[folder]
 
     def pictures(self, folder: str) -> list[Entry]:
-        """All pictures in `folder` and below, sorted by their paths.
+        """All image files in `folder` and its subfolders, sorted by path.
 
-        A folder that links lead to a second time, or that `folder` lies in itself, is not read again.
+        A folder that links reach twice, or that contains `folder`, is not read again.
         """
         read, found, waiting = self._above(folder), [], [folder]
         while waiting:
@@ -177,12 +179,12 @@ class Tree:
         return sorted(found)
 
     def _above(self, folder: str) -> set[Identity]:
-        """A folder and those that it lies in, from the root on."""
+        """The identities of a folder and of its parents up to the root."""
         parts = Path(folder).parts
         return {_identity(os.stat(self.root.joinpath(*parts[:depth]))) for depth in range(len(parts) + 1)}
 
     def _entries(self, folder: str) -> Iterator[tuple[str, str, os.stat_result | None]]:
-        """Name, path and, where a link does not lead nowhere, what is known of all that is not hidden in a folder."""
+        """Name, path and status of all entries that are not hidden; the status of a dangling link is None."""
         self.folders[folder] = os.stat(self.root / folder).st_mtime_ns
         with os.scandir(self.root / folder) as entries:
             for entry in entries:
@@ -199,7 +201,7 @@ class Tree:
                 yield entry.name, path, about
 
     def _is_picture(self, name: str, about: os.stat_result | None) -> bool:
-        """Whether a file is to be read; one that is not is counted."""
+        """Whether a file is an image by its extension; other files are counted."""
         if about is not None and not stat.S_ISREG(about.st_mode):
             self.left_out.special += 1
             return False
