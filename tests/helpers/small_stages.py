@@ -36,6 +36,7 @@ from small_inputs import (
 )
 from torch import Tensor
 
+from ldae.measures.attentive import AttentiveHeads
 from ldae.measures.knn import Neighbours
 from ldae.measures.linear import Heads
 from ldae.runtime.files import read_json
@@ -303,6 +304,16 @@ def vote_numbers() -> Numbers:
     return summary("classes", neighbours.vote(CLASSES))
 
 
+def attentive_numbers() -> Numbers:
+    """The weights of attentive classifiers after a few steps on random tokens."""
+    tokens = torch.randn(96, 6, 16, generator=torch.Generator().manual_seed(0))
+    heads = AttentiveHeads(16, CLASSES, torch.tensor([1.0, 10.0]), torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for start in range(0, 96, 32):
+            heads.step(tokens[start : start + 32], torch.arange(32) % CLASSES, 0.5)
+    return weights_of("weights", heads.matrices) | summary("mean", heads.mean) | summary("variance", heads.variance)
+
+
 def finetune_numbers(model: Path, tokenizer: Path | None) -> Numbers:
     """Fine-tuning with augmentation, mixing and drop paths: losses, averaged weights and accuracy."""
     out = folder() / "finetuned" / model.name
@@ -370,6 +381,7 @@ CASES: dict[str, dict[str, Callable[[], Numbers]]] = {  # by the key of `revisio
         "baseline": probe_baseline_numbers,
         "pixels": probe_pixels_numbers,
         "votes": vote_numbers,
+        "attentive": attentive_numbers,
     },
     "finetune": {
         "denoiser": lambda: finetune_numbers(denoiser("dit"), cosines()),

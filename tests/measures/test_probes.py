@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ldae.measures.attentive import AttentiveHeads
 from ldae.measures.knn import Neighbours
 from ldae.measures.linear import Heads
+from ldae.measures.measure import Measure, implementation
 from ldae.measures.rates import head_rate
+from ldae.study.measures import MEASURES
 
 
 def blobs(num: int = 240, features: int = 10, classes: int = 4, spread: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -99,3 +102,86 @@ def test_neighbours_vote_by_similarity() -> None:
         for features, names in zip(train.split(parts), known.split(parts), strict=True):
             found.update(features, names)
         assert found.vote(4).tolist() == expected
+
+
+class EfficientProbing(nn.Module):
+    """One attentive classifier as its paper describes it: values first, then each query's attention over its part."""
+
+    def __init__(self, ours: AttentiveHeads) -> None:
+        super().__init__()
+        width, _, classes = ours.matrices["weight"].shape
+        self.queries = nn.Parameter(ours.matrices["queries"][:, 0].clone())  # (F, Q)
+        self.values = nn.Parameter(ours.matrices["values"][:, 0].clone())
+        self.norm, self.linear = nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, classes)
+        self.linear.weight.data, self.linear.bias.data = ours.matrices["weight"][:, 0].T.clone(), ours.bias[0].clone()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = nn.functional.layer_norm(tokens, tokens.shape[2:])
+        num_queries, width = self.queries.shape[1], tokens.shape[2]
+        attention = (tokens @ self.queries / width**0.5).softmax(1)  # (n, T, Q)
+        parts = (tokens @ self.values).unflatten(2, (num_queries, -1))  # (n, T, Q, F / Q)
+        return self.linear(self.norm((attention[..., None] * parts).sum(1).flatten(1)))
+
+
+def test_an_attentive_probe_is_efficient_probing_trained_with_lars() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = torch.randn(60, 5, 16, generator=generator), torch.arange(60) % 3
+    ours = AttentiveHeads(16, 3, torch.tensor([2.0]), torch.Generator().manual_seed(1))
+    theirs = EfficientProbing(ours)
+    momenta = {name: torch.zeros_like(parameter) for name, parameter in theirs.named_parameters()}
+    for step in range(8):
+        batch = torch.arange(step * 20, step * 20 + 20) % 60
+        with torch.no_grad():
+            ours.step(tokens[batch], labels[batch], 0.5)
+        theirs.zero_grad()
+        nn.functional.cross_entropy(theirs(tokens[batch]), labels[batch]).backward()
+        for name, parameter in theirs.named_parameters():
+            change = parameter.grad
+            assert change is not None
+            if parameter.ndim > 1:
+                change = change * 0.001 * parameter.detach().norm() / change.norm()
+            momenta[name] = 0.9 * momenta[name] + change
+            parameter.data -= 2.0 * 0.5 * momenta[name]
+    torch.testing.assert_close(ours.matrices["queries"][:, 0], theirs.queries.data, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.matrices["values"][:, 0], theirs.values.data, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.matrices["weight"][:, 0].T, theirs.linear.weight.data, rtol=1e-4, atol=1e-6)
+    theirs.eval()
+    assert torch.equal(ours.predict(tokens)[:, 0], theirs(tokens).argmax(1))
+
+
+def test_attention_finds_the_one_token_that_shows_the_class() -> None:
+    """The other tokens carry the same vectors with random signs, so that their mean hides the class."""
+    generator = torch.Generator().manual_seed(0)
+    num, classes, width = 900, 4, 16
+    labels, places = torch.arange(num) % classes, torch.randint(9, (num,), generator=generator)
+    codes = nn.functional.one_hot(torch.randint(classes, (num, 9), generator=generator), width).float()
+    codes[torch.arange(num), places] = nn.functional.one_hot(labels, width).float()
+    codes[torch.arange(num), places, width - 1] = 1.0  # the mark of the token that counts
+    tokens = 3 * codes + 0.1 * torch.randn(num, 9, width, generator=generator)
+    attentive = AttentiveHeads(width, classes, torch.tensor([30.0]), torch.Generator().manual_seed(1))
+    linear = heads(width, classes, [30.0])
+    for _ in range(150):
+        attentive.step(tokens[:600], labels[:600], 1.0)
+        linear.step(tokens[:600].mean(1), labels[:600], 1.0)
+    found, pooled = attentive.predict(tokens[600:])[:, 0], linear.predict(tokens[600:].mean(1))[:, 0]
+    assert (found == labels[600:]).float().mean() > 0.95
+    assert (pooled == labels[600:]).float().mean() < 0.7
+
+
+def test_attentive_probes_of_one_pass_do_not_interact() -> None:
+    tokens, labels = torch.randn(40, 5, 12, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    rates = [0.5, 3.0, 20.0]
+    together, *alone = (
+        AttentiveHeads(12, 3, torch.tensor(some), torch.Generator().manual_seed(1)) for some in (rates, *zip(rates))
+    )
+    for _ in range(4):
+        for each in (together, *alone):
+            each.step(tokens, labels, 1.0)
+    for index, single in enumerate(alone):
+        for name, matrix in together.matrices.items():
+            torch.testing.assert_close(matrix[:, index], single.matrices[name][:, 0], rtol=1e-4, atol=1e-7)
+
+
+def test_each_measure_of_the_registry_is_implemented() -> None:
+    for name in MEASURES:
+        assert issubclass(implementation(name), Measure)

@@ -209,3 +209,14 @@ def test_raw_pixels_have_a_probe_of_their_own(prepared: Path, tmp_path: Path) ->
     assert list(about["lineage"]) == ["dataset", "probe"]
     for estimate in about["encoders"]["trained/0"].values():
         assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
+
+
+def test_further_measures_leave_the_others_as_they_are(prepared: Path, trained: Path, tmp_path: Path) -> None:
+    usual = probed(prepared, trained, tmp_path / "usual")
+    more = probed(prepared, trained, tmp_path / "more", measures=("linear", "knn", "attentive"))
+    for encoder, estimates in more["encoders"].items():  # type: ignore[attr-defined]
+        attentive = estimates.pop("attentive")
+        assert estimates == usual["encoders"][encoder]  # type: ignore[index]
+        correct = more[f"{encoder}/attentive"]
+        assert attentive["value"] == pytest.approx(correct.mean())  # type: ignore[attr-defined]
+        assert attentive["rate"] in PROBING.rates
