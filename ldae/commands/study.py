@@ -197,9 +197,10 @@ def _run(arguments: argparse.Namespace) -> None:
 
     where = ["--profile", arguments.profile] if arguments.profile else ["--cores", str(arguments.cores or "all")]
     dry = ["--dry-run"] if arguments.dry_run else []
-    targets = results_for(_study(arguments), arguments.names)
-    overrides = _overrides(arguments)
-    config = ["--config", *(f"{key}={value}" for key, value in overrides.items())] if overrides else []
+    study = _study(arguments)
+    targets = results_for(study, arguments.names)
+    overrides = {"scale": study.scale_name} | _overrides(arguments)  # a profile may set another scale
+    config = ["--config", *(f"{key}={value}" for key, value in overrides.items())]
     request = json.dumps({"names": arguments.names, "overrides": overrides})
     sys.stdout.flush()
     snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]

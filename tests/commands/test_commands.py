@@ -164,6 +164,14 @@ def test_seeds_are_a_list_with_brackets_or_without(text: str) -> None:
     assert parser().parse_args(["list", "--seeds", text]).seeds == "[0, 3]"
 
 
+def test_a_row_runs_at_the_scale_of_the_study_also_with_a_profile_that_has_another(tmp_path: Path) -> None:
+    folder = Graph.fresh(tmp_path).folder
+    assert "scale: imagenet" in (folder / "slurm/study.yaml").read_text()
+    said = forked("run", "pca", "--profile", "slurm", "--dry-run", folder=folder)
+    assert said.returncode == 0, said.stderr
+    assert "results/smoke/probe/pca/seed0/probe.json" in said.stdout + said.stderr
+
+
 def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
     folder = Graph.fresh(tmp_path).folder
     said = forked("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run", folder=folder)
