@@ -13,13 +13,12 @@ import pandas as pd
 from ldae.measures.intervals import Estimate, apart
 from ldae.readers.results import Results, RowResult
 from ldae.runtime.files import read_json, write_text
+from ldae.study.measures import MEASURES
 from ldae.study.record import seconds_of
 
 COLUMNS = (
     "Accuracy and gain: [95 % interval] of the mean, over seeds and groups of images. ± over seeds: the standard "
-    "deviation of the seeds' accuracies. Gain: over the same network with random weights, on the same images. k-NN: a "
-    "vote of the nearest training images by the cosine of their features, with nothing trained; where it is far below "
-    "the probe, the features tell the classes apart by a small part of their variance."
+    "deviation of the seeds' accuracies. Gain: over the same network with random weights, on the same images."
 )
 UNITS = {9: "G", 12: "T", 15: "P", 18: "E", 21: "Z"}
 TOKENIZERS = {
@@ -80,21 +79,14 @@ def _shown(definition: dict[str, Any], results: Results) -> list[tuple[dict[str,
 
 def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, list[str]]:
     """A line for each row."""
-    seeds = len(definition["seeds"])
     judged = next((row.distance for row in results.rows.values() if row.distance is not None), None)
     tuned = any(row.finetuned is not None for row in results.rows.values())
     flops = {row.training_flops for row in results.rows.values()}
     shown = []
     for _, row in _shown(definition, results):
-        line = {
-            "row": row.label,
-            "paper": number(row.paper.get("probe")),
-            "accuracy": interval(row.accuracy),
-            **({"over seeds": f"± {100 * row.by_seed.std(ddof=1):.1f}"} if seeds > 1 else {}),
-            "gain over random": interval(row.gain, signed=True),
-            "random weights": f"{100 * row.random.value:.1f}",
-            "k-NN": f"{100 * row.measures['knn'].trained.value:.1f}",
-        }
+        line = {"row": row.label}
+        for name in definition["columns"]:
+            line |= _accuracy(row) if name == "linear" else {MEASURES[name].title: measured(row, name)}
         if tuned:
             line["paper, fine-tuned"] = number(row.paper.get("finetune"))
             line["fine-tuned"] = "" if row.finetuned is None else interval(row.finetuned)
@@ -106,7 +98,7 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
         if len(flops) > 1:
             line["training FLOPs"] = operations(row.training_flops)
         shown.append(line)
-    notes = [_note(definition, results), *_apart(definition, results), COLUMNS]
+    notes = [_note(definition, results), *_apart(definition, results), explanation(definition["columns"])]
     if tuned:
         notes.append(
             "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, after the recipe "
@@ -125,6 +117,32 @@ def _lines(definition: dict[str, Any], results: Results) -> tuple[pd.DataFrame, 
     if len(flops) > 1:
         notes.append("Training FLOPs: of one run, by formula; the table of cost has the seconds that it took.")
     return pd.DataFrame(shown), notes
+
+
+def _accuracy(row: RowResult) -> dict[str, str]:
+    """The columns of the linear probe."""
+    return {
+        "paper": number(row.paper.get("probe")),
+        "accuracy": interval(row.accuracy),
+        **({"over seeds": f"± {100 * row.by_seed.std(ddof=1):.1f}"} if len(row.by_seed) > 1 else {}),
+        "gain over random": interval(row.gain, signed=True),
+        "random weights": f"{100 * row.random.value:.1f}",
+    }
+
+
+def explanation(columns: Iterable[str]) -> str:
+    """What the columns of measures mean."""
+    return " ".join([COLUMNS, *(MEASURES[name].about for name in columns if name != "linear")])
+
+
+def in_unit(name: str, value: float) -> str:
+    """A measure's value: an accuracy in percent, any other number as it is."""
+    return f"{100 * value:.1f}" if MEASURES[name].unit == "%" else f"{value:.4g}"
+
+
+def measured(row: RowResult, name: str) -> str:
+    """A measure of a row."""
+    return in_unit(name, row.measures[name].trained.value)
 
 
 def _matrix(
@@ -220,13 +238,14 @@ def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
         | _exact("gain", row.gain)
         | _exact("random", row.random)
         | {
-            "knn": row.measures["knn"].trained.value,
-            "knn_random": row.measures["knn"].random.value,
             "rate_at_edge": row.linear.rate_at_edge,
             "training_flops": row.training_flops,
         }
         | {f"seed{seed}": value for seed, value in zip(seeds, row.by_seed, strict=True)}
     )
+    for measure, result in row.measures.items():
+        if measure != "linear":
+            record |= {measure: result.trained.value, f"{measure}_random": result.random.value}
     if row.finetuned is not None:
         record |= {"paper_finetuned": row.paper.get("finetune")} | _exact("finetuned", row.finetuned)
     if row.distance is not None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ldae.study.base import Config, matching
 from ldae.study.checking import listed
+from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.schedules import SCHEDULES
 from ldae.study.words import word
 
@@ -53,12 +54,17 @@ class Table(Config):
     title: str
     rows: Rows | None = None
     series: dict[str, str] | None = None
+    columns: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = (
+        DEFAULT_MEASURES  # the probes of its rows measure these
+    )
     target: Target = "all"
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.rows is None) == (self.series is None):
             raise ValueError("rows: and series: exclude each other; give exactly one of the two")
+        if self.series is not None and self.columns != DEFAULT_MEASURES:
+            raise ValueError("columns: a table of series shows accuracies only; give rows, or leave columns out")
         return self
 
     @property

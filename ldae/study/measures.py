@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
+from ldae.study.words import word
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,7 @@ MEASURES = {
 DEFAULT_MEASURES = ("linear", "knn")  # the measures of every probe
 
 
-def _known(name: str) -> str:
-    if name not in MEASURES:
-        raise PydanticCustomError("measure", "should be one of {known}", {"known": ", ".join(MEASURES)})
-    return name
-
-
-MeasureName = Annotated[str, AfterValidator(_known)]
+MeasureName = Annotated[str, word(MEASURES)]
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:

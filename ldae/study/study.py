@@ -18,6 +18,7 @@ from ldae.study.base import Architecture
 from ldae.study.checking import StudyError, check_folder_name, checked, listed, nearest, read_yaml
 from ldae.study.checks import check_names
 from ldae.study.file import DimensionFigure, Figure, RowsFigure, SchedulesFigure, StudyFile, Table, Target
+from ldae.study.measures import DEFAULT_MEASURES, ordered
 from ldae.study.record import Lineage, digest, lineage
 from ldae.study.rows import Point, Variant, resolve
 from ldae.study.scale import Scale
@@ -198,8 +199,21 @@ class Study:
         probe = self.probes[row]
         offsets = {self.variants[name].spec.features.offset for name, other in self.probes.items() if other == probe}
         return ProbeStage(
-            offsets=tuple(sorted(offsets)), time=features.time, noisy=features.noisy, probing=self.scale.probing
+            offsets=tuple(sorted(offsets)),
+            time=features.time,
+            noisy=features.noisy,
+            measures=self._measures[probe],
+            probing=self.scale.probing,
         )
+
+    @cached_property
+    def _measures(self) -> dict[str, tuple[str, ...]]:
+        """What each probe measures: the default, and the columns of all tables with a row that it serves."""
+        names = {probe: set(DEFAULT_MEASURES) for probe in self.probes.values()}
+        for table in self.file.tables.values():
+            for row in self.rows(table.names):
+                names[self.probes[row]].update(table.columns)
+        return {probe: ordered(measures) for probe, measures in names.items()}
 
     def pixels_stage(self) -> ProbeStage:
         """What probing raw pixels depends on."""
@@ -344,7 +358,7 @@ class Study:
             "settings": self.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
             "revisions": self.file.revisions,
             "tables": [
-                {"name": name, **{key: table[key] for key in ("title", "series") if key in table}}
+                {"name": name, **{key: table[key] for key in ("title", "series", "columns") if key in table}}
                 for name, table in shown.items()
             ],
             "figures": [{"name": name, "title": figure.title, "kind": figure.kind} for name, figure in figures.items()],

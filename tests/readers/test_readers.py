@@ -19,7 +19,7 @@ from ldae.readers.claims import judge, paper_value, spearman, write_claims
 from ldae.readers.figures import FIGURES, Inputs, write_figure
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import TOKENIZERS, operations, write_cost, write_table
-from ldae.runtime.files import checksums, write_json
+from ldae.runtime.files import checksums, read_json, write_json
 from ldae.study.record import digest
 from ldae.study.spec import Tokenizer
 from ldae.study.views import CODE, PACKAGE
@@ -90,7 +90,8 @@ def definition(seeds: list[int], names: tuple[str, ...] = ("second", "first"), *
         }
         for name in names
     ]
-    return {"title": "A title", "rows": rows, "seeds": seeds, "pixels": digest(LINEAGE)} | more
+    about = {"title": "A title", "columns": ["linear", "knn"], "seeds": seeds, "pixels": digest(LINEAGE)}
+    return about | {"rows": rows} | more
 
 
 def results_of(folder: Path, wanted: dict[str, Any], *, judged: bool = False, tuned: str = "") -> Results:
@@ -124,6 +125,46 @@ def test_a_table_shows_accuracy_and_gain_with_intervals(folder: Path) -> None:
     assert "FID" not in text
     latex = (folder / "table.tex").read_text()
     assert r"$\sigma$ = $\surd$2 \& more" in latex
+
+
+def test_a_table_has_the_columns_that_it_names_in_their_order(folder: Path) -> None:
+    def heading(columns: list[str]) -> list[str]:
+        wanted = definition([0], columns=columns)
+        write_table(wanted, results_of(folder, wanted), out=folder / "table")
+        line = (folder / "table.md").read_text().split("\n")[2]
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    accuracy = ["paper", "accuracy", "gain over random", "random weights"]
+    assert heading(["knn", "linear"]) == ["row", "k-NN", *accuracy]
+    assert heading(["linear"]) == ["row", *accuracy]
+    assert "k-NN: a vote" not in (folder / "table.md").read_text()
+
+
+def test_a_number_that_is_not_an_accuracy_has_an_interval_over_seeds_alone(folder: Path) -> None:
+    for seed in (0, 1, 2):
+        path = folder / f"first/seed{seed}/probe.json"
+        about = read_json(path)
+        for encoder, value in (("trained/0", 10.0 + seed), ("random/0", 4.0)):
+            about["encoders"][encoder]["spread"] = {"value": value, "low": value, "high": value}
+        write_json(path, about)
+    results = results_of(folder, definition([0, 1, 2], ("first",)))
+    value, low, high = results.estimate("first", "spread")
+    assert value == pytest.approx(11.0) and high - value == pytest.approx(value - low)
+    assert high - value == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # the t-interval of 10, 11 and 12
+    assert results.estimate("first", "spread", "gain").value == pytest.approx(7.0)
+    single = results_of(folder, definition([0], ("first",))).estimate("first", "spread")
+    assert single == (10.0, 10.0, 10.0)
+    with pytest.raises(ValueError, match="row first: its probe has no measure 'other', only linear, knn, spread"):
+        results.estimate("first", "other")
+
+
+def test_a_record_in_another_format_is_named(folder: Path) -> None:
+    path = folder / "first/seed0/probe.json"
+    about = read_json(path)
+    about["encoders"]["trained/0"]["linear"] = {"top1": 0.4}
+    write_json(path, about)
+    with pytest.raises(ValueError, match=rf"{path}: unknown key 'encoders.trained/0.linear.top1'.*run its job again"):
+        results_of(folder, definition([0], ("first",)))
 
 
 def test_seeds_give_mean_and_spread(folder: Path) -> None:

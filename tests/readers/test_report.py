@@ -319,7 +319,8 @@ def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
     frame["seed1"] = frame["seed2"] = frame["seed0"]
     frame.loc["mae_l", ["seed0", "seed1", "seed2", "random"]] = [0.288, 0.156, 0.283, 0.133]
     frame.to_csv(results / "tables/table4.csv", index=False)
-    sheet = cells.table({"name": "table4", "title": "Comparison"}, results / "tables", [0, 1, 2])
+    entry = {"name": "table4", "title": "Comparison", "columns": ["linear", "knn"]}
+    sheet = cells.table(entry, results / "tables", [0, 1, 2])
     warned = {line[0].row: cell.warning for line in sheet.lines for cell in line if cell.warning}
     assert warned == {"mae_l": "seed 1 apart: 15.6"}
     write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")

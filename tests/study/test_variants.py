@@ -517,3 +517,28 @@ def test_what_would_fail_only_later_is_refused_at_once(whole: Path, old: str, ne
     edit(whole, "config.yaml", old, new)
     text = mistake(whole)
     assert all(word in text for word in words), text
+
+
+def test_a_probe_measures_the_columns_of_every_table_that_shows_it(root: Path) -> None:
+    """The lineages of all other probes stay as they are, so that they do not run again."""
+    before = Study.load(root, {})
+    edit(
+        root, "config.yaml", "tables:\n", "tables:\n  more: {title: More, rows: [single_level], columns: [attentive]}\n"
+    )
+    study = Study.load(root, {})
+    assert study.probe_stage("single_level").measures == ("linear", "knn", "attentive")
+    changed = [name for name in study.variants if study.probe_lineage(name) != before.probe_lineage(name)]
+    assert changed == ["single_level"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("rows: [single_level], columns: [lineal]", "found 'lineal', should be 'linear', 'knn' or 'attentive'"),
+        ("rows: [single_level], columns: []", "columns: found [], should not be empty"),
+        ("series: {PCA: pca_d}, columns: [knn]", "columns: a table of series shows accuracies only"),
+    ],
+)
+def test_a_column_that_a_table_cannot_have_is_refused_in_one_line(table: str, message: str, root: Path) -> None:
+    edit(root, "config.yaml", "tables:\n", f"tables:\n  more: {{title: More, {table}}}\n")
+    assert message in mistake(root)

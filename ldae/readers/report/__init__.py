@@ -18,8 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ldae.readers.report import cells, data, origins, verdicts, words
 from ldae.readers.report.cells import Record
 from ldae.readers.report.origins import Made, Row
-from ldae.readers.tables import COLUMNS, seeds_apart, typographic
+from ldae.readers.tables import explanation, seeds_apart, typographic
 from ldae.runtime.files import write_text
+from ldae.study.measures import ordered
 
 TEMPLATES = Path(__file__).parent
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -99,7 +100,7 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
         "claims": claims,
         "counts": words.verdicts_in_words(claims) if claims else "",
         "tables": {entry["name"]: cells.table(entry, results / "tables", seeds) for entry in tables},
-        "columns": COLUMNS,
+        "columns": explanation(ordered(measure for entry in tables for measure in entry["columns"])),
         "rows": rows,
         "known": known,
         "shared": origins.provenance_of(_shared(rows, results)),

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldae.measures.intervals import Estimate, apart
-from ldae.readers.tables import COLUMNS, interval, operations
+from ldae.readers.tables import COLUMNS, in_unit, interval, operations
+from ldae.study.measures import MEASURES
 
 Record = dict[str, str]  # a line of a CSV file
 FILES = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md"}  # of each table
@@ -141,28 +142,24 @@ def _lines(
     """A line for each row."""
     judged = next((record["distance"] for record in records if record.get("distance")), None)
     flops = len({record["training_flops"] for record in records}) > 1
-    columns = [("row", False), ("paper", True), ("accuracy", True)]
-    columns += [("± over seeds", True)] if len(seeds) > 1 else []
-    columns += [("gain over random", True), ("k‑NN", True)]  # with a hyphen that does not break
+    columns = [("row", False)]
+    for measure in entry["columns"]:
+        if measure == "linear":
+            columns += [("paper", True), ("accuracy", True)]
+            columns += [("± over seeds", True)] if len(seeds) > 1 else []
+            columns.append(("gain over random", True))
+        else:
+            columns.append((MEASURES[measure].title.replace("-", "‑"), True))  # a hyphen that does not break
     tuned = any(record.get("finetuned") for record in records)
     columns += [("paper, fine-tuned", True), ("fine-tuned", True)] if tuned else []
     columns += [("paper, FID", True), (judged, True)] if judged else []
     columns += [("training", True)] if flops else []
     lines = []
     for record in records:
-        random, name = share(record, "random"), record["name"]
-        line = [
-            Cell(record["label"], sort=record["label"], row=name),
-            plain(record["paper"], "{:.1f}"),
-            _accuracy(record, axis, seeds),
-        ]
-        if len(seeds) > 1:
-            spread = float(np.std(by_seed(record, seeds), ddof=1))
-            line.append(Cell(f"± {100 * spread:.1f}", sort=spread))
-        line += [
-            shown(share(record, "gain"), signed=True, row=name, below=(f"random weights {100 * random.value:.1f}",)),
-            _neighbours(record),
-        ]
+        name = record["name"]
+        line = [Cell(record["label"], sort=record["label"], row=name)]
+        for measure in entry["columns"]:
+            line += _linear(record, axis, seeds) if measure == "linear" else [_measured(record, measure)]
         if tuned:
             line.append(plain(record["paper_finetuned"], "{:.1f}"))
             line.append(shown(share(record, "finetuned"), row=name) if record["finetuned"] else Cell(""))
@@ -178,11 +175,22 @@ def _lines(
     return columns, lines
 
 
-def _neighbours(record: Record) -> Cell:
-    """The accuracy of k-NN, and with random weights where the table has that."""
-    random = number(record.get("knn_random"))
-    below = () if random is None else (f"random {100 * random:.1f}",)
-    return replace(plain(record["knn"], "{:.1f}", 100), below=below)
+def _linear(record: Record, axis: Axis, seeds: list[int]) -> list[Cell]:
+    """The paper's accuracy by linear probe, the row's, its spread over several seeds, and its gain."""
+    random = share(record, "random")
+    cells = [plain(record["paper"], "{:.1f}"), _accuracy(record, axis, seeds)]
+    if len(seeds) > 1:
+        spread = float(np.std(by_seed(record, seeds), ddof=1))
+        cells.append(Cell(f"± {100 * spread:.1f}", sort=spread))
+    below = (f"random weights {100 * random.value:.1f}",)
+    return [*cells, shown(share(record, "gain"), signed=True, row=record["name"], below=below)]
+
+
+def _measured(record: Record, measure: str) -> Cell:
+    """Another measure, and below it the same with random weights where the table has that."""
+    value, random = float(record[measure]), number(record.get(f"{measure}_random"))
+    below = () if random is None else (f"random {in_unit(measure, random)}",)
+    return Cell(in_unit(measure, value), sort=value, below=below)
 
 
 def by_seed(record: Record, seeds: list[int]) -> list[float]:
@@ -224,7 +232,9 @@ def _matrix(
 def notes_of(text: str) -> list[str | Sheet]:
     """The paragraphs below a table in Markdown, and the tables among them; the columns are explained once for all."""
     parts = text.strip().split("\n\n")[2:]
-    return [_of_pipes(part) if part.startswith("|") else part for part in parts if part and part != COLUMNS]
+    return [
+        _of_pipes(part) if part.startswith("|") else part for part in parts if part and not part.startswith(COLUMNS)
+    ]
 
 
 def _of_pipes(text: str) -> Sheet:
