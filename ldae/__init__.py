@@ -1,19 +1,16 @@
-"""l-DAE: the deconstruction of diffusion models for self-supervised learning, one row at a time.
+"""l-DAE: which parts of a diffusion model learn representations, one row at a time.
 
-Five parts, each with one question, composed by one `Denoiser`:
+The method has four parts, each with one question, and one module that combines them:
 
-    tokenizers   how does an image become tokens?
-    noise        how strongly are they corrupted at each time step?
-    network      what maps noisy tokens to a prediction?
-    objective    what is predicted, and how are errors weighed?
-    denoiser     the composition: images in, loss out
+    parts.tokenizers   how does an image become tokens?
+    parts.noise        how strongly are they corrupted at each time step?
+    parts.network      what maps noisy tokens to a prediction?
+    parts.objective    what is predicted, and how are errors weighted?
+    parts.denoiser     the combination: images in, loss out
 
-Stages turn files into files: `prepare`, `fit_tokenizer`, `train_tokenizer`, `train_classifier`, `pretrain`,
-`pretrain_baseline`, `adopt`, `probe`, `finetune`, `sample`, `judge`, `denoise`, `export`. Readers turn result files
-into `tables`, `figures`, verdicts on `claims` and the page of a `report`; `plan` and `status` tell what a study costs
-and where it stands. `spec` is the vocabulary, `variants` turns a study's rows into specs; `launch` starts several
-processes for one stage, `ranks` lets them share it. `ldae.load` opens a finished run in Python; `folding` is how its
-encoder becomes an ordinary Vision Transformer.
+The rooms of the package, in the order in which they may import each other: `runtime` (processes and files), `study`
+(rows, scales, the graph of jobs), `data` and `parts`, `measures` and `overview`, `training`, `stages` (one module per
+job) and `readers` (tables, figures, claims, the page), `commands` and `api`. `ldae.load` opens a finished run.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, with which torch is imported only when it is asked for."""
+    """Imports `load`, and with it torch, only when it is used."""
     if name == "load":
         from ldae.api import load
 

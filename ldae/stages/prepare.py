@@ -1,8 +1,8 @@
-"""Stage: turns photographs or a user's images into arrays that training reads without decoding anything.
+"""Stage: decodes the images of a data set into arrays that training reads without decoding.
 
-The arrays are filled in place on disk by a pool of processes, so that memory stays small whatever the data set. Each
-image is a function of the configuration and of its position, so that the bytes do not depend on the pool; and a journal
-beside each array tells how far it is, so that a killed stage goes on where it was.
+A pool of processes fills the arrays in place on disk, so memory stays small for any data set. Each image depends only
+on the configuration and its position, so the bytes do not depend on the pool. A journal next to each array records the
+progress, so that a killed stage can resume.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,20 +25,18 @@ from ldae.data.sources import Broken, ImageFiles, Images, Source, fingerprint, f
 from ldae.data.sources.pixels import white_above
 from ldae.runtime.arrays import file_row_checksums, new_array, release_pages, save_array
 from ldae.runtime.files import atomic_write, sha256, write_json
-from ldae.runtime.pool import pool
+from ldae.runtime.pool import Map, pool
 from ldae.runtime.progress import log, progress
 from ldae.study.record import lineage
 from ldae.study.scale import Dataset, Folder, Photos
 from ldae.study.stage_specs import DatasetStage
 
-CHUNK = 128  # images a task
-DARKEST = 2**14  # the white of colours of 16 bits that use too few of them
-
-Run = Callable[[Callable[["Chunk"], list[Outcome]], Iterable["Chunk"]], Iterator[list[Outcome]]]
+CHUNK = 128  # images per task
+DARKEST = 2**14  # 16-bit colour images whose white is below this are refused
 
 
 class Chunk(NamedTuple):
-    """A task of the pool: images, and where in the array at `target` they go."""
+    """A task of the pool: images, and their positions in the array at `target`."""
 
     target: Path
     places: Sequence[int]
@@ -46,47 +44,47 @@ class Chunk(NamedTuple):
 
     @property
     def start(self) -> int:
-        """The first of the places."""
+        """The first position."""
         return self.places[0]
 
 
-class Split(NamedTuple):
-    """What a split's images came with; broken ones are in neither array."""
+class SplitArrays(NamedTuple):
+    """Labels and groups of a split's images, without broken ones."""
 
     labels: NDArray[np.int64]  # (N,)
     groups: NDArray[np.int64]  # (N,) 0..G-1
 
 
 def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> None:
-    """Writes the arrays of both splits and, last, their manifest into the folder `out`.
+    """Writes the arrays of both splits, and finally their manifest, into the folder `out`.
 
-    The manifest says:
+    Keys of the manifest:
 
     - `source`, `size`, `classes`, `counts` (split -> class -> images), `groups` (split -> their number), `sha256`;
-    - `sources`: what the images were read from, see `sources.fingerprint`; `pillow`: the version that decoded them;
+    - `sources`: the files that were read, see `sources.fingerprint`; `pillow`: the version that decoded them;
     - `broken`: path and reason of each image that could not be read, as in `broken.csv`;
-    - `left_out`: what the folder holds beside (`endings`: ending -> files; `hidden`, `special`, `circles`: numbers;
-      `folders`: names), without the keys that would say none;
-    - `in_both`: files of the same content in both splits: their `count`, and the first `pairs` [train, val];
-    - `white`: of grey images of more than 8 bits, None where there are none: its `level`, whether it was `measured`,
-      the `largest` value, and how many `images` they are.
+    - `left_out`: what else the folder contains (`endings`: extension -> files; `hidden`, `special`, `circles`: numbers;
+      `folders`: names), without zero counts;
+    - `in_both`: files with the same content in both splits: their `count`, and the first `pairs` [train, val];
+    - `white`: for grey images with more than 8 bits (otherwise None): its `level`, whether it was `measured`, the
+      `largest` value, and the number of `images`.
 
     Raises:
-        ValueError: in one line, when the data set cannot be used as it is; no array or manifest is written then.
+        ValueError: in one line, if the data set cannot be used; no array or manifest is written then.
     """
     dataset, size = stage.dataset, stage.dataset.stored
     source = _open(dataset)
     log(findings.summary(source))
-    made, pictures = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
+    own_lineage, files = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
     _check_space(source, size, out)
-    identity = json.dumps([made, pictures, PIL.__version__], sort_keys=True)
+    identity = json.dumps([own_lineage, files, PIL.__version__], sort_keys=True)
     with ExitStack() as stack:
         run, journals = stack.enter_context(pool(workers)), {}
         for name, images in source.splits.items():
             journals[name] = stack.enter_context(open_journal(out / f"{name}.npy", identity))
             _draw(name, images, size, journals[name], run)
-        if fingerprint.identity(fingerprint.listing(dataset)) != pictures:
+        if fingerprint.identity(fingerprint.listing(dataset)) != files:
             raise ValueError("the pictures were changed while they were prepared; start again")
         findings.check_broken(
             source, journals, allowed=not isinstance(dataset, Photos) and dataset.broken == "allow", out=out
@@ -94,7 +92,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         white = _whiten(dataset, source, journals, run)
         splits = {name: _settle(images, journals[name]) for name, images in source.splits.items()}
         sums = {name: file_row_checksums(journal.target) for name, journal in journals.items()}
-        (out / "manifest.json").unlink(missing_ok=True)  # an older one must not vouch for new arrays
+        (out / "manifest.json").unlink(missing_ok=True)  # an old manifest must not describe new arrays
     for name, split in splits.items():
         save_array(out / f"{name}_labels.npy", split.labels)
         save_array(out / f"{name}_groups.npy", split.groups)
@@ -109,7 +107,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         "left_out": source.left_out.to_json(),
         "in_both": findings.in_both(source, journals),
         "white": white,
-        "lineage": made,
+        "lineage": own_lineage,
     }
     write_json(out / "manifest.json", manifest)
 
@@ -121,15 +119,15 @@ def _open(dataset: Dataset) -> Source:
 
 
 def _check_space(source: Source, size: int, out: Path) -> None:
-    """Refuses what the disk cannot hold: a mapped file that outgrows it kills its writer without a word."""
+    """Refuses a data set that the disk cannot hold; a memory map on a full disk would kill its writer by SIGBUS."""
     need = sum(len(images.labels) for images in source.splits.values()) * 3 * size**2
     free = shutil.disk_usage(out).free
     if need > free:
         raise ValueError(f"{out}: the prepared images take {need / 1e9:.1f} GB; the disk has {free / 1e9:.1f} GB left")
 
 
-def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> None:
-    """Fills a split's array with what it still lacks."""
+def _draw(name: str, images: Images, size: int, journal: Journal, run: Map) -> None:
+    """Fills the rest of a split's array."""
     target, total, done = journal.target, len(images.labels), len(journal)
     if not done:
         new_array(target, np.uint8, (total, 3, size, size))
@@ -141,11 +139,13 @@ def _draw(name: str, images: Images, size: int, journal: Journal, run: Run) -> N
             bar.advance(len(result))
 
 
-def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run: Run) -> dict[str, Any] | None:
-    """Draws grey images of more than 8 bits again with the white of the whole data set; says what it is.
+def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run: Map) -> dict[str, Any] | None:
+    """Decodes grey images with more than 8 bits again, with one white for the whole data set.
 
-    Each has been drawn with the white that it has by itself, which is as good as unknown. A stage that was killed here
-    does all of them again.
+    They were first decoded with a white from each single image. A stage that is killed here decodes all of them again.
+
+    Returns:
+        The manifest's entry `white`.
     """
     given = dataset.white if isinstance(dataset, Folder) else None
     deep = [image for journal in journals.values() for image in journal.deep.values()]
@@ -161,7 +161,7 @@ def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run:
         + f" (their largest value is {largest:g})"
     )
     for name, journal in journals.items():
-        if given or len(np.load(journal.target, mmap_mode="r")) < len(journal):  # a compacted array has its white
+        if given or len(np.load(journal.target, mmap_mode="r")) < len(journal):  # a compacted array is final
             continue
         images = cast(ImageFiles, source.splits[name])
         places = [place for place, image in journal.deep.items() if not image.colour]
@@ -171,7 +171,7 @@ def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run:
 
 
 def _refuse_dark_colours(largest: list[float], white: float | None) -> None:
-    """Refuses colours of 16 bits of which only the lower are used: Pillow gives the upper 8 alone."""
+    """Refuses 16-bit colour images that use only the lower bits, because Pillow returns only the upper 8."""
     level = white or white_above(257 * max(largest, default=255))
     if any(largest) and level < DARKEST:
         raise ValueError(
@@ -180,17 +180,17 @@ def _refuse_dark_colours(largest: list[float], white: float | None) -> None:
         )
 
 
-def _settle(images: Images, journal: Journal) -> Split:
-    """Leaves only what is not broken in a split's array."""
+def _settle(images: Images, journal: Journal) -> SplitArrays:
+    """Removes broken images from a split's array."""
     groups = journal.groups
     kept = np.flatnonzero(groups != LEFT_OUT)
     if len(np.load(journal.target, mmap_mode="r")) > len(kept):
         _compact(journal.target, kept)
-    return Split(images.labels[kept], np.unique(groups[kept], return_inverse=True)[1])
+    return SplitArrays(images.labels[kept], np.unique(groups[kept], return_inverse=True)[1])
 
 
 def _fill(chunk: Chunk) -> list[Outcome]:
-    """Draws images into their places; for each, its group or what is wrong with it."""
+    """Decodes images into their positions; returns the outcome of each."""
     array = np.load(chunk.target, mmap_mode="r+")
     outcomes: list[Outcome] = []
     for position, image in zip(chunk.places, chunk.images, strict=True):
@@ -199,12 +199,12 @@ def _fill(chunk: Chunk) -> list[Outcome]:
         else:
             array[position] = image.pixels
             outcomes.append(Drawn(image.group, image.digest, image.deep))
-    array.flush()  # the journal will say that these are on disk
+    array.flush()  # before the journal records that they are on disk
     return outcomes
 
 
 def _compact(path: Path, kept: NDArray[np.int64]) -> None:
-    """Leaves only the `kept` images of an array on disk."""
+    """Keeps only the images at positions `kept` of an array on disk."""
     images = np.load(path, mmap_mode="r")
     with atomic_write(path) as partial:
         compacted = new_array(partial, np.uint8, (len(kept), *images.shape[1:]))
@@ -214,8 +214,8 @@ def _compact(path: Path, kept: NDArray[np.int64]) -> None:
             release_pages(compacted)
 
 
-def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Split], out: Path) -> dict[str, Any]:
-    """What the arrays hold, in words that are the same for every run."""
+def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, SplitArrays], out: Path) -> dict[str, Any]:
+    """The part of the manifest that describes the arrays."""
     files = [f"{name}_{part}.npy" for name in splits for part in ("labels", "groups", "checksums")]
     return {
         "source": dataset.source,
@@ -227,6 +227,6 @@ def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Spli
     }
 
 
-def _counts(split: Split, classes: tuple[str, ...]) -> dict[str, int]:
+def _counts(split: SplitArrays, classes: tuple[str, ...]) -> dict[str, int]:
     found = Counter(split.labels.tolist())
     return {name: found[label] for label, name in enumerate(classes)}
