@@ -48,7 +48,7 @@ from ldae.study.cost import (
     pretrain_macs,
     tokenizer_training_macs,
 )
-from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage
+from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage, FinetuneStage, pretraining_of
 from ldae.study.study import Study
 from ldae.training.loop import Run, Task, compile_blocks, pick_device
 
@@ -82,7 +82,7 @@ class Stages:
 
     def denoiser(self, row: str) -> tuple[DenoiserStage, Denoiser]:
         """A row's network with random weights that let everything through."""
-        stage = cast(DenoiserStage, self.study.pretrain_stage(row))
+        stage = cast(DenoiserStage, pretraining_of(self.study, row))
         fitted = pca.fit([torch.randn(4000, PATCH_DIM, generator=torch.Generator().manual_seed(0))])
         denoiser = Denoiser(stage, fitted, image_size=self.size, classes=self.classes)
         denoiser.network.open_gates()
@@ -96,7 +96,7 @@ class Stages:
 
     def pretrain(self, row: str) -> Loop:
         """Training a row or a baseline; three passes of its network's arithmetic."""
-        stage = self.study.pretrain_stage(row)
+        stage = pretraining_of(self.study, row)
         if isinstance(stage, BaselineStage):
             module = build_baseline(stage, seed=0, image_size=self.size).to(self.device)
             task: Task
@@ -174,7 +174,7 @@ class Stages:
 
     def finetune(self, row: str) -> Loop:
         """Fine-tuning a row's encoder."""
-        tuning = self.study.finetune_stage(row)
+        tuning = FinetuneStage.for_job(self.study, {"row": row})
         _, denoiser = self.denoiser(row)
         folded = fold(denoiser.cpu(), time=10, offset=0)
         network = vision_transformer(folded, classes=self.classes, seed=0).to(self.device)

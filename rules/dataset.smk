@@ -1,30 +1,29 @@
-# Images, prepared once. Where a user's own come from is a parameter, not an input: a dry run needs none of them.
+# Images, prepared once. Where a user's own come from is no input: a dry run needs none of them.
 
 
 rule dataset:
+    input:
+        inputs_of("dataset"),
     output:
         expand(
             "<results>/dataset/{split}{part}.npy",
             split=["train", "val"],
             part=["", "_labels", "_groups", "_checksums"],
         ),
-        manifest="<results>/dataset/manifest.json",
+        "<results>/dataset/manifest.json",
     log:
         "<logs>/dataset.log",
     benchmark:
         "<benchmarks>/dataset.tsv"
+    priority: priority_of("dataset")
     conda:
         "../environment.yml"
     threads: ALL_CORES
     resources:
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("dataset"),
     params:
-        spec=study.dataset_stage().to_json(),
-        revision=revision_of("dataset"),
-        lineage=lineage_of(study.dataset_lineage),
+        options=options_of("dataset"),
     message:
         "preparing the images"
     shell:
-        "ldae prepare --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --out $(dirname {output.manifest}) --threads {threads} > {log} 2>&1"
+        "ldae prepare {params.options} --threads {threads} > {log} 2>&1"

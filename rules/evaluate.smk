@@ -4,232 +4,168 @@
 
 rule probe:
     input:
-        dataset="<results>/dataset/manifest.json",
-        tokenizer=tokenizer_of,
-        latents=centres_of,
-        model=model_of,
+        inputs_of("probe"),
     output:
-        about="<results>/probe/{variant}/seed{seed}/probe.json",
-        correct="<results>/probe/{variant}/seed{seed}/correct.npz",
+        "<results>/probe/{row}/seed{seed}/probe.json",
+        "<results>/probe/{row}/seed{seed}/correct.npz",
     log:
-        "<logs>/probe/{variant}/seed{seed}.log",
+        "<logs>/probe/{row}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/probe/{variant}/seed{seed}.tsv"
-    priority: priority_of
+        "<benchmarks>/probe/{row}/seed{seed}.tsv"
+    priority: priority_of("probe")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        **SEVERAL_NODES,
-        gpu=PROCESSES,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("probe"),
     params:
-        spec=spec_of(study.probe_stage),
-        revision=revision_of("probe"),
-        lineage=lineage_of(study.probe_lineage),
-        tokenizer=tokenizer_option,
+        options=options_of("probe"),
     message:
-        "probing {wildcards.variant}, seed {wildcards.seed}"
+        "probing {wildcards.row}, seed {wildcards.seed}"
     shell:
-        "ldae probe --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input.dataset}) {params.tokenizer}"
-        " --model $(dirname {input.model}) --out $(dirname {output.about})"
-        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        "ldae probe {params.options} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule probe_pixels:
     input:
-        "<results>/dataset/manifest.json",
+        inputs_of("probe_pixels"),
     output:
-        about="<results>/probe/pixels/probe.json",
-        correct="<results>/probe/pixels/correct.npz",
+        "<results>/probe/pixels/probe.json",
+        "<results>/probe/pixels/correct.npz",
     log:
         "<logs>/probe/pixels.log",
     benchmark:
         "<benchmarks>/probe/pixels.tsv"
-    priority: AT_ONCE  # the first table has it
+    priority: priority_of("probe_pixels")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=ONE_GPU,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("probe_pixels"),
     params:
-        spec=study.pixels_stage().to_json(),
-        revision=revision_of("probe"),
-        lineage=lineage_of(study.pixels_lineage),
+        options=options_of("probe_pixels"),
     message:
         "probing raw pixels"
     shell:
-        "ldae probe-pixels --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input}) --out $(dirname {output.about}) --threads {threads} > {log} 2>&1"
+        "ldae probe-pixels {params.options} --threads {threads} > {log} 2>&1"
 
 
 rule finetune:
     input:
-        dataset="<results>/dataset/manifest.json",
-        tokenizer=tokenizer_of,
-        model=model_of,
+        inputs_of("finetune"),
     output:
-        about="<results>/finetune/{variant}/seed{seed}/finetune.json",
-        correct="<results>/finetune/{variant}/seed{seed}/correct.npz",
-        history="<results>/finetune/{variant}/seed{seed}/history.csv",
+        "<results>/finetune/{row}/seed{seed}/finetune.json",
+        "<results>/finetune/{row}/seed{seed}/correct.npz",
+        "<results>/finetune/{row}/seed{seed}/history.csv",
     log:
-        "<logs>/finetune/{variant}/seed{seed}.log",
+        "<logs>/finetune/{row}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/finetune/{variant}/seed{seed}.tsv"
-    priority: priority_of
+        "<benchmarks>/finetune/{row}/seed{seed}.tsv"
+    priority: priority_of("finetune")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        **SEVERAL_NODES,
-        gpu=PROCESSES,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
-        micro_batch=study.scale.resources.micro_batch or study.scale.finetuning.batch,
-        checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
+        **resources_of("finetune"),
     params:
-        spec=spec_of(study.finetune_stage),
-        revision=revision_of("finetune"),
-        lineage=lineage_of(study.finetune_lineage),
-        tokenizer=tokenizer_option,
-        resume=f"{RESULTS}/resume/finetune/{{variant}}/seed{{seed}}",
+        options=options_of("finetune"),
     message:
-        "fine-tuning {wildcards.variant}, seed {wildcards.seed}"
+        "fine-tuning {wildcards.row}, seed {wildcards.seed}"
     shell:
-        "ldae finetune --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input.dataset}) {params.tokenizer}"
-        " --model $(dirname {input.model}) --resume {params.resume} --out $(dirname {output.about})"
-        " --threads {threads} --processes {resources.gpu} --micro-batch {resources.micro_batch}"
+        "ldae finetune {params.options} --threads {threads} --processes {resources.gpu} --micro-batch {resources.micro_batch}"
         " --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
 
 
 rule sample:
     input:
-        dataset="<results>/dataset/manifest.json",
-        tokenizer=tokenizer_of,
-        ema="<results>/pretrain/{variant}/seed{seed}/ema.safetensors",
+        inputs_of("sample"),
     output:
-        samples="<results>/samples/{variant}/seed{seed}/samples.npy",
-        about="<results>/samples/{variant}/seed{seed}/samples.json",
+        "<results>/samples/{row}/seed{seed}/samples.npy",
+        "<results>/samples/{row}/seed{seed}/samples.json",
     log:
-        "<logs>/samples/{variant}/seed{seed}.log",
+        "<logs>/samples/{row}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/samples/{variant}/seed{seed}.tsv"
-    priority: priority_of
+        "<benchmarks>/samples/{row}/seed{seed}.tsv"
+    priority: priority_of("sample")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        **SEVERAL_NODES,
-        gpu=PROCESSES,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("sample"),
     params:
-        spec=study.sample_stage().to_json(),
-        revision=revision_of("sample"),
-        lineage=lineage_of(study.sample_lineage),
+        options=options_of("sample"),
     message:
-        "sampling {wildcards.variant}, seed {wildcards.seed}"
+        "sampling {wildcards.row}, seed {wildcards.seed}"
     shell:
-        "ldae sample --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
-        " --model $(dirname {input.ema}) --out $(dirname {output.samples})"
-        " --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+        "ldae sample {params.options} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule reference:
     input:
-        dataset="<results>/dataset/manifest.json",
-        judge=JUDGE,
+        inputs_of("reference"),
     output:
-        statistics="<results>/judge/reference/reference.npz",
-        about="<results>/judge/reference/reference.json",
+        "<results>/judge/reference/reference.npz",
+        "<results>/judge/reference/reference.json",
     log:
         "<logs>/judge/reference.log",
     benchmark:
         "<benchmarks>/judge/reference.tsv"
+    priority: priority_of("reference")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=ONE_GPU,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("reference"),
     params:
-        spec=study.judge_stage().to_json(),
-        revision=revision_of("judge"),
-        lineage=lineage_of(study.reference_lineage),
-        judge=JUDGE_OPTION,
+        options=options_of("reference"),
     message:
         "measuring the true images"
     shell:
-        "ldae reference --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input.dataset}) {params.judge}"
-        " --out $(dirname {output.statistics}) --threads {threads} > {log} 2>&1"
+        "ldae reference {params.options} --threads {threads} > {log} 2>&1"
 
 
 rule judge:
     input:
-        samples="<results>/samples/{variant}/seed{seed}/samples.npy",
-        reference="<results>/judge/reference/reference.npz",
-        judge=JUDGE,
+        inputs_of("judge"),
     output:
-        "<results>/judge/{variant}/seed{seed}/distance.json",
+        "<results>/judge/{row}/seed{seed}/distance.json",
     log:
-        "<logs>/judge/{variant}/seed{seed}.log",
+        "<logs>/judge/{row}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/judge/{variant}/seed{seed}.tsv"
-    priority: priority_of
+        "<benchmarks>/judge/{row}/seed{seed}.tsv"
+    priority: priority_of("judge")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=ONE_GPU,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("judge"),
     params:
-        spec=study.judge_stage().to_json(),
-        revision=revision_of("judge"),
-        lineage=lineage_of(study.distance_lineage),
-        judge=JUDGE_OPTION,
+        options=options_of("judge"),
     message:
-        "judging the samples of {wildcards.variant}, seed {wildcards.seed}"
+        "judging the samples of {wildcards.row}, seed {wildcards.seed}"
     shell:
-        "ldae judge --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --samples $(dirname {input.samples}) --reference $(dirname {input.reference}) {params.judge}"
-        " --out $(dirname {output}) --threads {threads} > {log} 2>&1"
+        "ldae judge {params.options} --threads {threads} > {log} 2>&1"
 
 
 rule denoise:
     input:
-        dataset="<results>/dataset/manifest.json",
-        tokenizer=tokenizer_of,
-        model="<results>/pretrain/{variant}/seed{seed}/model.safetensors",
+        inputs_of("denoise"),
     output:
-        pictures="<results>/denoise/{variant}/seed{seed}/pictures.npz",
-        about="<results>/denoise/{variant}/seed{seed}/pictures.json",
+        "<results>/denoise/{row}/seed{seed}/pictures.npz",
+        "<results>/denoise/{row}/seed{seed}/pictures.json",
     log:
-        "<logs>/denoise/{variant}/seed{seed}.log",
+        "<logs>/denoise/{row}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/denoise/{variant}/seed{seed}.tsv"
+        "<benchmarks>/denoise/{row}/seed{seed}.tsv"
+    priority: priority_of("denoise")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=ONE_GPU,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("denoise"),
     params:
-        spec=study.denoise_stage().to_json(),
-        revision=revision_of("denoise"),
-        lineage=lineage_of(study.denoise_lineage),
+        options=options_of("denoise"),
     message:
-        "denoising with {wildcards.variant}, seed {wildcards.seed}"
+        "denoising with {wildcards.row}, seed {wildcards.seed}"
     shell:
-        "ldae denoise-validation --row {wildcards.variant} --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input.dataset}) --tokenizer $(dirname {input.tokenizer})"
-        " --model $(dirname {input.model}) --out $(dirname {output.pictures}) --threads {threads} > {log} 2>&1"
+        "ldae denoise-validation {params.options} --threads {threads} > {log} 2>&1"

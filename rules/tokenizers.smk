@@ -1,107 +1,84 @@
 # One fit for each tokenizer: a PCA serves every dimension, and every fit every scaling. The convolutional ones are
-# trained, and leave the training set's latents beside their weights.
+# trained, and leave the training set's latents beside their weights. The small classifiers serve as perceptual loss, and
+# judge samples.
 
 
 rule tokenizer:
     input:
-        "<results>/dataset/manifest.json",
+        inputs_of("tokenizer"),
     output:
-        fit="<results>/tokenizers/{tokenizer}/tokenizer.safetensors",
-        about="<results>/tokenizers/{tokenizer}/tokenizer.json",
+        "<results>/tokenizers/{tokenizer}/tokenizer.safetensors",
+        "<results>/tokenizers/{tokenizer}/tokenizer.json",
     log:
         "<logs>/tokenizers/{tokenizer}.log",
     benchmark:
         "<benchmarks>/tokenizers/{tokenizer}.tsv"
     wildcard_constraints:
-        tokenizer=one_of(FITTED),
-    priority: tokenizer_priority_of
+        tokenizer=names_of("tokenizer"),
+    priority: priority_of("tokenizer")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
+        **resources_of("tokenizer"),
     params:
-        spec=tokenizer_spec,
-        revision=revision_of("tokenizer"),
-        lineage=lineage_of(study.tokenizer_lineage),
+        options=options_of("tokenizer"),
     message:
         "fitting tokenizer {wildcards.tokenizer}"
     shell:
-        "ldae fit-tokenizer --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input}) --out $(dirname {output.fit}) --threads {threads} > {log} 2>&1"
+        "ldae fit-tokenizer {params.options} --threads {threads} > {log} 2>&1"
 
 
 rule convolutional_tokenizer:
     input:
-        dataset="<results>/dataset/manifest.json",
-        vgg=vgg_of,
+        inputs_of("convolutional_tokenizer"),
     output:
-        fit="<results>/tokenizers/{tokenizer}/tokenizer.safetensors",
-        about="<results>/tokenizers/{tokenizer}/tokenizer.json",
-        latents="<results>/tokenizers/{tokenizer}/latents.npy",
-        checksums="<results>/tokenizers/{tokenizer}/latents_checksums.npy",
-        history="<results>/tokenizers/{tokenizer}/history.csv",
+        "<results>/tokenizers/{tokenizer}/tokenizer.safetensors",
+        "<results>/tokenizers/{tokenizer}/tokenizer.json",
+        "<results>/tokenizers/{tokenizer}/latents.npy",
+        "<results>/tokenizers/{tokenizer}/latents_checksums.npy",
+        "<results>/tokenizers/{tokenizer}/history.csv",
     log:
         "<logs>/tokenizers/{tokenizer}.log",
     benchmark:
         "<benchmarks>/tokenizers/{tokenizer}.tsv"
     wildcard_constraints:
-        tokenizer=one_of(CONVOLUTIONAL),
-    priority: tokenizer_priority_of
+        tokenizer=names_of("convolutional_tokenizer"),
+    priority: priority_of("convolutional_tokenizer")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        **SEVERAL_NODES,
-        gpu=PROCESSES,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
-        recompute=int(study.scale.resources.recompute),
-        checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
+        **resources_of("convolutional_tokenizer"),
     params:
-        spec=tokenizer_spec,
-        revision=revision_of("tokenizer"),
-        lineage=lineage_of(study.tokenizer_lineage),
-        vgg=vgg_option,
-        resume=f"{RESULTS}/resume/tokenizers/{{tokenizer}}",
+        options=options_of("convolutional_tokenizer"),
     message:
         "training tokenizer {wildcards.tokenizer}"
     shell:
-        "ldae train-tokenizer --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input.dataset}) {params.vgg}"
-        " --resume {params.resume} --out $(dirname {output.fit}) --processes {resources.gpu}"
-        " --threads {threads} --recompute {resources.recompute} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
+        "ldae train-tokenizer {params.options} --threads {threads} --processes {resources.gpu} --recompute {resources.recompute}"
+        " --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
 
 
 rule classifier:
     input:
-        "<results>/dataset/manifest.json",
+        inputs_of("classifier"),
     output:
-        weights="<results>/classifiers/{architecture}/weights.safetensors",
-        about="<results>/classifiers/{architecture}/classifier.json",
-        history="<results>/classifiers/{architecture}/history.csv",
+        "<results>/classifiers/{architecture}/weights.safetensors",
+        "<results>/classifiers/{architecture}/classifier.json",
+        "<results>/classifiers/{architecture}/history.csv",
     log:
         "<logs>/classifiers/{architecture}.log",
     benchmark:
         "<benchmarks>/classifiers/{architecture}.tsv"
-    priority: classifier_priority_of
+    priority: priority_of("classifier")
     conda:
         "../environment.yml"
     threads: study.scale.resources.threads
     resources:
-        gpu=ONE_GPU,
-        mem_mb=study.scale.resources.mem_mb,
-        runtime=study.scale.resources.minutes,
-        checkpoint_seconds=str(study.scale.resources.checkpoint_seconds),
+        **resources_of("classifier"),
     params:
-        spec=classifier_spec,
-        revision=revision_of("classifier"),
-        lineage=lineage_of(study.classifier_lineage),
-        resume=f"{RESULTS}/resume/classifiers/{{architecture}}",
+        options=options_of("classifier"),
     message:
         "training classifier {wildcards.architecture}"
     shell:
-        "ldae train-classifier --spec {params.spec:q} --revision {params.revision} --lineage {params.lineage}"
-        " --dataset $(dirname {input}) --resume {params.resume} --out $(dirname {output.weights})"
-        " --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
+        "ldae train-classifier {params.options} --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from snakemake.dag import DAG
 
-from ldae.study.graph import needrun
+from ldae.overview.state import needrun
 
 # What this module reads and replaces of Snakemake's graph, which is not part of its interface.
 PARTS = ("update_needrun", "toposorted", "finished", "reason", "dependencies")
 
 
-def decide_by_records(graph):
-    """Replaces Snakemake's decision in this process; `graph` is the study's, and knows the state of its results.
+def decide_by_records(state):
+    """Replaces Snakemake's decision in this process by what the records say; `state` is the study's.
 
     Snakemake compares a job's parameters with notes in `.snakemake/metadata` and its inputs' times with its outputs'.
     Results that were copied, or whose notes are gone, would be taken for current whatever the study says. The options
@@ -34,17 +34,18 @@ def decide_by_records(graph):
             for job in level
             if not dag.finished(job) and _is_allowed(dag, job)
         ]
-        damaged = {str(path) for job in jobs for path in _damaged(graph, job)}
-        missing = {file for job in jobs for file in job.output if file in damaged or not await file.exists()}
-        outdated = {job: _outdated(graph, job) for job in jobs}
+        found = {job: state.graph.producer(map(Path, job.output)) for job in jobs}
+        missing = {file for job in jobs for file in job.output if not await file.exists()}
+        missing.update(str(path) for known in found.values() if known is not None for path in state.missing(known))
+        outdated = {job: known and state.outdated(known) for job, known in found.items()}
         targets = set(dag.targetjobs).union(*(dag.dependencies[job] for job in jobs if job.is_norun))
         running = needrun(
             jobs,
-            reads=lambda job: _files_read(graph, dag, job),
+            reads=lambda job: _files_read(dag, job, found),
             is_outdated=lambda job: _is_forced(dag, job) or bool(outdated[job]),
             is_missing=missing.__contains__,
-            follows=lambda job: job.is_norun or _is_view(graph, job),
-            wanted={job: job.output for job in targets},
+            follows=lambda job: job.is_norun or (found[job] is not None and found[job].is_view),
+            wanted={job: _files_left(job, found) for job in targets if job in found},
         )
         for job in jobs:
             reason = dag.reason(job)
@@ -52,7 +53,7 @@ def decide_by_records(graph):
             if job in running:
                 reason.forced = _is_forced(dag, job)
                 reason.params_changed = outdated[job] or ""
-                reason.missing_output.update(missing.intersection(job.output))
+                reason.missing_output.update(missing.intersection(_files_left(job, found)))
                 if not reason:
                     updated = (files for before, files in dag.dependencies[job].items() if before in running)
                     reason.updated_input_run.update(*updated)
@@ -61,32 +62,32 @@ def decide_by_records(graph):
     DAG.update_needrun = update_needrun
 
 
-def look_again(dag, graph):
+def look_again(dag, state):
     """Ends the run where another one has finished some of its jobs since it decided: it would compute them again.
 
-    Called when the outputs are locked, with a `graph` that has read no record yet.
+    Called when the outputs are locked, with a `state` that has read no record yet.
     """
     decided = {job: dag.reason(job) for job in dag.needrun_jobs()}
     needed = [job for job, reason in decided.items() if reason.params_changed or reason.missing_output]
-    found = [graph.producer(map(Path, job.output)) for job in needed]
-    if done := [job.title for job in found if job is not None and graph.is_current(job)]:
+    found = [state.graph.producer(map(Path, job.output)) for job in needed]
+    if done := [job.title for job in found if job is not None and state.is_current(job)]:
         sys.exit(
             f"Another snakemake has finished {len(done)} of these jobs meanwhile, e.g. {done[0]}; start the command "
             "again for what is left"
         )
 
 
-def tell_of_outdated(dag, graph):
+def tell_of_outdated(dag, state):
     """Says after a run that results of its targets are outdated, where it has replaced what they were computed from.
 
     On a GPU, a network that is trained again does not end in the same bytes, so that its probe is one of other weights.
     Trained again it is where its weights were deleted and are needed, or the command line forces it.
     """
-    found = [graph.producer(map(Path, job.output)) for job in dag.jobs]
-    outdated = [job for job in found if job is not None and job.record.is_file() and graph.outdated(job)]
+    found = [state.graph.producer(map(Path, job.output)) for job in dag.jobs]
+    outdated = [job for job in found if job is not None and job.record.is_file() and state.outdated(job)]
     if outdated:
         print(
-            f"Outdated results are left: {len(outdated)}, e.g. {outdated[0].title} ({graph.outdated(outdated[0])}); "
+            f"Outdated results are left: {len(outdated)}, e.g. {outdated[0].title} ({state.outdated(outdated[0])}); "
             "start the command again",
             file=sys.stderr,
         )
@@ -103,27 +104,19 @@ def _is_forced(dag, job):
     return by_rule or not dag.forcefiles.isdisjoint(job.output)
 
 
-def _damaged(graph, job):
-    """The records of a job's result that are there and cannot be read."""
-    found = graph.producer(map(Path, job.output))
-    return [path for path in graph.missing(found) if path.is_file()] if found is not None else []
+def _files_left(job, found):
+    """The files that a job leaves, as the graph knows them; a rule may declare only some."""
+    known = found[job]
+    return job.output if known is None else {str(path) for path in (known.record, *known.files)}
 
 
-def _is_view(graph, job):
-    found = graph.producer(map(Path, job.output))
-    return found is not None and found.is_view
-
-
-def _files_read(graph, dag, job):
-    """The files that a job reads, by the job that they come from; a view reads only what its rule names."""
-    files = dag.dependencies[job]
-    return files if _is_view(graph, job) or job.is_norun else {source: source.output for source in files}
-
-
-def _outdated(graph, job):
-    """Why a job's result is not what the study says, or None."""
-    found = graph.producer(map(Path, job.output))
-    return graph.outdated(found) if found is not None else None
+def _files_read(dag, job, found):
+    """The files that a job reads, by the job that they come from."""
+    known, files = found[job], dag.dependencies[job]
+    if known is None:
+        return files
+    read = {source: known.reads.get(found.get(source)) for source in files}
+    return {source: files[source] if paths is None else map(str, paths) for source, paths in read.items()}
 
 
 def _note(dag, running):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldae.data.sources import presence
 from ldae.runtime.files import read_json
-from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM, Architecture
+from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
 from ldae.study.cost import (
     INCEPTION_MACS,
     autoencoder_macs,
@@ -21,8 +20,20 @@ from ldae.study.cost import (
     transformer_parameters,
 )
 from ldae.study.graph import Job
+from ldae.study.record import digest, lineage
 from ldae.study.scale import Photos
-from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage, PretrainStage
+from ldae.study.stage_specs import (
+    BaselineStage,
+    ClassifierStage,
+    ConvolutionalStage,
+    DatasetStage,
+    DenoiserStage,
+    FinetuneStage,
+    PretrainStage,
+    ProbeStage,
+    pretraining_of,
+)
+from ldae.study.stages import Key
 from ldae.study.study import Study
 
 
@@ -46,7 +57,8 @@ def size_of(study: Study, results: Path, images: int | None) -> Data:
     """
     manifest, dataset = results / "dataset/manifest.json", study.scale.dataset
     about: dict[str, Any] = read_json(manifest) if manifest.is_file() else {}
-    if about.get("lineage") == study.dataset_lineage():
+    expected = lineage("dataset", DatasetStage.for_job(study, {}), study.file.revisions["dataset"])
+    if digest(about.get("lineage")) == digest(expected):
         counts: dict[str, dict[str, int]] = about["counts"]
         train, val = (sum(counts[split].values()) for split in ("train", "val"))
         return Data(train, val, len(about["classes"]))
@@ -76,33 +88,34 @@ class Forecast:
 
     def of(self, job: Job) -> Cost:
         """The cost of a job of the graph; tables, figures and pages cost nothing worth planning."""
-        shared = {"dataset": self._dataset, "probe/pixels": Cost, "judge/reference": self._reference}
-        if job.place in shared:
-            return shared[job.place]()
-        of_stage: dict[str, Callable[[Any], Cost]] = {
+        costs = {
+            "dataset": self._dataset,
             "classifier": self._classifier,
             "tokenizer": self._tokenizer,
+            "convolutional_tokenizer": self._tokenizer,
             "pretrain": self._pretrain,
-            "adopt": self._pretrain,
             "probe": self._probe,
             "finetune": self._finetune,
             "sample": self._sample,
+            "reference": self._reference,
             "judge": self._judge,
         }
-        return of_stage[job.stage](job.place.split("/")[1]) if job.stage in of_stage else Cost()
+        return costs[job.entry.name](job.key) if job.entry is not None and job.entry.name in costs else Cost()
 
-    def _dataset(self) -> Cost:
+    def _dataset(self, key: Key) -> Cost:
         return Cost(disk=(self.data.train + self.data.val) * 3.0 * self.study.scale.dataset.stored**2)
 
-    def _reference(self) -> Cost:
+    def _reference(self, key: Key) -> Cost:
         return Cost(0.0 if self.study.scale.judging.reference else 2.0 * self.data.train * self._judging())
 
-    def _classifier(self, architecture: Architecture) -> Cost:
-        recipe = self.study.classifier_stage(architecture).classifier
+    def _classifier(self, key: Key) -> Cost:
+        stage = ClassifierStage.for_job(self.study, key)
+        architecture, recipe = stage.architecture, stage.classifier
         flops = 6.0 * recipe.steps * recipe.batch * classifier_macs(architecture, recipe, self.size)
         return Cost(flops)
 
-    def _tokenizer(self, name: str) -> Cost:
+    def _tokenizer(self, key: Key) -> Cost:
+        name = key["tokenizer"]
         stage, disk = self.study.tokenizers[name], 0.0
         if isinstance(stage, ConvolutionalStage):
             vgg = self.study.scale.classifiers.get("vgg")
@@ -122,8 +135,9 @@ class Forecast:
         recipe = stage.convolutional
         return autoencoder_macs(size=self.size, width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4)[0]
 
-    def _pretrain(self, run: str) -> Cost:
-        study, stage = self.study, self.study.pretrain_stage(run)
+    def _pretrain(self, key: Key) -> Cost:
+        study, run = self.study, key["row"]
+        stage = pretraining_of(study, run)
         if isinstance(stage, PretrainStage):
             steps = max(1, round(stage.recipe.length * stage.training.total_steps(self.data.train)))
             macs = 3 * pretrain_macs(stage, self.size)
@@ -148,9 +162,9 @@ class Forecast:
         )
         return Cost(flops, 2.0 * copies * 4 * weights)  # once more among the finished run's own files
 
-    def _probe(self, probe: str) -> Cost:
-        study, probing = self.study, self.study.scale.probing
-        stage, size = study.probe_stage(probe), study.pretrain_stage(study.runs[probe]).size
+    def _probe(self, key: Key) -> Cost:
+        study, probe, probing = self.study, key["row"], self.study.scale.probing
+        stage, size = ProbeStage.for_job(study, key), pretraining_of(study, study.runs[probe]).size
         blocks = size.encoder_blocks + max(stage.offsets)
         macs = 2 * transformer_macs(
             tokens=self.tokens, width=size.width, blocks=blocks, in_dim=PATCH_DIM, out_dim=0, conditioning=0
@@ -166,9 +180,9 @@ class Forecast:
         flops += 2.0 * 2 * heads * probing.epochs * self.data.train
         return Cost(flops)
 
-    def _finetune(self, row: str) -> Cost:
-        study, stage = self.study, self.study.finetune_stage(row)
-        size = study.pretrain_stage(study.runs[row]).size
+    def _finetune(self, key: Key) -> Cost:
+        study, stage = self.study, FinetuneStage.for_job(self.study, key)
+        size = pretraining_of(study, study.runs[key["row"]]).size
         macs = classifier_vit_macs(
             tokens=self.tokens,
             width=size.width,
@@ -186,13 +200,13 @@ class Forecast:
         )
         return Cost(2.0 * seen * macs, 2.0 * 4 * weights)  # with their average, among the finished run's own files
 
-    def _sample(self, run: str) -> Cost:
-        sampling, stage = self.study.scale.sampling, self.study.pretrain_stage(run)
+    def _sample(self, key: Key) -> Cost:
+        sampling, stage = self.study.scale.sampling, pretraining_of(self.study, key["row"])
         assert isinstance(stage, DenoiserStage)
         flops = 2.0 * sampling.num * min(sampling.steps, NUM_TIMES) * pretrain_macs(stage, self.size)
         return Cost(flops, sampling.num * 3.0 * self.size**2)
 
-    def _judge(self, run: str) -> Cost:
+    def _judge(self, key: Key) -> Cost:
         return Cost(2.0 * self.study.scale.sampling.num * self._judging())
 
     def _judging(self) -> int:

@@ -11,15 +11,16 @@ from typing import Any
 from tabulate import tabulate
 
 from ldae.overview.forecast import Cost, Forecast, size_of
+from ldae.overview.state import State
 from ldae.runtime.files import read_json
 from ldae.study.graph import Graph, Job
-from ldae.study.record import seconds_of
+from ldae.study.record import digest, seconds_of
+from ldae.study.stages import STAGES
 from ldae.study.study import Study
 
 START_SECONDS = 4.0  # of a process that imports torch
 ASSUMED_CORE = 15e9  # FLOP/s of a CPU core where no job has run yet
-STAGES = "dataset classifier tokenizer pretrain adopt probe finetune sample judge denoise".split()
-SHARED = ("tokenizer", "pretrain", "probe", "finetune", "sample")  # their jobs use all GPUs that the scale names
+SHARED = {stage.revision for stage in STAGES.values() if "processes" in stage.options}  # use all GPUs of the scale
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Rates:
         """Looks at all jobs of the scale that have run, whatever row or seed they belong to."""
         self.resources, width = study.scale.resources, study.scale.sizes.half_large.width
         self.card = next(card for card in CARDS if width <= card.width)
-        seeds = {int(path.name.removeprefix("seed")) for path in (root / study.results).glob("*/*/seed*")}
+        names = (path.name.removeprefix("seed") for path in (root / study.results).glob("*/*/seed*"))
+        seeds = {int(name) for name in names if name.isdecimal()}
         file = study.file.model_copy(update={"seeds": sorted(seeds | set(study.file.seeds))})
         jobs = Graph(replace(study, file=file), root).jobs.values()
         taken = ((job, forecast.of(job), _seconds(job)) for job in jobs if not job.is_view)
@@ -101,8 +103,7 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
     """
     graph, resources = Graph(study, root), study.scale.resources
     jobs = [job for job in graph.all_jobs_for(targets) if not job.is_view]
-    jobs.sort(key=lambda job: STAGES.index(job.stage))
-    to_run = graph.to_run(targets)
+    to_run = State(graph).to_run(targets)
     left = {job for job in to_run if not job.is_view}
     if not left:
         views = [job.title for job in to_run]
@@ -151,7 +152,11 @@ def _seconds(job: Job) -> float | None:
         about: dict[str, Any] = read_json(job.record) if job.record.is_file() else {}
     except ValueError:  # damaged
         return None
-    return seconds_of(about["provenance"]) if about.get("lineage") == job.lineage and "provenance" in about else None
+    return (
+        seconds_of(about["provenance"])
+        if digest(about.get("lineage")) == digest(job.lineage) and "provenance" in about
+        else None
+    )
 
 
 def _line(jobs: list[Job], left: set[Job], costs: dict[Job, Cost], rates: Rates) -> list[str]:

@@ -14,13 +14,14 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ldae.overview.state import State
 from ldae.study.checking import StudyError, nearest
 from ldae.study.file import Sweep
 from ldae.study.graph import Graph, Job
 from ldae.study.record import digest, leaves
 from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
-from ldae.study.stage_specs import DenoiserStage
+from ldae.study.stage_specs import DenoiserStage, FinetuneStage, pretraining_of
 from ldae.study.study import Study
 
 OWN = "green"  # what a row changes itself
@@ -111,11 +112,11 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
             (Text(key, style), Text(_text(value), style), Text("this row" if source == name else source, style))
         )
     results = []
-    graph = Graph(study, root)
-    for job in graph.jobs_of([name]):
-        state, style = _state(graph, job, name)
+    state = State(Graph(study, root))
+    for job in state.graph.jobs_of([name]):
+        words, style = _words(state, job, name)
         digested = Text(digest(job.lineage), "dim")
-        results.append((job.stage, job.name, digested, str(study.results / job.place), Text(state, style)))
+        results.append((job.stage, job.name, digested, str(study.results / job.place), Text(words, style)))
     return [
         _title(name, row.label),
         "; ".join(facts),
@@ -160,7 +161,7 @@ def of_row(study: Study, name: str) -> dict[str, Any]:
 
 def of_scale(study: Study, name: str) -> dict[str, Any]:
     """What the scale adds to a row, by dotted keys: data, size, tokenizer's fit, training, probe and sampling."""
-    stage, scale = study.pretrain_stage(name), study.scale
+    stage, scale = pretraining_of(study, name), study.scale
     parts: dict[str, Any] = {"dataset": scale.dataset, "size": stage.size}
     if isinstance(stage, DenoiserStage):
         fit = study.tokenizers[stage.tokenizer.name]
@@ -169,7 +170,7 @@ def of_scale(study: Study, name: str) -> dict[str, Any]:
         parts["training"] = scale.recipe_for(study.variants[name].spec.method.name)
     parts["probing"] = scale.probing
     if study.variants[name].finetune:
-        parts["finetuning"] = study.finetune_stage(name).finetuning
+        parts["finetuning"] = FinetuneStage.of(study.variants[name].spec, scale).finetuning
     if study.variants[name].fid:
         parts |= {"sampling": scale.sampling, "judging": scale.judging}
     found = {f"{part}.{key}": value for part, of in parts.items() for key, value in leaves(of.model_dump())}
@@ -207,14 +208,14 @@ def results_for(study: Study, names: list[str]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def _state(graph: Graph, job: Job, row: str) -> tuple[str, str]:
+def _words(state: State, job: Job, row: str) -> tuple[str, str]:
     """Whether a job's result is on disk and current, and in which colour to say it; a probe's also has its accuracy."""
-    if job.record in graph.missing(job):
+    if job.record in state.missing(job):
         return ("damaged", "red") if job.record.is_file() else ("not yet", "dim")
-    if (reason := graph.outdated(job)) is not None:
+    if (reason := state.outdated(job)) is not None:
         return f"outdated: {reason}", "yellow"
     if job.stage == "probe":
-        offset = graph.study.variants[row].spec.features.offset
+        offset = state.graph.study.variants[row].spec.features.offset
         estimates = ProbeRecord.read(job.record).encoders[f"trained/{offset}"]
         return f"done: {100 * estimates['linear'].value:.1f} %", "green"
     return "done", "green"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
+from ldae.overview.state import State
 from ldae.runtime.locking import is_driven
 from ldae.runtime.process import HEARTBEAT_SECONDS, holder
 from ldae.runtime.progress import RESUMABLE
@@ -17,7 +18,6 @@ from ldae.study.graph import Graph, Job
 from ldae.study.study import Study
 
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
-RESUMED = ("pretrain", "tokenizer", "classifier", "finetune")  # the stages that write checkpoints
 STALE_SECONDS = 6 * HEARTBEAT_SECONDS
 STARTING_SECONDS = 300.0  # that imports may take on a slow file system
 DONE = "done in "  # how the last line of a command begins that has ended well
@@ -27,7 +27,7 @@ TRACEBACK = "Traceback (most recent call last)"
 SHOWN = ("running", "starting", "stale", "killed", "interrupted", "failed")
 
 
-class State(NamedTuple):
+class Progress(NamedTuple):
     """How a job is doing.
 
     It is `done`, `outdated`, or `waiting` for its turn; `running`, with a fresh heartbeat; `starting`, without one yet;
@@ -52,10 +52,10 @@ def status(study: Study, root: Path, targets: list[str]) -> str:
         root: the folder that holds `results/`.
         targets: whose jobs; as snakemake takes them.
     """
-    graph, driven = Graph(study, root), is_driven(root / ".snakemake")
-    states = {job: state_of(job, graph, driven=driven) for job in graph.all_jobs_for(targets)}
+    state, driven = State(Graph(study, root)), is_driven(root / ".snakemake")
+    states = {job: progress_of(job, state, driven=driven) for job in state.graph.all_jobs_for(targets)}
     counts, others = (
-        Counter(state.word for job, state in states.items() if (job.stage in RESUMED) == trained)
+        Counter(state.word for job, state in states.items() if _is_training(job) == trained)
         for trained in (True, False)
     )
     words = [f"{counts[word]} {word}" for word in ("done", "outdated", *SHOWN, "waiting") if counts[word]]
@@ -80,16 +80,17 @@ def log_of(job: Job, graph: Graph) -> Path:
     return graph.results / "logs" / f"{job.place}.log"
 
 
-def state_of(job: Job, graph: Graph, *, driven: bool) -> State:
+def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
     """How a job is doing, by its record, its lock and its log.
 
     Args:
         job: of the graph.
-        graph: of the study.
+        state: of the study's results.
         driven: whether a Snakemake lives that may have started it.
     """
-    if graph.is_current(job):
-        return State("done")
+    graph = state.graph
+    if state.is_current(job):
+        return Progress("done")
     log = log_of(job, graph)
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
     said = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -99,22 +100,22 @@ def state_of(job: Job, graph: Graph, *, driven: bool) -> State:
     if held is not None:
         heartbeat = f"{held.age:.0f} s ago on {held.host}"
         if held.lives and held.age < STALE_SECONDS:
-            return State("running", *reached, heartbeat)
-        return State("stale" if held.lives else "killed", *reached, heartbeat, said)
+            return Progress("running", *reached, heartbeat)
+        return Progress("stale" if held.lives else "killed", *reached, heartbeat, said)
     if said.startswith(INTERRUPTED) or said.endswith(RESUMABLE):
-        return State("interrupted", reached[0], said=said)
+        return Progress("interrupted", reached[0], said=said)
     if said.startswith(MISTAKE) or any(line.startswith(TRACEBACK) for line in lines):
-        return State("failed", reached[0], said=said)
-    if log.is_file() and job.stage in RESUMED and not said.startswith(DONE):
+        return Progress("failed", reached[0], said=said)
+    if log.is_file() and _is_training(job) and not said.startswith(DONE):
         young = time.time() - log.stat().st_mtime < STARTING_SECONDS
-        return State(("starting" if young else "stale") if driven else "killed", said=said)
-    return State("outdated" if job.record.is_file() else "waiting")
+        return Progress(("starting" if young else "stale") if driven else "killed", said=said)
+    return Progress("outdated" if job.record.is_file() else "waiting")
 
 
 def why(study: Study, root: Path, targets: list[str]) -> str:
     """What of targets would run, and because of which change, as text; the arguments are those of `status`."""
     jobs: dict[str, list[str]] = {}
-    for job, reason in Graph(study, root).to_run(targets).items():
+    for job, reason in State(Graph(study, root)).to_run(targets).items():
         jobs.setdefault(reason, []).append(job.title)
     if not jobs:
         return "Nothing would run: every result is what the study says now."
@@ -123,3 +124,8 @@ def why(study: Study, root: Path, targets: list[str]) -> str:
         shown = "; ".join(names[:4]) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
         text.append(f"{reason}\n    {len(names)} {'job' if len(names) == 1 else 'jobs'}: {shown}")
     return "\n".join(text)
+
+
+def _is_training(job: Job) -> bool:
+    """Whether a job writes checkpoints."""
+    return job.entry is not None and "resume" in job.entry.options

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ldae.measures.intervals import Estimate
-from ldae.overview.status import log_of, state_of
+from ldae.overview.state import State
+from ldae.overview.status import log_of, progress_of
+from ldae.study.definitions import describe
 from ldae.study.graph import PAGES, Graph
 from ldae.study.study import Study
 
@@ -29,14 +31,14 @@ def outcome(study: Study, root: Path, names: list[str]) -> Iterator[str]:
 
 def failures(study: Study, root: Path, names: list[str], *, since: float) -> Iterator[str]:
     """The jobs that have failed since a time, in seconds since 1970: the last line of each one's log, and its path."""
-    graph = Graph(study, root)
-    for job in graph.all_jobs_for(names):
-        log = log_of(job, graph)
+    state = State(Graph(study, root))
+    for job in state.graph.all_jobs_for(names):
+        log = log_of(job, state.graph)
         if not log.is_file() or log.stat().st_mtime < since:
             continue
-        state = state_of(job, graph, driven=False)
-        if state.word == "failed":
-            yield f"{job.title} has failed: {state.said}"
+        progress = progress_of(job, state, driven=False)
+        if progress.word == "failed":
+            yield f"{job.title} has failed: {progress.said}"
             yield f"    its log: {log}"
 
 
@@ -49,7 +51,7 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
     jobs = graph.jobs_for(rows)
     records = {stage: [job.record for job in jobs if job.stage == stage] for stage in ("probe", "finetune", "judge")}
     found, _ = collect_rows(
-        graph.study.describe(rows),
+        describe(graph, rows),
         dataset=graph.jobs["dataset"].record,
         probes=records["probe"],
         finetunes=records["finetune"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,11 +10,12 @@ from ldae.study.base import Config, matching
 from ldae.study.checking import listed
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.schedules import SCHEDULES
+from ldae.study.stages import STAGES
 from ldae.study.words import word
 
 Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")]
 Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
-Stage = Literal["dataset", "tokenizer", "classifier", "pretrain", "probe", "finetune", "sample", "judge", "denoise"]
+REVISIONS = tuple(dict.fromkeys(stage.revision for stage in STAGES.values()))  # of the code of stages
 Rows = Annotated[list[str], Field(min_length=1)]
 
 
@@ -157,7 +157,7 @@ class StudyFile(Config):
 
     scale: Annotated[str, Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    revisions: dict[Stage, Annotated[int, Field(ge=1)]]
+    revisions: dict[Annotated[str, word(REVISIONS)], Annotated[int, Field(ge=1)]]
     variants: Annotated[dict[Name, Row], Field(min_length=1)]
     sweeps: dict[Name, Sweep] = {}
     tables: dict[Name, Table] = {}
@@ -166,7 +166,7 @@ class StudyFile(Config):
 
     @model_validator(mode="after")
     def _all_revisions(self) -> Self:
-        missing = [stage for stage in typing.get_args(Stage) if stage not in self.revisions]
+        missing = [stage for stage in REVISIONS if stage not in self.revisions]
         if missing:
             raise ValueError(f"revisions: has no {listed(missing)}; write e.g. {missing[0]}: 1")
         return self

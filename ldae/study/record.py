@@ -22,29 +22,9 @@ from typing import Any
 from ldae.runtime.files import read_json
 from ldae.runtime.process import Rank, process_seconds
 from ldae.study.base import Config
+from ldae.study.stages import INPUTS
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
-RECORDS = {  # the record that each stage leaves, and the stage
-    "manifest.json": "dataset",
-    "classifier.json": "classifier",
-    "tokenizer.json": "tokenizer",
-    "run.json": "pretrain",
-    "probe.json": "probe",
-    "finetune.json": "finetune",
-    "samples.json": "sample",
-    "reference.json": "judge",
-    "distance.json": "judge",
-    "pictures.json": "denoise",
-}
-INPUTS = {  # the options of a job that name earlier results, and the record in each folder
-    "dataset": "manifest.json",
-    "tokenizer": "tokenizer.json",
-    "vgg": "classifier.json",
-    "model": "run.json",
-    "samples": "samples.json",
-    "reference": "reference.json",
-    "judge": "classifier.json",
-}
 SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what they should be made from
     *("lineage", "finetuned", "distance", "pixels", "trained"),
     *("results", "inputs"),

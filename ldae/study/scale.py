@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ldae.study.base import NUM_TIMES, PATCH, Architecture, Config, ExternalFile, Fraction, Positive, Size
 from ldae.study.recipes import Finetuning, MAETraining, MoCoTraining, Probing, Training
 from ldae.study.spec import Spec
+
+if TYPE_CHECKING:
+    from ldae.study.stages import Stage
 
 
 class Sides(Config):
@@ -189,6 +192,29 @@ class Resources(Config):
     def processes(self) -> int:
         """How many share a batch: one for each GPU of all nodes; 0 without GPUs, where a single one does all."""
         return self.nodes * self.gpu
+
+    def of(self, stage: Stage) -> dict[str, int | str]:
+        """What the rule of a stage asks Snakemake for, besides threads.
+
+        `gpu` is the number of all processes, and of the GPUs of all nodes, which `gres` spreads evenly. With `mpi` the
+        Slurm plugin starts the command once, on the first node, and leaves the others to it (`ldae` calls srun); it
+        wants `tasks` then, and makes them tasks of each GPU unless it is told not to. A job of one node says so: Slurm
+        may take `--gpus` from several.
+        """
+        asked: dict[str, int | str] = {"mem_mb": self.mem_mb, "runtime": self.minutes}
+        if "processes" in stage.options:
+            asked |= {"gpu": self.processes, "nodes": self.nodes}
+            if self.nodes > 1:
+                asked |= {"gres": f"gpu:{self.gpu}", "mpi": "srun", "tasks": self.nodes, "tasks_per_gpu": 0}
+        elif stage.on_gpu:
+            asked["gpu"] = min(1, self.gpu)
+        if "micro_batch" in stage.options:
+            asked["micro_batch"] = self.micro_batch or 0
+        if "recompute" in stage.options:
+            asked["recompute"] = int(self.recompute)
+        if "resume" in stage.options:
+            asked["checkpoint_seconds"] = str(self.checkpoint_seconds)  # Snakemake knows whole numbers and texts
+        return asked
 
 
 class Scale(Config):

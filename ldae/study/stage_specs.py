@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -13,11 +13,20 @@ from ldae.study.recipes import Finetuning, LayerDecay, MAETraining, MoCoTraining
 from ldae.study.scale import Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
 from ldae.study.spec import Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
 
+if TYPE_CHECKING:
+    from ldae.study.stages import Key
+    from ldae.study.study import Study
+
 
 class DatasetStage(Config):
     """What preparing the images depends on."""
 
     dataset: Dataset
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The preparation of a study's images."""
+        return cls(dataset=study.scale.dataset)
 
 
 class ClassifierStage(Config):
@@ -25,6 +34,12 @@ class ClassifierStage(Config):
 
     architecture: Architecture
     classifier: Classifier
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The training of the classifier of an `architecture`."""
+        architecture = key["architecture"]
+        return cls(architecture=architecture, classifier=study.scale.classifiers[architecture])
 
 
 class TokenizerStage(Config):
@@ -35,6 +50,12 @@ class TokenizerStage(Config):
     dim: int | None = None  # of the patch-wise VAE and AE; PCA and pixels keep all
     fitting: Fitting = Fitting()
 
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self | None:
+        """The fit of a `tokenizer`; None for one that is trained."""
+        stage = study.tokenizers[key["tokenizer"]]
+        return stage if isinstance(stage, cls) else None
+
 
 class ConvolutionalStage(Config):
     """What training a convolutional tokenizer depends on."""
@@ -43,6 +64,12 @@ class ConvolutionalStage(Config):
     perceptual: bool = False
     adversarial: bool = False
     convolutional: Convolutional
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self | None:
+        """The training of a `tokenizer`; None for one that is fitted."""
+        stage = study.tokenizers[key["tokenizer"]]
+        return stage if isinstance(stage, cls) else None
 
     @property
     def is_published(self) -> bool:
@@ -89,7 +116,13 @@ class PretrainStage(DenoiserStage):
     training: Training
 
     @classmethod
-    def of(cls, row: Spec, scale: Scale) -> PretrainStage:
+    def for_job(cls, study: Study, key: Key) -> Self | None:
+        """The training of a `row`'s denoiser; None for a row of another method, or of published weights."""
+        trains = study.is_denoiser(key["row"]) and not study.is_published(key["row"])
+        return cls.of(study.variants[key["row"]].spec, study.scale) if trains else None
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> Self:
         """The pretraining of one row."""
         return cls(
             tokenizer=row.tokenizer,
@@ -108,7 +141,13 @@ class AdoptStage(DenoiserStage):
     weights: PublishedWeights
 
     @classmethod
-    def of(cls, row: Spec, scale: Scale) -> AdoptStage:
+    def for_job(cls, study: Study, key: Key) -> Self | None:
+        """The published weights of a `row`'s denoiser; None for another row."""
+        adopts = study.is_denoiser(key["row"]) and study.is_published(key["row"])
+        return cls.of(study.variants[key["row"]].spec, study.scale) if adopts else None
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> Self:
         """The row's weights and what they are composed with."""
         assert row.method.weights is not None
         return cls(
@@ -130,7 +169,12 @@ class BaselineStage(Config):
     weights: PublishedWeights | None = None
 
     @classmethod
-    def of(cls, row: Spec, scale: Scale) -> BaselineStage:
+    def for_job(cls, study: Study, key: Key) -> Self | None:
+        """The pretraining of a `row`; None for a denoiser."""
+        return None if study.is_denoiser(key["row"]) else cls.of(study.variants[key["row"]].spec, study.scale)
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> Self:
         """The pretraining of one row; exactly one of the two recipes, or weights, are given."""
         size = scale.size_of(row)
         if row.method.weights is not None:
@@ -142,6 +186,17 @@ class BaselineStage(Config):
         return cls(size=size, moco_v3=recipe)
 
 
+class AdoptEncoderStage(BaselineStage):
+    """What taking the published weights of an encoder depends on."""
+
+    weights: PublishedWeights
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self | None:
+        """The weights of a `row`; None for a denoiser, and for a row that is trained."""
+        return super().for_job(study, key) if study.is_published(key["row"]) else None
+
+
 class ProbeStage(Config):
     """What probing depends on, beside the network that it probes: one pass over the images serves all `offsets`."""
 
@@ -150,6 +205,28 @@ class ProbeStage(Config):
     noisy: bool = False
     measures: tuple[MeasureName, ...] = DEFAULT_MEASURES
     probing: Probing
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The probe of a `row`; it serves all rows that differ in the block alone."""
+        features, probe = study.variants[key["row"]].spec.features, study.probes[key["row"]]
+        offsets = {study.variants[row].spec.features.offset for row, other in study.probes.items() if other == probe}
+        return cls(
+            offsets=tuple(sorted(offsets)),
+            time=features.time,
+            noisy=features.noisy,
+            measures=study.measures[probe],
+            probing=study.scale.probing,
+        )
+
+
+class PixelsStage(ProbeStage):
+    """What the probe of raw pixels depends on."""
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The probe of a study's pixels."""
+        return cls(probing=study.scale.probing)
 
 
 class FinetuneStage(Config):
@@ -161,7 +238,12 @@ class FinetuneStage(Config):
     finetuning: Finetuning
 
     @classmethod
-    def of(cls, row: Spec, scale: Scale) -> FinetuneStage:
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The fine-tuning of a `row`."""
+        return cls.of(study.variants[key["row"]].spec, study.scale)
+
+    @classmethod
+    def of(cls, row: Spec, scale: Scale) -> Self:
         """The fine-tuning of one row; of the layer decays it sees its own size's alone."""
         recipe = scale.finetuning
         return cls(
@@ -177,11 +259,21 @@ class SampleStage(Config):
 
     sampling: Sampling
 
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The sampling at a study's scale."""
+        return cls(sampling=study.scale.sampling)
+
 
 class JudgeStage(Config):
     """What comparing samples with true images depends on, beside the samples and a classifier's features."""
 
     judging: Judging
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The judging at a study's scale."""
+        return cls(judging=study.scale.judging)
 
 
 class DenoiseStage(Config):
@@ -189,3 +281,16 @@ class DenoiseStage(Config):
 
     num: Positive = 12  # validation images
     sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of the paper's Fig. 7
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The same pictures for every row."""
+        return cls()
+
+
+def pretraining_of(study: Study, row: str) -> PretrainStage | AdoptStage | BaselineStage:
+    """What the pretraining of a row depends on, whatever its method."""
+    key = {"row": row}
+    stage = PretrainStage.for_job(study, key) or AdoptStage.for_job(study, key) or BaselineStage.for_job(study, key)
+    assert stage is not None
+    return stage

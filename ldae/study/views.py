@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ldae.runtime.files import checksums, read_json, sha256, write_json
-from ldae.study.record import RECORDS, Lineage, content, digest
+from ldae.study.record import Lineage, content, digest
+from ldae.study.stages import RECORDS
 
 PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.

@@ -21,7 +21,9 @@ from ldae.overview.show import differences, given_by, listing, results_for, show
 from ldae.runtime.files import read_json, write_json
 from ldae.stages.probe import probe_pixels
 from ldae.study.checking import StudyError
+from ldae.study.graph import Graph as StudyGraph
 from ldae.study.recipes import Probing
+from ldae.study.record import Lineage
 from ldae.study.stage_specs import ProbeStage
 from ldae.study.study import Study
 
@@ -111,14 +113,18 @@ def test_a_baseline_s_row_shows_only_what_it_uses() -> None:
     assert "noise.schedule" not in said and "tokenizer" not in said
 
 
+def lineage(place: str) -> Lineage:
+    return StudyGraph(SMOKE).jobs[place].lineage
+
+
 def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results/smoke"
-    write_json(folder / "dataset/manifest.json", {"lineage": SMOKE.dataset_lineage()})
-    write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": SMOKE.run_lineage("pca")})
+    write_json(folder / "dataset/manifest.json", {"lineage": lineage("dataset")})
+    write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": lineage("pretrain/pca/seed0")})
     probing = Probing(mode="cached", batch=24, epochs=2, rates=(1.0,), warmup=1)
     probe_pixels(ProbeStage(probing=probing), revision=1, dataset=prepared / "dataset", out=tmp_path / "pixels")
     encoders = read_json(tmp_path / "pixels/probe.json")["encoders"]  # as a probe writes them
-    about = {"row": "pca", "seed": 0, "lineage": SMOKE.probe_lineage("pca"), "encoders": encoders}
+    about = {"row": "pca", "seed": 0, "lineage": lineage("probe/pca/seed0"), "encoders": encoders}
     write_json(folder / "probe/pca/seed0/probe.json", about)
     (folder / "tokenizers/pca").mkdir(parents=True)
     (folder / "tokenizers/pca/tokenizer.json").write_text("{")
@@ -131,7 +137,7 @@ def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_pat
     assert lines()["dataset"].endswith("done")
     assert "damaged" in lines()["tokenizer"]
     assert f"done: {100 * correct.mean():.1f} %" in lines()["probe"]
-    write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": SMOKE.dataset_lineage()})
+    write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": lineage("dataset")})
     assert "outdated: tokenizer: is new" in lines()["pretrain"] and "outdated" in lines()["probe"]
 
 

@@ -14,6 +14,10 @@ from ldae.readers.figures import Inputs, write_figure
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import write_cost, write_table
 from ldae.runtime.files import checksums, write_json
+from ldae.study.definitions import claims_definition, view_definition
+from ldae.study.graph import Graph
+from ldae.study.record import Lineage
+from ldae.study.stage_specs import ProbeStage
 from ldae.study.study import Study
 
 NUM = 200  # validation images
@@ -37,12 +41,17 @@ class MadeUp:
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
         self.rng = np.random.default_rng(0)
+        self.graph = Graph(study)
         self.started = 1_700_000_000.0
         self.records: list[Path] = []
         self._shared()
         for seed in study.file.seeds:
             for row in study.variants:
                 self._row(row, seed)
+
+    def lineage(self, place: str) -> Lineage:
+        """What the result at a place should be made from."""
+        return self.graph.job_at(place).lineage
 
     def record(self, path: str, about: dict[str, Any]) -> None:
         self.started += 60
@@ -69,7 +78,7 @@ class MadeUp:
         counts = {split: {name: NUM // 5 for name in classes} for split in ("train", "val")}
         self.save("dataset/train.npy", images=self.rng.integers(256, size=(20, 3, 64, 64)).astype(np.uint8))
         self.save("dataset/train_labels.npy", labels=np.arange(20) // 4)
-        about = {"size": 64, "classes": classes, "counts": counts, "lineage": study.dataset_lineage()}
+        about = {"size": 64, "classes": classes, "counts": counts, "lineage": self.lineage("dataset")}
         about["broken"] = [{"path": "a/broken.jpg", "reason": "is empty"}]
         about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
         write_json(self.folder / "dataset/manifest.json", about | {"sha256": checksums(groups)})
@@ -77,7 +86,7 @@ class MadeUp:
         about = {
             "row": "raw pixels",
             "seed": 0,
-            "lineage": study.pixels_lineage(),
+            "lineage": self.lineage("probe/pixels"),
             "encoders": encoders,
         }
         self.record("probe/pixels/probe.json", about)
@@ -89,9 +98,9 @@ class MadeUp:
             )
             kind, _, dim = name.partition("-")
             about = {"kind": kind, "psnr": {dim or "32": 25.0}, "collapsed_dims": 0, "sha256": checksums(fit)}
-            self.record(f"tokenizers/{name}/tokenizer.json", about | {"lineage": study.tokenizer_lineage(name)})
+            self.record(f"tokenizers/{name}/tokenizer.json", about | {"lineage": self.lineage(f"tokenizers/{name}")})
         for name in study.scale.classifiers:
-            self.record(f"classifiers/{name}/classifier.json", {"lineage": study.classifier_lineage(name)})
+            self.record(f"classifiers/{name}/classifier.json", {"lineage": self.lineage(f"classifiers/{name}")})
 
     def _correct(self, share: float) -> Any:
         return (self.rng.permutation(NUM) < round(NUM * share)).astype(np.uint8)
@@ -113,21 +122,21 @@ class MadeUp:
         study, place = self.study, f"{row}/seed{seed}"
         about = {"row": row, "run": study.runs[row], "seed": seed, "training_flops": 1e12}
         if study.runs[row] == row:
-            self.record(f"pretrain/{place}/run.json", about | {"lineage": study.run_lineage(row)})
+            self.record(f"pretrain/{place}/run.json", about | {"lineage": self.lineage(f"pretrain/{place}")})
             steps = np.arange(1, 9)
             history = {"step": steps, "images": 16 * steps, "loss": 1 / steps, "gradient_norm": 2 / steps}
             pd.DataFrame(history).to_csv(self.folder / f"pretrain/{place}/history.csv", index=False)
         if study.probes[row] == row:
-            offsets = study.probe_stage(row).offsets
+            offsets = ProbeStage.for_job(study, {"row": row}).offsets
             share = 0.3 + 0.4 * self.rng.random()
             kinds = {f"{kind}/{o}": part for o in offsets for kind, part in (("trained", share), ("random", 0.25))}
             encoders = self._probe(f"probe/{place}", kinds, knn=0.3)
             self.record(
-                f"probe/{place}/probe.json", about | {"lineage": study.probe_lineage(row), "encoders": encoders}
+                f"probe/{place}/probe.json", about | {"lineage": self.lineage(f"probe/{place}"), "encoders": encoders}
             )
         if study.variants[row].fid:
             measured = {"value": 30.0, "infinite": 29.0 + seed, "error": 1.0, "judge_accuracy": 0.6, "num": 100}
-            about = {"row": row, "seed": seed, "lineage": study.distance_lineage(row)} | measured
+            about = {"row": row, "seed": seed, "lineage": self.lineage(f"judge/{place}")} | measured
             self.record(f"judge/{place}/distance.json", about | {"distance": "Fréchet distance (judge)"})
 
     def _results(self, definition: dict[str, Any]) -> Results:
@@ -143,18 +152,19 @@ class MadeUp:
         """Writes all tables, figures, verdicts and the cost; returns the latter."""
         study, tables = self.study, self.folder / "tables"
         for name, table in study.file.tables.items():
-            definition = study.definition("tables", name)
+            definition = view_definition(self.graph, "tables", name)
             fits = [path for path in self.records if path.name == "tokenizer.json"] if table.series else []
             write_table(definition, self._results(definition), tokenizers=fits, out=tables / name)
         for name in study.file.figures:
             self.draw(name, out=self.folder / "figures" / name)
-        write_claims(study.claims(), self._results(study.claims()), out=tables / "claims")
+        claims = claims_definition(self.graph)
+        write_claims(claims, self._results(claims), out=tables / "claims")
         write_cost(self.records, out=tables / "cost_all")
         return tables / "cost_all.csv"
 
     def draw(self, name: str, *, out: Path) -> None:
         """Writes one figure."""
-        definition = self.study.definition("figures", name)
+        definition = view_definition(self.graph, "figures", name)
         write_figure(definition, self._inputs(self.study.file.figures[name].kind, definition), out=out)
 
     def _inputs(self, kind: str, definition: dict[str, Any]) -> Inputs:

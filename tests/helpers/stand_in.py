@@ -12,40 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ldae.commands.stages import STAGES
 from ldae.runtime.files import checksums, write_json
-from ldae.study.record import INPUTS, RECORDS, common_lineage, digest, inputs_of
+from ldae.study.graph import ENDINGS
+from ldae.study.record import common_lineage, digest, inputs_of
+from ldae.study.stages import INPUTS, STAGES, Stage
 from ldae.study.views import ViewRecord, place_of
 
-RECORD = {command: name for name, stage in RECORDS.items() for command in STAGES if STAGES[command] == stage} | {
-    "reference": "reference.json"
-}
-FILES = {
-    "prepare": [
-        f"{split}{what}.npy" for split in ("train", "val") for what in ("", "_labels", "_groups", "_checksums")
-    ],
-    "fit-tokenizer": ["tokenizer.safetensors"],
-    "train-classifier": ["weights.safetensors", "history.csv"],
-    "train-tokenizer": ["tokenizer.safetensors", "latents.npy", "latents_checksums.npy", "history.csv"],
-    "pretrain": ["model.safetensors", "ema.safetensors", "history.csv"],
-    "pretrain-baseline": ["model.safetensors", "history.csv"],
-    "adopt": ["model.safetensors", "ema.safetensors"],
-    "adopt-baseline": ["model.safetensors"],
-    "probe": ["correct.npz"],
-    "probe-pixels": ["correct.npz"],
-    "finetune": ["correct.npz", "history.csv"],
-    "sample": ["samples.npy"],
-    "reference": ["reference.npz"],
-    "judge": [],
-    "denoise-validation": ["pictures.npz"],
-}
-ENDINGS = {
-    "table": ("md", "csv", "tex"),
-    "figure": ("png", "svg", "csv"),
-    "claims": ("md", "csv"),
-    "cost": ("md", "csv"),
-    "report": ("html",),
-}
+COMMANDS = {stage.command: stage for stage in STAGES.values()}
 
 
 def main() -> None:
@@ -57,26 +30,25 @@ def main() -> None:
         else:
             values.append(word)
     out = Path(options["out"][0])
-    place = _stage(command, options, out) if command in FILES else _view(command, options, out)
+    place = _stage(COMMANDS[command], options, out) if command in COMMANDS else _view(command, options, out)
     with open(os.environ["RAN"], "a") as ran:
         ran.write(f"{place}\n")
 
 
-def _stage(command: str, options: dict[str, list[str]], out: Path) -> str:
+def _stage(stage: Stage, options: dict[str, list[str]], out: Path) -> str:
     folders = {option: Path(values[0]) for option, values in options.items() if option in INPUTS}
-    record, spec = out / RECORD[command], json.loads(options["spec"][0])
-    stage = spec.get("architecture", STAGES[command])
+    record, spec = out / stage.record, json.loads(options["spec"][0])
     own = {"revision": int(options["revision"][0]), "spec": spec}
-    lineage = common_lineage(folders) | {stage: own}
+    lineage = common_lineage(folders) | {spec.get("architecture", stage.revision): own}
     assert digest(lineage) == options["lineage"][0]
     out.mkdir(parents=True, exist_ok=True)
-    for name in FILES[command]:
+    for name in stage.files:
         (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)} {os.environ.get('BYTES')}")
     about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
-    if command == "prepare":
+    if stage.name == "dataset":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
         about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}
-    write_json(record, about | {"sha256": checksums(*(out / name for name in FILES[command]))})
+    write_json(record, about | {"sha256": checksums(*(out / name for name in stage.files))})
     return str(out.relative_to(_results(out)))
 
 

@@ -28,6 +28,8 @@ from ldae.readers.report import cells, data, write_page
 from ldae.readers.report.verdicts import Claims, Judged, claims
 from ldae.readers.report.words import Measured, best, cautions, findings, verdicts_in_words
 from ldae.runtime.files import read_json, write_json
+from ldae.study.definitions import page_definition
+from ldae.study.graph import Graph
 from ldae.study.study import Study
 
 if TYPE_CHECKING:
@@ -85,7 +87,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
     folder = tmp_path_factory.mktemp("page")
     found = MadeUp(study_of(folder), folder / "results")
     cost = found.views()
-    write_page(found.study.page("main", "all"), results=found.folder, cost=cost, out=found.folder / "report.html")
+    write_page(
+        page_definition(Graph(found.study), "main", "all"),
+        results=found.folder,
+        cost=cost,
+        out=found.folder / "report.html",
+    )
     return found
 
 
@@ -176,7 +183,7 @@ def test_a_figure_is_the_same_bytes_every_time(kind: str, made: MadeUp, tmp_path
 
 
 def test_a_main_page_shows_what_main_has(made: MadeUp, tmp_path: Path) -> None:
-    definition = made.study.page("main")
+    definition = page_definition(Graph(made.study), "main")
     write_page(
         definition, results=made.folder, cost=made.folder / "tables/cost_all.csv", out=tmp_path / "report_main.html"
     )
@@ -190,7 +197,10 @@ def test_what_is_not_there_is_said(made: MadeUp, tmp_path: Path) -> None:
         shutil.copytree(made.folder / folder, tmp_path / folder)
     (tmp_path / "tables/table2.csv").unlink()
     write_page(
-        made.study.page("main", "all"), results=tmp_path, cost=tmp_path / "nowhere.csv", out=tmp_path / "page.html"
+        page_definition(Graph(made.study), "main", "all"),
+        results=tmp_path,
+        cost=tmp_path / "nowhere.csv",
+        out=tmp_path / "page.html",
     )
     found = Tags((tmp_path / "page.html").read_text())
     text = "".join(found.texts["p"])
@@ -209,7 +219,10 @@ def test_a_result_of_another_specification_is_refused(path: str, made: MadeUp, t
     write_json(folder / path, about)
     with pytest.raises(ValueError, match=f"{path}: made from another specification"):
         write_page(
-            made.study.page("main", "all"), results=folder, cost=folder / "tables/cost_all.csv", out=tmp_path / "x.html"
+            page_definition(Graph(made.study), "main", "all"),
+            results=folder,
+            cost=folder / "tables/cost_all.csv",
+            out=tmp_path / "x.html",
         )
     assert not (tmp_path / "x.html").exists()
 
@@ -217,7 +230,12 @@ def test_a_result_of_another_specification_is_refused(path: str, made: MadeUp, t
 def test_the_reference_results_make_a_page_below_five_megabytes(tmp_path: Path) -> None:
     study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
     results = ROOT / "results/reference"
-    write_page(study.page("main", "all"), results=results, cost=results / "tables/cost.csv", out=tmp_path / "page.html")
+    write_page(
+        page_definition(Graph(study), "main", "all"),
+        results=results,
+        cost=results / "tables/cost.csv",
+        out=tmp_path / "page.html",
+    )
     assert 1_000_000 < (tmp_path / "page.html").stat().st_size < 5_000_000
 
 
@@ -323,7 +341,12 @@ def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
     sheet = cells.table(entry, results / "tables", [0, 1, 2])
     warned = {line[0].row: cell.warning for line in sheet.lines for cell in line if cell.warning}
     assert warned == {"mae_l": "seed 1 apart: 15.6"}
-    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    write_page(
+        page_definition(Graph(study), "main", "all"),
+        results=results,
+        cost=tmp_path / "none.csv",
+        out=tmp_path / "page.html",
+    )
     found = Tags((tmp_path / "page.html").read_text())
     assert (
         "Seed 1 of “MAE, ViT-L” did not train as the others did: 15.6 beside 28.8 and 28.3 (random weights 13.3)"
@@ -333,7 +356,12 @@ def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
 
 def test_a_trajectory_that_is_a_chain_is_called_one(tmp_path: Path, tags: Tags) -> None:
     study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
-    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    write_page(
+        page_definition(Graph(study), "main", "all"),
+        results=results,
+        cost=tmp_path / "none.csv",
+        out=tmp_path / "page.html",
+    )
     chain = "Each row is the one above it plus one change."
     assert chain in "".join(Tags((tmp_path / "page.html").read_text()).texts["figcaption"])
     assert chain not in "".join(tags.texts["figcaption"])  # dit, pca, patch_vae, mae: the first two are not
@@ -501,7 +529,12 @@ def test_the_mark_moves_to_the_other_edge_once_the_end_is_reached(browser: Brows
 def test_the_main_tables_show_all_columns_on_a_screen(width: int, browser: Browser, tmp_path: Path) -> None:
     """Tables 1 and 4 of the reference run, the widest that there are."""
     study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
-    write_page(study.page("main", "all"), results=results, cost=tmp_path / "none.csv", out=tmp_path / "page.html")
+    write_page(
+        page_definition(Graph(study), "main", "all"),
+        results=results,
+        cost=tmp_path / "none.csv",
+        out=tmp_path / "page.html",
+    )
     browser.open(tmp_path / "page.html", width=width)
     for name in ("table1", "table4"):
         box = f"document.querySelector('#table-{name} .scroller')"

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from rows import STUDY
 
+from ldae.overview.state import State, needrun
 from ldae.overview.status import why
 from ldae.runtime.files import checksums, write_json
 from ldae.study.checking import StudyError
-from ldae.study.graph import Graph, Job, needrun
+from ldae.study.graph import Graph, Job
 from ldae.study.record import content, differences, digest
 from ldae.study.views import CODE, PACKAGE
 
@@ -31,9 +32,9 @@ def finished(tmp_path: Path) -> Graph:
     return graph
 
 
-def again(graph: Graph) -> Graph:
-    """The graph, looked at anew."""
-    return Graph(graph.study, Path(*graph.results.parts[: -len(graph.study.results.parts)]))
+def again(graph: Graph) -> State:
+    """The state of its results, looked at anew."""
+    return State(graph)
 
 
 def test_differences_name_the_stage_the_key_and_both_values() -> None:
@@ -110,9 +111,9 @@ def test_a_row_is_wanted_with_all_that_tables_show_of_it(tmp_path: Path) -> None
 def test_a_damaged_record_counts_as_none(text: str, finished: Graph) -> None:
     record = finished.jobs["probe/pca/seed0"].record
     record.write_text(text)
-    graph = again(finished)
-    assert graph.to_run(["table3"]) == {}
-    assert {job.place: reason for job, reason in graph.to_run(["pca"]).items()} == {
+    state = again(finished)
+    assert state.to_run(["table3"]) == {}
+    assert {job.place: reason for job, reason in state.to_run(["pca"]).items()} == {
         "probe/pca/seed0": "its record is damaged"
     }
 

@@ -17,6 +17,7 @@ from ldae.study.recipes import Probing
 from ldae.study.scale import Folder, Photos, Sampling, Scale
 from ldae.study.schedules import SCHEDULES, Levels
 from ldae.study.spec import Features, Spec
+from ldae.study.stage_specs import FinetuneStage, pretraining_of
 from ldae.study.study import RULES, Study
 
 WEIGHTS = f"method.name: mae, method.weights: {{path: x, sha256: {64 * 'a'}, width: 32, heads: 2, blocks: 2}}"
@@ -58,7 +59,7 @@ def test_a_row_of_the_papers_is_its_parent_with_one_part_changed(name: str) -> N
 def test_what_a_training_reads_survives_its_text_at_every_scale(scale: str) -> None:
     study = Study.load(ROOT, {"scale": scale})
     for row in study.variants:
-        stage = study.pretrain_stage(row)
+        stage = pretraining_of(study, row)
         assert type(stage).model_validate_json(stage.to_json()) == stage
 
 
@@ -87,7 +88,7 @@ def test_a_scale_of_other_images_is_told_what_to_do_about_the_margin(root: Path)
 
 def test_the_imagenet_scale_fine_tunes_as_the_papers_appendix_b() -> None:
     study = Study.load(ROOT, {"scale": "imagenet"})
-    base, large = (study.finetune_stage(row) for row in ("ldae_b", "ldae_l"))
+    base, large = (FinetuneStage.for_job(study, {"row": row}) for row in ("ldae_b", "ldae_l"))
     recipe = base.finetuning
     assert (recipe.batch, recipe.rate * recipe.batch / 256, recipe.epochs) == (1024, pytest.approx(4e-3), 100)
     assert (recipe.weight_decay, recipe.drop_path, recipe.ema) == (0.05, 0.1, 0.9999)
@@ -101,16 +102,16 @@ def test_rows_are_fine_tuned_where_the_paper_has_a_number_or_the_study_asks_for_
     edit(root, "config.yaml", "probe: 62.4}", "probe: 62.4, finetune: 83.7}")
     study = Study.load(root, {})
     assert [name for name, row in study.variants.items() if row.finetune] == ["pca", "predict_clean"]
-    described = {row["name"]: row for row in study.definition("tables", "table3")["rows"]}
+    described = {row["name"]: row for row in Graph(study).jobs["tables/table3"].spec["rows"]}
     assert [name for name, row in described.items() if "finetuned" in row] == ["pca", "predict_clean"]
 
 
 def test_the_layer_decay_of_another_size_concerns_no_row(root: Path) -> None:
-    before = Study.load(root, {}).finetune_stage("pca")
+    before = FinetuneStage.for_job(Study.load(root, {}), {"row": "pca"})
     edit(root, "scales/smoke.yaml", "finetuning: {", "finetuning: {layer_decay: {L: 0.5}, ")
-    assert Study.load(root, {}).finetune_stage("pca") == before
+    assert FinetuneStage.for_job(Study.load(root, {}), {"row": "pca"}) == before
     edit(root, "scales/smoke.yaml", "{L: 0.5}", "{half-L: 0.5}")
-    assert Study.load(root, {}).finetune_stage("pca").layer_decay == 0.5
+    assert FinetuneStage.for_job(Study.load(root, {}), {"row": "pca"}).layer_decay == 0.5
 
 
 def test_a_sweep_point_that_equals_a_row_is_that_row() -> None:
@@ -118,7 +119,7 @@ def test_a_sweep_point_that_equals_a_row_is_that_row() -> None:
     points = {point.label: point.variant for point in study.sweeps["pca_d"]}
     assert points["patch-wise PCA, d = 32"] == "pca"
     assert "pca_d32" not in study.variants
-    assert study.definition("tables", "pixel")["rows"][6]["label"] == "patch-wise PCA, d = 32"
+    assert Graph(study).jobs["tables/pixel"].spec["rows"][6]["label"] == "patch-wise PCA, d = 32"
 
 
 def test_a_command_line_holds_only_what_differs_from_the_baseline() -> None:
@@ -150,14 +151,14 @@ def test_every_rule_is_known_so_that_no_table_or_figure_takes_its_name() -> None
 
 
 def test_the_order_of_keys_means_nothing(root: Path) -> None:
-    before = Study.load(root, {}).pretrain_stage("predict_clean").to_json()
+    before = pretraining_of(Study.load(root, {}), "predict_clean").to_json()
     edit(
         root,
         "config.yaml",
         "{objective.predict: clean, objective.weight: signal}",
         "{objective.weight: signal, objective.predict: clean}",
     )
-    assert Study.load(root, {}).pretrain_stage("predict_clean").to_json() == before
+    assert pretraining_of(Study.load(root, {}), "predict_clean").to_json() == before
 
 
 def test_seeds_may_come_from_a_command_line(root: Path) -> None:
@@ -526,9 +527,12 @@ def test_a_probe_measures_the_columns_of_every_table_that_shows_it(root: Path) -
         root, "config.yaml", "tables:\n", "tables:\n  more: {title: More, rows: [single_level], columns: [attentive]}\n"
     )
     study = Study.load(root, {})
-    assert study.probe_stage("single_level").measures == ("linear", "knn", "attentive")
-    changed = [name for name in study.variants if study.probe_lineage(name) != before.probe_lineage(name)]
-    assert changed == ["single_level"]
+    assert study.measures["single_level"] == ("linear", "knn", "attentive")
+    lineages = [
+        {place: job.lineage for place, job in Graph(each).jobs.items() if not job.is_view} for each in (before, study)
+    ]
+    changed = [place for place, lineage in lineages[1].items() if lineage != lineages[0][place]]
+    assert changed == ["probe/single_level/seed0"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from graph import RESULTS, ROOT, Graph
 from slurm_cluster import Cluster
 
 from ldae.study.scale import Resources
+from ldae.study.stages import STAGES, Stage
 
 REASON = slurm_cluster.why_not()
 on_slurm = pytest.mark.skipif(REASON is not None, reason=f"no Slurm: {REASON}")
@@ -52,17 +53,16 @@ def test_the_page_on_clusters_explains_what_a_job_may_ask_for() -> None:
     assert [name for name in Resources.model_fields if f"| `{name}` |" not in page] == []
 
 
-def test_jobs_that_several_processes_share_ask_for_all_gpus_and_others_for_one() -> None:
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_jobs_that_several_processes_share_ask_for_all_gpus_and_others_for_one(stage: Stage) -> None:
+    asked = Resources(gpu=4, nodes=2, threads=4).of(stage)
     rules = "".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
-    found = {"shared": 0, "alone": 0}
-    for rule in re.split(r"^rule ", rules, flags=re.MULTILINE)[1:]:
-        if "--processes {resources.gpu}" in rule:
-            found["shared"] += 1
-            assert "gpu=PROCESSES" in rule and "**SEVERAL_NODES" in rule, rule
-        elif "gpu=" in rule:
-            found["alone"] += 1
-            assert "gpu=ONE_GPU" in rule and "SEVERAL_NODES" not in rule, rule
-    assert found == {"shared": 6, "alone": 5}
+    command = re.search(rf"^ +\"ldae {stage.command} .*?> {{log}}", rules, re.MULTILINE | re.DOTALL)
+    assert command is not None
+    shared = "--processes {resources.gpu}" in command[0]
+    assert shared == ("processes" in stage.options)
+    assert asked.get("gpu") == (8 if shared else 1 if stage.on_gpu else None)
+    assert ("mpi" in asked) == shared
 
 
 def test_gpus_that_share_a_job_are_asked_for_on_one_node(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_job_on_several_nodes_is_the_same_command(tmp_path: Path) -> None:
     for resources in ("gpu: 2", "gpu: 1, nodes: 2"):
         graph.edit("scales/smoke.yaml", "minutes: 5", f"minutes: 5, {resources}")
         said = graph.dry_run("--printshellcmds", "table3")
-        commands.append([line for line in said.splitlines() if line.startswith("Shell command")])
+        commands.append(sorted(line for line in said.splitlines() if line.startswith("Shell command")))
         graph.edit("scales/smoke.yaml", f"minutes: 5, {resources}", "minutes: 5")
     assert commands[0] == commands[1]
     assert sum("--processes 2 " in line for line in commands[0]) == 2 * ROWS

@@ -17,6 +17,7 @@ from forked import Forked
 from graph import RESULTS, ROOT, Graph
 
 from ldae.overview.plan import plan
+from ldae.overview.state import State
 from ldae.overview.status import status, why
 from ldae.runtime import locking
 from ldae.runtime.files import read_json, write_json
@@ -231,7 +232,7 @@ def planned(graph: Graph, *arguments: str) -> str:
 def jobs_of_why(graph: Graph, *arguments: str, target: str = "all") -> set[str]:
     """What `ldae why` names of a target."""
     overrides = dict(word.split("=") for word in arguments if "=" in word)
-    found = Jobs(Study.load(graph.folder, overrides), graph.folder).to_run([target])
+    found = State(Jobs(Study.load(graph.folder, overrides), graph.folder)).to_run([target])
     return {job.place for job in found}
 
 

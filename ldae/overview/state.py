@@ -1,0 +1,164 @@
+"""Which results on disk are what the study says now, and which jobs have to run; no torch.
+
+The records on disk decide, and nothing else: neither Snakemake's own notes nor any file's time. A result is outdated
+when the lineage in its record differs from the expected one, when it was computed from other inputs than those that lie
+there now, when the pictures behind it changed, or when an input is outdated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ldae.data.sources.fingerprint import difference
+from ldae.runtime.files import read_json, sha256
+from ldae.study.graph import Graph, Job
+from ldae.study.record import differences
+from ldae.study.views import digest_read
+
+J = TypeVar("J", bound=Hashable)
+F = TypeVar("F", bound=Hashable)
+
+
+class State:
+    """The state of the results of a graph; each record is read once, when it is asked about."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._reasons: dict[Job, str | None] = {}
+        self._records: dict[Job, dict[str, Any] | None] = {}
+
+    def outdated(self, job: Job) -> str | None:
+        """Why a result is no longer what the study says, beginning at the first stage that differs.
+
+        None where it is current, and where there is no result.
+        """
+        if job not in self._reasons:
+            self._reasons[job] = self._reason(job)
+        return self._reasons[job]
+
+    def is_current(self, job: Job) -> bool:
+        """Whether a job has run, as the study says now, and all its files are there."""
+        return not self.missing(job) and self.outdated(job) is None
+
+    def missing(self, job: Job) -> list[Path]:
+        """The files of a job's result that are absent, and its record where that is damaged."""
+        absent = [path for path in job.files if not path.is_file()]
+        return absent if self.record_of(job) is not None else [job.record, *absent]
+
+    def to_run(self, targets: Iterable[str]) -> dict[Job, str]:
+        """The jobs that would run for targets, in the order of the graph, each with its reason.
+
+        Raises:
+            StudyError: for a target that does not exist.
+        """
+        targets = list(targets)
+        jobs = self.graph.all_jobs_for(targets)
+        running = needrun(
+            jobs[::-1],
+            reads=lambda job: job.reads,
+            is_outdated=lambda job: self.outdated(job) is not None,
+            is_missing={path for job in jobs for path in self.missing(job)}.__contains__,
+            follows=lambda job: job.is_view,
+            wanted={job: (job.record, *job.files) for job in self.graph.jobs_for(targets)},
+        )
+        return {job: self._why(job) for job in jobs if job in running}
+
+    def record_of(self, job: Job) -> dict[str, Any] | None:
+        """What a result says of itself; None where there is none, or a damaged one, which counts as none."""
+        if job not in self._records:
+            try:
+                self._records[job] = read_json(job.record) if job.record.is_file() else None
+            except ValueError:
+                self._records[job] = None
+        return self._records[job]
+
+    def _why(self, job: Job) -> str:
+        if reason := self.outdated(job):
+            return reason
+        missing = self.missing(job)
+        if not missing:
+            return "follows what it shows"
+        if missing[0] != job.record:
+            return f"its {missing[0].name} is absent"
+        return "its record is damaged" if job.record.is_file() else "has not run yet"
+
+    def _reason(self, job: Job) -> str | None:
+        for before in job.inputs.values():
+            if reason := self.outdated(before):
+                return reason
+        about = self.record_of(job)
+        if about is None:
+            return None
+        if other := _other_owner(job, about):
+            return f"{job.stage}: is the result of {other}"
+        if changes := differences(about.get("lineage", {}), job.lineage):
+            return changes[0] if len(changes) == 1 else f"{changes[0]} (and {len(changes) - 1} more)"
+        if other := self._other_input(job, about.get("inputs", {})):
+            return f"{job.stage}: was computed from another {other} than the one that is there now"
+        dataset = self.graph.study.scale.dataset
+        if job.stage == "dataset" and (changed := difference(dataset, about, prepared=job.record.parent)):
+            return f"dataset: {changed}"
+        if job.is_view and (edited := _not_as_written(job, about)):
+            return f"{job.stage}: {edited.name} is not as it was written"
+        return None
+
+    def _other_input(self, job: Job, recorded: Mapping[str, str]) -> str | None:
+        """The first input that is not the one that a result was computed from, as far as its record says."""
+        for key, before in job.inputs.items():
+            about = self.record_of(before)
+            if about is not None and key in recorded and recorded[key] != digest_read(about, stage=job.stage):
+                what = before.title if job.is_view else key
+                return what if what in (before.stage, before.title) else f"{key} ({before.title})"
+        return None
+
+
+def _other_owner(job: Job, about: Mapping[str, Any]) -> str | None:
+    """The row and seed that a record names, where its folder is that of others."""
+    row, _, seed = job.name.rpartition(", seed ")
+    named = f"{about.get('row', row)}, seed {about.get('seed', seed)}"
+    return named if row and named != job.name else None
+
+
+def _not_as_written(view: Job, about: Mapping[str, Any]) -> Path | None:
+    """The first file of a view that is not the one that its record speaks of."""
+    sums = about.get("sha256", {})
+    written = (path for path in view.files if path.name in sums and path.is_file())
+    return next((path for path in written if sha256(path) != sums[path.name]), None)
+
+
+def needrun(
+    jobs: Sequence[J],
+    *,
+    reads: Callable[[J], Mapping[J, Iterable[F]]],
+    is_outdated: Callable[[J], bool],
+    is_missing: Callable[[F], bool],
+    follows: Callable[[J], bool],
+    wanted: Mapping[J, Iterable[F]],
+) -> set[J]:
+    """Which jobs have to run: outdated ones, and those that lack a file that is wanted, or that one that runs reads.
+
+    A current result is not computed again because an input that was deleted is.
+
+    Args:
+        jobs: all that belong to the targets, each before its inputs.
+        reads: the files that a job reads, by the job that they come from.
+        is_outdated: whether a job's result is not what it should be.
+        is_missing: whether a file is absent.
+        follows: whether a job runs whenever one of its inputs does, as a table does.
+        wanted: the jobs whose results are the targets, and their files.
+    """
+    running: set[J] = set()
+    while True:
+        before = len(running)
+        read: dict[J, set[F]] = {job: set(files) for job, files in wanted.items()}
+        for job in jobs:
+            if is_outdated(job) or any(map(is_missing, read.get(job, ()))):
+                running.add(job)
+            if job in running:
+                for source, files in reads(job).items():
+                    read.setdefault(source, set()).update(files)
+        running |= {job for job in jobs[::-1] if follows(job) and not running.isdisjoint(reads(job))}
+        if len(running) == before:
+            return running
