@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldae.data.prepared import to_float, to_uint8
-from ldae.data.sources.pixels import to_pixels
+from ldae.data.sources.pixels import read_picture, to_pixels
 from ldae.parts.baselines.encoder import Encoder
 from ldae.parts.denoiser import Denoiser, mixed_precision
+from ldae.parts.denoising import Denoised, denoise_images
 from ldae.parts.folding import depth_of
 from ldae.parts.loading import Finished, find_run, open_finished
 from ldae.parts.tokenizers import Tokenizer
-from ldae.stages.denoise import Denoised, denoise_images, read_picture
 from ldae.study.spec import Features
 from ldae.training.loop import pick_device
 
@@ -106,7 +106,8 @@ class Run:
             pixels = to_pixels(image, self.image_size, white=self._finished.white)
             return self._from_tensor(torch.from_numpy(pixels.copy()))
         if isinstance(image, str | os.PathLike):
-            return self._from_tensor(read_picture(Path(image), self.image_size, self._finished.white))
+            pixels = read_picture(Path(image), self.image_size, self._finished.white)
+            return self._from_tensor(torch.from_numpy(pixels))
         raise ValueError(f"images: found {type(image).__name__}, expected {FORMS}")
 
     def _from_array(self, array: NDArray[Any]) -> Tensor:
@@ -183,7 +184,8 @@ class Run:
         Raises:
             ValueError: for images that `preprocess` refuses, and for MAE and MoCo v3, which do not denoise.
         """
-        return denoise_images(self._finished.denoiser, to_uint8(self.preprocess(images)), sigma=sigma, seed=seed)
+        pixels = to_float(to_uint8(self.preprocess(images)))
+        return denoise_images(self._finished.denoiser, pixels, sigma=sigma, seed=seed).converted(to_uint8)
 
 
 def load(folder: str | os.PathLike[str], row: str | None = None, *, seed: int | None = None) -> Run:

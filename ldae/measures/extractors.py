@@ -1,4 +1,4 @@
-"""The features that samples are judged by: Inception's, or those of a small classifier that the study has trained."""
+"""Feature extractors for the Fréchet distance: Inception, or a small classifier that the study trains."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ldae.runtime.weights import read_weights
 from ldae.study.base import ExternalFile
 from ldae.study.scale import Judging
 
-INCEPTION_FEATURES = "2048"  # of the last pooling, as FID is defined (Heusel et al., 2017)
+INCEPTION_FEATURES = "2048"  # the last pooling layer, which FID is defined with (Heusel et al., 2017)
 
 
 class Extractor(NamedTuple):
-    """Features, and the name of the distance that is measured with them."""
+    """A feature extractor and the name of the distance between its features."""
 
     features: Callable[[Tensor], Tensor]  # uint8 images (n, 3, S, S) to (n, F)
     distance: str
 
 
 def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -> Extractor:
-    """The features to judge by.
+    """Opens the extractor that a scale names.
 
     Args:
-        judging: which features.
-        judge: the folder of the study's own classifier, for `builtin` ones.
-        device: to compute on.
+        judging: `builtin` features or Inception's weights.
+        judge: the folder of the study's own classifier, for `builtin` features.
+        device: where to compute.
 
     Raises:
-        ValueError, OSError: for weights that are absent or not the expected ones.
+        ValueError, OSError: for weights that are absent or have another checksum or format.
     """
     if judging.features != "builtin":
         return Extractor(inception(judging.features, device), "FID")
@@ -44,23 +44,25 @@ def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -
         raise ValueError("judging.features 'builtin' needs --judge, the folder of the trained classifier")
     network, about = open_classifier(judge)
     if not isinstance(network, SmallResNet):
-        raise ValueError(f"{judge}: is a {about['architecture']}, whose features samples may have been made to please")
+        raise ValueError(
+            f"{judge}: is a {about['architecture']}, which the perceptual loss may have trained with; name the resnet"
+        )
     network.to(device)
     return Extractor(lambda images: network.features(to_float(images)), "Fréchet distance (judge)")
 
 
 def inception(weights: ExternalFile, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """torch-fidelity's Inception, which resizes as TensorFlow did, with the standard FID weights from a file.
+    """torch-fidelity's Inception, which resizes as TensorFlow's, with the standard FID weights from a file.
 
     Raises:
-        ValueError, OSError: for a file that is absent, another one than its SHA-256 says, or not Inception's weights.
+        ValueError, OSError: for a file that is absent, has another SHA-256 or does not contain Inception's weights.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path = Path(weights.path).expanduser()
     state = read_weights(path, weights.sha256)
     with tempfile.TemporaryDirectory() as folder:
-        # torch-fidelity unpickles the file that it is given, so it is given one that was just written here
+        # torch-fidelity unpickles its file, so it reads one that was just written here
         copy = Path(folder) / "inception.pth"
         torch.save(state, copy)
         try:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldae.parts.moments import Moments
 
-BLOCK = 256  # columns of a product of triangular matrices that are made at once
+BLOCK = 256  # columns of a product of triangular matrices that are computed at once
 
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
@@ -34,7 +34,7 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
 
 
 def few_samples_distance(features: Tensor, mean: Tensor, covariance: Tensor) -> float:
-    """The same distance, of features (n, F) from a mean (F,) and a covariance (F, F), fast where n < F.
+    """The same distance between features (n, F) and a mean (F,) and covariance (F, F); fast for n < F.
 
     With the centred features X the covariance is X^T X / (n - 1), so that S1 S2 has the eigenvalues of the n x n matrix
     X S2 X^T / (n - 1) and zeros.

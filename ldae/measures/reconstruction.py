@@ -1,4 +1,4 @@
-"""How faithfully a tokenizer gives images back, and which of its dimensions carry nothing."""
+"""The reconstruction error of a tokenizer, and its unused dimensions."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 from ldae.data.prepared import Split, to_float
 from ldae.parts.tokenizers import Tokenizer
 
-IMAGES = 1000  # validation images, at most, that the error is averaged over
+IMAGES = 1000  # at most so many validation images
 PEAK = 2.0  # images are in [-1, 1]
 BATCH = 100
 
 
 def psnr(tokenizer: Tokenizer, val: Split, device: torch.device) -> float:
-    """The peak signal-to-noise ratio in dB of `decode(encode(x))`, from the mean squared error over images."""
-    chosen = np.linspace(0, len(val) - 1, min(IMAGES, len(val))).astype(np.int64)
+    """The peak signal-to-noise ratio of `decode(encode(x))` in dB, from the mean squared error over images."""
+    numbers = np.linspace(0, len(val) - 1, min(IMAGES, len(val))).astype(np.int64)
     total = 0.0
     with torch.inference_mode():
-        for start in range(0, len(chosen), BATCH):
-            images = to_float(val.batch(chosen[start : start + BATCH], device)[0])
+        for start in range(0, len(numbers), BATCH):
+            images = to_float(val.batch(numbers[start : start + BATCH], device)[0])
             total += (tokenizer.decode(tokenizer.encode(images)) - images).square().flatten(1).mean(1).sum().item()
-    return 10 * math.log10(PEAK**2 / max(total / len(chosen), 1e-12))
+    return 10 * math.log10(PEAK**2 / max(total / len(numbers), 1e-12))
 
 
 def collapsed(variance: Tensor, *, has_prior: bool) -> int:
-    """How many dimensions carry nothing.
+    """The number of dimensions without information.
 
     Args:
-        variance: of each dimension of the latents (d,), over data.
-        has_prior: whether a KL divergence pulls them to N(0, 1). A dimension then counts as unused when its posterior
-            mean varies by less than 0.01 (the "active units" of Burda et al., 2016); else when it has no extent.
+        variance: of each latent dimension (d,), over images.
+        has_prior: whether a KL divergence pulls the latents to N(0, 1). Then a dimension is unused if the variance of
+            its posterior mean is at most 0.01 ("active units", Burda et al., 2016); otherwise if it has no variance.
     """
     floor = 0.01 if has_prior else 1e-8 * variance.max()
     return int((variance <= floor).sum())

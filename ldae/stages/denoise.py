@@ -1,67 +1,28 @@
-"""Stage: what a trained row makes of noisy images, for figures, and of a user's own pictures (paper, Fig. 7 and 8)."""
+"""Stage: denoises validation images for figures, and a user's own pictures (paper, Fig. 7 and 8)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from ldae.data.prepared import Split, to_float, to_uint8
-from ldae.data.sources import Broken
-from ldae.data.sources.pixels import draw
-from ldae.parts.denoiser import Denoiser
+from ldae.data.sources.pixels import read_picture
+from ldae.parts.denoising import Denoised, denoise_images, nearest_level
 from ldae.parts.loading import Finished, open_denoiser, open_finished
 from ldae.runtime.arrays import save_arrays
-from ldae.runtime.files import atomic_write, checksums, read_json, write_json
+from ldae.runtime.files import atomic_write, checksums, read_json
 from ldae.runtime.progress import log
-from ldae.runtime.randomness import Randomness
 from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.results import PicturesRecord
 from ldae.study.stage_specs import DenoiseStage
 from ldae.training.loop import device_name, pick_device
 
-DENOISING = 9  # a stream of randomness
 PANEL = 256  # the side of an enlarged panel, about, in pixels
 GAP, LINE, FONT = 8, 28, 15  # pixels between panels, of a line of words, and of its letters
-
-
-class Denoised(NamedTuple):
-    """Images (N, 3, S, S), uint8."""
-
-    clean: Tensor
-    noisy: Tensor  # the noisy latents, decoded
-    denoised: Tensor
-
-
-def nearest_level(denoiser: Denoiser, sigma: float) -> tuple[int, float]:
-    """The time step whose noise, where the signal is 1, comes nearest to `sigma`, and how much noise that is."""
-    ratios = denoiser.noise.noise / denoiser.noise.signal
-    time = int((ratios - sigma).abs().argmin())
-    return time, float(ratios[time])
-
-
-@torch.inference_mode()
-def denoise_images(denoiser: Denoiser, images: Tensor, *, sigma: float, seed: int = 0) -> Denoised:
-    """Adds noise to the latents of uint8 images (N, 3, S, S), and removes it again.
-
-    Args:
-        denoiser: a trained row.
-        images: uint8, on its device.
-        sigma: standard deviation of the noise where the signal is 1; the nearest level of the row's schedule is taken.
-        seed: of the noise.
-    """
-    time, _ = nearest_level(denoiser, sigma)
-    clean = denoiser.encode(to_float(images))
-    noisy = denoiser.corrupt(clean, time, Randomness(images.device, seed, DENOISING))
-    times = torch.full((len(images),), time, device=images.device)
-    level = denoiser.noise.level(times)
-    denoised = denoiser.predict_clean(noisy, times)
-    shown = (denoiser.tokenizer.decode(latents) for latents in (noisy / level.signal, denoised))
-    return Denoised(images, *(to_uint8(part) for part in shown))
 
 
 def denoise(
@@ -89,30 +50,18 @@ def denoise(
     inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
     denoiser = open_denoiser(model, tokenizer, manifest).to(device)
     val = Split.open(dataset, "val")
-    chosen = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # of all classes
-    result = denoise_images(denoiser, val.batch(chosen, device)[0], sigma=stage.sigma)
-    save_arrays(out / "pictures.npz", **{name: images.cpu().numpy() for name, images in result._asdict().items()})
-    write_json(
-        out / "pictures.json",
-        {
-            "row": row,
-            "sigma": stage.sigma,
-            "lineage": lineage("denoise", stage, revision, read_json(model / "run.json")["lineage"]),
-            "inputs": inputs,
-            "sha256": checksums(out / "pictures.npz"),
-            "provenance": provenance(device_name(device), import_seconds),
-        },
-    )
-
-
-def read_picture(path: Path, size: int, white: float | None) -> Tensor:
-    """A person's own picture as uint8 (3, size, size), as `to_pixels` makes it; a `ValueError` names another file."""
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name the pictures in it")
-    drawn = draw(path.read_bytes(), size, group=0, name=str(path), white=white)
-    if isinstance(drawn, Broken):
-        raise ValueError(f"{path}: {drawn.reason}")
-    return torch.from_numpy(drawn.pixels.copy())
+    spread = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # over all classes
+    images = to_float(val.batch(spread, device)[0])
+    result = denoise_images(denoiser, images, sigma=stage.sigma).converted(to_uint8)
+    save_arrays(out / "pictures.npz", **{name: pixels.cpu().numpy() for name, pixels in result._asdict().items()})
+    PicturesRecord(
+        row=row,
+        sigma=stage.sigma,
+        lineage=lineage("denoise", stage, revision, read_json(model / "run.json")["lineage"]),
+        inputs=inputs,
+        sha256=checksums(out / "pictures.npz"),
+        provenance=provenance(device_name(device), import_seconds),
+    ).write(out / "pictures.json")
 
 
 def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: int, out: Path) -> None:
@@ -133,20 +82,20 @@ def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: i
     denoiser, size = finished.denoiser.to(device), finished.manifest["size"]
     level = nearest_level(denoiser, sigma)[1]
     paths = _outputs(pictures, out)
-    about = f"{finished.run['row']}, seed {finished.run['seed']}, {_trained(finished)} of {size} x {size} pixels"
+    about = f"{finished.run['row']}, seed {finished.run['seed']}, {_training(finished)} of {size} x {size} pixels"
     log(about)
     if abs(level - sigma) > 0.05 * sigma:
         log(f"sigma {sigma:g}: this row's noise schedule has no such level; {level:.3g} is the nearest")
     for picture, path in zip(pictures, paths, strict=True):
-        images = read_picture(picture, size, finished.white)[None].to(device)
-        result = denoise_images(denoiser, images, sigma=sigma, seed=seed)
+        pixels = torch.from_numpy(read_picture(picture, size, finished.white)[None]).to(device)
+        result = denoise_images(denoiser, to_float(pixels), sigma=sigma, seed=seed).converted(to_uint8)
         with atomic_write(path) as partial:
             side_by_side(result, f"noisy (sigma {level:.2g})", about).save(partial, format="PNG")
         log(f"{path}: clean, noisy (sigma {level:.2g}), denoised")
 
 
-def _trained(finished: Finished) -> str:
-    """How many images a run was trained with, in words."""
+def _training(finished: Finished) -> str:
+    """How many images a run was trained on, in words."""
     history = finished.folder / "history.csv"
     if not history.is_file():
         return "has published weights for images"
@@ -155,16 +104,16 @@ def _trained(finished: Finished) -> str:
 
 
 def _outputs(pictures: list[Path], out: Path) -> list[Path]:
-    """A path for each picture's result, by its name, and by a number where two have the same."""
+    """A path for each picture's result: its name, and a number if two pictures have the same name."""
     counts: Counter[str] = Counter()
     paths = []
     for picture in pictures:
         counts[picture.stem] += 1
         number = f"-{counts[picture.stem]}" if counts[picture.stem] > 1 else ""
         paths.append(out / f"{picture.stem}{number}.png")
-    own = {picture.resolve() for picture in pictures}
+    inputs = {picture.resolve() for picture in pictures}
     for path in paths:
-        if path.resolve() in own:
+        if path.resolve() in inputs:
             raise ValueError(f"{path}: is one of the pictures, and would be replaced; name another folder with --out")
     return paths
 

@@ -46,7 +46,7 @@ def export(model: Path, *, out: Path, features: Features, about: dict[str, str])
         folded = fold(finished.network, time=features.time, offset=features.offset)
     except ValueError as error:
         raise ValueError(f"{model}: {run['row']} cannot be exported: {error}") from None
-    about = about | {"linear probe, validation": probed(finished, features)}
+    about = about | {"linear probe, validation": accuracy(finished, features)}
     card = model_card(folded, finished, features, about, out)
     with atomic_write(out / "model.safetensors") as partial:
         save_file(folded.state, partial, metadata={"format": "pt"})
@@ -56,7 +56,7 @@ def export(model: Path, *, out: Path, features: Features, about: dict[str, str])
 
 
 def timm_config(folded: Folded, size: int, run: dict[str, Any]) -> dict[str, Any]:
-    """What timm reads of a model: its size, and how images of `size` pixels are prepared for it."""
+    """The model's configuration for timm: its size, and how images of `size` pixels are prepared for it."""
     return {
         "architecture": ARCHITECTURE,
         "num_classes": 0,
@@ -81,7 +81,7 @@ def timm_config(folded: Folded, size: int, run: dict[str, Any]) -> dict[str, Any
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "center",
-            "mean": [0.5, 0.5, 0.5],  # which brings pixels to [-1, 1]
+            "mean": [0.5, 0.5, 0.5],  # maps pixels to [-1, 1]
             "std": [0.5, 0.5, 0.5],
             "num_classes": 0,
             "first_conv": "patch_embed.proj",
@@ -92,22 +92,22 @@ def timm_config(folded: Folded, size: int, run: dict[str, Any]) -> dict[str, Any
     }
 
 
-def probed(finished: Finished, features: Features) -> str:
-    """The probe's accuracy of this very encoder, and that of its random weights, where the results have it."""
-    found = finished.probe(features)
-    if found is None:
+def accuracy(finished: Finished, features: Features) -> str:
+    """The linear probe's accuracy of this encoder and of its random weights, if the results include it."""
+    estimates = finished.probe(features)
+    if estimates is None:
         return "not measured"
-    trained, random = found["trained"], found["random"]
+    trained, random = estimates["trained"], estimates["random"]
     value, low, high = (f"{100 * number:.1f}" for number in (trained.value, trained.low, trained.high))
     return f"{value} % (95 % interval {low} to {high}); its random weights {100 * random.value:.1f} %"
 
 
 def model_card(folded: Folded, finished: Finished, features: Features, about: dict[str, str], out: Path) -> str:
-    """The README of the folder: how to load it, and what it is."""
+    """The README of the exported folder: what it contains and how to load it."""
     run, size, classes = finished.run, finished.manifest["size"], finished.manifest["classes"]
-    made = {stage: step["spec"] for stage, step in run["lineage"].items()}
+    specs = {stage: step["spec"] for stage, step in run["lineage"].items()}
     blocks, depth = list(range(folded.depth))[-3:], f"{folded.depth} {'block' if folded.depth == 1 else 'blocks'}"
-    grid, data, pretraining = folded.grid, made["dataset"].get("dataset", {}), made["pretrain"]
+    grid, data, pretraining = folded.grid, specs["dataset"].get("dataset", {}), specs["pretrain"]
     lines = {
         "row": f"`{run['row']}`, seed {run['seed']}",
         "method": METHODS[run["method"]],
@@ -116,7 +116,7 @@ def model_card(folded: Folded, finished: Finished, features: Features, about: di
         "training images": f"{data.get('source', 'images')}, {size} x {size} pixels, {len(classes)} classes",
         **about,
         "code": run["provenance"]["commit"] or "unknown commit",
-        "licence": "Apache-2.0, as the code that made it; the training images keep their own",
+        "licence": "Apache-2.0, like the code; the training images keep their own",
     }
     folding = (
         f"""

@@ -14,32 +14,33 @@ from ldae.measures.reconstruction import collapsed, psnr
 from ldae.parts.tokenizers import FITS, build
 from ldae.parts.tokenizers.patches import patchify
 from ldae.parts.tokenizers.pixel import resize
-from ldae.runtime.files import checksums, read_json, write_json
+from ldae.runtime.files import checksums, read_json
 from ldae.runtime.progress import progress
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
 from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.results import TokenizerRecord
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import TokenizerStage
 
 IMAGES = 1024  # a batch
-SHOWN_DIMS = (8, 16, 32, 64, 128)  # of the PCA, whose reconstruction is measured; the paper's own
+PCA_DIMS = (8, 16, 32, 64, 128)  # the numbers of components with a measured reconstruction (those of the paper)
 
 
 def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) -> Iterator[Tensor]:
-    """Batches (n, 3 * patch^2) of patches, the same number from every image, at random places of the token grid."""
+    """Batches of patches (n, 3 * patch^2): the same number from every image, at random positions of the token grid."""
     rng = np.random.default_rng(seed)
     tokens = (train.size // PATCH) ** 2
     num_images = min(len(train), -(-num_patches // tokens))
     per_image = min(tokens, -(-num_patches // num_images))
-    chosen = np.sort(rng.permutation(len(train))[:num_images])
+    numbers = np.sort(rng.permutation(len(train))[:num_images])
     with progress("patches", num_images, "images") as bar:
         for start in range(0, num_images, IMAGES):
-            images, _ = train.batch(chosen[start : start + IMAGES], torch.device("cpu"))
+            images, _ = train.batch(numbers[start : start + IMAGES], torch.device("cpu"))
             patches = patchify(resize(to_float(images), patch), patch)  # (n, T, d)
             if per_image < tokens:
-                places = rng.permuted(np.tile(np.arange(tokens), (len(images), 1)), axis=1)[:, :per_image]
-                patches = torch.take_along_dim(patches, torch.from_numpy(places)[:, :, None], dim=1)
+                positions = rng.permuted(np.tile(np.arange(tokens), (len(images), 1)), axis=1)[:, :per_image]
+                patches = torch.take_along_dim(patches, torch.from_numpy(positions)[:, :, None], dim=1)
             yield patches.flatten(0, 1)
             bar.advance(len(images))
 
@@ -47,7 +48,15 @@ def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) ->
 def fit_tokenizer(
     stage: TokenizerStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0
 ) -> None:
-    """Writes `tokenizer.safetensors` and `tokenizer.json` into `out`: what it gives back, what of it is unused."""
+    """Writes `tokenizer.safetensors`, and `tokenizer.json` with its reconstruction error and unused dimensions.
+
+    Args:
+        stage: the tokenizer and how it is fitted.
+        revision: of the code that fits.
+        dataset: the folder of the prepared images.
+        out: the output folder.
+        import_seconds: from the start of the process until now.
+    """
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     manifest = read_json(dataset / "manifest.json")
     fitting = stage.fitting
@@ -55,21 +64,19 @@ def fit_tokenizer(
     fitted = FITS[stage.kind](patches, stage)
     save_weights(out / "tokenizer.safetensors", fitted)
     variance = fitted["variance"]
-    dims = [dim for dim in SHOWN_DIMS if dim <= len(variance)] if stage.kind == "pca" else [len(variance)]
+    dims = [dim for dim in PCA_DIMS if dim <= len(variance)] if stage.kind == "pca" else [len(variance)]
     reconstructions = {
         dim: psnr(build(Tokenizer(kind=stage.kind, dim=dim), fitted), val, torch.device("cpu")) for dim in dims
     }
-    write_json(
-        out / "tokenizer.json",
-        {
-            "lineage": lineage("tokenizer", stage, revision, manifest["lineage"]),
-            "inputs": inputs_of(dataset=dataset),
-            "sha256": checksums(out / "tokenizer.safetensors"),
-            "kind": stage.kind,
-            "dims": len(variance),
-            "collapsed_dims": collapsed(variance, has_prior=stage.kind == "patch_vae"),
-            "psnr": {dim: round(value, 3) for dim, value in reconstructions.items()},
-            "explained": [round(float(share), 6) for share in variance.cumsum(0) / variance.sum().clamp_min(1e-30)],
-            "provenance": provenance("CPU", import_seconds),
-        },
-    )
+    explained = variance.cumsum(0) / variance.sum().clamp_min(1e-30)
+    TokenizerRecord(
+        kind=stage.kind,
+        dims=len(variance),
+        collapsed_dims=collapsed(variance, has_prior=stage.kind == "patch_vae"),
+        psnr={dim: round(value, 3) for dim, value in reconstructions.items()},
+        explained=[round(float(share), 6) for share in explained],
+        lineage=lineage("tokenizer", stage, revision, manifest["lineage"]),
+        inputs=inputs_of(dataset=dataset),
+        sha256=checksums(out / "tokenizer.safetensors"),
+        provenance=provenance("CPU", import_seconds),
+    ).write(out / "tokenizer.json")

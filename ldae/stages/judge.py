@@ -1,4 +1,4 @@
-"""Stage: how far a row's samples are from true images, as a Fréchet distance between features of both."""
+"""Stage: the Fréchet distance between the features of a row's samples and those of true images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ldae.measures.extractors import Extractor, open_extractor
 from ldae.measures.frechet import extrapolate
 from ldae.parts.moments import Moments
 from ldae.runtime.arrays import open_array, read_arrays, release_pages, save_arrays
-from ldae.runtime.files import check_sha256, checksums, read_json, verified, write_json
+from ldae.runtime.files import check_sha256, checksums, read_json, verified
 from ldae.runtime.progress import progress
 from ldae.study.base import ExternalFile
 from ldae.study.record import Lineage, inputs_of, lineage, provenance
-from ldae.study.scale import Judging
+from ldae.study.results import DistanceRecord, ReferenceRecord
 from ldae.study.stage_specs import JudgeStage
 from ldae.training.loop import device_name, pick_device
 
@@ -30,7 +30,7 @@ FOLDS = 10  # of the samples, to extrapolate from
 def features_of(
     images: np.ndarray | Split, extractor: Extractor, device: torch.device, *, title: str
 ) -> Iterator[tuple[int, Tensor]]:
-    """The features (n, F) of images (N, 3, S, S), uint8, batch by batch, each with its first image's number."""
+    """Features (n, F) of uint8 images (N, 3, S, S), batch by batch, each with the number of its first image."""
     with progress(title, len(images), "images") as bar:
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
@@ -52,14 +52,16 @@ def reference(
     """Writes the mean and covariance of the true images' features, `reference.npz`, and `reference.json` into `out`.
 
     Args:
-        stage: whose features; or published statistics, which are taken as they are.
+        stage: names the features, or a file of published statistics, whose numbers are copied.
         revision: of the code that judges.
-        dataset: the folder of the prepared images; all training images count.
-        out: where to write.
+        dataset: the folder of the prepared images; all training images are used.
+        out: the output folder.
         judge: the folder of the study's own classifier, for `builtin` features.
         import_seconds: from the start of the process until now.
     """
-    device, made, inputs = pick_device(), _made(dataset, judge, stage.judging), inputs_of(dataset=dataset, judge=judge)
+    device, inputs = pick_device(), inputs_of(dataset=dataset, judge=judge)
+    uses_judge = stage.judging.features == "builtin"
+    earlier = _lineages(dataset / "manifest.json", judge / "classifier.json" if judge and uses_judge else None)
     if stage.judging.reference is not None:
         mean, covariance = published_statistics(stage.judging.reference)
     else:
@@ -68,22 +70,19 @@ def reference(
         moments = Moments.of(features for _, features in batches)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     save_arrays(out / "reference.npz", mean=mean, covariance=covariance)
-    write_json(
-        out / "reference.json",
-        {
-            "lineage": lineage("judge", stage, revision, made),
-            "inputs": inputs,
-            "sha256": checksums(out / "reference.npz"),
-            "provenance": provenance(device_name(device), import_seconds),
-        },
-    )
+    ReferenceRecord(
+        lineage=lineage("judge", stage, revision, *earlier),
+        inputs=inputs,
+        sha256=checksums(out / "reference.npz"),
+        provenance=provenance(device_name(device), import_seconds),
+    ).write(out / "reference.json")
 
 
 def published_statistics(weights: ExternalFile) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (F,) and covariance (F, F) in a file of ADM's kind: an `.npz` with `mu` and `sigma`.
+    """The mean (F,) and covariance (F, F) from an `.npz` file with `mu` and `sigma`, the format of ADM's statistics.
 
     Raises:
-        FileNotFoundError, ValueError: for a file that is absent, another one than its SHA-256 says, or of another kind.
+        FileNotFoundError, ValueError: for a file that is absent, has another SHA-256 or has another format.
     """
     path = Path(weights.path).expanduser()
     check_sha256(path, weights.sha256)
@@ -110,18 +109,18 @@ def judge(
     judge: Path | None = None,
     import_seconds: float = 0.0,
 ) -> None:
-    """Writes `distance.json` into `out`: the distance at N samples, and extrapolated to infinitely many.
+    """Writes `distance.json` into `out`: the distance of N samples, and its extrapolation to infinitely many.
 
     Args:
-        stage: whose features.
+        stage: names the features.
         revision: of the code that judges.
         samples, reference: folders of earlier stages.
-        out: where to write.
+        out: the output folder.
         judge: the folder of the study's own classifier, for `builtin` features.
         import_seconds: from the start of the process until now.
 
     Raises:
-        ValueError: for a reference that was measured with other features than the samples' are.
+        ValueError: for a reference with features of another dimension than those of the samples.
     """
     device, inputs = pick_device(), inputs_of(samples=samples, reference=reference, judge=judge)
     extractor = open_extractor(stage.judging, judge, device)
@@ -132,40 +131,28 @@ def judge(
     folds = [Moments() for _ in range(FOLDS)]
     for start, features in features_of(images, extractor, device, title=f"judging {about['row']}"):
         numbers = torch.arange(start, start + len(features), device=device)
-        for number, fold in enumerate(folds):  # in turn, so that folds are equal and alike
+        for number, fold in enumerate(folds):  # every tenth sample, so that all folds have the same size and classes
             fold.update(features[numbers % FOLDS == number])
     if covariance.shape[0] != folds[0].covariance.shape[0]:
-        found, wanted = covariance.shape[0], folds[0].covariance.shape[0]
-        raise ValueError(f"{reference}: has {found} dimensions, the samples' features {wanted}")
+        dimensions, expected = covariance.shape[0], folds[0].covariance.shape[0]
+        raise ValueError(f"{reference}: has {dimensions} dimensions, the samples' features {expected}")
     distance = extrapolate(folds, mean, covariance)
-    made: Lineage = about["lineage"]
-    if judge is not None:
-        made = made | read_json(judge / "classifier.json")["lineage"]
-    record = {
-        "row": about["row"],
-        "seed": about["seed"],
-        "distance": extractor.distance,
-        "num": len(images),
-        "value": round(distance.value, 6),
-        "infinite": round(distance.infinite, 6),
-        "error": round(distance.error, 6),
-    }
-    if judge is not None:
-        record["judge_accuracy"] = read_json(judge / "classifier.json")["accuracy"]
-    write_json(
-        out / "distance.json",
-        record
-        | {
-            "lineage": lineage("judge", stage, revision, made),
-            "inputs": inputs,
-            "provenance": provenance(device_name(device), import_seconds),
-        },
-    )
+    classifier = judge / "classifier.json" if judge is not None else None
+    DistanceRecord(
+        row=about["row"],
+        seed=about["seed"],
+        distance=extractor.distance,
+        num=len(images),
+        value=round(distance.value, 6),
+        infinite=round(distance.infinite, 6),
+        error=round(distance.error, 6),
+        judge_accuracy=read_json(classifier)["accuracy"] if classifier is not None else None,
+        lineage=lineage("judge", stage, revision, *_lineages(samples / "samples.json", classifier)),
+        inputs=inputs,
+        provenance=provenance(device_name(device), import_seconds),
+    ).write(out / "distance.json")
 
 
-def _made(dataset: Path, judge: Path | None, judging: Judging) -> Lineage:
-    """What the reference statistics are made from."""
-    made: Lineage = read_json(dataset / "manifest.json")["lineage"]
-    if judging.features == "builtin" and judge is not None:
-        made = made | read_json(judge / "classifier.json")["lineage"]
-    return made
+def _lineages(*records: Path | None) -> list[Lineage]:
+    """The lineages in the records of earlier results; None for a result that is not used."""
+    return [read_json(path)["lineage"] for path in records if path is not None]

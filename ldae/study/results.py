@@ -39,8 +39,8 @@ class Record(BaseModel):
             raise ValueError(f"{path}: {first_mistake(cls, error)}; run its job again") from None
 
     def write(self, path: Path) -> None:
-        """Writes the record with its checksum; values that are None are left out."""
-        write_json(path, self.model_dump(exclude_none=True))
+        """Writes the record with its checksum; values that equal their defaults are left out."""
+        write_json(path, self.model_dump(exclude_defaults=True))
 
 
 class ProbeEstimate(BaseModel):
@@ -81,3 +81,26 @@ class DistanceRecord(Record):
     infinite: float  # extrapolated to infinitely many
     error: float  # the standard error of `infinite`
     judge_accuracy: float | None = None  # of the study's own classifier on validation images
+
+
+class ReferenceRecord(Record):
+    """`reference.json`, beside the mean and covariance of the true images' features."""
+
+
+class PicturesRecord(Record):
+    """`pictures.json`."""
+
+    row: str
+    sigma: float  # of the noise where the signal is 1
+
+
+class TokenizerRecord(Record):
+    """`tokenizer.json`."""
+
+    kind: str
+    dims: int  # of a latent
+    collapsed_dims: int  # dimensions without information
+    psnr: dict[int, float]  # of reconstructed validation images in dB, by the number of dimensions kept
+    explained: list[float] | None = None  # the share of the variance in the first 1, 2, ... dimensions of a linear fit
+    posterior_noise: float | None = None  # of a convolutional tokenizer
+    perceptual: str | None = None  # the network of its perceptual loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,20 @@ def decode(content: bytes, size: int, *, white: float | None = None) -> NDArray[
     """Decodes an image file of any format with `to_pixels`."""
     with _opened(content) as image:
         return to_pixels(image, size, white=white)
+
+
+def read_picture(path: Path, size: int, white: float | None) -> NDArray[np.uint8]:
+    """The central square of a user's own image file, uint8 (3, size, size).
+
+    Raises:
+        ValueError: for a folder or another file that is not an image.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name the pictures in it")
+    drawn = draw(path.read_bytes(), size, group=0, name=str(path), white=white)
+    if isinstance(drawn, Broken):
+        raise ValueError(f"{path}: {drawn.reason}")
+    return drawn.pixels.copy()  # Pillow's own memory cannot be written to
 
 
 def _opened(content: bytes) -> Image.Image:
