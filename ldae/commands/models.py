@@ -21,7 +21,7 @@ GROUP = "a trained row"
 
 def add(root: Root) -> None:
     """Adds these commands."""
-    own = root.command(
+    command = root.command(
         GROUP,
         "denoise",
         "add noise to your own pictures and remove it with a trained row",
@@ -29,16 +29,20 @@ def add(root: Root) -> None:
         examples="  ldae denoise cat.jpg dog.png --model ldae --out denoised      # a row of the study\n"
         "  ldae denoise *.jpg --model results/laptop/pretrain/pca --sigma 0.2 --out denoised",
     )
-    own.set_defaults(action=_denoise)
-    own.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="image files of any format and size")
-    model = own.add_argument("--model", required=True, metavar="ROW", help="a row of the study, or the folder of a run")
+    command.set_defaults(action=_denoise)
+    command.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="image files of any format and size")
+    model = command.add_argument(
+        "--model", required=True, metavar="ROW", help="a row of the study, or the folder of a run"
+    )
     completed(model, _rows)
-    own.add_argument("--sigma", type=float, default=math.sqrt(1 / 3), metavar="S", help="noise level (default 0.577)")
-    own.add_argument("--noise-seed", type=int, default=0, metavar="K", help="seed of the noise (default 0)")
-    own.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
-    _of_row(own)
+    command.add_argument(
+        "--sigma", type=float, default=math.sqrt(1 / 3), metavar="S", help="noise level (default 0.577)"
+    )
+    command.add_argument("--noise-seed", type=int, default=0, metavar="K", help="seed of the noise (default 0)")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    _of_row(command)
 
-    taken = root.command(
+    command = root.command(
         GROUP,
         "export",
         "write a trained encoder as a folder that timm loads",
@@ -47,14 +51,14 @@ def add(root: Root) -> None:
         examples="  ldae export ldae --out encoder           # a row of the study\n"
         "  ldae export results/laptop/pretrain/ldae/seed0 --out encoder",
     )
-    taken.set_defaults(action=_export)
-    completed(taken.add_argument("model", metavar="ROW", help="a row of the study, or the folder of a run"), _rows)
-    taken.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
-    taken.add_argument(
+    command.set_defaults(action=_export)
+    completed(command.add_argument("model", metavar="ROW", help="a row of the study, or the folder of a run"), _rows)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    command.add_argument(
         "--time", type=int, metavar="T", help="the time step to fold in (default: the one that the row is probed at)"
     )
-    taken.add_argument("--offset", type=int, metavar="B", help="last block to keep, relative to the encoder's last")
-    _of_row(taken)
+    command.add_argument("--offset", type=int, metavar="B", help="last block to keep, relative to the encoder's last")
+    _of_row(command)
 
 
 def _of_row(command: Parser) -> None:
@@ -97,14 +101,14 @@ def _rows(study: Study) -> list[str]:
 def _export(arguments: argparse.Namespace) -> float:
     """Exports a row of the study in this folder, or a run by its folder; returns when the imports were done."""
     run = _chosen_run(arguments)
-    given = {key: getattr(arguments, key) for key in ("time", "offset") if getattr(arguments, key) is not None}
+    features = {key: getattr(arguments, key) for key in ("time", "offset") if getattr(arguments, key) is not None}
 
     from ldae.parts.loading import find_run
     from ldae.stages.export import export
 
     imported = process_seconds()
     model = find_run(run.folder, seed=arguments.seed)
-    export(model, out=arguments.out, features=run.features.model_copy(update=given), about=run.about)
+    export(model, out=arguments.out, features=run.features.model_copy(update=features), about=run.about)
     return imported
 
 

@@ -46,10 +46,10 @@ def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
     def complete(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
         from ldae.study.study import Study, project_of
 
-        given = {key: getattr(parsed_args, key, None) for key in ("scale", "study")}
+        overrides = {key: getattr(parsed_args, key, None) for key in ("scale", "study")}
         try:
             return list(
-                names(Study.load(project_of(Path.cwd()), {key: value for key, value in given.items() if value}))
+                names(Study.load(project_of(Path.cwd()), {key: value for key, value in overrides.items() if value}))
             )
         except ValueError:  # no study here, or one with a mistake, which the command will report
             return []

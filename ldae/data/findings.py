@@ -68,17 +68,19 @@ def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool,
         if not journal.broken:
             continue
         num, first = len(journal.broken), journal.broken[0]
-        said = f"{name}: {num:,} of {len(journal):,} images {'is' if num == 1 else 'are'} broken"
-        which = f"{printable(first.path)}: {printable(first.reason)}; {path} lists {len(images):,}"
+        counts = f"{name}: {num:,} of {len(journal):,} images {'is' if num == 1 else 'are'} broken"
+        example = f"{printable(first.path)}: {printable(first.reason)}; {path} lists {len(images):,}"
         if num > most_broken(len(journal)) and not allowed:
             raise ValueError(
-                f"{said}, too many; the first is {which}; repair or remove them, or write broken: allow next to path "
-                "in the scale file to leave out any number"
+                f"{counts}, too many; the first is {example}; repair or remove them, or write broken: allow next to "
+                "path in the scale file to leave out any number"
             )
-        labels, kept = source.splits[name].labels, journal.groups != LEFT_OUT
-        if lost := set(labels.tolist()) - set(labels[kept].tolist()):
-            raise ValueError(f"{said}, all of the class {source.classes[min(lost)]} among them; the first is {which}")
-        log(f"{said} and left out; {'it' if num == 1 else 'the first'} is {which}")
+        labels, readable = source.splits[name].labels, journal.groups != LEFT_OUT
+        if empty := set(labels.tolist()) - set(labels[readable].tolist()):
+            raise ValueError(
+                f"{counts}, all of the class {source.classes[min(empty)]} among them; the first is {example}"
+            )
+        log(f"{counts} and left out; {'it' if num == 1 else 'the first'} is {example}")
 
 
 def in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:

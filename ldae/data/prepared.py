@@ -87,10 +87,10 @@ def _to_device(
     values: NDArray[Any], labels: Tensor, indices: NDArray[np.int64], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Values at `indices` and their labels, on `device`."""
-    chosen, names = torch.from_numpy(values), labels[torch.from_numpy(indices)]
+    batch, batch_labels = torch.from_numpy(values), labels[torch.from_numpy(indices)]
     if device.type == "cuda":
-        chosen, names = chosen.pin_memory(), names.pin_memory()
-    return chosen.to(device, non_blocking=True), names.to(device, non_blocking=True)
+        batch, batch_labels = batch.pin_memory(), batch_labels.pin_memory()
+    return batch.to(device, non_blocking=True), batch_labels.to(device, non_blocking=True)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -106,18 +106,18 @@ def to_uint8(images: Tensor) -> Tensor:
 def flip(images: Tensor, randomness: Randomness) -> Tensor:
     """Mirrors each image (N, 3, S, S) of any type with probability one half."""
     num = len(images)
-    chosen = randomness.uniform(num) < 0.5
+    mirrored = randomness.uniform(num) < 0.5
     both = torch.cat(
         [images, images.flip(-1)]
     )  # whole images are then copied, four times faster than a choice per pixel
-    return both.index_select(0, torch.arange(num, device=images.device) + num * chosen)
+    return both.index_select(0, torch.arange(num, device=images.device) + num * mirrored)
 
 
 def choose_mirrored(latents: Tensor, randomness: Randomness) -> Tensor:
     """Chooses the latents of each image or of its mirror image, (N, 2, T, d) to (N, T, d), like `flip`."""
     num = len(latents)
-    chosen = randomness.uniform(num) < 0.5
-    return latents[torch.arange(num, device=latents.device), chosen.long()].float()
+    mirrored = randomness.uniform(num) < 0.5
+    return latents[torch.arange(num, device=latents.device), mirrored.long()].float()
 
 
 class Order:

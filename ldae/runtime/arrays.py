@@ -100,12 +100,12 @@ def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]
             directory can hide an array.)
     """
     with report_damage(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in arrays}
-        if other := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{other[0]!r} is not an array")
-        if missing := [name for name in names if name not in found]:
+        arrays_by_name = {name: arrays[name] for name in arrays}
+        if invalid := [name for name, array in arrays_by_name.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{invalid[0]!r} is not an array")
+        if missing := [name for name in names if name not in arrays_by_name]:
             raise ValueError(f"{missing[0]!r} is not in it")
-        return found
+        return arrays_by_name
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:

@@ -119,5 +119,5 @@ def check_sha256(path: Path, expected: str) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: does not exist; put the file with sha256 {expected} there")
-    if (found := sha256(path)) != expected.lower():
-        raise ValueError(f"{path}: has sha256 {found}, expected {expected}")
+    if (actual := sha256(path)) != expected.lower():
+        raise ValueError(f"{path}: has sha256 {actual}, expected {expected}")

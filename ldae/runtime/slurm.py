@@ -28,9 +28,9 @@ def set_job_environment(*, submitted: bool, nodes: int | None) -> None:
         submitted: whether this is the first process of a job that `snakemake --profile slurm` submitted.
         nodes: the most nodes that a stage may use; None for all nodes of the job.
     """
-    job, given = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NUM_NODES")
-    if job is not None and given is not None:
-        os.environ[NODES] = f"{job} {min(int(given), nodes or int(given))}"
+    job, job_nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NUM_NODES")
+    if job is not None and job_nodes is not None:
+        os.environ[NODES] = f"{job} {min(int(job_nodes), nodes or int(job_nodes))}"
     if job is not None and submitted:
         os.environ[JOB] = f"{job} {time.time() - process_seconds()}"
 

@@ -61,14 +61,14 @@ def _unpickled(path: Path) -> Any:
 
 def _refusal(error: Exception, name: str) -> str:
     """One line on why PyTorch or safetensors did not load a file, and what to do."""
-    said = ESCAPE.sub("", str(error))
-    if blocked := re.search(r"GLOBAL (\S+) whose module \S+ is blocked", said):
+    message = ESCAPE.sub("", str(error))
+    if blocked := re.search(r"GLOBAL (\S+) whose module \S+ is blocked", message):
         return f"would call {blocked[1]} when it is loaded, which no file of weights does; nothing in it was executed"
-    if other := re.search(r"GLOBAL (\S+) was not an allowed global", said):
+    if foreign := re.search(r"GLOBAL (\S+) was not an allowed global", message):
         return (
-            f"contains {other[1]} in addition to tensors; nothing in it was executed. If you trust its authors, "
+            f"contains {foreign[1]} in addition to tensors; nothing in it was executed. If you trust its authors, "
             f"save only its state dict: torch.save(torch.load({name!r}, weights_only=False)['model'], 'weights.pth')"
         )
-    cause = re.search(r"WeightsUnpickler error: *(.+)", said)
-    first = cause[1] if cause else next(iter(said.splitlines()), "") or "no details"
+    cause = re.search(r"WeightsUnpickler error: *(.+)", message)
+    first = cause[1] if cause else next(iter(message.splitlines()), "") or "no details"
     return f"contains no plain tensors; nothing in it was executed ({type(error).__name__}: {first})"

@@ -147,27 +147,27 @@ def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run:
     Returns:
         The manifest's entry `white`.
     """
-    given = dataset.white if isinstance(dataset, Folder) else None
+    configured = dataset.white if isinstance(dataset, Folder) else None
     deep = [image for journal in journals.values() for image in journal.deep.values()]
-    _refuse_dark_colours([image.largest for image in deep if image.colour], given)
+    _refuse_dark_colours([image.largest for image in deep if image.colour], configured)
     largest = max((image.largest for image in deep if not image.colour), default=None)
     if largest is None:
         return None
-    level = given or white_above(largest)
+    level = configured or white_above(largest)
     num = sum(not image.colour for image in deep)
     log(
         f"{num:,} grey images of more than 8 bits: white is {level:g}, "
-        + ("as dataset.white says" if given else "measured; dataset.white sets another")
+        + ("as dataset.white says" if configured else "measured; dataset.white sets another")
         + f" (their largest value is {largest:g})"
     )
     for name, journal in journals.items():
-        if given or len(np.load(journal.target, mmap_mode="r")) < len(journal):  # a compacted array is final
+        if configured or len(np.load(journal.target, mmap_mode="r")) < len(journal):  # a compacted array is final
             continue
         images = cast(ImageFiles, source.splits[name])
         places = [place for place, image in journal.deep.items() if not image.colour]
         parts = (places[start : start + CHUNK] for start in range(0, len(places), CHUNK))
         deque(run(_fill, (Chunk(journal.target, part, images.with_white(part, level)) for part in parts)), maxlen=0)
-    return {"level": level, "measured": not given, "largest": largest, "images": num}
+    return {"level": level, "measured": not configured, "largest": largest, "images": num}
 
 
 def _refuse_dark_colours(largest: list[float], white: float | None) -> None:
@@ -183,10 +183,10 @@ def _refuse_dark_colours(largest: list[float], white: float | None) -> None:
 def _settle(images: Images, journal: Journal) -> SplitArrays:
     """Removes broken images from a split's array."""
     groups = journal.groups
-    kept = np.flatnonzero(groups != LEFT_OUT)
-    if len(np.load(journal.target, mmap_mode="r")) > len(kept):
-        _compact(journal.target, kept)
-    return SplitArrays(images.labels[kept], np.unique(groups[kept], return_inverse=True)[1])
+    readable = np.flatnonzero(groups != LEFT_OUT)
+    if len(np.load(journal.target, mmap_mode="r")) > len(readable):
+        _compact(journal.target, readable)
+    return SplitArrays(images.labels[readable], np.unique(groups[readable], return_inverse=True)[1])
 
 
 def _fill(chunk: Chunk) -> list[Outcome]:
@@ -228,5 +228,5 @@ def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, Spli
 
 
 def _counts(split: SplitArrays, classes: tuple[str, ...]) -> dict[str, int]:
-    found = Counter(split.labels.tolist())
-    return {name: found[label] for label, name in enumerate(classes)}
+    counts = Counter(split.labels.tolist())
+    return {name: counts[label] for label, name in enumerate(classes)}

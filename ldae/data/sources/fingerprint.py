@@ -131,8 +131,8 @@ def _compared(root: Path, now: Listing, recorded: dict[str, Any], before: Listin
         if before is None:
             return "names or sizes are others"
         sizes = dict(zip(before.names, before.sizes.tolist(), strict=True))
-        other = next(n for n, size in zip(now.names, now.sizes.tolist(), strict=True) if sizes.get(n) != size)
-        return f"{printable(other)} {'has another size' if other in sizes else 'is new'}"
+        name = next(n for n, size in zip(now.names, now.sizes.tolist(), strict=True) if sizes.get(n) != size)
+        return f"{printable(name)} {'has another size' if name in sizes else 'is new'}"
     if before is None:
         return None
     for place in np.flatnonzero(before.digests == UNREADABLE):

@@ -98,28 +98,28 @@ def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
         ValueError: if it is ambiguous which folders are the splits.
     """
     names, _ = tree.level("")
-    train, found, test = ([name for name in names if name.lower() in words] for words in (TRAIN, VAL, TEST))
+    train, validation, test = ([name for name in names if name.lower() in words] for words in (TRAIN, VAL, TEST))
     if val is not None:
         if val not in names:
             raise ValueError(f"{tree.root}: has no folder {val!r}, which dataset.val names; it has {_few(set(names))}")
         train = train or [name for name in names if name != val and name not in test]
-        found = [val]
-    if train and test and not found:
+        validation = [val]
+    if train and test and not validation:
         raise ValueError(
             f"{tree.root}: has {train[0]}/ and {test[0]}/ but no val/; write val: {test[0]} next to path in the scale "
             f"file to validate on {test[0]}/"
         )
-    if not found or not train:
+    if not validation or not train:
         if val is not None:
             raise ValueError(f"{tree.root}: has no train/ beside {val}/")
         return None
-    for purpose, same in (("training", train), ("validation", found)):
-        if len(same) > 1:
+    for purpose, candidates in (("training", train), ("validation", validation)):
+        if len(candidates) > 1:
             raise ValueError(
-                f"{tree.root}: {_listed(same)} may each be the split for {purpose}; rename those that are not"
+                f"{tree.root}: {_listed(candidates)} may each be the split for {purpose}; rename those that are not"
             )
-    tree.left_out.folders += [name for name in names if name not in (train[0], found[0])]
-    return {"train": train[0], "val": found[0]}
+    tree.left_out.folders += [name for name in names if name not in (train[0], validation[0])]
+    return {"train": train[0], "val": validation[0]}
 
 
 def _given(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
@@ -145,9 +145,9 @@ def _divided(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
         if len(files) < 2:
             raise ValueError(f"{tree.root / name}: has a single image; to split a class takes two at least")
         num_val = min(max(round(val_fraction * len(files)), 1), len(files) - 1)
-        chosen = set(np.random.default_rng([seed, label]).permutation(len(files))[:num_val].tolist())
-        splits["train"][name] = [file for i, file in enumerate(files) if i not in chosen]
-        splits["val"][name] = [file for i, file in enumerate(files) if i in chosen]
+        validation = set(np.random.default_rng([seed, label]).permutation(len(files))[:num_val].tolist())
+        splits["train"][name] = [file for i, file in enumerate(files) if i not in validation]
+        splits["val"][name] = [file for i, file in enumerate(files) if i in validation]
     return splits
 
 
@@ -204,8 +204,8 @@ def _listed(names: list[str]) -> str:
 
 def _few(names: set[str]) -> str:
     """The first few names of a set, for a message."""
-    shown = sorted(map(printable, names))
-    return ", ".join(shown[:3] + ["..."] * (len(shown) > 3)) or "none"
+    ordered = sorted(map(printable, names))
+    return ", ".join(ordered[:3] + ["..."] * (len(ordered) > 3)) or "none"
 
 
 @dataclass(frozen=True)

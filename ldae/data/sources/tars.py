@@ -71,8 +71,8 @@ def load(dataset: ImageNet) -> Source:
 def listing(dataset: ImageNet) -> Listing:
     """The three files on disk; an `OSError` names the first missing one."""
     root = Path(dataset.path).expanduser()
-    found = [(name, (root / name).stat()) for name in (TRAIN, VAL, DEVKIT)]
-    return Listing.of([Entry(name, about.st_size, about.st_mtime_ns) for name, about in found], {})
+    files = [(name, (root / name).stat()) for name in (TRAIN, VAL, DEVKIT)]
+    return Listing.of([Entry(name, status.st_size, status.st_mtime_ns) for name, status in files], {})
 
 
 def members(path: Path, *, start: int = 0) -> Iterator[Member]:
@@ -110,23 +110,23 @@ def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
     """
     from scipy.io import loadmat
 
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(devkit, mode="r:gz") as archive:
             for member in archive:
                 content = archive.extractfile(member)
-                found |= {part: content.read() for part in (META, TRUTH) if content and member.name.endswith(part)}
+                contents |= {part: content.read() for part in (META, TRUTH) if content and member.name.endswith(part)}
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{devkit}: is not a complete tar file ({error})") from None
     for part in (META, TRUTH):
-        if part not in found:
+        if part not in contents:
             raise ValueError(f"{devkit}: lacks {part}")
     try:
-        synsets = loadmat(BytesIO(found[META]), squeeze_me=True)["synsets"]
+        synsets = loadmat(BytesIO(contents[META]), squeeze_me=True)["synsets"]
         names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(synsets)}
     except Exception as error:  # on other bytes SciPy raises almost anything
         raise ValueError(f"{devkit}: {META} has no table of classes ({type(error).__name__}: {error})") from None
-    lines = [line.decode(errors="replace") for line in found[TRUTH].split()]
+    lines = [line.decode(errors="replace") for line in contents[TRUTH].split()]
     labels = {str(number): classes.index(name) for number, name in names.items() if name in classes}
     for number, line in enumerate(lines, 1):
         if line not in labels:
@@ -165,8 +165,8 @@ class Archived:
     def _at(self, places: Sequence[int]) -> Archived:
         names = tuple(self.names[place] for place in places)
         positions = tuple(self.positions[place] for place in places)
-        chosen = list(places)
-        return replace(self, names=names, positions=positions, places=self.places[chosen], labels=self.labels[chosen])
+        indices = list(places)
+        return replace(self, names=names, positions=positions, places=self.places[indices], labels=self.labels[indices])
 
     def __iter__(self) -> Iterator[Picture | Broken]:
         """Decodes the images."""

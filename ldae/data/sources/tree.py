@@ -102,14 +102,14 @@ class LeftOut:
         if rest := self.endings.total() - sum(common.values()):
             common["other"] = common.get("other", 0) + rest
         numbers = {"hidden": self.hidden, "special": self.special, "circles": self.circles}
-        found = {"endings": dict(sorted(common.items())), **numbers, "folders": [*map(printable, self.folders)]}
-        return {name: value for name, value in found.items() if value}
+        counts = {"endings": dict(sorted(common.items())), **numbers, "folders": [*map(printable, self.folders)]}
+        return {name: value for name, value in counts.items() if value}
 
     def in_words(self) -> str:
         """The non-zero counts as a sentence, for the log."""
-        found = self.to_json()
+        counts = self.to_json()
         parts = []
-        if kinds := found.get("endings"):
+        if kinds := counts.get("endings"):
             number, listed = sum(kinds.values()), ", ".join(f"{ending} {num:,}" for ending, num in kinds.items())
             parts.append(f"{number:,} {_plural(number, 'file')} of other kinds ({listed})")
         if self.hidden:
@@ -123,7 +123,7 @@ class LeftOut:
         if self.circles:
             parts.append(f"{self.circles:,} {_plural(self.circles, 'link')} to folders that are read already")
         if self.folders:
-            parts.append("the " + _plural(len(self.folders), "folder") + " " + ", ".join(found["folders"]))
+            parts.append("the " + _plural(len(self.folders), "folder") + " " + ", ".join(counts["folders"]))
         return ", ".join(parts)
 
 
@@ -165,18 +165,20 @@ class Tree:
 
         A folder that links reach twice, or that contains `folder`, is not read again.
         """
-        read, found, waiting = self._above(folder), [], [folder]
-        while waiting:
-            for name, path, about in self._entries(waiting.pop()):
+        visited, entries, pending = self._above(folder), [], [folder]
+        while pending:
+            for name, path, about in self._entries(pending.pop()):
                 if about is not None and stat.S_ISDIR(about.st_mode):
-                    if _identity(about) in read:
+                    if _identity(about) in visited:
                         self.left_out.circles += 1
                     else:
-                        read.add(_identity(about))
-                        waiting.append(path)
+                        visited.add(_identity(about))
+                        pending.append(path)
                 elif self._is_picture(name, about):
-                    found.append(Entry(path, about.st_size, about.st_mtime_ns) if about else Entry(path, UNREADABLE, 0))
-        return sorted(found)
+                    entries.append(
+                        Entry(path, about.st_size, about.st_mtime_ns) if about else Entry(path, UNREADABLE, 0)
+                    )
+        return sorted(entries)
 
     def _above(self, folder: str) -> set[Identity]:
         """The identities of a folder and of its parents up to the root."""
