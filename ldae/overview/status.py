@@ -12,13 +12,12 @@ from tabulate import tabulate
 
 from ldae.overview.state import State
 from ldae.runtime.locking import is_driven
-from ldae.runtime.process import HEARTBEAT_SECONDS, holder
+from ldae.runtime.process import SILENT_SECONDS, holder
 from ldae.runtime.progress import RESUMABLE
 from ldae.study.graph import Graph, Job
 from ldae.study.study import Study
 
 PROGRESS = re.compile(r"\((?P<percent>\d+) %\), (?P<rate>[\d,]+ \S+/s), (?P<left>\S+) left")
-STALE_SECONDS = 6 * HEARTBEAT_SECONDS
 STARTING_SECONDS = 300.0  # that imports may take on a slow file system
 DONE = "done in "  # how the last line of a command begins that has ended well
 MISTAKE = "ldae: "  # and of one that has found a mistake
@@ -99,7 +98,7 @@ def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
     held = holder(graph.results / "resume" / job.place)
     if held is not None:
         heartbeat = f"{held.age:.0f} s ago on {held.host}"
-        if held.lives and held.age < STALE_SECONDS:
+        if held.lives and held.age < SILENT_SECONDS:
             return Progress("running", *reached, heartbeat)
         return Progress("stale" if held.lives else "killed", *reached, heartbeat, said)
     if said.startswith(INTERRUPTED) or said.endswith(RESUMABLE):

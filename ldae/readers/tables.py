@@ -15,6 +15,7 @@ from ldae.readers.results import Results, RowResult
 from ldae.runtime.files import read_json, write_text
 from ldae.study.measures import MEASURES
 from ldae.study.record import seconds_of
+from ldae.study.stages import RECORDS
 
 COLUMNS = (
     "Accuracy and gain: [95 % interval] of the mean, over seeds and groups of images. ± over seeds: the standard "
@@ -33,17 +34,6 @@ PERCEPTUAL = {  # what a perceptual loss has compared, as a tokenizer's record n
     "builtin": "The perceptual loss (builtin) compares the activations of a small VGG-style network that the study "
     "trains with labels on the same images, where the paper has VGG16, trained on ImageNet.",
     "VGG16": "The perceptual loss compares VGG16's activations, as LPIPS does.",
-}
-STAGES = {
-    "run.json": "pretrain",
-    "probe.json": "probe",
-    "finetune.json": "finetune",
-    "tokenizer.json": "tokenizer",
-    "classifier.json": "classifier",
-    "samples.json": "sample",
-    "distance.json": "judge",
-    "reference.json": "judge",
-    "pictures.json": "denoise",
 }
 
 
@@ -266,7 +256,7 @@ def write_cost(results: list[Path], *, out: Path) -> None:
         made = about["provenance"]
         rows.append(
             {
-                "stage": STAGES[path.name],
+                "stage": RECORDS[path.name],
                 "row": about.get("row", path.parent.name),
                 "seed": about.get("seed", ""),
                 "started": made["started"],

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldae.runtime.files import write_text
-from ldae.runtime.process import HEARTBEAT_SECONDS, started_seconds
-
-SILENT_SECONDS = 6 * HEARTBEAT_SECONDS  # after which a driver on another machine is taken to be dead
+from ldae.runtime.process import HEARTBEAT_SECONDS, SILENT_SECONDS, started_seconds
 
 
 class Driver(NamedTuple):

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 HEARTBEAT_SECONDS = 10.0
+SILENT_SECONDS = 6 * HEARTBEAT_SECONDS  # without a heartbeat, after which a process on another machine counts as dead
 DRIVER = "LDAE_DRIVER"  # "<host> <process id> <start>" of the Snakemake process whose stage this is
 # What started this process as one of several ranks: "process <id>" of `ldae` itself, or "job <id>" of its srun.
 LAUNCHER = "LDAE_LAUNCHER"
@@ -270,7 +271,7 @@ def _try_lock(descriptor: int) -> dict[str, Any] | None:
     except BlockingIOError:
         return holder
     elsewhere = holder and holder["host"] != socket.gethostname()
-    if elsewhere and time.time() - os.fstat(descriptor).st_mtime < 6 * HEARTBEAT_SECONDS:
+    if elsewhere and time.time() - os.fstat(descriptor).st_mtime < SILENT_SECONDS:
         return holder
     return None
 

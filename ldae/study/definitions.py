@@ -11,7 +11,7 @@ from ldae.study.rows import Point, Variant
 from ldae.study.spec import Spec
 
 if TYPE_CHECKING:
-    from ldae.study.graph import Graph
+    from ldae.study.graph import Graph, Job
 
 
 def describe(graph: Graph, names: Iterable[str]) -> dict[str, Any]:
@@ -64,8 +64,10 @@ def page_definition(graph: Graph, *targets: Target) -> dict[str, Any]:
     described = describe(graph, study.rows_on_page(*targets))
     for row in described["rows"]:
         row |= _origin(graph, study.variants[row["name"]])
+    shared = [graph.jobs["probe/pixels"], *graph.jobs_of(study.rows_on_page(*targets))] if described["rows"] else []
     definitions = {name: graph.jobs[f"tables/{name}"].spec for name in tables}
     return described | {
+        "records": _records(graph, (job for job in shared if "row" not in job.key)),
         "scale": study.scale_name,
         # what a job asks of the machine changes no result
         "settings": study.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
@@ -91,7 +93,7 @@ def _origin(graph: Graph, variant: Variant) -> dict[str, Any]:
         "parent": variant.parent,
         "changes": {key: [before, after] for key, (before, after) in variant.spec.changes(parent).items()},
         "spec": variant.spec.model_dump(exclude_defaults=True),
-        "trained": _digest(graph, "pretrain", study.runs[variant.name]),
+        "records": _records(graph, (job for job in graph.jobs_of([variant.name]) if "row" in job.key)),
     }
     if study.is_denoiser(variant.name):
         origin["tokenizer"] = variant.spec.tokenizer.name
@@ -116,6 +118,12 @@ def _row(graph: Graph, point: Point) -> dict[str, Any]:
     if variant.fid:
         row["distance"] = _digest(graph, "judge", study.runs[point.variant])
     return row
+
+
+def _records(graph: Graph, jobs: Iterable[Job]) -> list[list[str]]:
+    """The record of each job, below the folder of results, and the digest of what it should be made from; by seed."""
+    ordered = sorted(jobs, key=lambda job: (job.key.get("seed", 0), list(graph.jobs).index(job.place)))
+    return [[str(job.record.relative_to(graph.results)), digest(job.lineage)] for job in ordered]
 
 
 def _digest(graph: Graph, folder: str, row: str) -> str:

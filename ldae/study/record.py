@@ -26,7 +26,7 @@ from ldae.study.stages import INPUTS
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
 SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what they should be made from
-    *("lineage", "finetuned", "distance", "pixels", "trained"),
+    *("lineage", "finetuned", "distance", "pixels", "records"),
     *("results", "inputs"),
 )
 LONGEST = 80  # characters of a value in a message

@@ -178,7 +178,9 @@ class MadeUp:
         if kind == "samples":
             drawn = [self.save(f"samples/{run}/seed0/samples.npy", images=images) for run in runs]
             for path in drawn:
-                write_json(path.with_suffix(".json"), {"sha256": checksums(path)})
+                about = {"lineage": self.lineage(str(path.parent.relative_to(self.folder)))}
+                about |= {"provenance": provenance(self.started), "sha256": checksums(path)}
+                write_json(path.with_suffix(".json"), about)
             return Inputs(samples=drawn)
         if kind == "schedules":
             return Inputs(schedules={label: np.linspace(1, 0, 10) for label in definition["schedules"]})

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldae.readers.report import cells, data, origins, verdicts, words
 from ldae.readers.report.cells import Record
-from ldae.readers.report.origins import Made, Row
+from ldae.readers.report.origins import Row
 from ldae.readers.tables import explanation, seeds_apart, typographic
 from ldae.runtime.files import write_text
 from ldae.study.measures import ordered
@@ -57,7 +57,7 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
     """Writes the page of a study, of what lies in its results folder.
 
     Args:
-        definition: the study's rows, tables, figures and claims, as `Study.page` gives them.
+        definition: the study's rows, tables, figures and claims, as `page_definition` gives them.
         results: with `tables/`, `figures/` and, where the numbers come from, `pretrain/`, `probe/`, `judge/` and so on.
         cost: what the jobs have cost, as CSV.
         out: the page.
@@ -77,7 +77,7 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
     missing = [view["title"] for view in (*definition["tables"], *definition["figures"]) if view["name"] not in made]
     if unjudged := len(definition["claims"]) - (len(claims.judged) if claims else 0):
         missing.append(f"the verdicts on {unjudged} claims")
-    rows = [origins.row_of(row, results, seeds) for row in definition["rows"]]
+    rows = [origins.row_of(row, results) for row in definition["rows"]]
     known = {row.name: row.label for row in rows}
     first = next((picture for picture in pictures if picture.kind == "trajectory"), None)
     steps = cells.read_csv(results / f"figures/{first.name}.csv") if first else []
@@ -103,7 +103,7 @@ def write_page(definition: dict[str, Any], *, results: Path, cost: Path, out: Pa
         "columns": explanation(ordered(measure for entry in tables for measure in entry["columns"])),
         "rows": rows,
         "known": known,
-        "shared": origins.provenance_of(_shared(rows, results)),
+        "shared": origins.provenance_of(origins.records(definition["records"], results)),
         "facts": _facts(rows, about),
         "curves": _curves(definition["rows"], results, seeds),
         "cost": origins.cost(cells.read_csv(cost)) if cost.is_file() else None,
@@ -162,20 +162,6 @@ def _apart(lines: list[Record], labels: dict[str, str], seeds: list[int]) -> lis
         label = labels.get(line["name"], line["label"])
         said[line["name"]] = seeds_apart(label, seeds, cells.by_seed(line, seeds), random=float(line["random"]))
     return [paragraph for paragraph in said.values() if paragraph]
-
-
-def _shared(rows: list[Row], results: Path) -> list[Made]:
-    """The records of what several rows are made from or judged by."""
-    stages = {stage for row in rows for made in row.records for stage in made.about["lineage"]}
-    names = dict.fromkeys(row.tokenizer for row in rows if row.tokenizer is not None)
-    files = [
-        "dataset/manifest.json",
-        *(f"classifiers/{name}/classifier.json" for name in ("vgg", "resnet") if name in stages),
-        *(f"tokenizers/{name}/tokenizer.json" for name in names),
-        "probe/pixels/probe.json",
-        *(["judge/reference/reference.json"] if "judge" in stages else []),
-    ]
-    return [made for file in files if (made := origins.record(results, file)) is not None]
 
 
 def _facts(rows: list[Row], about: data.Data) -> dict[str, str]:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldae.readers.report.cells import Cell, Record, Sheet
-from ldae.readers.tables import STAGES
 from ldae.runtime.files import history_file, read_json
 from ldae.study.record import digest, leaves, seconds_of
 from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
+from ldae.study.stages import RECORDS
 
 POINTS = 200  # of a curve; a longer history is averaged down to these
 CURVES = ("loss", "gradient_norm")
@@ -53,24 +53,13 @@ class Row(NamedTuple):
         return provenance_of(self.records)
 
 
-def row_of(row: dict[str, Any], results: Path, seeds: list[int]) -> Row:
+def row_of(row: dict[str, Any], results: Path) -> Row:
     """A row with its records, where they lie in the results folder.
 
     Raises:
         ValueError: for a record that is damaged, or was made from another specification than the study's now.
     """
-    wanted = [
-        (f"{folder}/seed{seed}/{file}", row[key])
-        for seed in seeds
-        for folder, file, key in (
-            (f"pretrain/{row['run']}", "run.json", "trained"),
-            (f"probe/{row['probe']}", "probe.json", "lineage"),
-            (f"finetune/{row['name']}", "finetune.json", "finetuned"),
-            (f"judge/{row['run']}", "distance.json", "distance"),
-        )
-        if key in row
-    ]
-    found = [made for path, lineage in wanted if (made := record(results, path, lineage)) is not None]
+    found = records(row["records"], results)
     spec = Spec.model_validate(row["spec"])
     return Row(
         name=row["name"],
@@ -87,17 +76,27 @@ def row_of(row: dict[str, Any], results: Path, seeds: list[int]) -> Row:
     )
 
 
+def records(expected: list[list[str]], results: Path) -> list[Made]:
+    """Those of the expected records that lie in the results folder, each given by its path and its lineage's digest.
+
+    Raises:
+        ValueError: for a record that is damaged, or of another lineage.
+    """
+    found = (record(results, path, lineage) for path, lineage in expected)
+    return [made for made in found if made is not None]
+
+
 def record(results: Path, path: str, lineage: str | None = None) -> Made | None:
     """A record of the results folder, if it is there; a `ValueError` if it is not of this lineage."""
     file = results / path
     if not file.is_file():
         return None
     about = read_json(file)
-    if lineage is not None and digest(about["lineage"]) != lineage:
+    if lineage is not None and digest(about.get("lineage")) != lineage:
         raise ValueError(
             f"{file}: made from another specification than the study's now; run it again (`ldae why` says what differs)"
         )
-    return Made(path, STAGES.get(file.name, "dataset"), str(about.get("seed", "")), about)
+    return Made(path, RECORDS[file.name], str(about.get("seed", "")), about)
 
 
 def provenance_of(records: Iterable[Made]) -> Sheet | None:
