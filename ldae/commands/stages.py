@@ -1,4 +1,4 @@
-"""The stages of the graph as commands: each reads the folders of earlier ones and writes its own."""
+"""One command per stage of the graph; it reads the folders of earlier stages and writes its own."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from ldae.study.stages import FOLDERS, INPUTS, STAGES, Stage
 if TYPE_CHECKING:
     from ldae.study.base import Config
 
-GROUP = "stages of the graph, which the rules call (snakemake -p prints each as it runs)"
+GROUP = "stages of the graph, called by the rules (snakemake -p prints each command as it runs)"
 
 
 def add(root: Root) -> None:
-    """Adds all of them, in the order in which they run."""
+    """Adds these commands, in the order in which they run."""
     for stage in STAGES.values():
         _options(root.command(GROUP, stage.command, stage.help), stage)
 
 
 def _options(command: Parser, stage: Stage) -> None:
-    """The options of a stage's command."""
+    """Adds the options of a stage's command."""
 
     def option(name: str, text: str, **how: Any) -> None:
         command.add_argument(f"--{name}", help=text, **how)
 
     command.set_defaults(action=_run, stage=stage.name)
-    option("spec", "what the stage reads of the row and of the scale", required=True, metavar="JSON")
-    option("revision", "of the stage's code (default 1)", type=int, default=1, metavar="N")
-    option("lineage", "digest of what the result should be made from (default: unchecked)", metavar="DIGEST")
+    option("spec", "what the stage reads of the row and the scale, as JSON", required=True, metavar="JSON")
+    option("revision", "revision of the stage's code (default 1)", type=int, default=1, metavar="N")
+    option("lineage", "digest of the expected lineage (default: not checked)", metavar="DIGEST")
     for folder in stage.folders:
         option(folder, FOLDERS[folder], type=Path, metavar="DIR", required=folder in stage.required)
     option("out", "where to write", type=Path, required=True, metavar="DIR")
@@ -48,24 +48,34 @@ def _options(command: Parser, stage: Stage) -> None:
     if "row" in stage.options:
         option("row", "the row's name, for messages and results", required=True, metavar="NAME")
     if "seed" in stage.options:
-        option("seed", "of all its randomness (default 0)", type=int, default=0, metavar="K")
+        option("seed", "random seed (default 0)", type=int, default=0, metavar="K")
     if "resume" in stage.options:
-        option("resume", "where checkpoints outlive a failed attempt", type=Path, required=True, metavar="DIR")
-        option("checkpoint-seconds", "between checkpoints (default 300)", type=float, default=300.0, metavar="S")
-        text = "the time limit of a job that `snakemake --profile slurm` submitted: saves and stops shortly before it"
+        option(
+            "resume",
+            "the folder for checkpoints, to resume an interrupted run",
+            type=Path,
+            required=True,
+            metavar="DIR",
+        )
+        option(
+            "checkpoint-seconds", "seconds between checkpoints (default 300)", type=float, default=300.0, metavar="S"
+        )
+        text = "time limit of a job submitted by `snakemake --profile slurm`; saves and stops shortly before it"
         option("minutes", text, type=float, metavar="M")
     if "processes" in stage.options:
-        text = "that share each batch, one for a GPU, on all nodes of a Slurm job (default 1)"
+        text = "processes that share each batch, one per GPU, over all nodes of a Slurm job (default 1)"
         option("processes", text, type=int, default=1, metavar="N")
     if "micro_batch" in stage.options:
-        option("micro-batch", "images a forward pass, at most (default 0: all)", type=int, default=0, metavar="N")
+        option(
+            "micro-batch", "most images per forward pass (default 0: the whole batch)", type=int, default=0, metavar="N"
+        )
     if "recompute" in stage.options:
-        text = "1: compute activations a second time rather than keep them, slower and in less memory (default 0)"
+        text = "1: activation checkpointing, slower but with less memory (default 0)"
         option("recompute", text, type=int, choices=(0, 1), default=0, metavar="0|1")
 
 
 def _run(arguments: argparse.Namespace) -> float:
-    """Runs a stage's function with what the command line says; returns when its imports were done."""
+    """Runs a stage's function with the options of the command line; returns the seconds until imports were done."""
     options = vars(arguments)
     del options["action"]
     stage = STAGES[options.pop("stage")]
@@ -79,9 +89,9 @@ def _run(arguments: argparse.Namespace) -> float:
     on_cluster, resumable = submitted_job() is not None, "resume" in stage.options
     if on_cluster or resumable:
         stopping.watch(limit if on_cluster else None, elapsed=job_seconds())
-    gc.disable()  # what imports leave is not garbage: without looking for some, a job starts and ends a second faster
+    gc.disable()  # imports leave no garbage; not collecting any saves a second at the start and end of a job
     own_threads = max(1, threads // max(1, processes // nodes_of_job()))
-    computes = stage.name != "dataset"  # whose workers are processes of one thread, and need no torch
+    computes = stage.name != "dataset"  # the images are prepared by worker processes without torch
     if computes:
         keep_memory()
         _limit_threads(own_threads)
@@ -98,19 +108,19 @@ def _run(arguments: argparse.Namespace) -> float:
         for line in described(stage.command, processes=Rank.from_environment().size, threads=own_threads):
             log(line)
     options |= {"import_seconds": imported, "workers": threads}
-    taken = {key: value for key, value in options.items() if key in inspect.signature(run).parameters}
+    accepted = {key: value for key, value in options.items() if key in inspect.signature(run).parameters}
     if not computes:
-        run(spec, **taken)
+        run(spec, **accepted)
         return imported
     from ldae.runtime import ranks
 
     with ranks.group():
-        run(spec, **taken)
+        run(spec, **accepted)
     return imported
 
 
 def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected: str | None) -> None:
-    """Refuses results of earlier stages that do not belong together, or that are not those that the study asks for.
+    """Refuses results of earlier stages that do not belong together or do not have the expected lineage.
 
     Raises:
         ValueError: in one line.
@@ -122,13 +132,13 @@ def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected:
     if expected not in (None, digest(lineage(stage.lineage_key(spec), spec, options["revision"], before))):
         inputs = ", ".join(map(str, folders.values())) or "no input"
         raise ValueError(
-            f"{options['out']}: should be made from other results than {inputs}; were they, or the study, edited "
-            "meanwhile? Start the command again"
+            f"{options['out']}: its lineage does not match {inputs}; were they, or the study, edited meanwhile? "
+            "Start the command again"
         )
 
 
 def _read_spec(stage: Stage, text: str) -> tuple[Config, str]:
-    """A stage's specification from its JSON, and the function that runs it."""
+    """Parses a stage's specification, and returns it with the function that runs it."""
     from pydantic import ValidationError
 
     from ldae.study import stage_specs
@@ -146,7 +156,7 @@ def _read_spec(stage: Stage, text: str) -> tuple[Config, str]:
 
 
 def _limit_threads(threads: int) -> None:
-    """Sets the number of CPU threads, before any library with a pool of its own is imported."""
+    """Sets the number of CPU threads before any library with its own thread pool is imported."""
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     with importing():
         import torch

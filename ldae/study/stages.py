@@ -22,11 +22,11 @@ Places = dict[str, str | None]  # the option of a command, and where the result 
 FOLDERS = {  # the options that name earlier results
     "dataset": "the prepared images",
     "tokenizer": "the fitted tokenizer, for a row that has one",
-    "vgg": "the classifier whose features the perceptual loss compares",
+    "vgg": "the classifier of the perceptual loss, if it is trained in the graph",
     "model": "the trained row",
     "samples": "a row's samples",
-    "reference": "the true images' statistics",
-    "judge": "the classifier that judges where Inception does not",
+    "reference": "the feature statistics of the real images",
+    "judge": "the classifier that extracts features, if it is trained in the graph",
 }
 INPUTS = {  # and the record in each of these folders
     "dataset": "manifest.json",
@@ -209,7 +209,7 @@ ENTRIES = (
     Stage(
         name="pretrain",
         command="pretrain",
-        help="train one row, or go on where its last attempt stopped; or take its published weights",
+        help="pretrain a row, resuming an interrupted run, or load its published weights",
         revision="pretrain",
         specs={
             "PretrainStage": "pretrain.pretrain",
@@ -231,7 +231,7 @@ ENTRIES = (
     Stage(
         name="probe",
         command="probe",
-        help="linear probe and k-NN of a trained row and of its random features",
+        help="probe a trained row and the same network with random weights",
         revision="probe",
         specs={"ProbeStage": "probe.probe"},
         place="probe/{row}/seed{seed}",
@@ -248,7 +248,7 @@ ENTRIES = (
     Stage(
         name="probe_pixels",
         command="probe-pixels",
-        help="the same probe on raw pixels, without a network",
+        help="probe raw pixels, without a network",
         revision="probe",
         specs={"PixelsStage": "probe.probe_pixels"},
         place="probe/pixels",
@@ -295,7 +295,7 @@ ENTRIES = (
     Stage(
         name="reference",
         command="reference",
-        help="statistics of the true images' features",
+        help="compute feature statistics of the real images",
         revision="judge",
         specs={"JudgeStage": "judge.reference"},
         place="judge/reference",
@@ -310,7 +310,7 @@ ENTRIES = (
     Stage(
         name="judge",
         command="judge",
-        help="the Fréchet distance of samples from true images",
+        help="compute the Fréchet distance of samples from real images",
         revision="judge",
         specs={"JudgeStage": "judge.judge"},
         place="judge/{row}/seed{seed}",
