@@ -101,12 +101,12 @@ def test_tables_and_figures_are_targets_by_name(finished: Graph) -> None:
 def test_editing_a_row_reruns_it_and_its_descendants(edited: Graph) -> None:
     edited.edit("config.yaml", "objective.predict: clean, ", "objective.predict: clean, noise.schedule: ddpm, ")
     # single_level starts from the edited row, but overrides the schedule, so its own configuration stays as it was
-    assert edited.planned() == {"pretrain": 1, "probe": 1, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
+    assert edited.planned() == {"pretrain": 1, "probe": 1, "table": 1, "figure": 1, "cost_table": 1, "page": 1}
 
 
 def test_editing_a_row_reruns_descendants_that_inherit_the_change(edited: Graph) -> None:
     edited.edit("config.yaml", "objective.weight: signal", "objective.weight: uniform")
-    assert edited.planned() == {"pretrain": 2, "probe": 2, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
+    assert edited.planned() == {"pretrain": 2, "probe": 2, "table": 1, "figure": 1, "cost_table": 1, "page": 1}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_editing_a_row_reruns_descendants_that_inherit_the_change(edited: Graph)
 )
 def test_editing_a_label_or_a_paper_number_reruns_tables_alone(edited: Graph, old: str, new: str) -> None:
     edited.edit("config.yaml", old, new)
-    assert edited.planned() == {"table": 1, "figure": 1, "report_main": 1}
+    assert edited.planned() == {"table": 1, "figure": 1, "page": 1}
 
 
 def test_adding_a_row_runs_that_row_alone(edited: Graph) -> None:
@@ -136,12 +136,12 @@ def test_adding_a_seed_runs_that_seed_alone(edited: Graph) -> None:
 def test_editing_a_probe_setting_trains_nothing(edited: Graph) -> None:
     edited.edit("scales/smoke.yaml", "epochs: 5", "epochs: 6")
     planned = edited.planned()
-    assert planned == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
+    assert planned == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost_table": 1, "page": 1}
 
 
 def test_editing_the_number_of_steps_reruns_all_pretraining(edited: Graph) -> None:
     edited.edit("scales/smoke.yaml", "steps: 40", "steps: 41")
-    assert edited.planned() == {"pretrain": ROWS, "probe": ROWS, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
+    assert edited.planned() == {"pretrain": ROWS, "probe": ROWS, "table": 1, "figure": 1, "cost_table": 1, "page": 1}
 
 
 def test_editing_what_a_job_asks_of_the_machine_reruns_nothing(edited: Graph) -> None:
@@ -151,7 +151,7 @@ def test_editing_what_a_job_asks_of_the_machine_reruns_nothing(edited: Graph) ->
 
 def test_raising_a_revision_reruns_its_stage_and_what_follows(edited: Graph) -> None:
     edited.edit("config.yaml", "probe: 3,", "probe: 4,")
-    assert edited.planned() == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost": 1, "report_main": 1}
+    assert edited.planned() == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost_table": 1, "page": 1}
 
 
 def test_a_table_refuses_results_of_another_specification_and_leaves_the_one_before(
