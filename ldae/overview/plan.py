@@ -38,12 +38,12 @@ class Card:
 CARDS = (
     Card(
         512,
-        "an H100 that several jobs of networks as narrow as the gpu scale's share",
+        "an H100 shared by several jobs, with networks as narrow as those of the gpu scale",
         {"pretrain": 1.6e14, "probe": 0.7e14, "sample": 1.8e14, "finetune": 1.1e14, "convolutions": 0.5e14},
     ),
     Card(
         10**9,
-        "an H100 with networks as wide as the imagenet scale's",
+        "an H100, with networks as wide as those of the imagenet scale",
         {"pretrain": 4e14, "probe": 4.4e14, "sample": 4.7e14, "finetune": 2.7e14, "convolutions": 1.2e14},
     ),
 )
@@ -128,13 +128,12 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
     if rates.ran:
         errors = [abs(rates.seconds(stage, flops) / taken - 1) for stage, flops, taken in rates.ran]
         notes.append(
-            f"Rates are those of {len(errors)} jobs on disk; for half of them the formula is within "
-            f"{statistics.median(errors):.0%} of what they took."
+            f"Rates are measured on {len(errors)} finished jobs; for half of them the estimate is within "
+            f"{statistics.median(errors):.0%} of their time."
         )
     if any(job.stage not in rates.measured for job in jobs if costs[job].flops):
         notes.append(
-            f"Rates in brackets are assumed, for no job of the stage has run at this scale yet: those of "
-            f"{rates.assumed_from}."
+            f"Rates in brackets are assumed ({rates.assumed_from}), because no job of the stage has run at this scale."
         )
     if data.problem:
         size = f"{data.train:,} images for training are assumed, as in ImageNet; --images N gives another number"

@@ -64,13 +64,15 @@ def listing(study: Study) -> list[RenderableType]:
         for name, view in views.items()
     ]
     if study.file.claims:
-        targets.append((_name("claims"), "table", "all", f"{len(study.file.claims)} statements of the paper, judged"))
+        targets.append(
+            (_name("claims"), "table", "all", f"verdicts on {len(study.file.claims)} statements of the paper")
+        )
     targets += [(_name(name), "page", part, "All of it on one page") for name, part in PAGES.items()]
     return [
         _title("Rows", f"each starts from the row above it in the tree; scale {study.scale_name}"),
         _columns(("row", "label", "what it changes"), rows),
         "",
-        _title("Sweeps", "a value's row is named by the sweep and the value"),
+        _title("Sweeps", "a row is named after the sweep and its value, e.g. pca_d8"),
         _columns(("sweep", "from", "what it changes", "label"), sweeps),
         "",
         _title("Targets", "of `ldae run` and `snakemake`"),
@@ -103,7 +105,7 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
         training = study.scale.training_of(study.variants[name].spec)
         facts.append(f"{training.batch} images a step at a peak rate of {training.peak_rate:.3g}")
     if study.runs[name] != name:
-        facts.append(f"trained once with {study.runs[name]}, which differs in what is probed")
+        facts.append(f"shares the training of {study.runs[name]}; only the probed features differ")
     config = []
     for key, value in of_row(study, name).items():
         source = given_by(study, name, key)
@@ -126,7 +128,7 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
         _title(f"Scale {study.scale_name}", "adds"),
         _columns(("key", "value"), [(key, _text(value)) for key, value in of_scale(study, name).items()]),
         "",
-        _title("Results", "and the digest of what each should have been made from"),
+        _title("Results", "with the digest of the expected lineage"),
         _columns(("stage", "job", "lineage", "result", "state"), results),
     ]
 

@@ -96,7 +96,7 @@ class State:
         if changes := differences(about.get("lineage", {}), job.lineage):
             return changes[0] if len(changes) == 1 else f"{changes[0]} (and {len(changes) - 1} more)"
         if other := self._other_input(job, about.get("inputs", {})):
-            return f"{job.stage}: was computed from another {other} than the one that is there now"
+            return f"{job.stage}: was computed from another {other} than the present one"
         dataset = self.graph.study.scale.dataset
         if job.stage == "dataset" and (changed := difference(dataset, about, prepared=job.record.parent)):
             return f"dataset: {changed}"

@@ -117,7 +117,7 @@ def why(study: Study, root: Path, targets: list[str]) -> str:
     for job, reason in State(Graph(study, root)).to_run(targets).items():
         jobs.setdefault(reason, []).append(job.title)
     if not jobs:
-        return "Nothing would run: every result is what the study says now."
+        return "Nothing would run: every result is current."
     text = []
     for reason, names in jobs.items():
         shown = "; ".join(names[:4]) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
