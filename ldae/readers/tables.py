@@ -15,6 +15,7 @@ from ldae.readers.results import Results, RowResult
 from ldae.runtime.files import read_json, write_text
 from ldae.study.measures import MEASURES
 from ldae.study.record import seconds_of
+from ldae.study.results import TokenizerRecord
 from ldae.study.stages import RECORDS
 
 COLUMNS = (
@@ -48,9 +49,9 @@ def write_table(definition: dict[str, Any], results: Results, *, tokenizers: Seq
         tokenizers: `tokenizer.json` of the fits of a table of `series`, or of those with a perceptual loss.
         out: path of the files, without ending.
     """
-    fits = [read_json(path) for path in tokenizers]
+    fits = [TokenizerRecord.read(path) for path in tokenizers]
     frame, notes = _matrix(definition, results, fits) if "series" in definition else _lines(definition, results)
-    notes += [PERCEPTUAL[name] for name in {about["perceptual"]: 0 for about in fits if about.get("perceptual")}]
+    notes += [PERCEPTUAL[name] for name in {fit.perceptual: 0 for fit in fits} if name is not None]
     exact = [_record(wanted["name"], row, definition["seeds"]) for wanted, row in _shown(definition, results)]
     table = frame.to_markdown(index=False, disable_numparse=True)
     write_text(out.with_suffix(".md"), "\n\n".join([f"## {definition['title']}", table, *notes]) + "\n")
@@ -136,7 +137,7 @@ def measured(row: RowResult, name: str) -> str:
 
 
 def _matrix(
-    definition: dict[str, Any], results: Results, tokenizers: list[dict[str, Any]]
+    definition: dict[str, Any], results: Results, tokenizers: list[TokenizerRecord]
 ) -> tuple[pd.DataFrame, list[str]]:
     """A line for each series: its accuracies by value, and the paper's below."""
     values = sorted({value for series in definition["series"] for _, value in series["rows"]})
@@ -155,21 +156,21 @@ def _matrix(
     return pd.DataFrame(shown), notes
 
 
-def _reconstructions(tokenizers: list[dict[str, Any]], values: list[int]) -> str:
-    """What each tokenizer gives back, and how much of it is unused."""
-    lines: dict[str, dict[str, str]] = {}
-    for about in tokenizers:
-        line = lines.setdefault(about["kind"], {})
-        for dim, decibel in about["psnr"].items():
-            unused = f", {about['collapsed_dims']} unused" if about["kind"] != "pca" else ""
+def _reconstructions(tokenizers: list[TokenizerRecord], values: list[int]) -> str:
+    """The reconstruction error of each tokenizer and the number of its unused dimensions."""
+    lines: dict[str, dict[int, str]] = {}
+    for fit in tokenizers:
+        line = lines.setdefault(fit.kind, {})
+        for dim, decibel in fit.psnr.items():
+            unused = f", {fit.collapsed_dims} unused" if fit.kind != "pca" else ""
             line[dim] = f"{decibel:.1f}{unused}"
     shown = [
-        {"tokenizer": label} | {str(value): lines[kind].get(str(value), "") for value in values}
+        {"tokenizer": label} | {str(value): lines[kind].get(value, "") for value in values}
         for kind, label in TOKENIZERS.items()
         if kind in lines
     ]
     table = pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
-    return f"Reconstruction of validation images, PSNR in dB, and dimensions that carry nothing:\n\n{table}"
+    return f"Reconstruction of validation images, PSNR in dB, and dimensions without information:\n\n{table}"
 
 
 def _note(definition: dict[str, Any], results: Results) -> str:

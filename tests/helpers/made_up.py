@@ -96,8 +96,14 @@ class MadeUp:
                 basis=self.rng.standard_normal((32, 768)),
                 variance=np.ones(32),
             )
-            kind, _, dim = name.partition("-")
-            about = {"kind": kind, "psnr": {dim or "32": 25.0}, "collapsed_dims": 0, "sha256": checksums(fit)}
+            kind, dim = [*name.split("-"), "32"][:2]
+            about = {
+                "kind": kind,
+                "psnr": {dim: 25.0},
+                "dims": 32,
+                "collapsed_dims": 0,
+                "sha256": checksums(fit),
+            }
             self.record(f"tokenizers/{name}/tokenizer.json", about | {"lineage": self.lineage(f"tokenizers/{name}")})
         for name in study.scale.classifiers:
             self.record(f"classifiers/{name}/classifier.json", {"lineage": self.lineage(f"classifiers/{name}")})

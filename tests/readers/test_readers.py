@@ -218,7 +218,8 @@ def test_a_fine_tuning_that_is_missing_or_of_another_specification_is_named(fold
 
 def test_a_table_says_what_a_perceptual_loss_has_compared(folder: Path) -> None:
     wanted = definition([0])
-    write_json(folder / "tokenizer.json", {"kind": "conv", "perceptual": "builtin"})
+    about = {"kind": "conv", "dims": 16, "psnr": {"16": 20.0}, "collapsed_dims": 0, "perceptual": "builtin"}
+    write_json(folder / "tokenizer.json", about | {"lineage": {}})
     write_table(wanted, results_of(folder, wanted), tokenizers=[folder / "tokenizer.json"], out=folder / "table")
     assert "The perceptual loss (builtin) compares" in (folder / "table.md").read_text()
 
@@ -238,7 +239,9 @@ def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
     wanted = definition([0], series=series)
     fits = {"conv": {"8": 20.5}, "pca": {"8": 21.0, "16": 22.0}}
     for kind, psnr in fits.items():
-        write_json(folder / f"{kind}.json", {"kind": kind, "psnr": psnr, "collapsed_dims": 3})
+        write_json(
+            folder / f"{kind}.json", {"kind": kind, "dims": 16, "psnr": psnr, "collapsed_dims": 3, "lineage": {}}
+        )
     write_table(
         wanted,
         results_of(folder, wanted),
