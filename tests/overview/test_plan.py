@@ -112,7 +112,7 @@ def test_a_plan_takes_the_rates_of_all_jobs_of_the_scale_that_have_run(tmp_path:
     line = line_of("pretrain", after)
     assert line[1:3] == ["6", "4"]
     assert line[-1] == "2.0e+09"
-    assert "measured on 3 finished jobs" in after and "within 0% of what they took" in after
+    assert "measured on 3 finished jobs" in after and "within 0% of their time" in after
     line = line_of("pretrain", plan(SMOKE, tmp_path, ["classical_dae"], slots=1))  # of which none has run
     assert line[1:3] == ["1", "1"] and line[-1] == "2.0e+09"
 
