@@ -15,14 +15,14 @@ class Neighbours:
     """
 
     def __init__(self, queries: Tensor, neighbours: int) -> None:
-        """Seeks the neighbours of `queries` (n, F); so many vote."""
+        """Prepares to find the given number of neighbours of each of the `queries` (n, F)."""
         self.neighbours = neighbours
         self._queries = torch.nn.functional.normalize(queries, dim=1)
         self._similarity = queries.new_zeros(len(queries), 0)  # (n, k) of the nearest so far
         self._labels = queries.new_zeros((len(queries), 0), dtype=torch.long)
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Takes more of the training features (N, F), with labels (N,), into account."""
+        """Adds training features (N, F) with labels (N,)."""
         features = torch.nn.functional.normalize(features, dim=1)
         found = []
         chunks = (parts.split(1024) for parts in (self._queries, self._similarity, self._labels))
@@ -34,7 +34,7 @@ class Neighbours:
         self._similarity, self._labels = (torch.cat(parts) for parts in zip(*found, strict=True))
 
     def vote(self, classes: int) -> Tensor:
-        """The class (n,) of each query, of so many."""
+        """The predicted class (n,) of each query, among `classes`."""
         votes = torch.zeros(len(self._queries), classes, device=self._queries.device)
         votes.scatter_add_(1, self._labels, (self._similarity / 0.07).exp())
         return votes.argmax(1)

@@ -27,12 +27,11 @@ SHOWN = ("running", "starting", "stale", "killed", "interrupted", "failed")
 
 
 class Progress(NamedTuple):
-    """How a job is doing.
+    """The state of a job and its progress.
 
-    It is `done`, `outdated`, or `waiting` for its turn; `running`, with a fresh heartbeat; `starting`, without one yet;
-    `stale`, where no sign of life has come for a while; `killed`, where its process has ended without a word;
-    `interrupted`, by a person or in time before a limit; or `failed`, with a mistake. All but those that are done go on
-    where they were when they are started again.
+    The state is `done`, `outdated` or `waiting`; `running` with a recent heartbeat, or `starting` without one yet;
+    `stale` if the heartbeat is old; `killed` if its process ended without a message; `interrupted` by the user or
+    before a time limit; or `failed` with an error. Jobs that are not done resume when they are started again.
     """
 
     word: str
@@ -44,7 +43,7 @@ class Progress(NamedTuple):
 
 
 def status(study: Study, root: Path, targets: list[str]) -> str:
-    """Every training's progress, rate, time left and heartbeat, and the last words of all jobs that failed, as text.
+    """Each training's progress, rate, time left and heartbeat, and the last log line of each failed job, as text.
 
     Args:
         study: with its scale.
@@ -80,7 +79,7 @@ def log_of(job: Job, graph: Graph) -> Path:
 
 
 def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
-    """How a job is doing, by its record, its lock and its log.
+    """The progress of a job, from its record, its lock and its log.
 
     Args:
         job: of the graph.
@@ -112,7 +111,7 @@ def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
 
 
 def why(study: Study, root: Path, targets: list[str]) -> str:
-    """What of targets would run, and because of which change, as text; the arguments are those of `status`."""
+    """The jobs that would run, by the change that is the reason, as text; the arguments are those of `status`."""
     jobs: dict[str, list[str]] = {}
     for job, reason in State(Graph(study, root)).to_run(targets).items():
         jobs.setdefault(reason, []).append(job.title)

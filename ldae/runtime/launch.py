@@ -23,7 +23,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 def in_ranks(processes: int, *, threads: int) -> NoReturn:
-    """Does this process's own command in several others instead, and ends with their status.
+    """Starts this process's command again in several ranks, and exits with their status.
 
     Args:
         processes: in all; where Slurm has given the job several nodes, as many on each.
@@ -49,7 +49,7 @@ def in_ranks(processes: int, *, threads: int) -> NoReturn:
 
 
 def _here(command: list[str], processes: int) -> int:
-    """Runs a command in the ranks of one machine; they hear the signals that this process is sent, and die with it."""
+    """Runs a command in several ranks on this machine; forwards signals to them, and they end with this process."""
     ranks: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: object) -> None:
@@ -87,7 +87,7 @@ def _status(ranks: list[subprocess.Popen[bytes]]) -> int:
 
 
 def _free_port() -> int:
-    """A port that nobody listens on; another one for every process that asks at the same time."""
+    """A free port, different for processes that ask at the same time."""
     first = os.getpid() % len(PORTS)
     for port in (*PORTS[first:], *PORTS[:first]):
         with socket.socket() as trial:

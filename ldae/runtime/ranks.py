@@ -1,7 +1,7 @@
-"""Several processes that train one network: who they are, and how they add up what each of them has computed.
+"""Distributed training: the process group of the ranks, and collective operations on tensors.
 
-A batch is divided into equal parts, one for each process (rank), on a GPU of its own where there are GPUs. Everything
-here does nothing where a single process works alone.
+Each batch is divided into equal parts, one per rank; each rank has its own GPU if there are GPUs. With a single process
+all functions are no-ops.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 
 @contextmanager
 def group() -> Iterator[Rank]:
-    """Joins the group of ranks that the environment names, for as long as the block lasts; all but rank 0 are quiet.
+    """Joins the process group that the environment describes, until the block ends; only rank 0 logs.
 
-    Of ranks that fail, the first raises what it has met, and the others end with status 1.
+    If ranks fail, the first one raises its error and the others exit with status 1.
 
     Raises:
-        Stopped: where a rank was asked to stop.
+        Stopped: if a rank was asked to stop.
     """
     rank = Rank.from_environment()
     if rank.number:
@@ -70,13 +70,13 @@ def group() -> Iterator[Rank]:
 
 
 def _meet(rank: Rank) -> Store:
-    """Waits until all ranks have started; returns the store that they share.
+    """Waits until all ranks have started, and returns their key-value store.
 
-    torch's own rendezvous would wait inside C++, where no signal ends it and nothing is said.
+    PyTorch's own rendezvous would wait inside C++, where signals cannot end it and nothing is logged.
 
     Raises:
-        Stopped: when this process is asked to stop meanwhile.
-        TimeoutError: of one rank of each machine, where some have not come within `SECONDS_TO_MEET`.
+        Stopped: if this process is asked to stop while it waits.
+        TimeoutError: on one rank of each machine, if some ranks have not started within `SECONDS_TO_MEET`.
     """
     host, port, name = _meeting_point()
     started, told = time.monotonic(), False
@@ -116,7 +116,7 @@ def _meet(rank: Rank) -> Store:
 
 
 def _meeting_point() -> tuple[str, int, str]:
-    """The host and port at which rank 0 listens, and a name that no other group of ranks has."""
+    """Host and port of rank 0's store, and a name that is unique to this process group."""
     if launched_by() == "srun":
         job, step = os.environ["SLURM_JOB_ID"], os.environ["SLURM_STEP_ID"]
         port = PORTS[(int(job) + 7919 * int(step)) % len(PORTS)]  # two steps of one job may share a node
@@ -126,10 +126,10 @@ def _meeting_point() -> tuple[str, int, str]:
 
 
 def _connect(rank: Rank, host: str, port: int) -> TCPStore | None:
-    """A connection to what the ranks share, which rank 0 hosts; None where nobody listens there yet.
+    """Connects to the ranks' store, which rank 0 hosts; returns None if nobody listens there yet.
 
     Raises:
-        OSError: where rank 0 cannot listen.
+        OSError: if rank 0 cannot listen.
     """
     hosts = not rank.number and not (launched_by() == "torchrun" and "TORCHELASTIC_USE_AGENT_STORE" in os.environ)
     try:
@@ -143,7 +143,7 @@ def _connect(rank: Rank, host: str, port: int) -> TCPStore | None:
 
 
 def _take_gpu(rank: Rank) -> None:
-    """Gives this rank a GPU of its own; a `ValueError`, of one rank alone, where a machine has fewer than ranks."""
+    """Assigns a GPU to this rank; if a machine has too few, one of its ranks raises a `ValueError`."""
     gpus = torch.cuda.device_count()
     if rank.local > gpus:
         sys.exit(1)
@@ -153,9 +153,9 @@ def _take_gpu(rank: Rank) -> None:
 
 
 def _speaks_for_all(store: Any, rank: Rank) -> bool:
-    """Whether this rank, which has failed, is the first to do so: the others fail with it, or of it, and keep silent.
+    """Whether this failed rank is the first to fail and reports the error; later ones keep silent.
 
-    Rank 0 gives them a moment to learn it, for what they ask ends with it.
+    Rank 0 waits a moment before it exits, because the store ends with it.
     """
     try:
         first = store.add("failed", 1) == 1
@@ -174,17 +174,17 @@ def first_host(nodes: str) -> str:
 
 
 def number() -> int:
-    """This process's number among all, from 0."""
+    """The number of this rank, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes there are."""
+    """The number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def part_of(batch: int, key: str) -> int:
-    """How many images of a batch are this process's; a `ValueError` where it cannot be divided."""
+    """The size of this rank's part of a batch; a `ValueError` if the batch is not divisible."""
     if batch % size():
         lower = batch // size() * size()
         fitting = " or ".join(str(value) for value in (lower, lower + size()) if value)
@@ -193,12 +193,12 @@ def part_of(batch: int, key: str) -> int:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean of a tensor over all ranks, on each of them; not differentiable."""
+    """All-reduce: the mean of a tensor over all ranks; not differentiable."""
     return values if size() == 1 else total(values) / size()
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, on each of them; not differentiable."""
+    """All-reduce: the sum of a tensor over all ranks; not differentiable."""
     if size() > 1:
         values = values.detach().clone()
         dist.all_reduce(values)
@@ -206,7 +206,7 @@ def total(values: Tensor) -> Tensor:
 
 
 def gather(values: Tensor) -> Tensor:
-    """The tensors of all ranks one after the other along the first dimension; not differentiable."""
+    """All-gather: the tensors of all ranks, concatenated along the first dimension; not differentiable."""
     if size() == 1:
         return values
     parts = [torch.empty_like(values) for _ in range(size())]
@@ -215,7 +215,7 @@ def gather(values: Tensor) -> Tensor:
 
 
 def agreed(value: int) -> int:
-    """What rank 0 says."""
+    """Broadcasts rank 0's integer; also serves as a barrier."""
     if size() == 1:
         return value
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -225,7 +225,7 @@ def agreed(value: int) -> int:
 
 
 def any_of(yes: bool) -> bool:
-    """Whether it is so for any rank."""
+    """All-reduce: whether the value is true on any rank."""
     if size() == 1:
         return yes
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -233,7 +233,7 @@ def any_of(yes: bool) -> bool:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces the gradients by their means over all ranks, for networks that `parallel` cannot take."""
+    """Replaces gradients by their means over all ranks, for networks that `parallel` does not support."""
     if size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -243,7 +243,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def parallel(module: nn.Module) -> nn.Module:
-    """The module, whose gradients become means over all ranks while they are computed."""
+    """Wraps a module in DistributedDataParallel, which averages gradients over all ranks during the backward pass."""
     if size() == 1:
         return module
     wrapper = nn.parallel.DistributedDataParallel
@@ -256,7 +256,7 @@ def parallel(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def apart(module: nn.Module, yes: bool) -> Iterator[None]:
-    """With `yes`, leaves the gradients of a `parallel` module as they are on each rank: more will be added to them."""
+    """With `yes`, skips the all-reduce of a `parallel` module's gradients, to accumulate them (DDP `no_sync`)."""
     if yes and isinstance(module, nn.parallel.DistributedDataParallel):
         with module.no_sync():
             yield
@@ -265,7 +265,7 @@ def apart(module: nn.Module, yes: bool) -> Iterator[None]:
 
 
 class _Mean(torch.autograd.Function):
-    """The mean over all ranks, whose gradient is the mean of the gradients."""
+    """A differentiable mean over all ranks; its gradient is the mean of the gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -287,7 +287,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"a batch norm wants (N, C, ...), found {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Inputs (N, C, ...) normalised channel by channel."""
+        """Normalises inputs (N, C, ...) per channel."""
         if size() == 1 or not self.training:
             return super().forward(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]

@@ -1,4 +1,4 @@
-"""MoCo v3: two views of an image should be alike, and unlike those of the batch's others (Chen, Xie & He, 2021)."""
+"""MoCo v3: contrastive learning of two views of each image (Chen, Xie & He, 2021)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 def contrast(queries: Tensor, keys: Tensor) -> Tensor:
-    """How badly each query (N, out) tells its own key from all the batch's (N, out): (N,), as MoCo v3 scales it."""
+    """The InfoNCE loss (N,) of queries (N, out) and keys (N, out), scaled by 2 * temperature as in MoCo v3."""
     queries, keys = F.normalize(queries.float(), dim=1), ranks.gather(F.normalize(keys.float(), dim=1))
     own = ranks.number() * len(queries) + torch.arange(len(queries), device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):  # bf16 would round the logits to steps of 0.03
