@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldae.commands.parsing import Parser, Root
 from ldae.runtime.launch import in_ranks
-from ldae.runtime.machine import described
+from ldae.runtime.machine import described, described_workers
 from ldae.runtime.process import Rank, importing, keep_memory, process_seconds, stopping
 from ldae.runtime.progress import log
 from ldae.runtime.slurm import job_seconds, nodes_of_job, submitted_job
@@ -82,8 +82,8 @@ def _run(arguments: argparse.Namespace) -> float:
     threads, limit, processes = options.pop("threads"), options.pop("minutes", None), options.pop("processes", 1)
     spec, function = _read_spec(stage, options.pop("spec"))
     _check_inputs(stage, spec, options, options.pop("lineage"))
-    if getattr(spec, "weights", None) is not None:
-        processes = 1  # published weights are copied, which is no work to share
+    copies = getattr(spec, "weights", None) is not None  # published weights, which is no work for a GPU or to share
+    processes = 1 if copies else processes
     if processes > 1 and Rank.from_environment().size == 1:
         in_ranks(processes, threads=threads)
     on_cluster, resumable = submitted_job() is not None, "resume" in stage.options
@@ -105,7 +105,9 @@ def _run(arguments: argparse.Namespace) -> float:
     gc.enable()
     imported = process_seconds()
     if not Rank.from_environment().number:
-        for line in described(stage.command, processes=Rank.from_environment().size, threads=own_threads):
+        size, needs_gpu = Rank.from_environment().size, stage.on_gpu and not copies
+        described_by_torch = described(stage.precision, needs_gpu=needs_gpu, processes=size, threads=own_threads)
+        for line in described_by_torch if computes else [described_workers(threads)]:
             log(line)
     options |= {"import_seconds": imported, "workers": threads}
     accepted = {key: value for key, value in options.items() if key in inspect.signature(run).parameters}

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GPUS = "LDAE_GPUS"  # of each node, that the scale asks for; set for the jobs of the graph
-ON_CPU = ("fit-tokenizer", "adopt", "adopt-baseline")  # wherever they run
-MIXED = ("pretrain", "pretrain-baseline", "probe", "finetune", "sample", "denoise-validation")
-CONVOLUTIONAL = ("train-tokenizer", "train-classifier", "reference", "judge")
+ON_GPU = {"bfloat16": "bfloat16 with float32 weights", "TF32": "float32, convolutions in TF32"}  # elsewhere float32
 
 
 def cpu_name() -> str:
@@ -20,41 +18,36 @@ def cpu_name() -> str:
     return "CPU"
 
 
-def described(stage: str, *, processes: int, threads: int) -> Iterator[str]:
+def described_workers(workers: int) -> str:
+    """The processor and the number of worker processes, for a stage without torch."""
+    return f"on {cpu_name()}: {_counted(workers, 'worker process', 'worker processes')}"
+
+
+def described(precision: str, *, needs_gpu: bool, processes: int, threads: int) -> Iterator[str]:
     """The device, the processes, the threads and the precision in a line; and a warning where a GPU is missing.
 
     Args:
-        stage: its command.
+        precision: of the stage's inner loop: float64, float32, or on a GPU one of `ON_GPU`.
+        needs_gpu: whether the stage computes on a GPU where there is one.
         processes: that share the work, on all machines.
         threads: of each process.
     """
-    if stage == "prepare":
-        yield f"on {cpu_name()}: {_counted(threads, 'worker process', 'worker processes')}"
-        return
     import torch
 
-    on_gpu = torch.cuda.is_available() and stage not in ON_CPU
+    on_gpu = torch.cuda.is_available() and needs_gpu
     device = torch.cuda.get_device_name() if on_gpu else cpu_name()
     words = [_counted(threads, "thread", "threads")]
     if processes > 1:
         words = [f"{processes} processes{', a GPU each' if on_gpu else ''}", f"{words[0]} each"]
-    yield f"on {device}: {', '.join([*words, _precision(stage, on_gpu)])}"
+    words.append(ON_GPU.get(precision, precision) if on_gpu or precision not in ON_GPU else "float32")
+    yield f"on {device}: {', '.join(words)}"
     asked = int(os.environ.get(GPUS) or 0)
-    if asked and not on_gpu and stage not in ON_CPU:
+    if asked and not on_gpu and needs_gpu:
         why = "it is built without CUDA" if torch.version.cuda is None else "does nvidia-smi, and is it allocated?"
         yield (
             f"warning: the scale asks for {_counted(asked, 'GPU', 'GPUs')} (resources.gpu), but torch "
             f"{torch.__version__} sees none ({why}); this job computes on the CPU"
         )
-
-
-def _precision(stage: str, on_gpu: bool) -> str:
-    """Of the arithmetic in a stage's inner loop."""
-    if stage == "fit-tokenizer":
-        return "float64"
-    if on_gpu and stage in MIXED:
-        return "bfloat16 with float32 weights"
-    return "float32, convolutions in TF32" if on_gpu and stage in CONVOLUTIONAL else "float32"
 
 
 def _counted(num: int, one: str, many: str) -> str:

@@ -66,6 +66,7 @@ class Stage:
         str, ...
     ] = ()  # further options of the command: row, seed, resume, processes, micro_batch, recompute
     on_gpu: bool = True  # where the scale names GPUs; one, or with `processes` all of them
+    precision: str = "float32"  # of its inner loop, as `ldae.runtime.machine` names it
     is_result: bool = False  # whether tables show its numbers of a row
     comes_first: Callable[[Key], bool] = lambda key: False  # whether its jobs wait for no row
 
@@ -171,6 +172,7 @@ ENTRIES = (
         required=("dataset",),
         options=("resume",),
         comes_first=lambda key: key["architecture"] == "vgg",  # the longest chain of jobs begins with it
+        precision="TF32",
     ),
     Stage(
         name="tokenizer",
@@ -186,6 +188,7 @@ ENTRIES = (
         inputs=lambda study, key: {"dataset": "dataset"},
         required=("dataset",),
         on_gpu=False,
+        precision="float64",
     ),
     Stage(
         name="convolutional_tokenizer",
@@ -205,6 +208,7 @@ ENTRIES = (
         required=("dataset",),
         optional=("vgg",),
         options=("resume", "processes", "recompute"),
+        precision="TF32",
     ),
     Stage(
         name="pretrain",
@@ -227,6 +231,7 @@ ENTRIES = (
         required=("dataset",),
         optional=("tokenizer",),
         options=("row", "seed", "resume", "processes", "micro_batch", "recompute"),
+        precision="bfloat16",
     ),
     Stage(
         name="probe",
@@ -244,6 +249,7 @@ ENTRIES = (
         optional=("tokenizer",),
         options=("row", "processes"),
         is_result=True,
+        precision="bfloat16",
     ),
     Stage(
         name="probe_pixels",
@@ -276,6 +282,7 @@ ENTRIES = (
         optional=("tokenizer",),
         options=("row", "resume", "processes", "micro_batch"),
         is_result=True,
+        precision="bfloat16",
     ),
     Stage(
         name="sample",
@@ -291,6 +298,7 @@ ENTRIES = (
         inputs=_trained,
         required=("dataset", "tokenizer", "model"),
         options=("row", "processes"),
+        precision="bfloat16",
     ),
     Stage(
         name="reference",
@@ -306,6 +314,7 @@ ENTRIES = (
         inputs=lambda study, key: {"dataset": "dataset", "judge": _judge(study)},
         required=("dataset",),
         optional=("judge",),
+        precision="TF32",
     ),
     Stage(
         name="judge",
@@ -326,6 +335,7 @@ ENTRIES = (
         required=("samples", "reference"),
         optional=("judge",),
         is_result=True,
+        precision="TF32",
     ),
     Stage(
         name="denoise",
@@ -341,6 +351,7 @@ ENTRIES = (
         inputs=_trained,
         required=("dataset", "tokenizer", "model"),
         options=("row",),
+        precision="bfloat16",
     ),
 )
 STAGES = {stage.name: stage for stage in ENTRIES}

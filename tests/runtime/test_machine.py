@@ -39,21 +39,23 @@ def test_a_log_begins_with_the_device_the_threads_and_the_precision(
 
 def test_a_gpu_and_its_precision_are_named(on_a_gpu: None) -> None:
     gpu = "NVIDIA H100 80GB HBM3"
-    assert list(described("pretrain", processes=1, threads=16)) == [
+    assert list(described("bfloat16", needs_gpu=True, processes=1, threads=16)) == [
         f"on {gpu}: 16 threads, bfloat16 with float32 weights"
     ]
-    assert list(described("fit-tokenizer", processes=1, threads=1)) == [f"on {cpu_name()}: 1 thread, float64"]
-    (line,) = described("train-tokenizer", processes=8, threads=2)
+    assert list(described("float64", needs_gpu=False, processes=1, threads=1)) == [
+        f"on {cpu_name()}: 1 thread, float64"
+    ]
+    (line,) = described("TF32", needs_gpu=True, processes=8, threads=2)
     assert line == f"on {gpu}: 8 processes, a GPU each, 2 threads each, float32, convolutions in TF32"
 
 
 def test_a_job_that_should_have_a_gpu_and_has_none_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GPUS, "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    first, warning = described("pretrain", processes=1, threads=1)
+    first, warning = described("bfloat16", needs_gpu=True, processes=1, threads=1)
     assert first.endswith(": 1 thread, float32")
     assert warning.startswith("warning: the scale asks for 2 GPUs (resources.gpu), but torch ")
     assert "computes on the CPU" in warning
-    assert len(list(described("fit-tokenizer", processes=1, threads=1))) == 1  # which needs none
+    assert len(list(described("float64", needs_gpu=False, processes=1, threads=1))) == 1  # which needs none
     monkeypatch.setenv(GPUS, "0")
-    assert len(list(described("pretrain", processes=1, threads=1))) == 1
+    assert len(list(described("bfloat16", needs_gpu=True, processes=1, threads=1))) == 1
