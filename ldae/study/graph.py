@@ -235,9 +235,9 @@ class Graph:
         if study.file.claims:
             self._add_view("claims", "claims", "tables/claims", claims_definition(self))
         for cost, targets in PAGES.values():
-            views = [*study.file.tables.values(), *study.file.figures.values()]
-            rows = study.rows(name for view in views if view.target in targets for name in view.names)
-            added = {job: (job.record,) for job in self.jobs_of(rows) if job.stage != "dataset"}
+            views = [self.jobs[place] for place in (*self._views_in(targets), *self._claims_in(targets))]
+            needed = self._with_inputs([*views, *self._results_of(study.rows_on_page(*targets))])
+            added = {job: (job.record,) for job in needed if not job.is_view and job.stage != "dataset"}
             definition = {"results": [job.place for job in added]}
             self._add_view("cost", cost, f"tables/{cost}", definition, reads=added)
         for page, (_, targets) in PAGES.items():
