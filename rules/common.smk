@@ -13,7 +13,6 @@ sys.path[:0] = [str(ROOT), workflow.basedir]
 import driver
 import staleness
 from ldae.overview.state import State
-from ldae.runtime import locking
 from ldae.study.graph import PAGES, Graph
 from ldae.study.options import options
 from ldae.study.stages import STAGES
@@ -32,7 +31,7 @@ if workflow.is_main_process:
     staleness.decide_by_records(state)
 if workflow.is_main_process and not state.is_current(graph.jobs["dataset"]):
     driver.tell_of_images(study.scale.dataset)
-locking.lock_for_the_living(getattr(persistence, "PersistenceBase", None))
+driver.lock_for_the_living(getattr(persistence, "PersistenceBase", None))
 driver.equip_jobs(ROOT, gpus=study.scale.resources.gpu)
 driver.tell_of_slurm(main=workflow.is_main_process, nodes=study.scale.resources.nodes)
 

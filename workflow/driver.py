@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ldae.data.sources import presence
-from ldae.runtime import slurm
+from ldae.runtime import locking, slurm
+from ldae.runtime.files import write_text
 from ldae.runtime.machine import GPUS
 from ldae.runtime.process import name_driver
 from ldae.study.scale import Dataset
@@ -89,6 +92,41 @@ def calm(scheduler: Any) -> None:
             timer.start()
 
     scheduler._schedule_reevalutation = schedule
+
+
+def lock_for_the_living(persistence: Any) -> None:
+    """Makes Snakemake ignore and remove the locks of dead processes, and name the living one that holds a lock.
+
+    As it stands (9.27), a Snakemake that is killed leaves its files locked, and every later one stops there and asks
+    for `--unlock`. With this, each one registers before it takes locks, so that a lock that no living process names
+    is a dead one's, and deletes no locks but its own when it ends. A dry run takes no lock, registers nothing, and does
+    not mind those of others.
+
+    Args:
+        persistence: Snakemake's class that keeps locks. Where a version has other names for its parts, it is left as
+            it is.
+    """
+    if not all(hasattr(persistence, name) for name in ("lock", "lock_warn_only", "locked", "path")):
+        return
+    lock = persistence.lock
+
+    @contextmanager
+    def lock_alone(self: Any) -> Iterator[None]:
+        self._delete_locks = partial(_delete_own, self._lockfile)  # its own way deletes all drivers' locks
+        with locking.registered(Path(self.path)) as own:
+            locking.make_way(own, lambda: bool(self.locked))
+            with lock(self):
+                write_text(own, locking.record_of_locks([Path(file).name for file in self._lockfile.values()]))
+                yield
+
+    persistence.lock, persistence.lock_warn_only = lock_alone, nullcontext
+
+
+def _delete_own(locks: dict[str, str]) -> None:
+    """Deletes the lock files of one driver, by what they lock."""
+    for file in locks.values():
+        Path(file).unlink(missing_ok=True)
+    locks.clear()
 
 
 def tell_of_images(dataset: Dataset) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from ldae.overview.state import State
 from ldae.study.checking import StudyError, nearest
 from ldae.study.file import Sweep
-from ldae.study.graph import Graph, Job
+from ldae.study.graph import COMMON, PAGES, Graph, Job
 from ldae.study.record import digest, leaves
 from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
@@ -26,7 +26,6 @@ from ldae.study.study import Study
 
 OWN = "green"  # what a row changes itself
 WIDE = 1000  # columns of a line that goes into a pipe, where nothing is cut off
-PAGES = {"report_main": "main, all", "report": "all"}
 
 
 def say(*parts: RenderableType) -> None:
@@ -67,7 +66,9 @@ def listing(study: Study) -> list[RenderableType]:
         targets.append(
             (_name("claims"), "table", "all", f"verdicts on {len(study.file.claims)} statements of the paper")
         )
-    targets += [(_name(name), "page", part, "All of it on one page") for name, part in PAGES.items()]
+    for page, (_, shown) in PAGES.items():
+        parts = [name for name in ("main", "all") if set(shown) <= set(COMMON[name])]
+        targets.append((_name(page), "page", ", ".join(parts), "All of it on one page"))
     return [
         _title("Rows", f"each starts from the row above it in the tree; scale {study.scale_name}"),
         _columns(("row", "label", "what it changes"), rows),

@@ -1,4 +1,4 @@
-"""Snakemake's locks on files: only those of living Snakemake processes count, and whoever holds them is named."""
+"""Which Snakemake processes live, and the locks on files that they hold; the locks of dead ones are removed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ldae.runtime.files import write_text
 from ldae.runtime.process import HEARTBEAT_SECONDS, SILENT_SECONDS, started_seconds
@@ -33,41 +32,6 @@ class Driver(NamedTuple):
         return self.host == socket.gethostname()
 
 
-def lock_for_the_living(persistence: Any) -> None:
-    """Makes Snakemake ignore and remove the locks of dead processes, and name the living one that holds a lock.
-
-    As it stands (9.27), a Snakemake that is killed leaves its files locked, and every later one stops there and asks
-    for `--unlock`. With this, each one registers before it takes locks, so that a lock that no living process names
-    is a dead one's, and deletes no locks but its own when it ends. A dry run takes no lock, registers nothing, and does
-    not mind those of others.
-
-    Args:
-        persistence: Snakemake's class that keeps locks. Where a version has other names for its parts, it is left as
-            it is.
-    """
-    if not all(hasattr(persistence, name) for name in ("lock", "lock_warn_only", "locked", "path")):
-        return
-    lock = persistence.lock
-
-    @contextmanager
-    def lock_alone(self: Any) -> Iterator[None]:
-        self._delete_locks = partial(_delete_own, self._lockfile)  # its own way deletes all drivers' locks
-        with registered(Path(self.path)) as own:
-            make_way(own, lambda: bool(self.locked))
-            with lock(self):
-                write_text(own, _record([Path(file).name for file in self._lockfile.values()]))
-                yield
-
-    persistence.lock, persistence.lock_warn_only = lock_alone, nullcontext
-
-
-def _delete_own(locks: dict[str, str]) -> None:
-    """Deletes the lock files of one driver, by what they lock."""
-    for file in locks.values():
-        Path(file).unlink(missing_ok=True)
-    locks.clear()
-
-
 @contextmanager
 def registered(folder: Path) -> Iterator[Path]:
     """Registers this process until the block ends, and renews its file meanwhile; yields that file.
@@ -77,7 +41,7 @@ def registered(folder: Path) -> Iterator[Path]:
     """
     path = folder / "drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, _record(None))
+    write_text(path, record_of_locks(None))
     ended = threading.Event()
 
     def beat() -> None:
@@ -153,8 +117,8 @@ def _remove_dead(own: Path, others: list[Driver]) -> None:
                 lock.unlink(missing_ok=True)
 
 
-def _record(locks: list[str] | None) -> str:
-    """What a driver's file says of this process."""
+def record_of_locks(locks: list[str] | None) -> str:
+    """The content of this process's file, with the names of its locks; None until it has them."""
     about = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_seconds(), "locks": locks}
     return json.dumps(about)
 

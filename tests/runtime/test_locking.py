@@ -14,17 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from driver import lock_for_the_living
 from graph import RESULTS, Graph
 
 from ldae.runtime import locking
-from ldae.runtime.locking import lock_for_the_living, make_way, registered
+from ldae.runtime.locking import make_way, registered
 
 DRIVER = """
 import pathlib, sys, time
-from ldae.runtime.locking import registered, _record
+from ldae.runtime.locking import record_of_locks, registered
 folder = pathlib.Path(sys.argv[1])
 with registered(folder) as own:
-    own.write_text(_record(sys.argv[2:]))
+    own.write_text(record_of_locks(sys.argv[2:]))
     print(flush=True)
     time.sleep(600)
 """
