@@ -1,4 +1,4 @@
-"""A finished run in a person's own Python: `from ldae import load`.
+"""A finished run in a user's Python: `from ldae import load`.
 
 Shapes: N images, S their side in pixels, T tokens, h width of the network.
 """
@@ -36,19 +36,19 @@ SLACK = 1e-4  # by which rounding may carry pixels out of [-1, 1]
 
 
 class Run:
-    """A trained row or baseline and all that it takes to use it.
+    """A trained row or baseline, ready to use.
 
     Attributes:
         row: its name in the study.
         seed: of its training.
         image_size: S.
-        classes: the names of the classes of the images that it was trained on, which it was not told, a few rows aside.
+        classes: the names of the classes of its training images; only class-conditional rows were trained with labels.
         model: a `Denoiser`, or the `Encoder` of MAE or MoCo v3; frozen.
-        tokenizer: images to latents and back; None for a method that has none.
-        record: of its training: lineage, cost, provenance.
-        folder: that it was loaded from.
-        accuracy: of the linear probe on what `encode` gives by default, 0 to 1; None where no such probe has run.
-        device: where it computes: a GPU where there is one.
+        tokenizer: maps images to latents and back; None for MAE and MoCo v3.
+        record: the record of its training: lineage, cost, provenance.
+        folder: where it was loaded from.
+        accuracy: of the linear probe on the default output of `encode`, 0 to 1; None if that probe has not run.
+        device: where it computes: a GPU if there is one.
     """
 
     def __init__(self, finished: Finished) -> None:
@@ -58,19 +58,19 @@ class Run:
         self.classes: list[str] = finished.manifest["classes"]
         self.record: dict[str, Any] = finished.run
         self.folder: Path = finished.folder
-        probed = finished.probe(Features())
-        self.accuracy: float | None = probed["trained"].value if probed else None
+        estimates = finished.probe(Features())
+        self.accuracy: float | None = estimates["trained"].value if estimates else None
         self.device = pick_device()
         self.model: nn.Module = finished.network.to(self.device)
         self.tokenizer: Tokenizer | None = self.model.tokenizer if isinstance(self.model, Denoiser) else None
         self._finished = finished
 
     def __repr__(self) -> str:
-        said = "not probed yet" if self.accuracy is None else f"accuracy {100 * self.accuracy:.1f} %"
-        return f"<{self.row}, seed {self.seed}, {said}: {self.folder}>"
+        accuracy = "not probed yet" if self.accuracy is None else f"accuracy {100 * self.accuracy:.1f} %"
+        return f"<{self.row}, seed {self.seed}, {accuracy}: {self.folder}>"
 
     def preprocess(self, images: Images) -> Tensor:
-        """Images as the network is given them: floats (N, 3, S, S) in [-1, 1], on its device.
+        """The network's input for images: floats (N, 3, S, S) in [-1, 1], on its device.
 
         Args:
             images: one image or a list of them, or one tensor or array of prepared ones. Pictures are paths of image
@@ -85,7 +85,7 @@ class Run:
         return torch.cat(list(self._batches(images)))
 
     def _batches(self, images: Images) -> Iterator[Tensor]:
-        """The same, a forward pass's worth at a time: files are read when their turn comes."""
+        """The same in batches of one forward pass; files are read batch by batch."""
         if isinstance(images, Tensor | np.ndarray):
             prepared = self._from_tensor(images) if isinstance(images, Tensor) else self._from_array(images)
             yield from prepared.split(BATCH)
@@ -147,7 +147,7 @@ class Run:
         return images.to(self.device, torch.float32)
 
     def encode(self, images: Images, *, time: int = 10, offset: int = 0) -> Tensor:
-        """The representation (N, h) that is probed: the mean of the tokens of clean images; see `tokens`."""
+        """The probed representation (N, h): the mean of the tokens of clean images; arguments as for `tokens`."""
         return torch.cat([self._tokens(batch, time, offset).mean(1) for batch in self._batches(images)])
 
     def tokens(self, images: Images, *, time: int = 10, offset: int = 0) -> Tensor:
@@ -155,11 +155,11 @@ class Run:
 
         Args:
             images: as `preprocess` takes them.
-            time: the step that the conditioning is fixed to, 0 to 999; without meaning for MAE and MoCo v3.
+            time: the time step of the conditioning, 0 to 999; without meaning for MAE and MoCo v3.
             offset: of the block, from the encoder's last: -1 is the one before it, +1 the decoder's first.
 
         Raises:
-            ValueError: for images that `preprocess` refuses, and for a time step or block that there is not.
+            ValueError: for images that `preprocess` refuses, and for a time step or block that does not exist.
         """
         return torch.cat([self._tokens(batch, time, offset) for batch in self._batches(images)])
 
@@ -178,7 +178,7 @@ class Run:
         Args:
             images: as `preprocess` takes them.
             sigma: standard deviation of the noise where the signal is 1, in units of the row's latents; the nearest
-                level of the row's schedule is taken.
+                level of the row's schedule is used.
             seed: of the noise.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Accuracies and their uncertainty: bootstrap over groups of images that are not independent; no torch."""
+"""The uncertainty of accuracies: a bootstrap over groups of dependent images, and the spread of seeds; no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
-APART = 0.05  # of accuracy: a seed that is this far from all others, which lie together, did not train as they did
+OUTLYING = 0.05  # the least gap in accuracy between outlying seeds and the others
 CHUNK = 50_000_000  # counts drawn at once, to bound memory
 
 
@@ -27,8 +27,8 @@ def grouped_mean(
     """The mean of a value per image with the 95 % percentile interval of a bootstrap that resamples whole groups.
 
     Args:
-        values: (N,), e.g. 1 where the image was classified rightly, averaged over seeds; or the difference of two
-            methods on the same images, which makes the interval a paired one.
+        values: (N,), e.g. 1 where the image was classified correctly, averaged over seeds; or the difference of two
+            methods on the same images, for a paired interval.
         groups: (N,) the group of each image, 0..G-1.
         spread: the value's mean under each of several seeds (k,); with at least two the t-interval of the seeds' mean
             is added to the bootstrap's in quadrature.
@@ -40,7 +40,7 @@ def grouped_mean(
 
 
 def resampled_means(values: NDArray[np.floating], groups: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The means (RESAMPLES,) of values (N,) in data sets of resampled groups (N,), the same ones for all values."""
+    """The means (RESAMPLES,) of values (N,) over resampled groups (N,); every call draws the same groups."""
     num = int(groups.max()) + 1
     sums = np.bincount(groups, weights=values, minlength=num)
     sizes = np.bincount(groups, minlength=num).astype(np.float64)
@@ -55,17 +55,17 @@ def resampled_means(values: NDArray[np.floating], groups: NDArray[np.integer]) -
 
 def seed_interval(values: NDArray[np.floating]) -> float:
     """Half the width of the 95 % t-interval of the mean of at least two values (k,), in their unit."""
-    from scipy.special import stdtrit  # a sixth of a second, which a probe of one seed has no use for
+    from scipy.special import stdtrit  # takes 0.2 s, which a probe of one seed does not need
 
     k = len(values)
     return float(stdtrit(k - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(k))
 
 
-def apart(values: Sequence[float] | NDArray[np.float64]) -> list[int]:
-    """The places of the few seeds whose accuracies stand apart from those of all others; empty where none do.
+def outlying(values: Sequence[float] | NDArray[np.float64]) -> list[int]:
+    """The indices of the few seeds whose accuracies lie far from those of all others; often none.
 
-    The gap between the two is more than `APART`, and more than three times the range of either. Where both are as many,
-    as with two seeds, nothing tells which of them are odd.
+    The gap between the two clusters is more than `OUTLYING` and more than three times the range of either. Clusters of
+    equal size, as with two seeds, give no outliers.
 
     Args:
         values: the accuracy of each seed (k,), from 0 to 1.
@@ -77,6 +77,6 @@ def apart(values: Sequence[float] | NDArray[np.float64]) -> list[int]:
     cut = int(np.diff(ranked).argmax()) + 1
     below, above = ranked[:cut], ranked[cut:]
     gap, within = above[0] - below[-1], max(np.ptp(below), np.ptp(above))
-    if gap <= max(APART, 3 * within) or len(below) == len(above):
+    if gap <= max(OUTLYING, 3 * within) or len(below) == len(above):
         return []
     return sorted((order[:cut] if len(below) < len(above) else order[cut:]).tolist())

@@ -1,4 +1,4 @@
-"""The accuracy of the nearest neighbours: nothing is trained."""
+"""The accuracy of k nearest neighbours, without any training."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from ldae.measures.measure import Encoded, Measure, Result, Task
 
 
 class Neighbours:
-    """A weighted vote of the most similar training features, as in DINO's k-NN, which come part by part.
+    """DINO's k-NN classifier: a weighted vote of the most similar training features.
 
-    Similarity is the cosine, a vote weighs exp(similarity / 0.07).
+    Similarity is the cosine, and the weight of a vote is exp(similarity / 0.07). Training features arrive in parts.
     """
 
     def __init__(self, queries: Tensor, neighbours: int) -> None:
-        """Prepares to find the given number of neighbours of each of the `queries` (n, F)."""
+        """Starts without neighbours.
+
+        Args:
+            queries: features (n, F) to classify.
+            neighbours: the number that votes.
+        """
         self.neighbours = neighbours
         self._queries = torch.nn.functional.normalize(queries, dim=1)
-        self._similarity = queries.new_zeros(len(queries), 0)  # (n, k) of the nearest so far
+        self._similarity = queries.new_zeros(len(queries), 0)  # (n, k) to the nearest so far
         self._labels = queries.new_zeros((len(queries), 0), dtype=torch.long)
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Adds training features (N, F) with labels (N,)."""
         features = torch.nn.functional.normalize(features, dim=1)
-        found = []
+        merged = []
         chunks = (parts.split(1024) for parts in (self._queries, self._similarity, self._labels))
         for queries, similarity, names in zip(*chunks, strict=True):
-            nearest, places = (queries @ features.T).topk(min(self.neighbours, len(features)), dim=1)
-            similarity, names = torch.cat([similarity, nearest], 1), torch.cat([names, labels[places]], 1)
+            nearest, indices = (queries @ features.T).topk(min(self.neighbours, len(features)), dim=1)
+            similarity, names = torch.cat([similarity, nearest], 1), torch.cat([names, labels[indices]], 1)
             best, order = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1)
-            found.append((best, names.gather(1, order)))
-        self._similarity, self._labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+            merged.append((best, names.gather(1, order)))
+        self._similarity, self._labels = (torch.cat(parts) for parts in zip(*merged, strict=True))
 
     def vote(self, classes: int) -> Tensor:
         """The predicted class (n,) of each query, among `classes`."""

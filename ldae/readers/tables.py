@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ldae.measures.intervals import Estimate, apart
+from ldae.measures.intervals import Estimate, outlying
 from ldae.readers.results import Results, RowResult
 from ldae.runtime.files import read_json, write_text
 from ldae.study.measures import MEASURES
@@ -133,7 +133,7 @@ def in_unit(name: str, value: float) -> str:
 
 def measured(row: RowResult, name: str) -> str:
     """A measure of a row."""
-    return in_unit(name, row.measures[name].trained.value)
+    return in_unit(name, float(row.measures[name].values.mean()))
 
 
 def _matrix(
@@ -206,7 +206,7 @@ def seeds_apart(label: str, seeds: list[int], accuracies: Iterable[float], *, ra
         random: accuracy with random weights.
     """
     values = [*accuracies]
-    places = apart(values)
+    places = outlying(values)
     if not places:
         return ""
     odd, others = (
@@ -236,7 +236,7 @@ def _record(name: str, row: RowResult, seeds: list[int]) -> dict[str, Any]:
     )
     for measure, result in row.measures.items():
         if measure != "linear":
-            record |= {measure: result.trained.value, f"{measure}_random": result.random.value}
+            record |= {measure: result.values.mean(), f"{measure}_random": result.random_values.mean()}
     if row.finetuned is not None:
         record |= {"paper_finetuned": row.paper.get("finetune")} | _exact("finetuned", row.finetuned)
     if row.distance is not None:

@@ -34,7 +34,7 @@ HOLD_OUT = 6  # a stream of randomness
 
 
 def open_data(dataset: Path, probing: Probing, classes: int) -> Data:
-    """The splits, and the held-out groups, which are the same for every row and seed."""
+    """The splits and the held-out groups; these are the same for every row and seed."""
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     held_out = hold_out(train.groups, probing.held_out, stream(HOLD_OUT))
     return Data(train, val, classes, held_out, pick_device())
@@ -71,7 +71,7 @@ def probe(
     data = open_data(dataset, stage.probing, len(manifest["classes"]))
     if run["method"] == "denoiser":
         if tokenizer is None:
-            raise ValueError(f"{model}: is a denoiser's; name the folder of its --tokenizer")
+            raise ValueError(f"{model}: is a denoiser; name the folder of its tokenizer with --tokenizer")
         encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
         if (tokenizer / "latents.npy").exists():
             data = data._replace(latents=Latents.open(tokenizer, data.train.labels))
@@ -86,7 +86,7 @@ def probe(
 def denoiser_encoders(
     stage: ProbeStage, model: Path, tokenizer: Path, manifest: dict[str, Any], device: torch.device
 ) -> Encoders:
-    """A trained denoiser, and the same with random weights and open gates."""
+    """A trained denoiser, and the same with random weights and gates of one."""
     trained = open_run(model)
     denoisers = {}
     for name in ("trained", "random"):

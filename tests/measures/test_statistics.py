@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from ldae.measures import intervals as statistics
-from ldae.measures.intervals import apart, grouped_mean, seed_interval
+from ldae.measures.intervals import grouped_mean, outlying, seed_interval
 
 
 def test_independent_images_give_the_binomial_interval() -> None:
@@ -74,4 +74,4 @@ def test_memory_is_bounded_without_changing_the_answer(monkeypatch: pytest.Monke
     ],
 )
 def test_seeds_that_did_not_train_as_the_others_did_are_found(accuracies: list[float], places: list[int]) -> None:
-    assert apart(accuracies) == places
+    assert outlying(accuracies) == places

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldae.measures.intervals import Estimate, apart
+from ldae.measures.intervals import Estimate, outlying
 from ldae.readers.tables import COLUMNS, in_unit, interval, operations
 from ldae.study.measures import MEASURES
 
@@ -202,7 +202,7 @@ def _accuracy(record: Record, axis: Axis, seeds: list[int]) -> Cell:
     """A row's accuracy, drawn with its seeds; one that stands apart is named."""
     accuracy, values = share(record, "accuracy"), by_seed(record, seeds)
     whisker = axis.whisker(accuracy, share(record, "random").value, seeds=values if len(seeds) > 1 else ())
-    warning = "; ".join(f"seed {seeds[place]} apart: {100 * values[place]:.1f}" for place in apart(values))
+    warning = "; ".join(f"seed {seeds[place]} apart: {100 * values[place]:.1f}" for place in outlying(values))
     return shown(accuracy, row=record["name"], whisker=whisker, warning=warning)
 
 
