@@ -15,7 +15,7 @@ import numpy as np
 from ldae.readers.report.cells import Cell, Record, Sheet
 from ldae.runtime.files import history_file, read_json
 from ldae.study.record import digest, leaves, seconds_of
-from ldae.study.results import ProbeRecord
+from ldae.study.results import DistanceRecord, ProbeRecord
 from ldae.study.spec import Spec
 from ldae.study.stages import RECORDS
 
@@ -166,7 +166,11 @@ def day(started: float) -> str:
 def _numbers(records: list[Made], offset: int) -> Sheet | None:
     """What each seed's probe and judge have measured."""
     headings = ("seed", "accuracy", "random weights", "k-NN", "learning rate", "distance of samples")
-    distances = {made.seed: made.about for made in records if made.stage == "judge"}
+    distances = {
+        made.seed: DistanceRecord.parse(made.about, Path(made.path))
+        for made in records
+        if made.path.endswith("/distance.json")
+    }
     lines = []
     for made in records:
         if made.stage != "probe":
@@ -184,7 +188,7 @@ def _numbers(records: list[Made], offset: int) -> Sheet | None:
                 ),
                 Cell(f"{100 * trained['knn'].value:.2f}"),
                 Cell(f"{trained['linear'].rate:g}{edge}"),
-                Cell(f"{judged['infinite']:.2f}", f"± {judged['error']:.2f}") if judged else Cell(""),
+                Cell(f"{judged.infinite:.2f}", f"± {judged.error:.2f}") if judged else Cell(""),
             ]
         )
     return Sheet("", [(heading, True) for heading in headings], lines) if lines else None
