@@ -109,11 +109,9 @@ def options_of_view(place):
 
 
 def targets_of_views():
-    """The names of tables, figures, costs and pages, and the first file of each."""
+    """The names of tables, figures, costs and pages, and the first file of each; the claims' rule has their name."""
     views = [job for job in graph.jobs.values() if job.is_view]
-    return [
-        (job.name, str(job.files[0])) for job in views if job.name not in ("claims",)
-    ]
+    return [(job.name, str(job.files[0])) for job in views if job.stage != "claims"]
 
 
 def results_of_target(target):
