@@ -198,6 +198,21 @@ def test_the_images_in_tar_files_are_counted(tmp_path: Path, monkeypatch: pytest
     assert size_of(study, Path("nowhere"), None) == Data(1_281_167, 50_000, 1000)
 
 
+def test_what_ran_counts_where_the_pictures_have_moved_since(tmp_path: Path) -> None:
+    dataset = "{{source: folder, path: {}, size: 64, val_fraction: 0.2}}"
+    before, after = (of_pictures(tmp_path, dataset.format(tmp_path / name)) for name in ("old", "new"))
+    for job in jobs(before, ["pca"], tmp_path).values():
+        finish(job, 4.0 + 10.0)
+    assert size_of(after, tmp_path / after.results, None) == Data(400, 200, 1)
+    assert "measured on 3 finished jobs" in plan(after, tmp_path, ["table3"])  # preparing the images computes nothing
+
+
+def test_a_copy_of_a_result_beside_it_is_no_seed(tmp_path: Path) -> None:
+    (tmp_path / "results/smoke/pretrain/pca/seed0.bak").mkdir(parents=True)
+    assert line_of("pretrain", plan(SMOKE, tmp_path, ["pca"]))[1:3] == ["1", "1"]
+    assert Graph(SMOKE, tmp_path).producer([tmp_path / "results/smoke/pretrain/pca/seed0.bak/run.json"]) is None
+
+
 MISTAKES = {
     "absent": ("{source: folder, path: PICTURES/none, size: 64, val_fraction: 0.2}", "none: is not a folder"),
     "unsplit": ("{source: folder, path: PICTURES, size: 64}", "does not have both train/ and val/"),
