@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import write_json
-from ldae.training.loop import device_name, pick_device
 
 RESULTS = Path(__file__).parent / "results"
 

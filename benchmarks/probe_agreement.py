@@ -19,10 +19,10 @@ import torch
 
 from ldae.measures.intervals import grouped_mean
 from ldae.parts.loading import stage_of
+from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import read_json, write_json
 from ldae.stages.probe import probe
 from ldae.study.stage_specs import ProbeStage
-from ldae.training.loop import device_name, pick_device
 
 RESULTS = Path(__file__).parent / "results"
 ENCODERS = ("trained/0", "random/0")  # at the encoder's last block

@@ -33,10 +33,11 @@ from ldae.parts.loading import build_baseline
 from ldae.parts.tokenizers import pca
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.parts.tokenizers.losses import Perceptual
+from ldae.runtime.device import compile_blocks, pick_device
 from ldae.runtime.randomness import Randomness
-from ldae.stages.finetune import Tuning, vision_transformer
-from ldae.stages.pretrain import Pretraining
-from ldae.stages.pretrain_baseline import MAETask, MoCoTask
+from ldae.stages.finetune import vision_transformer
+from ldae.stages.pretrain import pretraining
+from ldae.stages.pretrain_baseline import mae_task, moco_task
 from ldae.stages.sample import draw
 from ldae.stages.train_tokenizer import Autoencoding
 from ldae.study.base import PATCH, PATCH_DIM
@@ -50,7 +51,7 @@ from ldae.study.cost import (
 )
 from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage, FinetuneStage, pretraining_of
 from ldae.study.study import Study
-from ldae.training.loop import Run, Task, compile_blocks, pick_device
+from ldae.training.loop import Run, Task
 
 ROOT = Path(__file__).parent.parent
 CLASSES = {"imagenet": 1000}
@@ -101,15 +102,15 @@ class Stages:
             module = build_baseline(stage, seed=0, image_size=self.size).to(self.device)
             task: Task
             if stage.mae is not None:
-                task, batch = MAETask(cast(MAE, module), stage.mae, self.size), stage.mae.batch
+                task, batch = mae_task(cast(MAE, module), stage.mae, self.size), stage.mae.batch
             else:
                 assert stage.moco_v3 is not None
-                task, batch = MoCoTask(cast(MoCo, module), stage.moco_v3, self.size), stage.moco_v3.batch
+                task, batch = moco_task(cast(MoCo, module), stage.moco_v3, self.size), stage.moco_v3.batch
             compile_blocks(cast(MAE | MoCo, module).layers, self.device)
             batch = min(batch, 256 if stage.mae else 64)  # the whole of it wants several GPUs
             return self.step(task, batch, 6 * baseline_macs(stage, self.size))
         trained, denoiser = self.denoiser(row)
-        task = Pretraining(denoiser, cast(Any, trained), self.study.scale.resources.micro_batch)
+        task = pretraining(denoiser, cast(Any, trained), self.study.scale.resources.micro_batch)
         compile_blocks(denoiser.network.layers, self.device)
         return self.step(task, self.study.scale.training.batch, 6 * pretrain_macs(trained, self.size))
 
@@ -179,7 +180,7 @@ class Stages:
         folded = fold(denoiser.cpu(), time=10, offset=0)
         network = vision_transformer(folded, classes=self.classes, seed=0).to(self.device)
         micro = self.study.scale.resources.micro_batch
-        task = Tuning(network, tuning, classes=self.classes, micro_batch=micro)
+        task = tuning(network, tuning, classes=self.classes, micro_batch=micro)
         macs = classifier_vit_macs(tokens=folded.grid**2, width=folded.width, blocks=folded.depth, classes=self.classes)
         return self.step(task, tuning.finetuning.batch, 6 * macs)
 

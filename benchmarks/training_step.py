@@ -16,13 +16,15 @@ from torch.nn import functional as F
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.network import TIME_FREQUENCIES, Transformer
 from ldae.parts.tokenizers import pca
+from ldae.runtime.device import compile_blocks, pick_device
 from ldae.runtime.randomness import Randomness
-from ldae.stages.pretrain import Pretraining
+from ldae.stages.pretrain import pretraining
 from ldae.study.base import PATCH, Size
 from ldae.study.cost import transformer_macs
 from ldae.study.recipes import Training
 from ldae.study.stage_specs import PretrainStage
-from ldae.training.loop import BETAS, Run, compile_blocks, pick_device
+from ldae.training.loop import Run
+from ldae.training.step import BETAS
 
 SIZES = {
     "cpu": (Size(width=64, heads=4, encoder_blocks=2, decoder_blocks=2), 64, 32),
@@ -113,7 +115,7 @@ def main() -> None:
         first, second = ours(floats, labels, draws).mean(), theirs.loss(floats, draws.time, draws.noise)
     tolerance = 1e-4 if device.type == "cpu" else 1e-2  # the weights are drawn anew each time
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
-    task = Pretraining(ours, stage)
+    task = pretraining(ours, stage)
     run = Run(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
     compile_blocks(ours.network.layers, device)
     repetitions = 60 if device.type == "cpu" else 15

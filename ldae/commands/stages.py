@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ldae.commands.parsing import Parser, Root
 from ldae.runtime.launch import in_ranks
 from ldae.runtime.machine import described, described_workers
-from ldae.runtime.process import Rank, importing, keep_memory, process_seconds, stopping
+from ldae.runtime.process import Rank, importing, imports, keep_memory, stopping
 from ldae.runtime.progress import log
 from ldae.runtime.slurm import job_seconds, nodes_of_job, submitted_job
 from ldae.study.stages import FOLDERS, INPUTS, STAGES, Stage
@@ -103,22 +103,22 @@ def _run(arguments: argparse.Namespace) -> float:
         stopping.give_up()
     gc.freeze()
     gc.enable()
-    imported = process_seconds()
+    imports.mark()
     if not Rank.from_environment().number:
         size, needs_gpu = Rank.from_environment().size, stage.on_gpu and not copies
         described_by_torch = described(stage.precision, needs_gpu=needs_gpu, processes=size, threads=own_threads)
         for line in described_by_torch if computes else [described_workers(threads)]:
             log(line)
-    options |= {"import_seconds": imported, "workers": threads}
+    options["workers"] = threads
     accepted = {key: value for key, value in options.items() if key in inspect.signature(run).parameters}
     if not computes:
         run(spec, **accepted)
-        return imported
+        return imports.seconds
     from ldae.runtime import ranks
 
     with ranks.group():
         run(spec, **accepted)
-    return imported
+    return imports.seconds
 
 
 def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected: str | None) -> None:

@@ -14,9 +14,7 @@ from ldae.data.crops import probe_crop
 from ldae.data.prepared import Latents, Split, to_float
 from ldae.measures.measure import Encoded
 from ldae.runtime import ranks
-from ldae.runtime.randomness import Randomness
-
-AUGMENT, CORRUPT = 3, 7  # streams of randomness
+from ldae.runtime.randomness import Randomness, Stream
 
 
 class Encoders(NamedTuple):
@@ -68,7 +66,7 @@ def extract(
         if not is_mine and turn:  # every rank encodes the first batch, which shows the encoders' names and widths
             continue
         inputs = windows(split, images[start : start + batch], crop, randomness, position=first + start)
-        randomness.restart(crop.seed, CORRUPT, 0 if crop.view is None else crop.view + 1, first + start)
+        randomness.restart(crop.seed, Stream.CORRUPT, 0 if crop.view is None else crop.view + 1, first + start)
         for name, encoded in encoders.encode(encoders.prepare(inputs, randomness)):
             if name not in pooled:
                 pooled[name] = torch.zeros(len(images), encoded.shape[2], device=crop.device)
@@ -91,5 +89,5 @@ def windows(
         return split.batch(images, crop.device)[0][:, 0].float()  # beside those of the mirror images
     if crop.view is None:
         return to_float(split.batch(images, crop.device)[0])
-    randomness.restart(crop.seed, AUGMENT, crop.view, position)
+    randomness.restart(crop.seed, Stream.AUGMENT, crop.view, position)
     return probe_crop(to_float(split.as_stored.batch(images, crop.device)[0]), randomness, size=split.size)

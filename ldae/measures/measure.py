@@ -9,10 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldae.runtime.randomness import stream
+from ldae.runtime.randomness import Stream, stream
 from ldae.study.recipes import Probing
-
-WEIGHTS = 5  # a stream of randomness
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Task(NamedTuple):
 
     def generator(self) -> torch.Generator:
         """The randomness of initial weights: each call starts the same stream."""
-        return torch.Generator(self.rates.device).manual_seed(stream(self.seed, WEIGHTS))
+        return torch.Generator(self.rates.device).manual_seed(stream(self.seed, Stream.HEADS))
 
 
 class Result(NamedTuple):

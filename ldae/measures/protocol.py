@@ -15,11 +15,10 @@ from ldae.measures.extraction import Crop, Encoders, extract
 from ldae.measures.measure import Encoded, Measure, Result, Task, implementation
 from ldae.measures.rates import head_rate
 from ldae.runtime.progress import progress
-from ldae.runtime.randomness import stream
+from ldae.runtime.randomness import Stream, stream
 from ldae.study.measures import DEFAULT_MEASURES, MEASURES
 from ldae.study.recipes import Probing
 
-SHUFFLE = 4  # a stream of randomness
 PART = 2**16  # images whose features are in memory at once when all are scored
 TOKEN_PART = 2**10  # the same with their tokens
 
@@ -135,7 +134,7 @@ class Evaluation:
         """
         num, device = len(self.data.train), self.data.device
         for epoch in range(self.probing.epochs):
-            generator = torch.Generator(device).manual_seed(stream(self.seed, SHUFFLE, epoch))
+            generator = torch.Generator(device).manual_seed(stream(self.seed, Stream.SHUFFLE, epoch))
             order = torch.randperm(num, generator=generator, device=device)
             for start in range(0, num - self.batch + 1, self.batch):
                 images = order[start : start + self.batch]

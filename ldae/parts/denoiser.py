@@ -15,6 +15,7 @@ from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
 from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
 from ldae.parts.tokenizers.pca import PCATokenizer
+from ldae.runtime.device import mixed_precision
 from ldae.runtime.randomness import Randomness
 from ldae.study.base import PATCH, PATCH_DIM
 from ldae.study.stage_specs import DenoiserStage
@@ -149,8 +150,3 @@ class Denoiser(nn.Module):
         blocks = [self.network.encoder_blocks + offset for offset in offsets]
         with mixed_precision(latents.device):
             return [activations.float() for activations in self.network.features(self.view(latents), times, blocks)]
-
-
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """bf16 for the network on CUDA; fp32 on the CPU, where bf16 gains little and would cost reproducibility."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

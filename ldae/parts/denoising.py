@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from ldae.parts.denoiser import Denoiser
-from ldae.runtime.randomness import Randomness
-
-DENOISING = 9  # a stream of randomness
+from ldae.runtime.randomness import Randomness, Stream
 
 
 class Denoised(NamedTuple):
@@ -45,7 +43,7 @@ def denoise_images(denoiser: Denoiser, images: Tensor, *, sigma: float, seed: in
     """
     time, _ = nearest_level(denoiser, sigma)
     clean = denoiser.encode(images)
-    noisy = denoiser.corrupt(clean, time, Randomness(images.device, seed, DENOISING))
+    noisy = denoiser.corrupt(clean, time, Randomness(images.device, seed, Stream.DENOISING))
     times = torch.full((len(images),), time, device=images.device)
     level = denoiser.noise.level(times)
     denoised = denoiser.predict_clean(noisy, times)

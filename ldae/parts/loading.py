@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.parts.denoiser import Denoiser
 from ldae.runtime.files import read_json, verified
-from ldae.runtime.randomness import stream
+from ldae.runtime.randomness import Stream, stream
 from ldae.study.checking import listed, nearest
 from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.spec import Features
 from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
 
-INITIAL = 0  # the stream of randomness that initial weights are drawn from
 HAS_NO_RUN = (
     "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0, which `ldae run ldae` "
     "makes"
@@ -37,7 +36,7 @@ def build(stage: DenoiserStage, *, seed: int, tokenizer: Path, manifest: dict[st
     fitted = load_file(verified(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
     classes = stage.weights.classes if isinstance(stage, AdoptStage) else len(manifest["classes"])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, INITIAL))
+        torch.manual_seed(stream(seed, Stream.INITIAL))
         return Denoiser(stage, fitted, image_size=manifest["size"], classes=classes)
 
 
@@ -90,7 +89,7 @@ def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Mo
         "blocks": stage.size.encoder_blocks,
     }
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, INITIAL))
+        torch.manual_seed(stream(seed, Stream.INITIAL))
         if stage.weights is not None:
             return nn.ModuleDict({"encoder": Encoder(**size, class_token=True)})
         if stage.mae is not None:

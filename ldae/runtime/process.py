@@ -186,6 +186,19 @@ def process_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_seconds()
 
 
+class Imports:
+    """How long this process took to start and to import what it needs; 0 until that is marked."""
+
+    seconds = 0.0
+
+    def mark(self) -> None:
+        """Says that the imports are done and the work begins."""
+        self.seconds = process_seconds()
+
+
+imports = Imports()
+
+
 @contextmanager
 def importing() -> Iterator[None]:
     """Lets Ctrl-C end this process at once inside the block, which imports.

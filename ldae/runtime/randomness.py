@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Stream(IntEnum):
+    """What random numbers are for; two purposes of one seed never share numbers."""
+
+    INITIAL = 0  # weights of a network
+    ORDER = 1  # of the images in training
+    DRAWS = 2  # of a training step: augmentation, noise, time steps
+    AUGMENT = 3  # views of a probe's images
+    SHUFFLE = 4  # the order of a probe's features
+    HEADS = 5  # weights of a probe's heads
+    HELD_OUT = 6  # the training groups that choose a probe's learning rate
+    CORRUPT = 7  # noise on a probe's images
+    SAMPLES = 8
+    DENOISING = 9
+    FINETUNING = 10  # order and draws of fine-tuning, which differ from pretraining's
+    CLASSIFIER = 11  # weights of the classifier that fine-tuning adds
 
 
 def stream(*key: int) -> int:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ldae.parts.published import denoiser_weights, encoder_weights
 from ldae.parts.tokenizers.conv import LATENT_PATCH
-from ldae.runtime.files import checksums, read_json, write_json
+from ldae.runtime.files import read_json
 from ldae.runtime.weights import read_weights, save_weights
 from ldae.study.base import PATCH
-from ldae.study.record import Lineage, inputs_of, lineage, provenance
+from ldae.study.record import Lineage, inputs_of, lineage, write_record
 from ldae.study.spec import PublishedWeights
 from ldae.study.stage_specs import AdoptStage, BaselineStage
 
@@ -35,7 +35,6 @@ def adopt(
     dataset: Path,
     tokenizer: Path,
     out: Path,
-    import_seconds: float = 0.0,
 ) -> None:
     """Writes a published DiT as a row's `model.safetensors`, `ema.safetensors` (the same) and `run.json`.
 
@@ -46,12 +45,11 @@ def adopt(
         revision: of the code that takes them.
         dataset, tokenizer: folders of earlier stages.
         out: where to write.
-        import_seconds: from the start of the process until now.
 
     Raises:
         ValueError, OSError: in one line, for a file that is absent, or another one, or of other weights.
     """
-    manifest, made = read_json(dataset / "manifest.json"), read_json(tokenizer / "tokenizer.json")["lineage"]
+    manifest = read_json(dataset / "manifest.json")
     path, found = stored(stage.weights)
     try:
         weights = denoiser_weights(
@@ -59,9 +57,10 @@ def adopt(
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    record = {"row": row, "method": "denoiser", "seed": seed, "lineage": lineage("pretrain", stage, revision, made)}
-    record["inputs"] = inputs_of(dataset=dataset, tokenizer=tokenizer)
-    _write(out, weights, ("model", "ema"), record, import_seconds)
+    about = {"row": row, "method": "denoiser", "seed": seed}
+    made_from = lineage("pretrain", stage, revision, read_json(tokenizer / "tokenizer.json")["lineage"])
+    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer)
+    _write(out, weights, ("model", "ema"), about, made_from=made_from, inputs=inputs)
 
 
 def adopt_baseline(
@@ -72,7 +71,6 @@ def adopt_baseline(
     revision: int,
     dataset: Path,
     out: Path,
-    import_seconds: float = 0.0,
 ) -> None:
     """Writes an encoder that MAE has trained as a row's `model.safetensors` and `run.json`.
 
@@ -86,18 +84,24 @@ def adopt_baseline(
         weights = encoder_weights(found, stage.weights, grid=manifest["size"] // PATCH)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    made: Lineage = lineage("pretrain", stage, revision, manifest["lineage"])
-    record = {"row": row, "method": "mae", "seed": seed, "lineage": made, "inputs": inputs_of(dataset=dataset)}
-    _write(out, weights, ("model",), record, import_seconds)
+    about = {"row": row, "method": "mae", "seed": seed}
+    made_from = lineage("pretrain", stage, revision, manifest["lineage"])
+    _write(out, weights, ("model",), about, made_from=made_from, inputs=inputs_of(dataset=dataset))
 
 
 def _write(
-    out: Path, weights: dict[str, Tensor], names: tuple[str, ...], record: dict[str, Any], import_seconds: float
+    out: Path,
+    weights: dict[str, Tensor],
+    names: tuple[str, ...],
+    about: dict[str, Any],
+    *,
+    made_from: Lineage,
+    inputs: dict[str, str],
 ) -> None:
     """The weights under each of the names, and the record; what their training cost the file does not say."""
     files = [out / f"{name}.safetensors" for name in names]
     for file in files:
         save_weights(file, weights)
     parameters = sum(tensor.numel() for name, tensor in weights.items() if name != "positions")
-    record |= {"sha256": checksums(*files), "parameters": parameters, "training_flops": None}
-    write_json(out / "run.json", record | {"provenance": provenance("CPU", import_seconds)})
+    about |= {"parameters": parameters, "training_flops": None}
+    write_record(out / "run.json", about, lineage=made_from, inputs=inputs, files=files, device="CPU")

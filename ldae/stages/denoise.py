@@ -14,12 +14,12 @@ from ldae.data.sources.pixels import read_picture
 from ldae.parts.denoising import Denoised, denoise_images, nearest_level
 from ldae.parts.loading import Finished, open_denoiser, open_finished
 from ldae.runtime.arrays import save_arrays
+from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import atomic_write, checksums, read_json
 from ldae.runtime.progress import log
 from ldae.study.record import inputs_of, lineage, provenance
 from ldae.study.results import PicturesRecord
 from ldae.study.stage_specs import DenoiseStage
-from ldae.training.loop import device_name, pick_device
 
 PANEL = 256  # the side of an enlarged panel, about, in pixels
 GAP, LINE, FONT = 8, 28, 15  # pixels between panels, of a line of words, and of its letters
@@ -34,7 +34,6 @@ def denoise(
     tokenizer: Path,
     model: Path,
     out: Path,
-    import_seconds: float = 0.0,
 ) -> None:
     """Writes `pictures.npz` (clean, noisy, denoised validation images, uint8) and `pictures.json` into `out`.
 
@@ -44,7 +43,6 @@ def denoise(
         revision: of the code that denoises.
         dataset, tokenizer, model: folders of earlier stages.
         out: where to write.
-        import_seconds: from the start of the process until now.
     """
     device, manifest = pick_device(), read_json(dataset / "manifest.json")
     inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
@@ -60,7 +58,7 @@ def denoise(
         lineage=lineage("denoise", stage, revision, read_json(model / "run.json")["lineage"]),
         inputs=inputs,
         sha256=checksums(out / "pictures.npz"),
-        provenance=provenance(device_name(device), import_seconds),
+        provenance=provenance(device_name(device)),
     ).write(out / "pictures.json")
 
 

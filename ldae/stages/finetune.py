@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,30 +16,20 @@ from ldae.data.prepared import Split, to_float
 from ldae.data.rand_augment import rand_augment
 from ldae.measures.classification import correct
 from ldae.measures.intervals import grouped_mean
-from ldae.parts.denoiser import mixed_precision
 from ldae.parts.folding import Folded, fold
 from ldae.parts.loading import open_baseline, open_denoiser
-from ldae.runtime import ranks
 from ldae.runtime.arrays import save_arrays
-from ldae.runtime.files import checksums, read_json, write_json, write_text
-from ldae.runtime.randomness import Randomness, stream
+from ldae.runtime.device import device_name, mixed_precision, pick_device
+from ldae.runtime.files import read_json, write_text
+from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
-from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.recipes import Finetuning
+from ldae.study.record import inputs_of, lineage, write_record
 from ldae.study.stage_specs import FinetuneStage
-from ldae.training.loop import (
-    Averaged,
-    Run,
-    device_name,
-    gradient_norm,
-    history_text,
-    learning_rate,
-    pick_device,
-    trained,
-)
-from ldae.training.optimizer import AdamW
+from ldae.training.loop import history_text, trained
+from ldae.training.step import Descent
 
-TUNING, HEAD = 10, 11  # streams of randomness
 BETAS = (0.9, 0.999)  # MAE fine-tunes with AdamW's defaults
 HEAD_DEVIATION = 2e-5  # of the classifier's initial weights (MAE)
 
@@ -62,25 +51,33 @@ class DropPath(nn.Module):
 
 
 class Tuned(nn.Module):
-    """A plain Vision Transformer with a classifier on the norm of its tokens' mean."""
+    """The losses of a plain Vision Transformer with a classifier on the norm of its tokens' mean."""
 
-    def __init__(self, network: nn.Module, drop_path: float) -> None:
-        """Gives a network of timm's a drop path on every branch, whose rate rises from 0 to `drop_path`."""
+    def __init__(self, network: nn.Module, recipe: Finetuning) -> None:
+        """Gives a network of timm's a drop path on every branch, whose rate rises from 0 to the recipe's."""
         super().__init__()
-        self.network = network
+        self.network, self.smoothing = network, recipe.smoothing
         blocks = list(cast(nn.Sequential, network.get_submodule("blocks")))
         self.paths: list[DropPath] = []
         for number, block in enumerate(blocks):
             for name in ("drop_path1", "drop_path2"):
-                path = DropPath(drop_path * number / max(1, len(blocks) - 1))
+                path = DropPath(recipe.drop_path * number / max(1, len(blocks) - 1))
                 setattr(block, name, path)
                 self.paths.append(path)
 
-    def forward(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Images (N, 3, S, S) in [-1, 1] to logits (N, classes), with the drop paths' numbers (N, 2 * depth)."""
+    def forward(self, images: Tensor, targets: Tensor, uniform: Tensor) -> Tensor:
+        """The cross-entropy (N,) of images (N, 3, S, S) in [-1, 1].
+
+        Args:
+            images: as they are.
+            targets: shares of the classes (N, classes).
+            uniform: numbers in [0, 1) of the drop paths (N, 2 * depth).
+        """
         for path, numbers in zip(self.paths, uniform.unbind(1), strict=True):
             path.uniform = numbers
-        return self.network(images)
+        with mixed_precision(images.device):
+            logits = self.network(images)
+        return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=self.smoothing)
 
 
 def vision_transformer(folded: Folded, *, classes: int, seed: int) -> nn.Module:
@@ -139,61 +136,37 @@ def layer_groups(network: nn.Module, *, layer_decay: float, weight_decay: float)
     ]
 
 
-class Tuning:
-    """A classifier that is trained end to end, its average and its optimizer."""
+def tuning(network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batch: int | None = None) -> Descent:
+    """The fine-tuning of a network of `vision_transformer`.
 
-    def __init__(
-        self, network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batch: int | None = None
-    ) -> None:
-        """Prepares a network of `vision_transformer`.
+    Args:
+        network: the classifier.
+        stage: what fine-tuning reads of the row and the scale.
+        classes: of the data set.
+        micro_batch: the most images of a forward pass; None for the whole batch.
+    """
+    recipe = stage.finetuning
+    tuned = Tuned(network, recipe)
+    size = PATCH * round(network.get_parameter("pos_embed").shape[1] ** 0.5)  # of its images, in pixels
 
-        Args:
-            network: the classifier.
-            stage: what fine-tuning reads of the row and the scale.
-            classes: of the data set.
-            micro_batch: the most images of a forward pass; None for the whole batch.
-        """
-        self.recipe, self.classes = stage.finetuning, classes
-        self.micro_batch = micro_batch or self.recipe.batch
-        self.size = PATCH * round(network.get_parameter("pos_embed").shape[1] ** 0.5)  # of its images, in pixels
-        self.tuned = Tuned(network, self.recipe.drop_path)
-        self.parallel = ranks.parallel(self.tuned)
-        self.network = network
-        self.average = Averaged(network, self.recipe.ema)
-        self.module = nn.ModuleDict({"network": network, "average": self.average.network})
-        groups = layer_groups(network, layer_decay=stage.layer_decay, weight_decay=self.recipe.weight_decay)
-        self.optimizer = AdamW(groups, betas=BETAS)
-        self.optimizers = [self.optimizer]
+    def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor, Tensor]:
+        images = random_resized_crop(to_float(inputs), randomness, size=size)
+        if recipe.magnitude:
+            images = rand_augment(images, randomness, recipe.magnitude)
+        images, targets = mixed(images, labels, randomness, classes=classes, recipe=recipe)
+        return images, targets, randomness.uniform(len(images), len(tuned.paths))
 
-    def update(
-        self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
-    ) -> dict[str, Tensor | float]:
-        """One step on this rank's part of a batch of uint8 images (N, 3, S', S') with labels (N,)."""
-        part = len(inputs)
-        images = random_resized_crop(to_float(inputs), randomness, size=self.size)
-        if self.recipe.magnitude:
-            images = rand_augment(images, randomness, self.recipe.magnitude)
-        images, targets = mixed(images, labels, randomness, classes=self.classes, recipe=self.recipe)
-        uniform = randomness.uniform(part, len(self.tuned.paths))
-        rate = learning_rate(step, total=total, peak=self.recipe.peak_rate, warmup=self.recipe.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        loss = torch.zeros((), device=images.device)
-        for start in range(0, part, self.micro_batch):
-            micro = slice(start, start + self.micro_batch)
-            with ranks.apart(self.parallel, micro.stop < part):
-                with mixed_precision(images.device):
-                    logits = self.parallel(images[micro], uniform[micro])
-                smoothing = self.recipe.smoothing
-                losses = F.cross_entropy(logits.float(), targets[micro], reduction="none", label_smoothing=smoothing)
-                share = losses.sum() / part
-                share.backward()
-            loss += share.detach()
-        norm = gradient_norm(self.network)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.average.update(step)
-        return {"loss": loss, "gradient_norm": norm, "rate": rate}
+    return Descent(
+        tuned,
+        network,
+        prepare,
+        groups=layer_groups(network, layer_decay=stage.layer_decay, weight_decay=recipe.weight_decay),
+        peak=recipe.peak_rate,
+        warmup=recipe.warmup,
+        betas=BETAS,
+        ema=recipe.ema,
+        micro_batch=micro_batch,
+    )
 
 
 def open_folded(stage: FinetuneStage, model: Path, tokenizer: Path | None, manifest: dict[str, Any]) -> Folded:
@@ -226,7 +199,6 @@ def finetune(
     tokenizer: Path | None = None,
     micro_batch: int | None = None,
     checkpoint_seconds: float = 300.0,
-    import_seconds: float = 0.0,
 ) -> None:
     """Fine-tunes a trained row, or goes on where its last attempt stopped; its averaged weights are evaluated.
 
@@ -240,63 +212,63 @@ def finetune(
         tokenizer: the folder of the tokenizer's fit; None for a method that has none.
         micro_batch: images a forward pass, at most; None for the whole batch. It changes no number but by rounding.
         checkpoint_seconds: between two checkpoints, at least.
-        import_seconds: from the start of the process until now.
 
     Raises:
         ValueError: when the loss is no longer a number, and for a row that no plain Vision Transformer can stand for.
     """
     device, manifest, run = pick_device(), read_json(dataset / "manifest.json"), read_json(model / "run.json")
-    made = lineage("finetune", stage, revision, run["lineage"])
+    made_from = lineage("finetune", stage, revision, run["lineage"])
     seed, classes, recipe = run["seed"], len(manifest["classes"]), stage.finetuning
     inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
-    identity = json.dumps([made, seed, inputs], sort_keys=True)
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     folded = open_folded(stage, model, tokenizer, manifest)
     steps = recipe.total_steps(len(train))
 
     def fresh() -> nn.Module:
-        return vision_transformer(folded, classes=classes, seed=stream(seed, HEAD)).to(device)
+        return vision_transformer(folded, classes=classes, seed=stream(seed, Stream.CLASSIFIER)).to(device)
 
-    def start() -> Run:
-        return Run(
-            Tuning(fresh(), stage, classes=classes, micro_batch=micro_batch),
-            title=row,
-            seed=stream(seed, TUNING),  # not the order and the crops of pretraining once more
-            total=steps,
-            batch=recipe.batch,
-            log_every=recipe.log_every,
-            identity=identity,
-        )
+    def start() -> Descent:
+        return tuning(fresh(), stage, classes=classes, micro_batch=micro_batch)
 
     with trained(
-        start, train.as_stored, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds
+        start,
+        train.as_stored,
+        title=row,
+        seed=stream(seed, Stream.FINETUNING),  # not the order and the crops of pretraining once more
+        total=steps,
+        batch=recipe.batch,
+        log_every=recipe.log_every,
+        made_from=[made_from, seed, inputs],
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
     ) as finished:
         if finished is None:
             return
-        prefix, network = "average.", fresh()
-        weights = finished["weights"]
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        network = fresh()
+        network.load_state_dict(finished.weights["average"])
         network.eval()
         with mixed_precision(device):
             right = correct(network, val, device)
         interval = grouped_mean(right.astype(np.float64), val.groups)
         macs = classifier_vit_macs(tokens=folded.grid**2, width=folded.width, blocks=folded.depth, classes=classes)
-        write_text(out / "history.csv", history_text(finished["history"]))
+        write_text(out / "history.csv", history_text(finished.history))
         save_arrays(out / "correct.npz", finetuned=right)
-        write_json(
+        about = {
+            "row": row,
+            "run": run["row"],
+            "seed": seed,
+            "top1": interval.value,
+            "top1_low": interval.low,
+            "top1_high": interval.high,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "training_flops": 6 * steps * recipe.batch * macs,
+        }
+        write_record(
             out / "finetune.json",
-            {
-                "row": row,
-                "run": run["row"],
-                "seed": seed,
-                "lineage": made,
-                "inputs": inputs,
-                "sha256": checksums(out / "correct.npz", out / "history.csv"),
-                "top1": interval.value,
-                "top1_low": interval.low,
-                "top1_high": interval.high,
-                "parameters": sum(parameter.numel() for parameter in network.parameters()),
-                "training_flops": 6 * steps * recipe.batch * macs,
-                "provenance": provenance(device_name(device), import_seconds, training_seconds=finished["seconds"]),
-            },
+            about,
+            lineage=made_from,
+            inputs=inputs,
+            files=[out / "correct.npz", out / "history.csv"],
+            device=device_name(device),
+            training_seconds=finished.seconds,
         )

@@ -45,9 +45,7 @@ def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) ->
             bar.advance(len(images))
 
 
-def fit_tokenizer(
-    stage: TokenizerStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0
-) -> None:
+def fit_tokenizer(stage: TokenizerStage, *, revision: int, dataset: Path, out: Path) -> None:
     """Writes `tokenizer.safetensors`, and `tokenizer.json` with its reconstruction error and unused dimensions.
 
     Args:
@@ -55,7 +53,6 @@ def fit_tokenizer(
         revision: of the code that fits.
         dataset: the folder of the prepared images.
         out: the output folder.
-        import_seconds: from the start of the process until now.
     """
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     manifest = read_json(dataset / "manifest.json")
@@ -78,5 +75,5 @@ def fit_tokenizer(
         lineage=lineage("tokenizer", stage, revision, manifest["lineage"]),
         inputs=inputs_of(dataset=dataset),
         sha256=checksums(out / "tokenizer.safetensors"),
-        provenance=provenance("CPU", import_seconds),
+        provenance=provenance("CPU"),
     ).write(out / "tokenizer.json")

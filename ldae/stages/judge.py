@@ -14,13 +14,13 @@ from ldae.measures.extractors import Extractor, open_extractor
 from ldae.measures.frechet import extrapolate
 from ldae.parts.moments import Moments
 from ldae.runtime.arrays import open_array, read_arrays, release_pages, save_arrays
+from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import check_sha256, checksums, read_json, verified
 from ldae.runtime.progress import progress
 from ldae.study.base import ExternalFile
 from ldae.study.record import Lineage, inputs_of, lineage, provenance
 from ldae.study.results import DistanceRecord, ReferenceRecord
 from ldae.study.stage_specs import JudgeStage
-from ldae.training.loop import device_name, pick_device
 
 BATCH = 250  # images
 FOLDS = 10  # of the samples, to extrapolate from
@@ -47,7 +47,6 @@ def reference(
     dataset: Path,
     out: Path,
     judge: Path | None = None,
-    import_seconds: float = 0.0,
 ) -> None:
     """Writes the mean and covariance of the true images' features, `reference.npz`, and `reference.json` into `out`.
 
@@ -57,7 +56,6 @@ def reference(
         dataset: the folder of the prepared images; all training images are used.
         out: the output folder.
         judge: the folder of the study's own classifier, for `builtin` features.
-        import_seconds: from the start of the process until now.
     """
     device, inputs = pick_device(), inputs_of(dataset=dataset, judge=judge)
     uses_judge = stage.judging.features == "builtin"
@@ -74,7 +72,7 @@ def reference(
         lineage=lineage("judge", stage, revision, *earlier),
         inputs=inputs,
         sha256=checksums(out / "reference.npz"),
-        provenance=provenance(device_name(device), import_seconds),
+        provenance=provenance(device_name(device)),
     ).write(out / "reference.json")
 
 
@@ -107,7 +105,6 @@ def judge(
     reference: Path,
     out: Path,
     judge: Path | None = None,
-    import_seconds: float = 0.0,
 ) -> None:
     """Writes `distance.json` into `out`: the distance of N samples, and its extrapolation to infinitely many.
 
@@ -117,7 +114,6 @@ def judge(
         samples, reference: folders of earlier stages.
         out: the output folder.
         judge: the folder of the study's own classifier, for `builtin` features.
-        import_seconds: from the start of the process until now.
 
     Raises:
         ValueError: for a reference with features of another dimension than those of the samples.
@@ -149,7 +145,7 @@ def judge(
         judge_accuracy=read_json(classifier)["accuracy"] if classifier is not None else None,
         lineage=lineage("judge", stage, revision, *_lineages(samples / "samples.json", classifier)),
         inputs=inputs,
-        provenance=provenance(device_name(device), import_seconds),
+        provenance=provenance(device_name(device)),
     ).write(out / "distance.json")
 
 

@@ -16,27 +16,24 @@ from ldae.measures.extraction import Encoders
 from ldae.measures.intervals import Estimate, grouped_mean
 from ldae.measures.measure import Result
 from ldae.measures.protocol import Data, evaluate, hold_out
-from ldae.parts.denoiser import mixed_precision
 from ldae.parts.loading import build, open_baseline, open_run
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime import ranks
 from ldae.runtime.arrays import save_arrays
+from ldae.runtime.device import compile_blocks, device_name, mixed_precision, pick_device
 from ldae.runtime.files import checksums, read_json
-from ldae.runtime.randomness import Randomness, stream
+from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.recipes import Probing
 from ldae.study.record import inputs_of, lineage, provenance
 from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.stage_specs import ProbeStage
-from ldae.training.loop import compile_blocks, device_name, pick_device
-
-HOLD_OUT = 6  # a stream of randomness
 
 
 def open_data(dataset: Path, probing: Probing, classes: int) -> Data:
     """The splits and the held-out groups; these are the same for every row and seed."""
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
-    held_out = hold_out(train.groups, probing.held_out, stream(HOLD_OUT))
+    held_out = hold_out(train.groups, probing.held_out, stream(Stream.HELD_OUT))
     return Data(train, val, classes, held_out, pick_device())
 
 
@@ -49,7 +46,6 @@ def probe(
     model: Path,
     out: Path,
     tokenizer: Path | None = None,
-    import_seconds: float = 0.0,
 ) -> None:
     """Probes a trained row and the same network with random weights, at all blocks in one pass.
 
@@ -61,7 +57,6 @@ def probe(
         tokenizer: the folder of the tokenizer's fit; None for a method without a tokenizer.
         out: gets `probe.json` and `correct.npz`: whether each validation image was classified correctly, by the name of
             the encoder and the measure, e.g. "trained/0/linear".
-        import_seconds: from the start of the process until now.
 
     Raises:
         ValueError: for a denoiser without its tokenizer.
@@ -80,7 +75,7 @@ def probe(
     results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=run["seed"], title=row)
     about = {"row": row, "run": run["row"], "seed": run["seed"], "training_flops": run["training_flops"]}
     about |= {"lineage": lineage("probe", stage, revision, run["lineage"]), "inputs": inputs}
-    _write(out, about, results, data.val.groups, data.device, import_seconds)
+    _write(out, about, results, data.val.groups, data.device)
 
 
 def denoiser_encoders(
@@ -134,7 +129,7 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], 
     return Encoders(lambda images, _: images, encode)
 
 
-def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, import_seconds: float = 0.0) -> None:
+def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path) -> None:
     """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
     manifest, inputs = read_json(dataset / "manifest.json"), inputs_of(dataset=dataset)
     data = open_data(dataset, stage.probing, len(manifest["classes"]))
@@ -142,7 +137,7 @@ def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path, 
     results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=0, title="raw pixels")
     about = {"row": "raw pixels", "seed": 0, "inputs": inputs}
     about["lineage"] = lineage("probe", stage, revision, manifest["lineage"])
-    _write(out, about, results, data.val.groups, data.device, import_seconds)
+    _write(out, about, results, data.val.groups, data.device)
 
 
 def _write(
@@ -151,7 +146,6 @@ def _write(
     results: dict[str, dict[str, Result]],
     groups: NDArray[np.int64],
     device: torch.device,
-    import_seconds: float,
 ) -> None:
     """Writes `correct.npz` and then `probe.json`, on rank 0 alone; `groups` are those of the validation images."""
     if ranks.number():
@@ -171,7 +165,7 @@ def _write(
         **about,
         encoders=encoders,
         sha256=checksums(out / "correct.npz"),
-        provenance=provenance(device_name(device), import_seconds),
+        provenance=provenance(device_name(device)),
     ).write(out / "probe.json")
 
 

@@ -16,15 +16,13 @@ from ldae.parts.loading import open_denoiser, open_run
 from ldae.parts.noise import Level
 from ldae.runtime import ranks
 from ldae.runtime.arrays import new_array, release_pages
+from ldae.runtime.device import compile_blocks, device_name, pick_device
 from ldae.runtime.files import atomic_write, checksums, read_json, write_json
 from ldae.runtime.progress import progress
-from ldae.runtime.randomness import stream
+from ldae.runtime.randomness import Stream, stream
 from ldae.study.record import inputs_of, lineage, provenance
 from ldae.study.scale import Sampling
 from ldae.study.stage_specs import SampleStage
-from ldae.training.loop import compile_blocks, device_name, pick_device
-
-SAMPLING = 8  # a stream of randomness
 
 
 @torch.inference_mode()
@@ -39,7 +37,7 @@ def draw(denoiser: Denoiser, sampling: Sampling, process: Process, labels: Tenso
         seed: of the run.
         start: number of the first sample.
     """
-    generator = torch.Generator(labels.device).manual_seed(stream(seed, SAMPLING, start))
+    generator = torch.Generator(labels.device).manual_seed(stream(seed, Stream.SAMPLES, start))
     shape = (len(labels), denoiser.grid**2, denoiser.dim)
     noise = torch.randn(shape, generator=generator, device=labels.device)
 
@@ -59,7 +57,6 @@ def sample(
     tokenizer: Path,
     model: Path,
     out: Path,
-    import_seconds: float = 0.0,
 ) -> None:
     """Writes `samples.npy` (N, 3, S, S), uint8, and `samples.json` into `out`.
 
@@ -71,7 +68,6 @@ def sample(
         revision: of the code that samples.
         dataset, tokenizer, model: folders of earlier stages.
         out: where to write.
-        import_seconds: from the start of the process until now.
 
     Raises:
         ValueError: for a row whose schedule defines no diffusion process.
@@ -89,7 +85,7 @@ def sample(
             "weights are sampled from with the classes that they were trained with"
         )
     known = Split.open(dataset, "train").labels
-    chosen = np.random.default_rng([run.seed, SAMPLING]).integers(len(known), size=sampling.num)
+    chosen = np.random.default_rng([run.seed, Stream.SAMPLES]).integers(len(known), size=sampling.num)
     labels = known[torch.from_numpy(chosen)].to(device)
 
     def batches() -> Iterator[np.ndarray]:
@@ -126,6 +122,6 @@ def sample(
             "lineage": lineage("sample", stage, revision, run.run["lineage"]),
             "inputs": inputs,
             "sha256": checksums(out / "samples.npy"),
-            "provenance": provenance(device_name(device), import_seconds),
+            "provenance": provenance(device_name(device)),
         },
     )

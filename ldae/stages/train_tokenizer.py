@@ -6,7 +6,6 @@ little KL divergence, and from some step on a discriminator whose gradient is ma
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ldae.data.prepared import Split, flip, to_float
 from ldae.measures.reconstruction import collapsed, psnr
 from ldae.parts.classifiers import SmallVGG
-from ldae.parts.loading import INITIAL, open_classifier
+from ldae.parts.loading import open_classifier
 from ldae.parts.published_vae import from_stable_diffusion
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer, Residual
 from ldae.parts.tokenizers.losses import (
@@ -33,24 +32,17 @@ from ldae.parts.tokenizers.losses import (
 from ldae.parts.tokenizers.pixel import fit as fit_moments
 from ldae.runtime import ranks
 from ldae.runtime.arrays import new_array, release_pages, save_row_checksums
-from ldae.runtime.files import atomic_write, checksums, read_json, write_json, write_text
+from ldae.runtime.device import device_name, pick_device, recompute_activations
+from ldae.runtime.files import atomic_write, read_json, write_text
 from ldae.runtime.progress import progress
-from ldae.runtime.randomness import Randomness, stream
+from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.weights import read_weights, save_weights
 from ldae.study.base import PATCH, ExternalFile
-from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.record import inputs_of, lineage, write_record
 from ldae.study.stage_specs import ConvolutionalStage
-from ldae.training.loop import (
-    Run,
-    device_name,
-    history_text,
-    learning_rate,
-    pick_device,
-    recompute_activations,
-    set_rate,
-    trained,
-)
+from ldae.training.loop import history_text, trained
 from ldae.training.optimizer import AdamW
+from ldae.training.step import learning_rate
 
 BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
 WARMUP = 0.05
@@ -77,48 +69,50 @@ class Autoencoding:
         """One step of both networks on uint8 images (N, 3, S, S); labels are not looked at."""
         images = to_float(flip(inputs, randomness))
         rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
-        for optimizer in self.optimizers:
-            set_rate(optimizer, rate)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         mean, logvar = self.autoencoder.posterior(images)
         noise = randomness.normal(*mean.shape)
         decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise)
         squared = (decoded - images).square()
-        measured: dict[str, Tensor | float] = {"reconstruction": squared.mean().detach()}
-        error = squared.flatten(1).sum(1)  # (N,)
+        metrics: dict[str, Tensor | float] = {"reconstruction": squared.mean().detach()}
+        nll = squared.flatten(1).sum(1)  # (N,), as latent diffusion calls it
         if self.perceptual is not None:
             distance = self.perceptual(decoded, images)
-            measured["perceptual"] = distance.mean().detach()
-            error = error + self.recipe.perceptual_weight * distance * images[0].numel()  # once for every element
-        error = error.mean()
+            metrics["perceptual"] = distance.mean().detach()
+            nll = nll + self.recipe.perceptual_weight * distance * images[0].numel()  # once for every element
+        nll = nll.mean()
         kl = kl_divergence(mean, logvar).mean()
-        loss = error + self.recipe.kl * kl
-        measured["kl"] = kl.detach()
-        slope = loss  # what has the loss's gradient
-        fooling = self.discriminator is not None and step >= self.recipe.adversarial_start * total
-        if fooling and self.discriminator is not None:
+        loss = nll + self.recipe.kl * kl
+        metrics["kl"] = kl.detach()
+        surrogate = loss  # has the gradient of the loss
+        plays = self.discriminator is not None and step >= self.recipe.adversarial_start * total
+        if plays and self.discriminator is not None:
             self.discriminator.requires_grad_(False)  # its own step follows
-            fooled = generator_loss(self.discriminator(decoded))
+            generator = generator_loss(self.discriminator(decoded))
             self.discriminator.requires_grad_(True)
-            # the networks behind both losses are gone through once, though each gradient is needed twice
-            pulls = [torch.autograd.grad(term, decoded)[0] for term in (error, fooled)]
-            error, fooling_error = ((pull * decoded).sum() for pull in pulls)
-            weight = self.recipe.adversarial_weight * adaptive_weight(error, fooling_error, self.autoencoder.last_layer)
-            loss = loss + weight * fooled
-            slope = error + weight * fooling_error + self.recipe.kl * kl
-        self.optimizers[0].zero_grad()
-        slope.backward()
-        ranks.average_gradients(self.autoencoder.parameters())
-        self.optimizers[0].step()
+            # Both losses need their gradient twice, for the adaptive weight and for the step. Their gradients with
+            # respect to the decoded images are computed once; the inner products below have the same gradients.
+            gradients = [torch.autograd.grad(term, decoded)[0] for term in (nll, generator)]
+            nll, generator_part = ((gradient * decoded).sum() for gradient in gradients)
+            weight = self.recipe.adversarial_weight * adaptive_weight(nll, generator_part, self.autoencoder.last_layer)
+            loss = loss + weight * generator
+            surrogate = nll + weight * generator_part + self.recipe.kl * kl
+        self._descend(0, surrogate, self.autoencoder)
         if self.discriminator is not None:
-            measured["discriminator"] = torch.zeros((), device=images.device)
-        if fooling and self.discriminator is not None:
-            told_apart = hinge_loss(self.discriminator(images), self.discriminator(decoded.detach()))
-            self.optimizers[1].zero_grad()
-            told_apart.backward()
-            ranks.average_gradients(self.discriminator.parameters())
-            self.optimizers[1].step()
-            measured["discriminator"] = told_apart.detach()
-        return {"loss": loss.detach() / images[0].numel()} | measured | {"rate": rate}
+            metrics["discriminator"] = torch.zeros((), device=images.device)
+        if plays and self.discriminator is not None:
+            hinge = hinge_loss(self.discriminator(images), self.discriminator(decoded.detach()))
+            self._descend(1, hinge, self.discriminator)
+            metrics["discriminator"] = hinge.detach()
+        return {"loss": loss.detach() / images[0].numel()} | metrics | {"rate": rate}
+
+    def _descend(self, number: int, loss: Tensor, network: nn.Module) -> None:
+        """Takes a step of one of the optimizers, on the mean gradient of all ranks."""
+        self.optimizers[number].zero_grad()
+        loss.backward()
+        ranks.average_gradients(network.parameters())
+        self.optimizers[number].step()
 
 
 def perceptual_distance(stage: ConvolutionalStage, vgg: Path | None) -> Perceptual | None:
@@ -170,7 +164,6 @@ def train_tokenizer(
     vgg: Path | None = None,
     recompute: bool = False,
     checkpoint_seconds: float = 300.0,
-    import_seconds: float = 0.0,
 ) -> None:
     """Writes `tokenizer.safetensors`, `latents.npy`, `history.csv` and `tokenizer.json` into `out`.
 
@@ -183,7 +176,6 @@ def train_tokenizer(
         vgg: the folder of the study's own VGG-style network, for a perceptual loss of its features.
         recompute: whether activations are computed a second time rather than kept. It changes no number.
         checkpoint_seconds: between two checkpoints, at least.
-        import_seconds: from the start of the process until now.
     """
     device, manifest = pick_device(), read_json(dataset / "manifest.json")
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
@@ -191,28 +183,18 @@ def train_tokenizer(
     before = [manifest["lineage"]]
     if stage.needs_vgg and vgg is not None:
         before.append(read_json(vgg / "classifier.json")["lineage"])
-    made = lineage("tokenizer", stage, revision, *before)
+    made_from = lineage("tokenizer", stage, revision, *before)
     inputs = inputs_of(dataset=dataset, vgg=vgg if stage.needs_vgg else None)
-    identity = json.dumps([made, inputs], sort_keys=True)
     title = "-".join(["conv", str(stage.dim)] + [w for w in ("perceptual", "adversarial") if getattr(stage, w)])
 
-    def start() -> Run:
+    def start() -> Autoencoding:
         perceptual = perceptual_distance(stage, vgg)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(recipe.seed, INITIAL))
+            torch.manual_seed(stream(recipe.seed, Stream.INITIAL))
             autoencoder = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(device)
             if recompute:
                 recompute_activations(part for part in autoencoder.modules() if isinstance(part, Residual))
-            task = Autoencoding(autoencoder, stage, perceptual.to(device) if perceptual else None)
-        return Run(
-            task,
-            title=title,
-            seed=recipe.seed,
-            total=recipe.steps,
-            batch=recipe.batch,
-            log_every=recipe.log_every,
-            identity=identity,
-        )
+            return Autoencoding(autoencoder, stage, perceptual.to(device) if perceptual else None)
 
     def write(weights: dict[str, Tensor], history: list[str], **measured: float) -> None:
         blank = {"mean": torch.zeros(stage.dim), "variance": torch.ones(stage.dim)}
@@ -227,32 +209,42 @@ def train_tokenizer(
         save_weights(out / "tokenizer.safetensors", fitted)
         write_text(out / "history.csv", history_text(history))
         tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
-        write_json(
+        about = {
+            "kind": "conv",
+            "dims": stage.dim,
+            "collapsed_dims": collapsed(fitted["variance"], has_prior=True),
+            "psnr": {stage.dim: round(psnr(tokenizer, val, device), 3)},
+            "posterior_noise": round(posterior_noise(tokenizer, val, fitted["variance"], device), 6),
+            "perceptual": perceptual_name(stage),
+        }
+        write_record(
             out / "tokenizer.json",
-            {
-                "lineage": made,
-                "inputs": inputs,
-                "sha256": checksums(out / "tokenizer.safetensors"),
-                "kind": "conv",
-                "dims": stage.dim,
-                "collapsed_dims": collapsed(fitted["variance"], has_prior=True),
-                "psnr": {stage.dim: round(psnr(tokenizer, val, device), 3)},
-                "posterior_noise": round(posterior_noise(tokenizer, val, fitted["variance"], device), 6),
-                "perceptual": perceptual_name(stage),
-                "provenance": provenance(device_name(device), import_seconds, **measured),
-            },
+            about,
+            lineage=made_from,
+            inputs=inputs,
+            files=[out / "tokenizer.safetensors"],
+            device=device_name(device),
+            **measured,
         )
 
     if stage.is_published and recipe.published is not None:
         if not ranks.number():
             write(published_autoencoder(recipe.published), ["step,images"])
         return
-    with trained(start, train, identity=identity, resume=resume, checkpoint_seconds=checkpoint_seconds) as finished:
-        if finished is None:
-            return
-        prefix = "autoencoder."
-        weights = {k.removeprefix(prefix): v for k, v in finished["weights"].items() if k.startswith(prefix)}
-        write(weights, finished["history"], training_seconds=finished["seconds"])
+    with trained(
+        start,
+        train,
+        title=title,
+        seed=recipe.seed,
+        total=recipe.steps,
+        batch=recipe.batch,
+        log_every=recipe.log_every,
+        made_from=[made_from, inputs],
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+    ) as finished:
+        if finished is not None:
+            write(finished.weights["autoencoder"], finished.history, training_seconds=finished.seconds)
 
 
 def published_autoencoder(weights: ExternalFile) -> dict[str, Tensor]:

@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ldae.runtime.files import read_json
-from ldae.runtime.process import Rank, process_seconds
+from ldae.runtime.files import checksums, read_json, write_json
+from ldae.runtime.process import Rank, imports, process_seconds
 from ldae.study.base import Config
 from ldae.study.stages import INPUTS
 
@@ -139,12 +139,11 @@ def inputs_of(**folders: Path | None) -> dict[str, str]:
     }
 
 
-def provenance(device: str, import_seconds: float, **measured: float) -> dict[str, Any]:
+def provenance(device: str, **measured: float) -> dict[str, Any]:
     """Where and when a result was made and what it cost.
 
     Args:
         device: the name of the processor or accelerator that did the work.
-        import_seconds: from the start of the process until its work began.
         measured: what the stage has measured itself.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -157,10 +156,34 @@ def provenance(device: str, import_seconds: float, **measured: float) -> dict[st
         "processes": Rank.from_environment().size,  # that shared the work, each with a device of its own
         "started": round(time.time() - process_seconds(), 2),  # seconds since 1970
         "seconds": round(process_seconds(), 2),
-        "import_seconds": round(import_seconds, 2),
+        "import_seconds": round(imports.seconds, 2),  # from the start of the process until its work began
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_memory_mb": round(usage.ru_maxrss / 1024),
     } | {name: round(value, 2) for name, value in measured.items()}
+
+
+def write_record(
+    path: Path,
+    about: dict[str, Any],
+    *,
+    lineage: Lineage,
+    inputs: dict[str, str],
+    files: Iterable[Path],
+    device: str,
+    **measured: float,
+) -> None:
+    """Writes the record of a result, once its files are written.
+
+    Args:
+        path: of the record.
+        about: what the stage says of its result.
+        lineage, inputs: what it was made from.
+        files: of the result, whose checksums the record holds.
+        device: the name of the processor or accelerator that did the work.
+        measured: what the stage has measured itself, in seconds or images a second.
+    """
+    made_from = {"lineage": lineage, "inputs": inputs, "sha256": checksums(*files)}
+    write_json(path, about | made_from | {"provenance": provenance(device, **measured)})
 
 
 def seconds_of(provenance: dict[str, Any]) -> float:

@@ -6,34 +6,28 @@ follows from (seed, step), and a checkpoint holds all the rest.
 
 from __future__ import annotations
 
-import copy
+import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ldae.data.prepared import Order
 from ldae.runtime import ranks
-from ldae.runtime.files import atomic_write, path_in_errors
-from ldae.runtime.machine import cpu_name
+from ldae.runtime.files import path_in_errors
 from ldae.runtime.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
 from ldae.runtime.progress import log, progress
-from ldae.runtime.randomness import Randomness, stream
+from ldae.runtime.randomness import Randomness, Stream, stream
+from ldae.training.checkpoint import read_state, save_checkpoint
 from ldae.training.optimizer import AdamW
-
-ORDER, DRAWS = 1, 2  # streams of randomness, beside the initial weights'
-BETAS = (0.9, 0.95)  # of AdamW; the paper names none, RCG's training "with the scheme of l-DAE" uses these
 
 
 class Source(Protocol):
@@ -60,86 +54,10 @@ class Task(Protocol):
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
-        """Takes a step, counted from 0, of `total`, on this rank's part of a batch.
+        """Takes step number `step` of `total` on this rank's part of a batch.
 
-        What it measured is worth a line in the history, the loss first; of images it is the mean over the part.
+        Returns metrics for the history, `loss` among them; those of images are means over the part.
         """
-
-
-def pick_device() -> torch.device:
-    """The accelerator where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """The name of the processor or accelerator."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpu_name()
-
-
-def compile_blocks(blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Compiles a network's blocks in place on an accelerator; they are alike, so that one compilation serves all.
-
-    On a CPU it would take longer than it saves.
-    """
-    if device.type == "cuda":
-        for block in blocks:
-            block.compile(dynamic=False)  # one that serves several shapes would be slower
-
-
-def recompute_activations(blocks: Iterable[nn.Module]) -> None:
-    """Lets blocks compute their activations again for the backward pass instead of keeping them.
-
-    A third slower, in a fraction of the memory, with the same numbers: for trainings that cannot split their batch.
-    """
-    for block in blocks:
-        setattr(block, "forward", partial(checkpoint, block.forward, use_reentrant=False))  # noqa: B010
-
-
-def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float:
-    """The rate of a step: linear warm-up over a share `warmup` of all steps, then half a cosine to zero (App. A)."""
-    warm = warmup * total
-    if step < warm:
-        return peak * (step + 1) / (math.floor(warm) + 1)
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
-
-
-def set_rate(optimizer: AdamW, rate: float) -> None:
-    """Sets the learning rate of all weights."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: matrices decay, biases and norms do not (MAE)."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-class Averaged:
-    """An exponential moving average of a network's weights, whose decay is warmed up: min(decay, (1 + s)/(10 + s))."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.network = copy.deepcopy(network).requires_grad_(False)
-        self._ours: list[Tensor] = list(self.network.parameters())
-        self._theirs: list[Tensor] = list(network.parameters())
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Moves the average towards the weights after `step`, counted from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._ours, self._theirs, 1 - decay)
-
-
-def gradient_norm(network: nn.Module) -> Tensor:
-    """The Euclidean norm of all gradients, as a scalar tensor."""
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    return torch.stack(torch._foreach_norm(gradients)).norm()
 
 
 class Run:
@@ -160,7 +78,7 @@ class Run:
 
     def update(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor | float]:
         """One step on this rank's part of a batch, and what it measured."""
-        self.randomness.restart(self.seed, DRAWS, self.step)
+        self.randomness.restart(self.seed, Stream.DRAWS, self.step)
         measured = self.task.update(inputs, labels, self.randomness, step=self.step, total=self.total)
         self.step += 1
         return measured
@@ -224,44 +142,6 @@ class Run:
                 return
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values whole; an `OSError` names the file where the disk has no room for it."""
-    with atomic_write(path) as partial:
-        try:
-            torch.save(state, partial)
-        except RuntimeError as error:  # which is what torch makes of a full disk
-            raise OSError(f"cannot be written; is the disk full? ({str(error).splitlines()[0]})") from None
-
-
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Reads a checkpoint; nothing in it is executed, and a `ValueError` tells that bits of it have changed.
-
-    It is a zip file with checksums, which torch itself does not look at: it would go on with damaged weights.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged")
-        if any(member.external_attr for member in archive.infolist()):
-            raise ValueError("a tensor is marked as a folder")  # torch would leave its memory as it is found
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    return state
-
-
-def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
-    """A checkpoint, or None, said in the log, where it is damaged or of another run."""
-    if not path.exists():
-        return None
-    try:
-        state = load_checkpoint(path, device)
-    except Exception as error:  # torch names a dozen kinds for a damaged file
-        log(f"{path}: cannot be read ({type(error).__name__}); passed over")
-        return None
-    if state.get("identity") != identity:
-        log(f"{path}: is of a run with another specification; passed over")
-        return None
-    return state
-
-
 def batches(
     source: Source, order: Order, steps: range, batch: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -291,23 +171,23 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
     Raises:
         Stopped: once it has saved, when it was asked to stop or its time is nearly over.
     """
-    order = Order(len(source), stream(run.seed, ORDER))
+    order = Order(len(source), stream(run.seed, Stream.ORDER))
     first, before = run.step, run.seconds
     start = saved = beaten = time.monotonic()
     save_history(run.history, resume / "history.csv")
     with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
         for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
             measured = run.update(inputs, labels)
-            run.losses += next(iter(measured.values()))
+            run.losses += measured["loss"]
             noted = run.step % run.log_every == 0
             if noted or run.step == run.total:
                 count = run.log_every if noted else run.step % run.log_every
-                values = averaged(measured | {next(iter(measured)): run.losses.item() / count}, run.device)
+                values = averaged(measured | {"loss": run.losses.item() / count}, run.device)
                 lines = len(run.history)
                 run.note(values)
                 save_history(run.history, resume / "history.csv", first=lines)
                 run.losses.zero_()
-                bar.note = f"loss {next(iter(values.values())):.4g}"
+                bar.note = f"loss {values['loss']:.4g}"
             bar.advance(run.batch)
             now = time.monotonic()
             run.seconds = before + now - start
@@ -338,37 +218,76 @@ def averaged(measured: dict[str, Tensor | float], device: torch.device) -> dict[
     return dict(zip(values, means.tolist(), strict=True))
 
 
+class Finished(NamedTuple):
+    """A finished training, from rank 0."""
+
+    weights: dict[str, dict[str, Tensor]]  # the state of each part of the task's module, e.g. `network` and `average`
+    history: list[str]  # lines of CSV, the header first
+    seconds: float  # of all attempts
+
+    @property
+    def steps(self) -> int:
+        """The number of steps taken."""
+        return int(self.history[-1].partition(",")[0])
+
+
 @contextmanager
 def trained(
-    build: Callable[[], Run], source: Source, *, identity: str, resume: Path, checkpoint_seconds: float
-) -> Iterator[dict[str, Any] | None]:
-    """The results of a training, held alone while they are written: of one that was finished before, or of this one.
-
-    Rank 0 alone is given them, for it writes for all; the others get None.
+    build: Callable[[], Task],
+    source: Source,
+    *,
+    title: str,
+    seed: int,
+    total: int,
+    batch: int,
+    log_every: int,
+    made_from: Any,
+    resume: Path,
+    checkpoint_seconds: float,
+) -> Iterator[Finished | None]:
+    """Trains, or resumes, under an exclusive lock that lasts while results are written; ranks other than 0 get None.
 
     Args:
-        build: makes the run at its first step.
+        build: makes the task at its first step.
         source: of its batches.
-        identity: what it is made from.
+        title: for messages.
+        seed: of order and random draws.
+        total: steps.
+        batch: images a step, of all ranks together.
+        log_every: steps from one line of the history to the next.
+        made_from: all that the results depend on, as plain values; a checkpoint of another run is not resumed.
         resume: a folder for checkpoints that outlives failed attempts.
         checkpoint_seconds: between two checkpoints, at least.
+
+    Raises:
+        Stopped: once it has saved, when it was asked to stop or its time is nearly over.
+        ValueError: when the loss is no longer a number.
     """
-    leads = not ranks.number()
+    leads, identity = not ranks.number(), json.dumps(made_from, sort_keys=True)
     with sole_holder(resume, log) if leads else nullcontext():
         ranks.agreed(0)  # the others wait here until rank 0 holds the folder
         path = resume / "finished.pt"
-        finished = read_state(path, identity, torch.device("cpu")) if leads else None
-        if not ranks.agreed(finished is not None):
-            run = build()
+        state = read_state(path, identity, torch.device("cpu")) if leads else None
+        if not ranks.agreed(state is not None):
+            run = Run(build(), title=title, seed=seed, total=total, batch=batch, log_every=log_every, identity=identity)
             run.restore(resume)
             train(run, source, resume=resume, checkpoint_seconds=checkpoint_seconds)
             if leads:
-                finished = run.results()
-                save_checkpoint(path, finished)
+                state = run.results()
+                save_checkpoint(path, state)
         for name in ("checkpoint.pt", "previous.pt") if leads else ():
             (resume / name).unlink(missing_ok=True)
-        yield finished
+        yield None if state is None else Finished(_by_part(state["weights"]), state["history"], state["seconds"])
         ranks.agreed(0)  # the others leave once rank 0 has written
+
+
+def _by_part(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The state of each part of a module: `network.a.b` is `a.b` of the part `network`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts
 
 
 def history_text(lines: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from ldae.parts.denoiser import Denoiser
 from ldae.parts.tokenizers import FITS, pca, pixel
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
-from ldae.stages.pretrain import Pretraining
+from ldae.stages.pretrain import pretraining
 from ldae.study.base import PIXEL_PATCHES, Size
 from ldae.study.recipes import Training
 from ldae.study.scale import Fitting
@@ -80,5 +80,5 @@ def run(row: str) -> Run:
     """A training run of a row at its first step."""
     stage, model = denoiser(row)
     return Run(
-        Pretraining(model, stage), title=row, seed=0, total=60, batch=8, log_every=TRAINING.log_every, identity=""
+        pretraining(model, stage), title=row, seed=0, total=60, batch=8, log_every=TRAINING.log_every, identity=""
     )

@@ -12,10 +12,10 @@ from torchvision.transforms.functional import normalize
 
 from ldae.data import augment
 from ldae.parts.baselines.mae import MAE
-from ldae.parts.baselines.moco import MoCo, contrast, momentum_at
+from ldae.parts.baselines.moco import MoCo, info_nce, momentum_at
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
-from ldae.stages.pretrain_baseline import MAETask, MoCoTask
+from ldae.stages.pretrain_baseline import mae_task, moco_task
 from ldae.study.recipes import MAETraining, MoCoTraining
 from ldae.training.optimizer import AdamW
 
@@ -73,14 +73,14 @@ def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]
 
 def test_all_that_moco_trains_decays(moco: MoCo) -> None:
     recipe = MoCoTraining(steps=1, batch=8, rate=0.1, warmup=0)
-    found = decaying(MoCoTask(moco, recipe, 64).optimizers[0], moco)
+    found = decaying(moco_task(moco, recipe, 64).optimizers[0], moco)
     assert found[True] == {name for name, parameter in moco.named_parameters() if parameter.requires_grad}
     assert {"encoder.blocks.0.norm1.weight", "encoder.blocks.0.attn.qkv.bias"} <= found[True]
 
 
 def test_matrices_and_the_mask_token_of_mae_decay_and_norms_and_biases_do_not(mae: MAE) -> None:
     recipe = MAETraining(steps=1, batch=8, rate=0.1, warmup=0)
-    found = decaying(MAETask(mae, recipe, 64).optimizers[0], mae)
+    found = decaying(mae_task(mae, recipe, 64).optimizers[0], mae)
     assert {name.rpartition(".")[2] for name in found[True]} == {"weight", "mask_token"}
     assert {name for name in found[True] if "norm" in name} == set()
     assert {name for name in found[False] if not name.endswith(".bias") and "norm" not in name} == set()
@@ -139,7 +139,7 @@ def test_maes_decoder_is_given_each_token_where_its_patch_stands(mae: MAE, image
 
 def test_contrast_is_the_cross_entropy_of_cosines() -> None:
     queries, keys = torch.randn(5, 8, generator=generator()), torch.randn(5, 8, generator=generator(1))
-    found = contrast(queries, keys)
+    found = info_nce(queries, keys)
     q, k = queries.double().numpy(), keys.double().numpy()
     cosines = (q @ k.T) / (np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(k, axis=1))
     exponentials = np.exp(cosines / 0.2)

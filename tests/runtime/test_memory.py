@@ -27,13 +27,14 @@ from ldae.runtime.arrays import checksums_path
 from ldae.runtime.files import checksums, write_json
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
-from ldae.stages.pretrain import Pretraining, pretrain
+from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import open_data
 from ldae.study.base import Size
 from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Fitting, Photos
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import DatasetStage, PretrainStage, TokenizerStage
+from ldae.training.step import Descent
 
 SIDE = 64
 FEW, MANY = 1000, 3000  # images
@@ -124,13 +125,13 @@ def test_steps_leave_no_tensors_behind(
     folders: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[int] = []
-    update = Pretraining.update
+    update = Descent.update
 
     def counted(*arguments: Any, **options: Any) -> dict[str, Any]:
         alive.append(tensors())
         return update(*arguments, **options)
 
-    monkeypatch.setattr(Pretraining, "update", counted)
+    monkeypatch.setattr(Descent, "update", counted)
     recipe = PretrainStage(
         tokenizer=Tokenizer(dim=8),
         size=Size(width=8, heads=1, encoder_blocks=1, decoder_blocks=1),

@@ -20,7 +20,7 @@ from ldae.data.rand_augment import HIGHEST, rand_augment
 from ldae.parts.folding import fold
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
-from ldae.stages.finetune import DropPath, Tuned, Tuning, finetune, layer_groups, vision_transformer
+from ldae.stages.finetune import DropPath, Tuned, finetune, layer_groups, tuning, vision_transformer
 from ldae.stages.pretrain import pretrain
 from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.study.base import Size
@@ -137,7 +137,7 @@ def test_the_loss_is_timms_with_smoothed_labels() -> None:
     tuned, labels, logits = network(), torch.arange(8) % 3, torch.randn(3)
     tuned.get_parameter("head.bias").data.copy_(logits)
     tuned.get_parameter("head.weight").data.zero_()  # so that all images have these logits
-    task = Tuning(tuned, STAGE.model_copy(update={"finetuning": recipe}), classes=3)
+    task = tuning(tuned, STAGE.model_copy(update={"finetuning": recipe}), classes=3)
     measured = task.update(torch.zeros(8, 3, 32, 32).byte(), labels, randomness(), step=0, total=8)
     expected = LabelSmoothingCrossEntropy(recipe.smoothing)(logits.expand(8, 3), labels)
     assert float(measured["loss"]) == pytest.approx(float(expected), rel=1e-5)
@@ -201,26 +201,27 @@ def test_drop_paths_leave_whole_branches_out_and_keep_the_mean() -> None:
     path.uniform = torch.tensor([0.1, 0.24, 0.25, 0.9])
     torch.testing.assert_close(path(branch), branch * torch.tensor([0, 0, 4 / 3, 4 / 3])[:, None, None])
     assert torch.equal(path.eval()(branch), branch)
-    tuned = Tuned(network("size_l"), 0.2)
+    tuned = Tuned(network("size_l"), RECIPE.model_copy(update={"drop_path": 0.2}))
     depth = len(tuned.paths) // 2
     assert [path.rate for path in tuned.paths] == pytest.approx(np.repeat(np.linspace(0, 0.2, depth), 2))
 
 
 def test_each_drop_path_has_its_own_numbers_and_all_are_used() -> None:
-    tuned, images = Tuned(network(), 0.5), torch.rand(6, 3, 32, 32)
+    recipe = RECIPE.model_copy(update={"drop_path": 0.5, "smoothing": 0.0})
+    tuned, images, targets = Tuned(network(), recipe), torch.rand(6, 3, 32, 32), torch.eye(3)[torch.arange(6) % 3]
     for parameter in tuned.parameters():  # else the classifier starts at zero
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
-    kept = tuned(images, torch.ones(6, len(tuned.paths)))
+    losses = tuned(images, targets, torch.ones(6, len(tuned.paths)))
     for path in range(2, len(tuned.paths)):  # the first block's have the rate 0
         uniform = torch.ones(6, len(tuned.paths))
         uniform[3, path] = 0.0
-        differs = (tuned(images, uniform) - kept).abs().amax(1) > 1e-4
+        differs = (tuned(images, targets, uniform) - losses).abs() > 1e-4
         assert differs.tolist() == [number == 3 for number in range(6)]
 
 
 def test_crops_are_cut_from_images_that_are_kept_larger() -> None:
     stage = STAGE.model_copy(update={"finetuning": RECIPE.model_copy(update={"batch": 4})})
-    task = Tuning(network(), stage, classes=3)
+    task = tuning(network(), stage, classes=3)
     run = Run(task, title="x", seed=0, total=8, batch=4, log_every=2, identity="")
     loss = run.update(torch.randint(256, (4, 3, 40, 40)).byte(), torch.arange(4) % 3)["loss"]
     assert float(loss) > 0
@@ -232,7 +233,7 @@ def test_micro_batches_equal_the_whole_batch() -> None:
     start = network()
     found = []
     for micro_batch in (None, 3):
-        task = Tuning(copy.deepcopy(start), stage, classes=3, micro_batch=micro_batch)
+        task = tuning(copy.deepcopy(start), stage, classes=3, micro_batch=micro_batch)
         run = Run(task, title="x", seed=0, total=8, batch=8, log_every=2, identity="")
         losses = [run.update(images, labels)["loss"] for _ in range(3)]
         found.append([*losses, *task.module.parameters()])
@@ -241,7 +242,7 @@ def test_micro_batches_equal_the_whole_batch() -> None:
 
 
 def test_crops_are_cut_from_images_as_they_are_kept() -> None:
-    task = Tuning(network(), STAGE, classes=3)
+    task = tuning(network(), STAGE, classes=3)
     larger = torch.randint(256, (8, 3, 48, 48)).byte()
     measured = task.update(larger, torch.arange(8) % 3, randomness(), step=0, total=8)
     assert float(measured["loss"]) > 0

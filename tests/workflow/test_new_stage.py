@@ -48,14 +48,14 @@ from safetensors.numpy import load_file
 import numpy as np
 
 
-def norms(stage, *, row, revision, model, out, import_seconds):
+def norms(stage, *, row, revision, model, out):
     found = [np.linalg.norm(tensor.ravel(), stage.order) for tensor in load_file(model / "model.safetensors").values()]
     with atomic_write(out / "norms.npy") as partial, partial.open("wb") as file:
         np.save(file, found)
     about = {"row": row, "seed": 0, "mean": float(np.mean(found)), "inputs": inputs_of(model=model)}
     about["lineage"] = lineage("norms", stage, revision, read_json(model / "run.json")["lineage"])
     about["sha256"] = checksums(out / "norms.npy")
-    write_json(out / "norms.json", about | {"provenance": provenance("a processor", import_seconds)})
+    write_json(out / "norms.json", about | {"provenance": provenance("a processor")})
 """
 RULE = """
 

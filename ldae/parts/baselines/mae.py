@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ldae.parts.baselines.encoder import Encoder, take, vit_blocks, xavier
 from ldae.parts.network import grid_positions
+from ldae.runtime.device import mixed_precision
 from ldae.runtime.randomness import Randomness
 from ldae.study.base import PATCH, PATCH_DIM
 
@@ -64,12 +65,13 @@ class MAE(nn.Module):
 
     def forward(self, images: Tensor, order: Tensor) -> Tensor:
         """The mean squared error (N,) over the hidden patches of images (N, 3, S, S) in [-1, 1]."""
-        patches = self.encoder.patches(images)  # (N, T, D)
-        visible, hidden = order[:, : self.num_kept], order[:, self.num_kept :]
-        encoded = self.encoder.blocks(take(self.encoder.embedded(patches), visible))  # (N, kept, h)
-        encoded = self.narrow(self.norm(encoded))
-        masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
-        tokens = take(torch.cat([encoded, masks], dim=1), order.argsort(1))  # in the image's order again
-        predicted = self.head(self.decoder_norm(self.decoder(tokens + self.positions)))  # (N, T, D)
-        errors = (predicted.float() - normalised(patches)).square().mean(-1)  # (N, T)
-        return errors.gather(1, hidden).mean(1)
+        with mixed_precision(images.device):
+            patches = self.encoder.patches(images)  # (N, T, D)
+            visible, hidden = order[:, : self.num_kept], order[:, self.num_kept :]
+            encoded = self.encoder.blocks(take(self.encoder.embedded(patches), visible))  # (N, kept, h)
+            encoded = self.narrow(self.norm(encoded))
+            masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)
+            tokens = take(torch.cat([encoded, masks], dim=1), order.argsort(1))  # in the image's order again
+            predicted = self.head(self.decoder_norm(self.decoder(tokens + self.positions)))  # (N, T, D)
+            errors = (predicted.float() - normalised(patches)).square().mean(-1)  # (N, T)
+            return errors.gather(1, hidden).mean(1)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ldae.parts.baselines.encoder import Encoder
 from ldae.runtime import ranks
+from ldae.runtime.device import mixed_precision
 
 TEMPERATURE = 0.2
 MOMENTUM = 0.99  # of the averaged networks at the start, from where it rises to 1
@@ -32,13 +33,13 @@ def mlp(*widths: int) -> nn.Sequential:
     )
 
 
-def contrast(queries: Tensor, keys: Tensor) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
     """The InfoNCE loss (N,) of queries (N, out) and keys (N, out), scaled by 2 * temperature as in MoCo v3."""
     queries, keys = F.normalize(queries.float(), dim=1), ranks.gather(F.normalize(keys.float(), dim=1))
-    own = ranks.number() * len(queries) + torch.arange(len(queries), device=queries.device)
+    positive = ranks.number() * len(queries) + torch.arange(len(queries), device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):  # bf16 would round the logits to steps of 0.03
         logits = queries @ keys.T / TEMPERATURE
-    return 2 * TEMPERATURE * F.cross_entropy(logits, own, reduction="none")
+    return 2 * TEMPERATURE * F.cross_entropy(logits, positive, reduction="none")
 
 
 class MoCo(nn.Module):
@@ -76,7 +77,8 @@ class MoCo(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The loss (N,) of two views of each image, (N, 3, S, S) each."""
-        queries = [self.predictor(self.projector(self.encoder(view).mean(1))) for view in (first, second)]
-        with torch.no_grad():
-            keys = [self.averaged_projector(self.averaged_encoder(view).mean(1)) for view in (first, second)]
-        return contrast(queries[0], keys[1]) + contrast(queries[1], keys[0])
+        with mixed_precision(first.device):
+            queries = [self.predictor(self.projector(self.encoder(view).mean(1))) for view in (first, second)]
+            with torch.no_grad():
+                keys = [self.averaged_projector(self.averaged_encoder(view).mean(1)) for view in (first, second)]
+            return info_nce(queries[0], keys[1]) + info_nce(queries[1], keys[0])
