@@ -7,19 +7,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ldae.runtime.process import (
-    STOPPED,
-    Rank,
-    Stopped,
-    die_with_driver,
-    die_with_parent,
-    importing,
-    launched_by,
-    process_seconds,
-    stopping,
-)
+from ldae.runtime.process import Rank, die_with_driver, die_with_parent, importing, launched_by, process_seconds
 from ldae.runtime.progress import RESUMABLE, log
 from ldae.runtime.slurm import is_running, requeue
+from ldae.runtime.stopping import STOPPED, Stopped, stopping
 
 if TYPE_CHECKING:
     from ldae.commands.parsing import Root

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldae.commands.parsing import Parser, Root
-from ldae.runtime.launch import in_ranks
+from ldae.runtime.launch import spawn_ranks
 from ldae.runtime.machine import described, described_workers
-from ldae.runtime.process import Rank, importing, imports, keep_memory, stopping
+from ldae.runtime.memory import keep_memory
+from ldae.runtime.process import Rank, importing, imports
 from ldae.runtime.progress import log
 from ldae.runtime.slurm import job_seconds, nodes_of_job, submitted_job
+from ldae.runtime.stopping import stopping
 from ldae.study.stages import FOLDERS, INPUTS, STAGES, Stage
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> float:
     copies = getattr(spec, "weights", None) is not None  # published weights, which is no work for a GPU or to share
     processes = 1 if copies else processes
     if processes > 1 and Rank.from_environment().size == 1:
-        in_ranks(processes, threads=threads)
+        spawn_ranks(processes, threads=threads)
     on_cluster, resumable = submitted_job() is not None, "resume" in stage.options
     if on_cluster or resumable:
         stopping.watch(limit if on_cluster else None, elapsed=job_seconds())

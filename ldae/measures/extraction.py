@@ -76,7 +76,7 @@ def extract(
                 if tokens:
                     all_tokens[name][start : start + len(encoded)] = encoded
     return {
-        name: Encoded(ranks.total(features), ranks.total(all_tokens[name]) if tokens else None)
+        name: Encoded(ranks.all_reduce_sum(features), ranks.all_reduce_sum(all_tokens[name]) if tokens else None)
         for name, features in pooled.items()
     }
 

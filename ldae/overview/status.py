@@ -11,8 +11,8 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from ldae.overview.state import State
+from ldae.runtime.folder_lock import SILENT_SECONDS, holder
 from ldae.runtime.locking import is_driven
-from ldae.runtime.process import SILENT_SECONDS, holder
 from ldae.runtime.progress import RESUMABLE
 from ldae.study.graph import Graph, Job
 from ldae.study.study import Study

@@ -22,7 +22,7 @@ GRACE = 30.0  # seconds in which ranks end by themselves once one of them has fa
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
-def in_ranks(processes: int, *, threads: int) -> NoReturn:
+def spawn_ranks(processes: int, *, threads: int) -> NoReturn:
     """Starts this process's command again in several ranks, and exits with their status.
 
     Args:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ldae.runtime.files import write_text
-from ldae.runtime.process import HEARTBEAT_SECONDS, SILENT_SECONDS, started_seconds
+from ldae.runtime.folder_lock import HEARTBEAT_SECONDS, SILENT_SECONDS
+from ldae.runtime.process import started_seconds
 
 
 class Driver(NamedTuple):

@@ -24,7 +24,8 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from ldae.runtime import progress
 from ldae.runtime.launch import PORTS
-from ldae.runtime.process import Rank, Stopped, launched_by, stopping
+from ldae.runtime.process import Rank, launched_by
+from ldae.runtime.stopping import Stopped, stopping
 
 PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
 SECONDS_TO_MEET = 600.0  # that the first rank waits for the last, which may import from a slow file system
@@ -59,11 +60,12 @@ def group() -> Iterator[Rank]:
     except Stopped:
         raise
     except Exception as error:
-        if rank.number and (reason := stopping.asked()):  # rank 0 was asked too, and has left
+        reason = stopping.asked()
+        if rank.number and reason:  # rank 0 was asked too and has left, which broke a collective operation here
             raise Stopped(f"stopped: {reason}") from error
-        if not _speaks_for_all(store, rank):
-            sys.exit(1)
-        raise
+        if _is_first_to_fail(store, rank):
+            raise
+        sys.exit(1)  # another rank reports the error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -79,18 +81,18 @@ def _meet(rank: Rank) -> Store:
         TimeoutError: on one rank of each machine, if some ranks have not started within `SECONDS_TO_MEET`.
     """
     host, port, name = _meeting_point()
-    started, told = time.monotonic(), False
+    started, logged = time.monotonic(), False
 
     def wait(found: str) -> None:
-        nonlocal told
+        nonlocal logged
         waited = time.monotonic() - started
         if waited > SECONDS_TO_MEET:
             if rank.local:
                 sys.exit(1)
             raise TimeoutError(f"rank {rank.number}: after {waited:.0f} seconds, {found} {host}, port {port}")
-        if waited > SECONDS_OF_SILENCE and not told and not rank.local:
+        if waited > SECONDS_OF_SILENCE and not logged and not rank.local:
             print(f"rank {rank.number} waits: {found} {host}, port {port}", file=sys.stderr, flush=True)
-            told = True
+            logged = True
         stopping.check("while it waited for other ranks")
         time.sleep(0.05)
 
@@ -146,13 +148,13 @@ def _take_gpu(rank: Rank) -> None:
     """Assigns a GPU to this rank; if a machine has too few, one of its ranks raises a `ValueError`."""
     gpus = torch.cuda.device_count()
     if rank.local > gpus:
-        sys.exit(1)
+        sys.exit(1)  # the rank below reports the error
     if rank.local == gpus:
         raise ValueError(f"--processes: more than the {gpus} GPUs of {socket.gethostname()}; one a GPU would be right")
     torch.cuda.set_device(rank.local)
 
 
-def _speaks_for_all(store: Any, rank: Rank) -> bool:
+def _is_first_to_fail(store: Any, rank: Rank) -> bool:
     """Whether this failed rank is the first to fail and reports the error; later ones keep silent.
 
     Rank 0 waits a moment before it exits, because the store ends with it.
@@ -192,12 +194,12 @@ def part_of(batch: int, key: str) -> int:
     return batch // size()
 
 
-def mean(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """All-reduce: the mean of a tensor over all ranks; not differentiable."""
-    return values if size() == 1 else total(values) / size()
+    return values if size() == 1 else all_reduce_sum(values) / size()
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """All-reduce: the sum of a tensor over all ranks; not differentiable."""
     if size() > 1:
         values = values.detach().clone()
@@ -205,7 +207,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def gather(values: Tensor) -> Tensor:
+def all_gather(values: Tensor) -> Tensor:
     """All-gather: the tensors of all ranks, concatenated along the first dimension; not differentiable."""
     if size() == 1:
         return values
@@ -214,22 +216,27 @@ def gather(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def agreed(value: int) -> int:
-    """Broadcasts rank 0's integer; also serves as a barrier."""
+def broadcast(value: int) -> int:
+    """Broadcasts rank 0's integer."""
     if size() == 1:
         return value
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    said = torch.tensor(value, device=device)
-    dist.broadcast(said, 0)
-    return int(said)
+    received = torch.tensor(value, device=device)
+    dist.broadcast(received, 0)
+    return int(received)
 
 
-def any_of(yes: bool) -> bool:
+def barrier() -> None:
+    """Waits until rank 0 arrives here too."""
+    broadcast(0)
+
+
+def any_reduce(yes: bool) -> bool:
     """All-reduce: whether the value is true on any rank."""
     if size() == 1:
         return yes
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    return bool(total(torch.tensor(int(yes), device=device)))
+    return bool(all_reduce_sum(torch.tensor(int(yes), device=device)))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -237,7 +244,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    joined = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    joined = all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, value in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(value.view_as(gradient))
 
@@ -255,7 +262,7 @@ def parallel(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def apart(module: nn.Module, yes: bool) -> Iterator[None]:
+def no_sync(module: nn.Module, yes: bool) -> Iterator[None]:
     """With `yes`, skips the all-reduce of a `parallel` module's gradients, to accumulate them (DDP `no_sync`)."""
     if yes and isinstance(module, nn.parallel.DistributedDataParallel):
         with module.no_sync():
@@ -269,11 +276,11 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return mean(values)
+        return all_reduce_mean(values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return mean(gradient)
+        return all_reduce_mean(gradient)
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):

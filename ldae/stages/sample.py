@@ -98,7 +98,7 @@ def sample(
                 if len(own := together[first : first + sampling.batch]):
                     part = draw(denoiser, sampling, process, own, seed=run.seed, start=start + first)
                     drawn[first : first + len(own)] = part
-                yield ranks.total(drawn).cpu().numpy()
+                yield ranks.all_reduce_sum(drawn).cpu().numpy()
                 bar.advance(len(together))
 
     if ranks.number():

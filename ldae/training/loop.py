@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from ldae.data.prepared import Order
 from ldae.runtime import ranks
 from ldae.runtime.files import path_in_errors
-from ldae.runtime.process import HEARTBEAT_SECONDS, Stopped, beat, sole_holder, stopping
+from ldae.runtime.folder_lock import HEARTBEAT_SECONDS, heartbeat, sole_holder
 from ldae.runtime.progress import log, progress
 from ldae.runtime.randomness import Randomness, Stream, stream
+from ldae.runtime.stopping import Stopped, stopping
 from ldae.training.checkpoint import read_state, save_checkpoint
 from ldae.training.optimizer import AdamW
 
@@ -129,7 +130,7 @@ class Run:
         """
         for path in (folder / "checkpoint.pt", folder / "previous.pt"):
             state = read_state(path, self.identity, self.device)
-            if ranks.agreed(state is not None):
+            if ranks.broadcast(state is not None):
                 if state is None:
                     raise OSError(f"{path}: rank 0 can read it, rank {ranks.number()} cannot; all need the same files")
                 self.task.module.load_state_dict(state["weights"])
@@ -192,19 +193,19 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
             now = time.monotonic()
             run.seconds = before + now - start
             if now - beaten >= HEARTBEAT_SECONDS and not ranks.number():
-                beat(resume)
+                heartbeat(resume)
                 beaten = now
             if run.step == run.total:
                 break
             reason = stopping.asked()
-            stops = ranks.any_of(reason is not None)
-            if stops or ranks.any_of(now - saved >= checkpoint_seconds):
-                run.losses.copy_(ranks.mean(run.losses))  # other ranks than these may go on with it
+            stops = ranks.any_reduce(reason is not None)
+            if stops or ranks.any_reduce(now - saved >= checkpoint_seconds):
+                run.losses.copy_(ranks.all_reduce_mean(run.losses))  # other ranks than these may go on with it
                 if run.losses.isfinite():
                     run.save(resume)
                 saved = now
             if stops:
-                ranks.agreed(0)  # none leaves before rank 0 has saved: the others' end would end it too
+                ranks.barrier()  # none leaves before rank 0 has saved: the others' end would end it too
                 why = reason or "another rank was asked to"
                 raise Stopped(f"{run.title}: saved and stopped at step {run.step} of {run.total}: {why}")
 
@@ -214,7 +215,7 @@ def averaged(measured: dict[str, Tensor | float], device: torch.device) -> dict[
     values = {name: float(value) for name, value in measured.items()}
     if ranks.size() == 1:
         return values
-    means = ranks.mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
+    means = ranks.all_reduce_mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, means.tolist(), strict=True))
 
 
@@ -265,10 +266,10 @@ def trained(
     """
     leads, identity = not ranks.number(), json.dumps(made_from, sort_keys=True)
     with sole_holder(resume, log) if leads else nullcontext():
-        ranks.agreed(0)  # the others wait here until rank 0 holds the folder
+        ranks.barrier()  # the others wait here until rank 0 holds the folder
         path = resume / "finished.pt"
         state = read_state(path, identity, torch.device("cpu")) if leads else None
-        if not ranks.agreed(state is not None):
+        if not ranks.broadcast(state is not None):
             run = Run(build(), title=title, seed=seed, total=total, batch=batch, log_every=log_every, identity=identity)
             run.restore(resume)
             train(run, source, resume=resume, checkpoint_seconds=checkpoint_seconds)
@@ -278,7 +279,7 @@ def trained(
         for name in ("checkpoint.pt", "previous.pt") if leads else ():
             (resume / name).unlink(missing_ok=True)
         yield None if state is None else Finished(_by_part(state["weights"]), state["history"], state["seconds"])
-        ranks.agreed(0)  # the others leave once rank 0 has written
+        ranks.barrier()  # the others leave once rank 0 has written
 
 
 def _by_part(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

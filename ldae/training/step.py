@@ -120,7 +120,7 @@ class Descent:
         size = self.micro_batch or num
         for start in range(0, num, size):
             micro = slice(start, start + size)
-            with ranks.apart(self.parallel, micro.stop < num):
+            with ranks.no_sync(self.parallel, micro.stop < num):
                 share = self.parallel(*(_images(tensors, micro) for tensors in batch)).sum() / num
                 share.backward()
             loss += share.detach()

@@ -35,7 +35,7 @@ def mlp(*widths: int) -> nn.Sequential:
 
 def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
     """The InfoNCE loss (N,) of queries (N, out) and keys (N, out), scaled by 2 * temperature as in MoCo v3."""
-    queries, keys = F.normalize(queries.float(), dim=1), ranks.gather(F.normalize(keys.float(), dim=1))
+    queries, keys = F.normalize(queries.float(), dim=1), ranks.all_gather(F.normalize(keys.float(), dim=1))
     positive = ranks.number() * len(queries) + torch.arange(len(queries), device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):  # bf16 would round the logits to steps of 0.03
         logits = queries @ keys.T / TEMPERATURE

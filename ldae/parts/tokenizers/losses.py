@@ -180,7 +180,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.
         |grad reconstruction| / (|grad adversarial| + 1e-4), at most 10^4, without a gradient; constants from LDM.
     """
     wanted, given = (
-        ranks.mean(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
+        ranks.all_reduce_mean(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
         for loss in (reconstruction, adversarial)
     )
     return (wanted / (given + 1e-4)).clamp(0, 1e4).detach()
