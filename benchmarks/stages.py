@@ -23,13 +23,13 @@ from training_step import matmul_rate
 from ldae.data.crops import probe_crop
 from ldae.data.prepared import to_float
 from ldae.parts import tokenizers
-from ldae.parts.baselines.mae import MAE
-from ldae.parts.baselines.moco import MoCo
 from ldae.parts.classifiers import SmallVGG
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.diffusion import Process
 from ldae.parts.folding import fold
 from ldae.parts.loading import build_baseline
+from ldae.parts.methods.mae import MAE
+from ldae.parts.methods.moco_v3 import MoCo
 from ldae.parts.tokenizers import pca
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.parts.tokenizers.losses import Perceptual
@@ -37,7 +37,7 @@ from ldae.runtime.device import compile_blocks, pick_device
 from ldae.runtime.randomness import Randomness
 from ldae.stages.finetune import vision_transformer
 from ldae.stages.pretrain import pretraining
-from ldae.stages.pretrain_baseline import mae_task, moco_task
+from ldae.stages.pretrain_baseline import TASKS
 from ldae.stages.sample import draw
 from ldae.stages.train_tokenizer import Autoencoding
 from ldae.study.base import PATCH, PATCH_DIM
@@ -99,15 +99,10 @@ class Stages:
         """Training a row or a baseline; three passes of its network's arithmetic."""
         stage = pretraining_of(self.study, row)
         if isinstance(stage, BaselineStage):
-            module = build_baseline(stage, seed=0, image_size=self.size).to(self.device)
-            task: Task
-            if stage.mae is not None:
-                task, batch = mae_task(cast(MAE, module), stage.mae, self.size), stage.mae.batch
-            else:
-                assert stage.moco_v3 is not None
-                task, batch = moco_task(cast(MoCo, module), stage.moco_v3, self.size), stage.moco_v3.batch
-            compile_blocks(cast(MAE | MoCo, module).layers, self.device)
-            batch = min(batch, 256 if stage.mae else 64)  # the whole of it wants several GPUs
+            module = cast(MAE | MoCo, build_baseline(stage, seed=0, image_size=self.size).to(self.device))
+            task = TASKS[stage.method](module, stage.recipe, self.size)
+            compile_blocks(module.layers, self.device)
+            batch = min(stage.recipe.batch, 256 if stage.method == "mae" else 64)  # a full batch needs several GPUs
             return self.step(task, batch, 6 * baseline_macs(stage, self.size))
         trained, denoiser = self.denoiser(row)
         task = pretraining(denoiser, cast(Any, trained), self.study.scale.resources.micro_batch)

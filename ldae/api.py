@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ldae.data.prepared import to_float, to_uint8
 from ldae.data.sources.pixels import read_picture, to_pixels
-from ldae.parts.baselines.encoder import Encoder
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.denoising import Denoised, denoise_images
 from ldae.parts.folding import depth_of
 from ldae.parts.loading import Finished, find_run, open_finished
+from ldae.parts.methods.encoder import Encoder
 from ldae.parts.tokenizers import Tokenizer
 from ldae.runtime.device import mixed_precision, pick_device
 from ldae.study.spec import Features

@@ -147,8 +147,7 @@ class Forecast:
             flops, copies = 0.0, 1
         else:
             assert isinstance(stage, BaselineStage)
-            recipe = stage.mae or stage.moco_v3
-            assert recipe is not None
+            recipe = stage.recipe
             steps = recipe.total_steps(self.data.train)
             flops, copies = 6.0 * steps * recipe.batch * baseline_macs(stage, self.size), 1
         size = stage.size

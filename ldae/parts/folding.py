@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ldae.parts.baselines.encoder import Encoder
 from ldae.parts.denoiser import Denoiser
+from ldae.parts.methods.encoder import Encoder
 from ldae.parts.network import Block
 from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.parts.tokenizers.patches import unpatchify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +78,10 @@ def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, we
 
 
 def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Module:
-    """An untrained MAE or MoCo v3, or the encoder of a published one; the same seed gives the same weights."""
-    from ldae.parts.baselines.encoder import Encoder
-    from ldae.parts.baselines.mae import MAE  # timm, which they are built with, takes seconds to import
-    from ldae.parts.baselines.moco import MoCo
+    """The untrained module of a method, or the encoder of a published one; the same seed gives the same weights."""
+    from ldae.parts.methods.encoder import Encoder, EncoderSize  # imports timm, which takes seconds
 
-    size: dict[str, Any] = {
+    size: EncoderSize = {
         "image_size": image_size,
         "width": stage.size.width,
         "heads": stage.size.heads,
@@ -92,13 +91,8 @@ def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Mo
         torch.manual_seed(stream(seed, Stream.INITIAL))
         if stage.weights is not None:
             return nn.ModuleDict({"encoder": Encoder(**size, class_token=True)})
-        if stage.mae is not None:
-            decoder: dict[str, Any] = {
-                name: getattr(stage.mae, name) for name in ("decoder_width", "decoder_heads", "decoder_blocks")
-            }
-            return MAE(**size, **decoder)
-        assert stage.moco_v3 is not None
-        return MoCo(**size, hidden=stage.moco_v3.hidden, out=stage.moco_v3.out)
+        module: nn.Module = import_module(f"ldae.parts.methods.{stage.method}").build(size, stage.recipe)
+        return module
 
 
 def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = False) -> nn.Module:

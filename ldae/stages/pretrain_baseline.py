@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
 from ldae.data.augment import two_views
 from ldae.data.crops import random_resized_crop
 from ldae.data.prepared import Split, to_float
-from ldae.parts.baselines.mae import MAE
-from ldae.parts.baselines.moco import MoCo, momentum_at
 from ldae.parts.loading import build_baseline
+from ldae.parts.methods.mae import MAE
+from ldae.parts.methods.moco_v3 import MoCo, momentum_at
 from ldae.runtime.device import compile_blocks, device_name, pick_device, recompute_activations
 from ldae.runtime.files import read_json, write_text
 from ldae.runtime.randomness import Randomness
@@ -58,6 +59,9 @@ def moco_task(module: MoCo, training: MoCoTraining, size: int) -> Descent:
     )
 
 
+TASKS: dict[str, Callable[[Any, Any, int], Descent]] = {"mae": mae_task, "moco_v3": moco_task}
+
+
 def pretrain_baseline(
     stage: BaselineStage,
     *,
@@ -87,17 +91,12 @@ def pretrain_baseline(
     images = Split.open(dataset, "train")
     made_from = lineage("pretrain", stage, revision, manifest["lineage"])
     inputs = inputs_of(dataset=dataset)
-    training = stage.mae or stage.moco_v3
-    assert training is not None
+    training = stage.recipe
 
     def start() -> Descent:
-        module = build_baseline(stage, seed=seed, image_size=manifest["size"]).to(device)
-        task = (
-            mae_task(cast(MAE, module), training, images.size)
-            if isinstance(training, MAETraining)
-            else moco_task(cast(MoCo, module), training, images.size)
-        )
-        layers = cast(MAE | MoCo, module).layers
+        module = cast(MAE | MoCo, build_baseline(stage, seed=seed, image_size=manifest["size"]).to(device))
+        task = TASKS[stage.method](module, training, images.size)
+        layers = module.layers
         if recompute:
             recompute_activations(layers)
         compile_blocks(layers, device)
@@ -124,7 +123,7 @@ def pretrain_baseline(
         images_seen = finished.steps * training.batch
         about = {
             "row": row,
-            "method": "mae" if stage.mae is not None else "moco_v3",
+            "method": stage.method,
             "seed": seed,
             "parameters": sum(tensor.numel() for tensor in encoder.values()),
             "training_flops": 6 * images_seen * baseline_macs(stage, manifest["size"]),

@@ -5,6 +5,7 @@ What is counted are multiply-adds (MACs), of one image unless it is said otherwi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from ldae.study.base import PATCH, PATCH_DIM
@@ -94,10 +95,14 @@ def baseline_macs(stage: BaselineStage, image_size: int) -> int:
     """What one image goes forward through with gradients; what has none counts a third."""
     tokens = (image_size // PATCH) ** 2
     size = {"tokens": tokens, "width": stage.size.width, "blocks": stage.size.encoder_blocks, "in_dim": PATCH_DIM}
-    if stage.mae is not None:
-        return mae_macs(**size, decoder_width=stage.mae.decoder_width, decoder_blocks=stage.mae.decoder_blocks)
-    assert stage.moco_v3 is not None
-    return moco_macs(**size, hidden=stage.moco_v3.hidden, out=stage.moco_v3.out)
+    macs, heads = BASELINE_MACS[stage.method]
+    return macs(**size, **stage.recipe.model_dump(include=set(heads)))
+
+
+BASELINE_MACS: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {  # by method, with the keys of its recipe
+    "mae": (mae_macs, ("decoder_width", "decoder_blocks")),
+    "moco_v3": (moco_macs, ("hidden", "out")),
+}
 
 
 def conv_macs(in_channels: int, out_channels: int, side: int, kernel: int = 3) -> int:

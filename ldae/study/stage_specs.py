@@ -10,7 +10,7 @@ from pydantic import Field
 from ldae.study.base import PATCH, PIXEL_PATCHES, Architecture, Config, Positive, Size
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.recipes import Finetuning, LayerDecay, MAETraining, MoCoTraining, Probing, Training
-from ldae.study.scale import Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
+from ldae.study.scale import Baselines, Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
 from ldae.study.spec import Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
 
 if TYPE_CHECKING:
@@ -179,11 +179,20 @@ class BaselineStage(Config):
         size = scale.size_of(row)
         if row.method.weights is not None:
             return cls(size=size, weights=row.method.weights)
-        recipe = scale.training_of(row)
-        if isinstance(recipe, MAETraining):
-            return cls(size=size, mae=recipe)
-        assert isinstance(recipe, MoCoTraining)
-        return cls(size=size, moco_v3=recipe)
+        return cls.model_validate({"size": size, row.method.name: scale.training_of(row)})
+
+    @property
+    def method(self) -> str:
+        """The name of the method; published encoders are those of `mae`."""
+        return next((name for name in Baselines.model_fields if getattr(self, name) is not None), "mae")
+
+    @property
+    def recipe(self) -> Training:
+        """The recipe of the method; a `ValueError` for published weights, which have none."""
+        recipe: Training | None = getattr(self, self.method)
+        if recipe is None:
+            raise ValueError("published weights are not trained here, and have no recipe")
+        return recipe
 
 
 class AdoptEncoderStage(BaselineStage):

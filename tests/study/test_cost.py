@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldae.parts.baselines.encoder import Encoder
-from ldae.parts.baselines.mae import MAE
-from ldae.parts.baselines.moco import MoCo
 from ldae.parts.classifiers import SmallResNet, SmallVGG
 from ldae.parts.folding import fold
+from ldae.parts.methods.encoder import Encoder
+from ldae.parts.methods.mae import MAE
+from ldae.parts.methods.moco_v3 import MoCo
 from ldae.parts.network import Transformer
 from ldae.parts.tokenizers.conv import Autoencoder, Doubling
 from ldae.parts.tokenizers.losses import PatchDiscriminator

@@ -9,7 +9,7 @@ Images are normalised here, as both methods' authors do, so that whatever uses a
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,15 @@ from ldae.parts.tokenizers.patches import patchify
 from ldae.study.base import PATCH, PATCH_DIM
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1]
+
+
+class EncoderSize(TypedDict):
+    """The arguments of `Encoder` that set its size."""
+
+    image_size: int
+    width: int
+    heads: int
+    blocks: int
 
 
 def vit_blocks(num: int, *, width: int, heads: int) -> nn.Sequential:

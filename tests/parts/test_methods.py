@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import normalize
 
 from ldae.data import augment
-from ldae.parts.baselines.mae import MAE
-from ldae.parts.baselines.moco import MoCo, info_nce, momentum_at
+from ldae.parts.methods.mae import MAE
+from ldae.parts.methods.moco_v3 import MoCo, info_nce, momentum_at
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain_baseline import mae_task, moco_task

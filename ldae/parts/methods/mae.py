@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ldae.parts.baselines.encoder import Encoder, take, vit_blocks, xavier
+from ldae.parts.methods.encoder import Encoder, EncoderSize, take, vit_blocks, xavier
 from ldae.parts.network import grid_positions
 from ldae.runtime.device import mixed_precision
 from ldae.runtime.randomness import Randomness
 from ldae.study.base import PATCH, PATCH_DIM
+from ldae.study.recipes import MAETraining
 
 KEPT = 0.25  # of the tokens (its Sec. 3)
 
@@ -75,3 +76,13 @@ class MAE(nn.Module):
             predicted = self.head(self.decoder_norm(self.decoder(tokens + self.positions)))  # (N, T, D)
             errors = (predicted.float() - normalised(patches)).square().mean(-1)  # (N, T)
             return errors.gather(1, hidden).mean(1)
+
+
+def build(size: EncoderSize, recipe: MAETraining) -> MAE:
+    """An untrained masked autoencoder with the decoder of a recipe."""
+    return MAE(
+        **size,
+        decoder_width=recipe.decoder_width,
+        decoder_heads=recipe.decoder_heads,
+        decoder_blocks=recipe.decoder_blocks,
+    )

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldae.parts.baselines.encoder import Encoder
+from ldae.parts.methods.encoder import Encoder, EncoderSize
 from ldae.runtime import ranks
 from ldae.runtime.device import mixed_precision
+from ldae.study.recipes import MoCoTraining
 
 TEMPERATURE = 0.2
 MOMENTUM = 0.99  # of the averaged networks at the start, from where it rises to 1
@@ -82,3 +83,8 @@ class MoCo(nn.Module):
             with torch.no_grad():
                 keys = [self.averaged_projector(self.averaged_encoder(view).mean(1)) for view in (first, second)]
             return info_nce(queries[0], keys[1]) + info_nce(queries[1], keys[0])
+
+
+def build(size: EncoderSize, recipe: MoCoTraining) -> MoCo:
+    """Untrained networks with the heads of a recipe."""
+    return MoCo(**size, hidden=recipe.hidden, out=recipe.out)
