@@ -48,7 +48,7 @@ def test_steps_are_finite_and_every_weight_has_a_gradient_once_the_zeros_are_gon
     for _ in range(3):
         measured = training.update(images(), LABELS)
         assert all(map(math.isfinite, map(float, measured.values())))
-    model = training.task.denoiser  # type: ignore[attr-defined]
+    model = training.task.parallel  # the denoiser itself: there is one rank
     draws = model.draw(8, Randomness(torch.device("cpu"), 0))
     model(to_float(images()), LABELS, draws).sum().backward()
     silent = [name for name, p in model.network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -100,7 +100,7 @@ def test_features_take_the_probed_time_step() -> None:
     training = run("pca")
     for _ in range(5):
         training.update(images(), LABELS)
-    model = training.task.denoiser  # type: ignore[attr-defined]
+    model = training.task.parallel  # the denoiser itself: there is one rank
     latents = model.encode(to_float(images()))
     with torch.no_grad():
         early, late = (model.features(latents, time=time)[0] for time in (10, 900))
