@@ -1,7 +1,7 @@
-"""What every kind of training shares: steps in a fixed order, rate schedule, averages, checkpoint, resume, history.
+"""The training loop of all stages: batches in a fixed order, checkpoints, resuming, history; `step.py` is its step.
 
-A training that is killed at any step and started again ends in the same bytes on a CPU: everything random in a step
-follows from (seed, step), and a checkpoint holds all the rest.
+On a CPU, a training that is killed at any step and resumed ends with the same bytes: all random numbers of a step
+depend on (seed, step) alone, and a checkpoint holds the rest of the state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ldae.training.optimizer import AdamW
 
 
 class Source(Protocol):
-    """Where batches come from: prepared images, or their cached latents."""
+    """A source of batches: prepared images, or their cached latents."""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -42,15 +42,15 @@ class Source(Protocol):
 
 
 class Task(Protocol):
-    """What is trained, and how a batch becomes a step."""
+    """The networks that are trained, and the step that trains them."""
 
     @property
     def module(self) -> nn.Module:
-        """All weights and averages that a step changes."""
+        """All weights and averaged weights that a step changes; a checkpoint stores its state."""
 
     @property
     def optimizers(self) -> list[AdamW]:
-        """Whose states a checkpoint keeps."""
+        """The optimizers; a checkpoint stores their states."""
 
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
@@ -62,47 +62,47 @@ class Task(Protocol):
 
 
 class Run:
-    """A training: a task, how far it is, and what it has noted."""
+    """The state of a training: its task, the number of steps taken, and its history."""
 
     def __init__(
         self, task: Task, *, title: str, seed: int, total: int, batch: int, log_every: int, identity: str
     ) -> None:
-        """Starts at step 0 of `total`; only a checkpoint of the same `identity` (what it was made from) is resumed."""
+        """Starts at step 0 of `total`; only resumes from a checkpoint with the same `identity`."""
         self.task, self.title, self.seed, self.total = task, title, seed, total
         self.batch, self.log_every, self.identity = batch, log_every, identity
         self.part = ranks.part_of(batch, f"{title}: batch")
         self.device = next(task.module.parameters()).device
         self.randomness = Randomness(self.device, part=ranks.number(), parts=ranks.size())
         self.step, self.seconds = 0, 0.0
-        self.losses = torch.zeros((), device=self.device)  # summed up since the history's last line
+        self.losses = torch.zeros((), device=self.device)  # their sum since the last line of the history
         self.history: list[str] = []
 
     def update(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor | float]:
-        """One step on this rank's part of a batch, and what it measured."""
+        """Takes one step on this rank's part of a batch; returns its metrics."""
         self.randomness.restart(self.seed, Stream.DRAWS, self.step)
-        measured = self.task.update(inputs, labels, self.randomness, step=self.step, total=self.total)
+        metrics = self.task.update(inputs, labels, self.randomness, step=self.step, total=self.total)
         self.step += 1
-        return measured
+        return metrics
 
-    def note(self, measured: dict[str, float]) -> None:
-        """Adds a line to the history; a number that is none ends the run.
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        """Adds a line to the history.
 
         Raises:
-            ValueError: for a number that is not finite.
+            ValueError: if a metric is not finite.
         """
-        if not all(map(math.isfinite, measured.values())):
-            said = ", ".join(f"{name} {value}" for name, value in measured.items())
+        if not all(map(math.isfinite, metrics.values())):
+            values = ", ".join(f"{name} {value}" for name, value in metrics.items())
             raise ValueError(
-                f"{self.title}: {said} between steps {self.step - self.log_every} and {self.step}: "
+                f"{self.title}: {values} between steps {self.step - self.log_every} and {self.step}: "
                 "training has diverged; lower the rate: recipe.rate of the row, or the scale's"
             )
         if not self.history:
-            self.history.append(",".join(["step", "images", *measured]))
-        values = [f"{value:.6g}" for value in measured.values()]
-        self.history.append(",".join([str(self.step), str(self.step * self.batch), *values]))
+            self.history.append(",".join(["step", "images", *metrics]))
+        numbers = [f"{value:.6g}" for value in metrics.values()]
+        self.history.append(",".join([str(self.step), str(self.step * self.batch), *numbers]))
 
     def results(self) -> dict[str, Any]:
-        """What a finished run leaves."""
+        """The content of `finished.pt`: identity, weights, history and seconds."""
         return {
             "identity": self.identity,
             "weights": self.task.module.state_dict(),
@@ -111,7 +111,7 @@ class Run:
         }
 
     def save(self, folder: Path) -> None:
-        """Writes a checkpoint, keeping the one before it in case this one is damaged later; rank 0 does it for all."""
+        """Writes a checkpoint on rank 0, and keeps the previous one in case the new one gets damaged."""
         if ranks.number():
             return
         path = folder / "checkpoint.pt"
@@ -121,12 +121,12 @@ class Run:
         save_checkpoint(path, self.results() | {"optimizers": optimizers, "step": self.step, "losses": self.losses})
 
     def restore(self, folder: Path) -> None:
-        """Goes on from the newest checkpoint of this very run that can be read, if there is one.
+        """Resumes from the newest readable checkpoint with the same identity, if there is one.
 
-        It may have been written with another number of ranks.
+        The number of ranks may differ from that of the run that wrote it.
 
         Raises:
-            OSError: where ranks do not see the same files.
+            OSError: if the ranks do not see the same files.
         """
         for path in (folder / "checkpoint.pt", folder / "previous.pt"):
             state = read_state(path, self.identity, self.device)
@@ -146,7 +146,7 @@ class Run:
 def batches(
     source: Source, order: Order, steps: range, batch: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's part of each step's batch; on an accelerator the next is read while the last is trained on."""
+    """Yields this rank's part of each batch; on an accelerator a thread reads the next batch during a step."""
     part = batch // ranks.size()
 
     def read(step: int) -> tuple[Tensor, Tensor]:
@@ -165,54 +165,53 @@ def batches(
 
 
 def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) -> None:
-    """Takes every step that is left, with checkpoints on the way; the history has the loss's mean between its lines.
+    """Takes all remaining steps and saves checkpoints; each line of the history has the mean loss since the last line.
 
-    `history.csv` in the folder of checkpoints grows with the history, for readers of a training that runs.
+    `resume/history.csv` grows with the history, so that a running training can be plotted.
 
     Raises:
-        Stopped: once it has saved, when it was asked to stop or its time is nearly over.
+        Stopped: after saving, if the process was asked to stop or its time limit is near.
     """
     order = Order(len(source), stream(run.seed, Stream.ORDER))
     first, before = run.step, run.seconds
-    start = saved = beaten = time.monotonic()
+    start = saved = last_heartbeat = time.monotonic()
     save_history(run.history, resume / "history.csv")
     with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
         for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
-            measured = run.update(inputs, labels)
-            run.losses += measured["loss"]
-            noted = run.step % run.log_every == 0
-            if noted or run.step == run.total:
-                count = run.log_every if noted else run.step % run.log_every
-                values = averaged(measured | {"loss": run.losses.item() / count}, run.device)
+            metrics = run.update(inputs, labels)
+            run.losses += metrics["loss"]
+            if run.step % run.log_every == 0 or run.step == run.total:
+                count = run.step % run.log_every or run.log_every  # steps since the last line
+                values = mean_over_ranks(metrics | {"loss": run.losses.item() / count}, run.device)
                 lines = len(run.history)
-                run.note(values)
+                run.log_metrics(values)
                 save_history(run.history, resume / "history.csv", first=lines)
                 run.losses.zero_()
                 bar.note = f"loss {values['loss']:.4g}"
             bar.advance(run.batch)
             now = time.monotonic()
             run.seconds = before + now - start
-            if now - beaten >= HEARTBEAT_SECONDS and not ranks.number():
+            if now - last_heartbeat >= HEARTBEAT_SECONDS and not ranks.number():
                 heartbeat(resume)
-                beaten = now
+                last_heartbeat = now
             if run.step == run.total:
                 break
             reason = stopping.asked()
             stops = ranks.any_reduce(reason is not None)
             if stops or ranks.any_reduce(now - saved >= checkpoint_seconds):
-                run.losses.copy_(ranks.all_reduce_mean(run.losses))  # other ranks than these may go on with it
+                run.losses.copy_(ranks.all_reduce_mean(run.losses))  # the resumed run may have another number of ranks
                 if run.losses.isfinite():
                     run.save(resume)
                 saved = now
             if stops:
-                ranks.barrier()  # none leaves before rank 0 has saved: the others' end would end it too
+                ranks.barrier()  # a rank that exits before rank 0 has saved would end rank 0 too
                 why = reason or "another rank was asked to"
                 raise Stopped(f"{run.title}: saved and stopped at step {run.step} of {run.total}: {why}")
 
 
-def averaged(measured: dict[str, Tensor | float], device: torch.device) -> dict[str, float]:
-    """What a step has measured, as means over all ranks."""
-    values = {name: float(value) for name, value in measured.items()}
+def mean_over_ranks(metrics: dict[str, Tensor | float], device: torch.device) -> dict[str, float]:
+    """The means of a step's metrics over all ranks."""
+    values = {name: float(value) for name, value in metrics.items()}
     if ranks.size() == 1:
         return values
     means = ranks.all_reduce_mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
@@ -220,7 +219,7 @@ def averaged(measured: dict[str, Tensor | float], device: torch.device) -> dict[
 
 
 class Finished(NamedTuple):
-    """A finished training, from rank 0."""
+    """The results of a finished training."""
 
     weights: dict[str, dict[str, Tensor]]  # the state of each part of the task's module, e.g. `network` and `average`
     history: list[str]  # lines of CSV, the header first
@@ -246,23 +245,23 @@ def trained(
     resume: Path,
     checkpoint_seconds: float,
 ) -> Iterator[Finished | None]:
-    """Trains, or resumes, under an exclusive lock that lasts while results are written; ranks other than 0 get None.
+    """Trains or resumes, and holds an exclusive lock until the results are written; ranks other than 0 get None.
 
     Args:
-        build: makes the task at its first step.
-        source: of its batches.
+        build: returns the task before its first step.
+        source: of the batches.
         title: for messages.
-        seed: of order and random draws.
-        total: steps.
-        batch: images a step, of all ranks together.
-        log_every: steps from one line of the history to the next.
+        seed: of the order of images and of all random draws.
+        total: the number of steps.
+        batch: images per step, over all ranks.
+        log_every: steps per line of the history.
         made_from: all that the results depend on, as plain values; a checkpoint of another run is not resumed.
-        resume: a folder for checkpoints that outlives failed attempts.
-        checkpoint_seconds: between two checkpoints, at least.
+        resume: a folder for checkpoints; it survives failed attempts.
+        checkpoint_seconds: the least time between two checkpoints.
 
     Raises:
-        Stopped: once it has saved, when it was asked to stop or its time is nearly over.
-        ValueError: when the loss is no longer a number.
+        Stopped: after saving, if the process was asked to stop or its time limit is near.
+        ValueError: if a metric is not finite.
     """
     leads, identity = not ranks.number(), json.dumps(made_from, sort_keys=True)
     with sole_holder(resume, log) if leads else nullcontext():
@@ -297,7 +296,7 @@ def history_text(lines: Iterable[str]) -> str:
 
 
 def save_history(lines: list[str], path: Path, *, first: int = 0) -> None:
-    """Appends the lines from number `first` on to a CSV file, or starts the file with 0; rank 0 does it for all."""
+    """Appends the lines from number `first` on to a CSV file, on rank 0; with `first` 0 it starts the file anew."""
     if ranks.number():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

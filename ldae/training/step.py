@@ -64,7 +64,7 @@ def gradient_norm(network: nn.Module) -> Tensor:
 
 
 class Descent:
-    """A task of one optimizer; `update` is its step, from top to bottom."""
+    """The training of a network with one optimizer; `update` is the whole step."""
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class Descent:
         """Prepares the optimizer and the averaged weights.
 
         Args:
-            losses: its forward pass takes what `prepare` returns and gives the losses (n,) of the images.
-            network: the part of it that is trained and that a checkpoint keeps.
+            losses: maps the results of `prepare` to the loss (n,) of each image.
+            network: the part of `losses` that is trained, averaged and stored in checkpoints.
             prepare: augments stored inputs (n, ...) with labels (n,), and draws what the losses need; it returns
                 tensors (n, ...) and named tuples of them.
             groups: parameter groups of AdamW; a group with `lr_scale` has that share of the learning rate.
@@ -92,7 +92,7 @@ class Descent:
             warmup: the share of the steps in which the rate rises.
             betas: of AdamW.
             ema: decay of the averaged weights; None for no average.
-            micro_batch: images a forward pass, at most; None for the whole batch. It changes no number but by rounding.
+            micro_batch: the most images per forward pass; None for the whole batch. Numbers change by rounding alone.
             before: called before each step with the share of the training that is over.
         """
         self.prepare, self.before, self.network = prepare, before, network
