@@ -37,7 +37,7 @@ from ldae.training.loop import Run
 
 SUM = "a" * 64  # for a checksum that the reader fills in
 VAE = f"convolutional: {{published: {{path: vae.safetensors, sha256: {SUM}}}}}"
-KINDS = {"", "bash", "yaml", "python", "text"}
+KINDS = {"", "bash", "yaml", "python", "text", "diff"}  # tests/workflow/test_ablations.py applies diffs
 SAFE = ("list", "show", "diff", "plan", "status", "why", "compare", "export", "denoise")  # run as they stand
 PARSED = ("run", "track", "completion")  # `run` and Snakemake's own commands are dry runs, see below
 OTHERS = {"cd", "conda", "tensorboard"}  # programs that are not this project's
