@@ -30,7 +30,8 @@ from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
 from ldae.study.base import Size
-from ldae.study.recipes import MAETraining, Probing, Training
+from ldae.study.methods import MAETraining
+from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Classifier, Convolutional, Fitting, Photos, Sampling
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import (

@@ -13,7 +13,8 @@ import pytest
 from ldae.runtime.arrays import save_row_checksums
 from ldae.runtime.files import checksums, write_json
 from ldae.study.base import Size
-from ldae.study.recipes import MAETraining, MoCoTraining, Training
+from ldae.study.methods import MAETraining, MoCoTraining
+from ldae.study.recipes import Training
 from ldae.study.scale import Fitting
 from ldae.study.spec import Network, Noise, Objective, Tokenizer
 from ldae.study.stage_specs import BaselineStage, PretrainStage, TokenizerStage

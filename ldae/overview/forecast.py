@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ldae.data.sources import presence
 from ldae.runtime.files import read_json
@@ -22,6 +22,7 @@ from ldae.study.cost import (
 from ldae.study.graph import Job
 from ldae.study.record import digest, lineage
 from ldae.study.scale import Photos
+from ldae.study.spec import Recipe
 from ldae.study.stage_specs import (
     BaselineStage,
     ClassifierStage,
@@ -139,9 +140,10 @@ class Forecast:
         study, run = self.study, key["row"]
         stage = pretraining_of(study, run)
         if isinstance(stage, PretrainStage):
-            steps = max(1, round(stage.recipe.length * stage.training.total_steps(self.data.train)))
+            row = cast(Recipe, stage.recipe)
+            steps = max(1, round(row.length * stage.training.total_steps(self.data.train)))
             macs = 3 * pretrain_macs(stage, self.size)
-            macs += self._encoding(stage.tokenizer.name) if stage.recipe.crop == "random" else 0
+            macs += self._encoding(stage.tokenizer.name) if row.crop == "random" else 0
             flops, copies = 2.0 * steps * stage.training.batch * macs, 2  # and the averaged weights
         elif study.is_published(run):
             flops, copies = 0.0, 1

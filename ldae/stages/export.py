@@ -13,12 +13,12 @@ from ldae.parts.loading import Finished, open_finished
 from ldae.runtime.files import atomic_write, write_text
 from ldae.runtime.progress import log
 from ldae.study.base import PATCH
+from ldae.study.methods import METHODS
 from ldae.study.spec import Features
 
 ARCHITECTURE = "vit_base_patch16_224"  # timm's name of the plain Vision Transformer; the arguments below set its size
 TIMM = "1.0.16"  # the first version that loads such a folder
 LICENCE = "apache-2.0"
-METHODS = {"denoiser": "denoising (l-DAE's family)", "mae": "MAE", "moco_v3": "MoCo v3"}
 
 
 def export(model: Path, *, out: Path, features: Features, about: dict[str, str]) -> None:
@@ -110,7 +110,7 @@ def model_card(folded: Folded, finished: Finished, features: Features, about: di
     grid, data, pretraining = folded.grid, specs["dataset"].get("dataset", {}), specs["pretrain"]
     lines = {
         "row": f"`{run['row']}`, seed {run['seed']}",
-        "method": METHODS[run["method"]],
+        "method": METHODS[run["method"]].title if run["method"] in METHODS else "denoising (l-DAE's family)",
         "network": f"{depth}, width {folded.width}, {folded.heads} heads, patch {PATCH}, "
         f"{sum(tensor.numel() for tensor in folded.state.values()):,} parameters, positions included",
         "training images": f"{data.get('source', 'images')}, {size} x {size} pixels, {len(classes)} classes",

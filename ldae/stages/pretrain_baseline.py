@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldae.data.augment import two_views
 from ldae.data.crops import random_resized_crop
 from ldae.data.prepared import Split, to_float
 from ldae.parts.loading import build_baseline
-from ldae.parts.methods.mae import MAE
-from ldae.parts.methods.moco_v3 import MoCo, momentum_at
 from ldae.runtime.device import compile_blocks, device_name, pick_device, recompute_activations
 from ldae.runtime.files import read_json, write_text
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
 from ldae.study.cost import baseline_macs
-from ldae.study.recipes import MAETraining, MoCoTraining
+from ldae.study.methods import METHODS
 from ldae.study.record import inputs_of, lineage, write_record
 from ldae.study.stage_specs import BaselineStage
 from ldae.training.loop import history_text, trained
 from ldae.training.step import Descent, decayed
 
-SMALLEST_CROP = 0.2  # of the area, for MAE
-MOCO_BETAS = (0.9, 0.999)  # MoCo v3 takes AdamW's defaults
+SMALLEST_CROP = 0.2  # of the area, of a single view (MAE)
 
 
-def mae_task(module: MAE, training: MAETraining, size: int) -> Descent:
-    """The training of a masked autoencoder on images of side `size`."""
+def method_task(module: nn.Module, stage: BaselineStage, size: int) -> Descent:
+    """The training of a method on images of side `size`.
 
-    def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
-        images = random_resized_crop(to_float(inputs), randomness, SMALLEST_CROP, size=size)
-        return images, module.draw(len(images), randomness)
+    Args:
+        module: of `ldae.parts.methods`: its forward pass gives the losses (n,) of the views and of what `draw` returns.
+        stage: the method and its recipe.
+        size: in pixels.
+    """
+    method, recipe = METHODS[stage.method], stage.recipe
+    draw = getattr(module, "draw", None)
 
-    groups = decayed(module, training.weight_decay)
-    return Descent(module, module, prepare, groups=groups, peak=training.peak_rate, warmup=training.warmup)
-
-
-def moco_task(module: MoCo, training: MoCoTraining, size: int) -> Descent:
-    """The training of MoCo v3's networks on images of side `size`; their momentum copies move before each step."""
-
-    def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
-        return two_views(to_float(inputs), randomness, size=size)
+    def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, ...]:
+        images = to_float(inputs)
+        if method.views == 2:
+            views: tuple[Tensor, ...] = two_views(images, randomness, size=size)
+        else:
+            views = (random_resized_crop(images, randomness, SMALLEST_CROP, size=size),)
+        return (*views, draw(len(images), randomness)) if draw is not None else views
 
     weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    whole = [{"params": weights, "weight_decay": recipe.weight_decay}]
     return Descent(
         module,
         module,
         prepare,
-        groups=[{"params": weights, "weight_decay": training.weight_decay}],  # norms and biases too, as its authors do
-        peak=training.peak_rate,
-        warmup=training.warmup,
-        betas=MOCO_BETAS,
-        before=lambda progress: module.momentum_update(momentum_at(progress)),
+        groups=whole if method.all_decay else decayed(module, recipe.weight_decay),
+        peak=recipe.peak_rate,
+        warmup=recipe.warmup,
+        betas=method.betas,
+        before=getattr(module, "before_step", None),
     )
-
-
-TASKS: dict[str, Callable[[Any, Any, int], Descent]] = {"mae": mae_task, "moco_v3": moco_task}
 
 
 def pretrain_baseline(
@@ -94,9 +90,9 @@ def pretrain_baseline(
     training = stage.recipe
 
     def start() -> Descent:
-        module = cast(MAE | MoCo, build_baseline(stage, seed=seed, image_size=manifest["size"]).to(device))
-        task = TASKS[stage.method](module, training, images.size)
-        layers = module.layers
+        module = build_baseline(stage, seed=seed, image_size=manifest["size"]).to(device)
+        task = method_task(module, stage, images.size)
+        layers = cast("list[nn.Module]", module.layers)
         if recompute:
             recompute_activations(layers)
         compile_blocks(layers, device)

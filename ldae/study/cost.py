@@ -5,21 +5,16 @@ What is counted are multiply-adds (MACs), of one image unless it is said otherwi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 
 from ldae.study.base import PATCH, PATCH_DIM
+from ldae.study.methods import METHODS, block_macs
 from ldae.study.scale import Classifier
 from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage
 
 VAE_MULTIPLES = (1, 2, 4, 4)  # of the convolutional tokenizer's width, level by level
 INCEPTION_MACS = 5_730_000_000  # of Inception v3 at 299 pixels
 VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of its stages
-
-
-def block_macs(tokens: int, width: int) -> int:
-    """Multiply-adds of one transformer block: qkv, attention, projection and an MLP of ratio 4."""
-    return 12 * tokens * width**2 + 2 * tokens**2 * width
 
 
 def transformer_macs(
@@ -58,26 +53,6 @@ def classifier_vit_macs(*, tokens: int, width: int, blocks: int, classes: int) -
     return blocks * block_macs(tokens, width) + tokens * width * PATCH_DIM + width * classes
 
 
-def mae_macs(*, tokens: int, width: int, blocks: int, in_dim: int, decoder_width: int, decoder_blocks: int) -> int:
-    """Multiply-adds of one image through MAE: a quarter of its tokens through the encoder, all through the decoder."""
-    kept = max(1, tokens // 4)
-    return (
-        blocks * block_macs(kept, width)
-        + tokens * width * in_dim
-        + kept * width * decoder_width
-        + decoder_blocks * block_macs(tokens, decoder_width)
-        + tokens * decoder_width * in_dim
-    )
-
-
-def moco_macs(*, tokens: int, width: int, blocks: int, in_dim: int, hidden: int, out: int) -> int:
-    """Multiply-adds of one image through MoCo v3: two views with gradients, and two without, which cost a third."""
-    encoder = blocks * block_macs(tokens, width) + tokens * width * in_dim
-    projector = width * hidden + hidden * hidden + hidden * out
-    predictor = out * hidden + hidden * out
-    return 2 * (encoder + projector + predictor) + round(2 / 3 * (encoder + projector))
-
-
 def pretrain_macs(stage: DenoiserStage, image_size: int) -> int:
     """A forward pass through a row's network, without its tokenizer."""
     size, dim = stage.size, stage.tokenizer.dim
@@ -94,15 +69,7 @@ def pretrain_macs(stage: DenoiserStage, image_size: int) -> int:
 def baseline_macs(stage: BaselineStage, image_size: int) -> int:
     """What one image goes forward through with gradients; what has none counts a third."""
     tokens = (image_size // PATCH) ** 2
-    size = {"tokens": tokens, "width": stage.size.width, "blocks": stage.size.encoder_blocks, "in_dim": PATCH_DIM}
-    macs, heads = BASELINE_MACS[stage.method]
-    return macs(**size, **stage.recipe.model_dump(include=set(heads)))
-
-
-BASELINE_MACS: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {  # by method, with the keys of its recipe
-    "mae": (mae_macs, ("decoder_width", "decoder_blocks")),
-    "moco_v3": (moco_macs, ("hidden", "out")),
-}
+    return METHODS[stage.method].macs(tokens, stage.size.width, stage.size.encoder_blocks, stage.recipe)
 
 
 def conv_macs(in_channels: int, out_channels: int, side: int, kernel: int = 3) -> int:

@@ -43,23 +43,6 @@ class Training(Config):
         return max(1, math.ceil(self.epochs * num_images / self.batch))
 
 
-class MAETraining(Training):
-    """The recipe of MAE (He et al., 2022), scaled to the budget."""
-
-    decoder_width: Annotated[int, Field(ge=8, multiple_of=4)] = 512
-    decoder_heads: Positive = 16
-    decoder_blocks: Positive = 8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-
-
-class MoCoTraining(Training):
-    """The recipe of MoCo v3 (Chen, Xie & He, 2021), scaled to the budget."""
-
-    hidden: Positive = 4096  # width of the projector and predictor
-    out: Positive = 256
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-
-
 class LayerDecay(Config):
     """What a block's learning rate in fine-tuning is of that of the block above it, for each size of the encoder.
 

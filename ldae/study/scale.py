@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from ldae.study.base import NUM_TIMES, PATCH, Architecture, Config, ExternalFile, Fraction, Positive, Size
-from ldae.study.recipes import Finetuning, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.methods import METHODS
+from ldae.study.recipes import Finetuning, Probing, Training
 from ldae.study.spec import Spec
 
 if TYPE_CHECKING:
@@ -154,11 +155,12 @@ class Judging(Config):
         return self
 
 
-class Baselines(Config):
-    """The methods that the paper compares with, each with its own recipe."""
+_fields: dict[str, Any] = {name: (method.recipe | None, None) for name, method in METHODS.items()}
+_Recipes = create_model("_Recipes", __base__=Config, **_fields)
 
-    mae: MAETraining
-    moco_v3: MoCoTraining
+
+class Baselines(_Recipes):  # type: ignore[misc, valid-type]
+    """The recipes of the methods that the paper compares with, by name."""
 
 
 class Resources(Config):
@@ -242,9 +244,11 @@ class Scale(Config):
         return row.recipe.applied(self.recipe_for(row.method.name))
 
     def recipe_for(self, method: str) -> Training:
-        """The recipe of a method that pretrains."""
-        recipes: dict[str, Training] = {"mae": self.baselines.mae, "moco_v3": self.baselines.moco_v3}
-        return recipes.get(method, self.training)
+        """The recipe of a method that pretrains; one that the scale does not give has the denoisers' keys."""
+        if method not in METHODS:
+            return self.training
+        recipe: Training | None = getattr(self.baselines, method)
+        return recipe or METHODS[method].recipe.model_validate(self.training.model_dump())
 
     def size_of(self, row: Spec) -> Size:
         """The size of a row's network."""
@@ -255,8 +259,7 @@ class Scale(Config):
     def _divisible(self) -> Self:
         batches = {
             "training": self.training.batch,
-            "baselines.mae": self.baselines.mae.batch,
-            "baselines.moco_v3": self.baselines.moco_v3.batch,
+            **{f"baselines.{name}": self.recipe_for(name).batch for name in METHODS},
             "finetuning": self.finetuning.batch,
             "convolutional": self.convolutional.batch,
         }

@@ -18,6 +18,7 @@ from ldae.study.base import (
     Positive,
     Size,
 )
+from ldae.study.methods import METHODS
 from ldae.study.objectives import ERRORS, PREDICTIONS, WEIGHTS
 from ldae.study.recipes import Training
 from ldae.study.schedules import SCHEDULES, TIMES, Levels
@@ -182,13 +183,14 @@ class Recipe(Config):
 class Method(Config):
     """What pretrains the encoder: a denoiser of the parts above, or a method that the paper compares with (Sec. 5)."""
 
-    name: Literal["denoiser", "mae", "moco_v3"] = "denoiser"
+    name: Annotated[str, word(("denoiser", *METHODS))] = "denoiser"
     weights: PublishedWeights | None = None  # taken instead of training
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.weights is not None and self.name == "moco_v3":
-            raise ValueError("method.weights: published weights are read of DiT (method.name 'denoiser') and of 'mae'")
+        published = ["denoiser", *(name for name, method in METHODS.items() if method.has_published_weights)]
+        if self.weights is not None and self.name not in published:
+            raise ValueError(f"method.weights: published weights are read for method.name {alternatives(published)}")
         return self
 
 

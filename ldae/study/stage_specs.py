@@ -9,7 +9,8 @@ from pydantic import Field
 
 from ldae.study.base import PATCH, PIXEL_PATCHES, Architecture, Config, Positive, Size
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
-from ldae.study.recipes import Finetuning, LayerDecay, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.methods import METHODS
+from ldae.study.recipes import Finetuning, LayerDecay, Probing, Training
 from ldae.study.scale import Baselines, Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
 from ldae.study.spec import Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
 
@@ -160,12 +161,13 @@ class AdoptStage(DenoiserStage):
         )
 
 
-class BaselineStage(Config):
-    """What pretraining with a method that the paper compares with, or taking its published weights, depends on."""
+class BaselineStage(Baselines):
+    """What pretraining with a method that the paper compares with, or taking its published weights, depends on.
+
+    One of the methods has its recipe, under its name.
+    """
 
     size: Size
-    mae: MAETraining | None = None
-    moco_v3: MoCoTraining | None = None
     weights: PublishedWeights | None = None
 
     @classmethod
@@ -184,7 +186,7 @@ class BaselineStage(Config):
     @property
     def method(self) -> str:
         """The name of the method; published encoders are those of `mae`."""
-        return next((name for name in Baselines.model_fields if getattr(self, name) is not None), "mae")
+        return next((name for name in METHODS if getattr(self, name) is not None), "mae")
 
     @property
     def recipe(self) -> Training:

@@ -23,7 +23,8 @@ from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe
 from ldae.stages.train_classifier import train_classifier
 from ldae.study.base import Size
-from ldae.study.recipes import MAETraining, MoCoTraining, Probing, Training
+from ldae.study.methods import MAETraining, MoCoTraining
+from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Classifier, Fitting, Photos
 from ldae.study.spec import Recipe, Tokenizer
 from ldae.study.stage_specs import (

@@ -22,7 +22,8 @@ from ldae.runtime.arrays import save_row_checksums
 from ldae.runtime.files import checksums, read_json, write_json
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH_DIM, Architecture, Size
-from ldae.study.recipes import MAETraining, Training
+from ldae.study.methods import MAETraining
+from ldae.study.recipes import Training
 from ldae.study.record import lineage
 from ldae.study.scale import Classifier, Convolutional
 from ldae.study.spec import Network, Noise, Objective, Recipe, Tokenizer

@@ -53,7 +53,8 @@ from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
 from ldae.study.base import Architecture
-from ldae.study.recipes import Finetuning, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.methods import MAETraining, MoCoTraining
+from ldae.study.recipes import Finetuning, Probing, Training
 from ldae.study.scale import Dataset, Fitting, Folder, Judging, Photos, Sampling
 from ldae.study.stage_specs import (
     BaselineStage,

@@ -15,8 +15,10 @@ from ldae.parts.methods.mae import MAE
 from ldae.parts.methods.moco_v3 import MoCo, info_nce, momentum_at
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
-from ldae.stages.pretrain_baseline import mae_task, moco_task
-from ldae.study.recipes import MAETraining, MoCoTraining
+from ldae.stages.pretrain_baseline import method_task
+from ldae.study.base import Size
+from ldae.study.methods import MAETraining, MoCoTraining
+from ldae.study.stage_specs import BaselineStage
 from ldae.training.optimizer import AdamW
 
 ENCODER = {"image_size": 64, "width": 16, "heads": 2, "blocks": 2}
@@ -62,6 +64,9 @@ def test_the_encoder_sees_images_normalised_by_imagenets_mean_and_deviation(
     assert set(encoder.state_dict()) == {name for name, _ in encoder.named_parameters()}  # nothing more in its file
 
 
+SIZE = Size(width=32, heads=2, encoder_blocks=1, decoder_blocks=1)
+
+
 def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]:
     """The names of the weights that decay, and of those that do not."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -73,14 +78,14 @@ def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]
 
 def test_all_that_moco_trains_decays(moco: MoCo) -> None:
     recipe = MoCoTraining(steps=1, batch=8, rate=0.1, warmup=0)
-    found = decaying(moco_task(moco, recipe, 64).optimizers[0], moco)
+    found = decaying(method_task(moco, BaselineStage(size=SIZE, moco_v3=recipe), 64).optimizers[0], moco)
     assert found[True] == {name for name, parameter in moco.named_parameters() if parameter.requires_grad}
     assert {"encoder.blocks.0.norm1.weight", "encoder.blocks.0.attn.qkv.bias"} <= found[True]
 
 
 def test_matrices_and_the_mask_token_of_mae_decay_and_norms_and_biases_do_not(mae: MAE) -> None:
     recipe = MAETraining(steps=1, batch=8, rate=0.1, warmup=0)
-    found = decaying(mae_task(mae, recipe, 64).optimizers[0], mae)
+    found = decaying(method_task(mae, BaselineStage(size=SIZE, mae=recipe), 64).optimizers[0], mae)
     assert {name.rpartition(".")[2] for name in found[True]} == {"weight", "mask_token"}
     assert {name for name in found[True] if "norm" in name} == set()
     assert {name for name in found[False] if not name.endswith(".bias") and "norm" not in name} == set()

@@ -37,7 +37,8 @@ from ldae.stages.probe import probe
 from ldae.stages.sample import sample
 from ldae.stages.train_tokenizer import train_tokenizer
 from ldae.study.base import Size
-from ldae.study.recipes import Finetuning, MAETraining, MoCoTraining, Probing, Training
+from ldae.study.methods import MAETraining, MoCoTraining
+from ldae.study.recipes import Finetuning, Probing, Training
 from ldae.study.scale import Convolutional, Sampling
 from ldae.study.spec import Network, Objective, Tokenizer
 from ldae.study.stage_specs import (

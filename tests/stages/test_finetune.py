@@ -24,7 +24,8 @@ from ldae.stages.finetune import DropPath, Tuned, finetune, layer_groups, tuning
 from ldae.stages.pretrain import pretrain
 from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.study.base import Size
-from ldae.study.recipes import Finetuning, MAETraining, Training
+from ldae.study.methods import MAETraining
+from ldae.study.recipes import Finetuning, Training
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import BaselineStage, FinetuneStage, PretrainStage
 from ldae.training.loop import Run

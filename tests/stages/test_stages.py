@@ -28,7 +28,8 @@ from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
 from ldae.study.base import ExternalFile, Size
-from ldae.study.recipes import MAETraining, MoCoTraining, Probing, Training
+from ldae.study.methods import MAETraining, MoCoTraining
+from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Classifier, Convolutional, Judging, Sampling
 from ldae.study.spec import Network, Noise, Recipe, Tokenizer
 from ldae.study.stage_specs import (

@@ -25,14 +25,13 @@ from ldae.study.cost import (
     autoencoder_macs,
     classifier_vit_macs,
     discriminator_macs,
-    mae_macs,
-    moco_macs,
     small_resnet_macs,
     small_vgg_macs,
     transformer_macs,
     vgg_macs,
     vit_macs,
 )
+from ldae.study.methods import MAETraining, MoCoTraining, mae_macs, moco_macs
 
 
 def counted(compute: Callable[[], object]) -> float:
@@ -90,13 +89,16 @@ def test_the_formula_of_fine_tuning_counts_what_its_network_does() -> None:
     assert found == 2 * classifier_vit_macs(tokens=16, width=32, blocks=2, classes=5)
 
 
-def test_the_baselines_formulas_count_what_they_do() -> None:
+RECIPE = {"steps": 1, "batch": 8, "rate": 0.1, "warmup": 0.0}
+
+
+def test_the_formulas_of_methods_count_what_they_do() -> None:
     encoder = {"width": 32, "blocks": 2}
     decoder = {"decoder_width": 16, "decoder_blocks": 1}
     mae = MAE(image_size=64, heads=2, decoder_heads=2, **encoder, **decoder)
     order = mae.draw(2, Randomness(torch.device("cpu"), 0))
-    assert counted(lambda: mae(IMAGES, order)) == 2 * mae_macs(tokens=16, in_dim=768, **encoder, **decoder)
+    assert counted(lambda: mae(IMAGES, order)) == 2 * mae_macs(16, 32, 2, MAETraining(**RECIPE, **decoder))
     moco = MoCo(image_size=64, heads=2, hidden=24, out=8, **encoder)
     found = counted(lambda: moco.predictor(moco.projector(moco.encoder(IMAGES).mean(1))))
     key = counted(lambda: moco.averaged_projector(moco.averaged_encoder(IMAGES).mean(1)))
-    assert moco_macs(tokens=16, in_dim=768, hidden=24, out=8, **encoder) == pytest.approx(found + key / 3, rel=1e-6)
+    assert moco_macs(16, 32, 2, MoCoTraining(**RECIPE, hidden=24, out=8)) == pytest.approx(found + key / 3, rel=1e-6)

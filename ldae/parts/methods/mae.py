@@ -10,7 +10,7 @@ from ldae.parts.network import grid_positions
 from ldae.runtime.device import mixed_precision
 from ldae.runtime.randomness import Randomness
 from ldae.study.base import PATCH, PATCH_DIM
-from ldae.study.recipes import MAETraining
+from ldae.study.methods import MAETraining
 
 KEPT = 0.25  # of the tokens (its Sec. 3)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ldae.parts.methods.encoder import Encoder, EncoderSize
 from ldae.runtime import ranks
 from ldae.runtime.device import mixed_precision
-from ldae.study.recipes import MoCoTraining
+from ldae.study.methods import MoCoTraining
 
 TEMPERATURE = 0.2
 MOMENTUM = 0.99  # of the averaged networks at the start, from where it rises to 1
@@ -66,6 +66,10 @@ class MoCo(nn.Module):
     def layers(self) -> list[nn.Module]:
         """The blocks of the encoder and of its average."""
         return [*self.encoder.blocks, *self.averaged_encoder.get_submodule("blocks").children()]
+
+    def before_step(self, progress: float) -> None:
+        """Moves the averages, before the step at which a share `progress` of the training is over."""
+        self.momentum_update(momentum_at(progress))
 
     @torch.no_grad()
     def momentum_update(self, momentum: float) -> None:
