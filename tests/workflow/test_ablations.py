@@ -20,6 +20,7 @@ LIMITS = {  # of each recipe: the lines that it may add, and the files that it m
     "A sigmoid noise schedule": (15, 3),
     "A Huber error": (15, 3),
     "Register tokens": (20, 5),
+    "SimMIM, a third method": (80, 3),
     "The effective rank, a metric": (40, 3),
 }
 
