@@ -47,6 +47,7 @@ class Denoiser(nn.Module):
         """
         super().__init__()
         self.tokenizer = tokenizers.build(stage.tokenizer, fitted)
+        self.linear_tokenizer = stage.tokenizer.traits.linear
         self.noise = NoiseSchedule(stage.noise)
         self.prediction = PREDICTIONS[stage.objective.predict]
         self.weight = WEIGHTS[stage.objective.weight]
@@ -75,7 +76,7 @@ class Denoiser(nn.Module):
 
     @property
     def projection(self) -> PCATokenizer:
-        """The tokenizer of a row on images: the configuration lets no other than PCA stand there."""
+        """The tokenizer of a row on images, which the configuration restricts to orthogonal projections."""
         return cast(PCATokenizer, self.tokenizer)
 
     def draw(self, num: int, randomness: Randomness) -> Draws:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.methods.encoder import Encoder
 from ldae.parts.network import Block
-from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.parts.tokenizers.patches import unpatchify
 from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
+from ldae.study.tokenizers import kinds_with
+from ldae.study.words import alternatives
 
 
 class Folded(NamedTuple):
@@ -75,10 +76,10 @@ def depth_of(network: nn.Module, *, time: int, offset: int) -> int:
 
 
 def _fold_denoiser(denoiser: Denoiser, time: int, depth: int) -> Folded:
-    if isinstance(denoiser.tokenizer, ConvTokenizer):
+    if not denoiser.linear_tokenizer:
         raise ValueError(
-            "its tokens come from a convolutional network, which no patch embedding can replace; rows with "
-            "tokenizer.kind 'pca', 'pixel', 'patch_vae' or 'patch_ae' can be exported, and MAE and MoCo v3"
+            "no patch embedding can stand for its tokenizer, which is not an affine map of patches; rows with "
+            f"tokenizer.kind {alternatives(kinds_with('linear'))} can be exported, and other methods than denoising"
         )
     times = torch.tensor([denoiser.noise.nearest(time)], device=denoiser.noise.signal.device)
     condition = denoiser.network.condition(times, None).double()  # without a label, as in probing

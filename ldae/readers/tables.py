@@ -17,19 +17,13 @@ from ldae.study.measures import MEASURES
 from ldae.study.record import seconds_of
 from ldae.study.results import TokenizerRecord
 from ldae.study.stages import RECORDS
+from ldae.study.tokenizers import TOKENIZERS
 
 COLUMNS = (
     "Accuracy and gain: [95 % interval] of the mean, over seeds and groups of images. ± over seeds: the standard "
     "deviation of the seeds' accuracies. Gain: over the same network with random weights, on the same images."
 )
 UNITS = {9: "G", 12: "T", 15: "P", 18: "E", 21: "Z"}
-TOKENIZERS = {
-    "conv": "convolutional VAE",
-    "patch_vae": "patch-wise VAE",
-    "patch_ae": "patch-wise AE",
-    "pca": "patch-wise PCA",
-    "pixel": "pixels",
-}
 LATEX = str.maketrans({"γ": r"$\gamma$", "σ": r"$\sigma$", "√": r"$\surd$", "−": "$-$", "±": r"$\pm$", "é": r"\'e"})
 PERCEPTUAL = {  # what a perceptual loss has compared, as a tokenizer's record names it
     "builtin": "The perceptual loss (builtin) compares the activations of a small VGG-style network that the study "
@@ -162,11 +156,11 @@ def _reconstructions(tokenizers: list[TokenizerRecord], values: list[int]) -> st
     for fit in tokenizers:
         line = lines.setdefault(fit.kind, {})
         for dim, decibel in fit.psnr.items():
-            unused = f", {fit.collapsed_dims} unused" if fit.kind != "pca" else ""
+            unused = f", {fit.collapsed_dims} unused" if not TOKENIZERS[fit.kind].one_fit else ""
             line[dim] = f"{decibel:.1f}{unused}"
     shown = [
-        {"tokenizer": label} | {str(value): lines[kind].get(value, "") for value in values}
-        for kind, label in TOKENIZERS.items()
+        {"tokenizer": tokenizer.title} | {str(value): lines[kind].get(value, "") for value in values}
+        for kind, tokenizer in TOKENIZERS.items()
         if kind in lines
     ]
     table = pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldae.data.prepared import Split, to_float
 from ldae.measures.reconstruction import collapsed, psnr
-from ldae.parts.tokenizers import FITS, build
+from ldae.parts.tokenizers import build, fit
 from ldae.parts.tokenizers.patches import patchify
 from ldae.parts.tokenizers.pixel import resize
 from ldae.runtime.files import checksums, read_json
@@ -22,9 +22,10 @@ from ldae.study.record import inputs_of, lineage, provenance
 from ldae.study.results import TokenizerRecord
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import TokenizerStage
+from ldae.study.tokenizers import TOKENIZERS
 
 IMAGES = 1024  # a batch
-PCA_DIMS = (8, 16, 32, 64, 128)  # the numbers of components with a measured reconstruction (those of the paper)
+MEASURED_DIMS = (8, 16, 32, 64, 128)  # of a fit that serves all, those with a measured reconstruction: the paper's
 
 
 def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) -> Iterator[Tensor]:
@@ -58,10 +59,10 @@ def fit_tokenizer(stage: TokenizerStage, *, revision: int, dataset: Path, out: P
     manifest = read_json(dataset / "manifest.json")
     fitting = stage.fitting
     patches = sampled_patches(train, patch=stage.patch, num_patches=fitting.patches, seed=fitting.seed)
-    fitted = FITS[stage.kind](patches, stage)
+    fitted = fit(patches, stage)
     save_weights(out / "tokenizer.safetensors", fitted)
-    variance = fitted["variance"]
-    dims = [dim for dim in PCA_DIMS if dim <= len(variance)] if stage.kind == "pca" else [len(variance)]
+    variance, kind = fitted["variance"], TOKENIZERS[stage.kind]
+    dims = [dim for dim in MEASURED_DIMS if dim <= len(variance)] if kind.one_fit else [len(variance)]
     reconstructions = {
         dim: psnr(build(Tokenizer(kind=stage.kind, dim=dim), fitted), val, torch.device("cpu")) for dim in dims
     }
@@ -69,7 +70,7 @@ def fit_tokenizer(stage: TokenizerStage, *, revision: int, dataset: Path, out: P
     TokenizerRecord(
         kind=stage.kind,
         dims=len(variance),
-        collapsed_dims=collapsed(variance, has_prior=stage.kind == "patch_vae"),
+        collapsed_dims=collapsed(variance, has_prior=kind.has_prior),
         psnr={dim: round(value, 3) for dim, value in reconstructions.items()},
         explained=[round(float(share), 6) for share in explained],
         lineage=lineage("tokenizer", stage, revision, manifest["lineage"]),

@@ -88,7 +88,7 @@ def pretrain(
     inputs = inputs_of(dataset=dataset, tokenizer=tokenizer)
     images, training = Split.open(dataset, "train"), stage.training
     source: Source = images.as_stored if stage.recipe.crop == "random" else images
-    if stage.tokenizer.kind == "conv" and stage.recipe.crop == "center":
+    if stage.tokenizer.traits.trained and stage.recipe.crop == "center":
         source = Latents.open(tokenizer, images.labels)
 
     def start() -> Descent:

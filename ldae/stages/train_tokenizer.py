@@ -185,7 +185,6 @@ def train_tokenizer(
         before.append(read_json(vgg / "classifier.json")["lineage"])
     made_from = lineage("tokenizer", stage, revision, *before)
     inputs = inputs_of(dataset=dataset, vgg=vgg if stage.needs_vgg else None)
-    title = "-".join(["conv", str(stage.dim)] + [w for w in ("perceptual", "adversarial") if getattr(stage, w)])
 
     def start() -> Autoencoding:
         perceptual = perceptual_distance(stage, vgg)
@@ -210,7 +209,7 @@ def train_tokenizer(
         write_text(out / "history.csv", history_text(history))
         tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
         about = {
-            "kind": "conv",
+            "kind": stage.tokenizer.kind,
             "dims": stage.dim,
             "collapsed_dims": collapsed(fitted["variance"], has_prior=True),
             "psnr": {stage.dim: round(psnr(tokenizer, val, device), 3)},
@@ -234,7 +233,7 @@ def train_tokenizer(
     with trained(
         start,
         train,
-        title=title,
+        title=stage.tokenizer.name,
         seed=recipe.seed,
         total=recipe.steps,
         batch=recipe.batch,

@@ -17,7 +17,6 @@ from pydantic_core import PydanticCustomError
 PATCH = 16  # side of a token's patch at every scale, in pixels of the full image (paper, Sec. 4.2)
 PATCH_DIM = 3 * PATCH * PATCH  # D = 768
 NUM_TIMES = 1000  # time steps of the diffusion process (DiT)
-PIXEL_PATCHES = {768: 16, 192: 8, 48: 4, 12: 2}  # dims of a pixel token -> its patch on the resized image (Fig. 5)
 
 
 def matching(pattern: str, wanted: str) -> AfterValidator:

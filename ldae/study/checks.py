@@ -5,8 +5,8 @@ from __future__ import annotations
 from ldae.study.checking import StudyError, listed, nearest
 from ldae.study.file import Claim, DimensionFigure, Figure, Paper, RowsFigure, StudyFile, Table
 from ldae.study.rows import Point, Variant
-
-LINEAR = ("pca", "patch_vae", "patch_ae")  # the tokenizers that have filters to be shown
+from ldae.study.tokenizers import kinds_with
+from ldae.study.words import alternatives
 
 
 def check_names(
@@ -42,8 +42,10 @@ def _check_figure(
     """Refuses a figure of rows that do not have what it shows."""
     if isinstance(figure, DimensionFigure):
         for name in figure.filters.values():
-            if name not in variants or variants[name].spec.tokenizer.kind not in LINEAR:
-                raise StudyError(f"{place}.filters: {name!r} has no filters; name a row of {listed(LINEAR)}")
+            if name not in variants or not variants[name].spec.tokenizer.traits.has_filters:
+                raise StudyError(
+                    f"{place}.filters: {name!r} has no filters; name a row of {alternatives(kinds_with('has_filters'))}"
+                )
         return
     rows = [variants[point.variant] for name in figure.rows for point in sweeps.get(name, [Point(name, "", Paper())])]
     for row in rows:

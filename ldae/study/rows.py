@@ -114,10 +114,10 @@ def _variant(variant: Variant, place: str) -> Variant:
     if variant.finetune or variant.paper.finetune is not None:
         if spec.method.weights is not None:
             raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
-        if spec.method.name == "denoiser" and spec.tokenizer.kind == "conv":
+        if spec.method.name == "denoiser" and not spec.tokenizer.traits.linear:
             raise StudyError(
-                f"{place}: tokenizer.kind 'conv' cannot be fine-tuned: no patch embedding can replace its network; "
-                "finetune: true and paper.finetune need a patch-wise tokenizer"
+                f"{place}: tokenizer.kind {spec.tokenizer.kind!r} cannot be fine-tuned: no patch embedding can replace "
+                "its network; finetune: true and paper.finetune need a patch-wise tokenizer"
             )
         variant = replace(variant, finetune=True)
     if not variant.fid and variant.paper.fid is None:

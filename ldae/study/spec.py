@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from ldae.study.base import (
     NUM_TIMES,
     PATCH_DIM,
-    PIXEL_PATCHES,
     Config,
     ExternalFile,
     Fraction,
@@ -22,6 +21,7 @@ from ldae.study.methods import METHODS
 from ldae.study.objectives import ERRORS, PREDICTIONS, WEIGHTS
 from ldae.study.recipes import Training
 from ldae.study.schedules import SCHEDULES, TIMES, Levels
+from ldae.study.tokenizers import TOKENIZERS, TokenizerKind, kinds_with
 from ldae.study.words import alternatives, word
 
 AnyTraining = TypeVar("AnyTraining", bound="Training")
@@ -59,9 +59,9 @@ class PublishedWeights(ExternalFile):
 class Tokenizer(Config):
     """How an image becomes tokens (paper, Sec. 4.2)."""
 
-    kind: Literal["pca", "pixel", "conv", "patch_vae", "patch_ae"] = "pca"
+    kind: Annotated[str, word(TOKENIZERS)] = "pca"
     dim: Annotated[int, Field(ge=1, le=PATCH_DIM)] = 32
-    # Losses of `conv` beside reconstruction and KL divergence: with both it is the VQGAN of latent diffusion.
+    # Losses of a trained tokenizer beside reconstruction and KL divergence: with both it is latent diffusion's VQGAN.
     perceptual: bool = False
     adversarial: bool = False
     # The paper leaves the scaling of its latents open. `global` divides all dimensions by one number, as latent
@@ -74,26 +74,32 @@ class Tokenizer(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.kind == "pixel" and self.dim not in PIXEL_PATCHES:
-            raise ValueError(f"tokenizer.dim: found {self.dim}; a pixel token has one of {sorted(PIXEL_PATCHES)}")
-        if self.kind == "conv" and self.dim % 4:
-            raise ValueError(
-                f"tokenizer.dim: found {self.dim}; a 'conv' token is 2 x 2 latents, so give a multiple of 4"
-            )
-        if self.kind != "conv" and (self.perceptual or self.adversarial):
-            loss = "perceptual" if self.perceptual else "adversarial"
-            raise ValueError(f"tokenizer.{loss}: {self.kind!r} has no such loss; it needs tokenizer.kind 'conv'")
-        if self.kind != "conv" and self.scale == "published":
-            raise ValueError(f"tokenizer.scale: 'published' needs tokenizer.kind 'conv', found {self.kind!r}")
+        if obstacle := self.traits.dim_obstacle(self.dim):
+            raise ValueError(f"tokenizer.dim: found {self.dim}; {obstacle}")
+        if not self.traits.trained:
+            possible = alternatives(kinds_with("trained"))
+            if self.losses:
+                raise ValueError(
+                    f"tokenizer.{self.losses[0]}: {self.kind!r} has no such loss; it needs tokenizer.kind {possible}"
+                )
+            if self.scale == "published":
+                raise ValueError(f"tokenizer.scale: 'published' needs tokenizer.kind {possible}, found {self.kind!r}")
         return self
 
     @property
+    def traits(self) -> TokenizerKind:
+        """What this kind of tokenizer can do."""
+        return TOKENIZERS[self.kind]
+
+    @property
+    def losses(self) -> list[str]:
+        """The losses of its training beside reconstruction and KL divergence."""
+        return [loss for loss in ("perceptual", "adversarial") if getattr(self, loss)]
+
+    @property
     def name(self) -> str:
-        """The name of the fit that this tokenizer needs: one PCA serves every `dim`, and a fit every `scale`."""
-        if self.kind == "pca":
-            return "pca"
-        losses = [loss for loss in ("perceptual", "adversarial") if getattr(self, loss)]
-        return "-".join([self.kind, str(self.dim), *losses])
+        """The name of the fit that this tokenizer needs: one PCA serves every `dim`, and a fit serves each `scale`."""
+        return self.kind if self.traits.one_fit else "-".join([self.kind, str(self.dim), *self.losses])
 
 
 class Noise(Config):
@@ -224,10 +230,10 @@ class Spec(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         images = self.network.image_input or self.network.image_output
-        if images and self.tokenizer.kind != "pca":
+        if images and not self.tokenizer.traits.on_images:
             raise ValueError(
                 f"tokenizer.kind: {self.tokenizer.kind!r} has no inverse on the image; "
-                "network.input and network.output 'image' need 'pca'"
+                f"network.input and network.output 'image' need {alternatives(kinds_with('on_images'))}"
             )
         for key, words, chosen in (
             ("predict", PREDICTIONS, self.objective.predict),

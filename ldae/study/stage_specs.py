@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field
 
-from ldae.study.base import PATCH, PIXEL_PATCHES, Architecture, Config, Positive, Size
+from ldae.study.base import PATCH, Architecture, Config, Positive, Size
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.methods import METHODS
 from ldae.study.recipes import Finetuning, LayerDecay, Probing, Training
 from ldae.study.scale import Baselines, Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
 from ldae.study.spec import Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
+from ldae.study.tokenizers import TOKENIZERS, kinds_with
+from ldae.study.words import word
 
 if TYPE_CHECKING:
     from ldae.study.stages import Key
@@ -46,9 +48,9 @@ class ClassifierStage(Config):
 class TokenizerStage(Config):
     """What fitting a tokenizer depends on."""
 
-    kind: Literal["pca", "pixel", "patch_vae", "patch_ae"] = "pca"
+    kind: Annotated[str, word([name for name, kind in TOKENIZERS.items() if not kind.trained])] = "pca"
     patch: int = PATCH  # side of a token's patch on the (resized) image
-    dim: int | None = None  # of the patch-wise VAE and AE; PCA and pixels keep all
+    dim: int | None = None  # None for a fit of all dimensions
     fitting: Fitting = Fitting()
 
     @classmethod
@@ -73,6 +75,12 @@ class ConvolutionalStage(Config):
         return stage if isinstance(stage, cls) else None
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that is trained."""
+        (kind,) = kinds_with("trained")
+        return Tokenizer(kind=kind, dim=self.dim, perceptual=self.perceptual, adversarial=self.adversarial)
+
+    @property
     def is_published(self) -> bool:
         """Whether published weights are taken instead of training: those of KL-f8 have 4 channels and all losses."""
         return bool(self.convolutional.published) and self.perceptual and self.adversarial and self.dim == 16
@@ -85,7 +93,7 @@ class ConvolutionalStage(Config):
 
 def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | ConvolutionalStage:
     """The fit that a row's tokenizer needs."""
-    if tokenizer.kind == "conv":
+    if tokenizer.traits.trained:
         losses = {"perceptual": tokenizer.perceptual, "adversarial": tokenizer.adversarial}
         stage = ConvolutionalStage(dim=tokenizer.dim, **losses, convolutional=scale.convolutional)
         unused = [] if stage.is_published else ["published"]
@@ -94,8 +102,8 @@ def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | Conv
         return stage.model_copy(update={"convolutional": scale.convolutional.without(unused)})
     return TokenizerStage(
         kind=tokenizer.kind,
-        patch=PIXEL_PATCHES[tokenizer.dim] if tokenizer.kind == "pixel" else PATCH,
-        dim=tokenizer.dim if tokenizer.kind in ("patch_vae", "patch_ae") else None,
+        patch=tokenizer.traits.patch(tokenizer.dim),
+        dim=tokenizer.traits.fitted_dim(tokenizer.dim),
         fitting=scale.fitting,
     )
 

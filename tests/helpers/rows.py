@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ldae.data.prepared import to_float
+from ldae.parts import tokenizers
 from ldae.parts.denoiser import Denoiser
-from ldae.parts.tokenizers import FITS, pca, pixel
+from ldae.parts.tokenizers import pca, pixel
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
 from ldae.stages.pretrain import pretraining
-from ldae.study.base import PIXEL_PATCHES, Size
+from ldae.study.base import Size
 from ldae.study.recipes import Training
 from ldae.study.scale import Fitting
 from ldae.study.spec import Method, Recipe, Tokenizer
@@ -44,20 +45,20 @@ def images(num: int = 8, side: int = 32) -> Tensor:
 def fit(tokenizer: Tokenizer) -> dict[str, Tensor]:
     """A row's tokenizer on a few waves; a convolutional one keeps its random weights."""
     data = to_float(images(240))
-    if tokenizer.kind == "conv":
+    if tokenizer.traits.trained:
         torch.manual_seed(0)
         autoencoder: nn.Module = Autoencoder(width=8, blocks=1, channels=tokenizer.dim // 4)
         fitted = {f"autoencoder.{name}": tensor for name, tensor in autoencoder.state_dict().items()}
         blank = {"mean": torch.zeros(tokenizer.dim), "variance": torch.ones(tokenizer.dim)}
         raw = ConvTokenizer(fitted | blank, dim=tokenizer.dim, scale="global").raw(data[:64])
         return fitted | pixel.fit([raw.flatten(0, 1)])
-    patch = PIXEL_PATCHES[tokenizer.dim] if tokenizer.kind == "pixel" else 16
+    patch, dim = tokenizer.traits.patch(tokenizer.dim), tokenizer.traits.fitted_dim(tokenizer.dim)
     patches = [patchify(pixel.resize(data, patch), patch).flatten(0, 1)]
-    if tokenizer.kind in ("patch_vae", "patch_ae"):  # PCA is an optimum of the second, and in a moment
+    if dim is not None:  # PCA is an optimum of the second, and in a moment
         fitted = pca.fit(patches)
         basis, variance = fitted["basis"][: tokenizer.dim], fitted["variance"][: tokenizer.dim]
         return {"mean": fitted["mean"], "encode": basis, "decode": basis.T, "variance": variance}
-    return FITS[tokenizer.kind](patches, TokenizerStage(kind=tokenizer.kind, patch=patch, fitting=Fitting()))
+    return tokenizers.fit(patches, TokenizerStage(kind=tokenizer.kind, patch=patch, fitting=Fitting()))
 
 
 FITTED: dict[str, dict[str, Tensor]] = {}  # by the tokenizer's name, fitted once a process

@@ -18,13 +18,13 @@ from pydantic import ValidationError
 from ldae.parts.diffusion import METHODS
 from ldae.parts.noise import TIMES, Level, NoiseSchedule
 from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
-from ldae.parts.tokenizers import TOKENIZERS
 from ldae.runtime.randomness import Randomness
 from ldae.study import objectives, schedules
 from ldae.study.base import Config
 from ldae.study.scale import Sampling
 from ldae.study.schedules import SCHEDULES, sampled
 from ldae.study.spec import Noise, Objective, Tokenizer
+from ldae.study.tokenizers import TOKENIZERS
 from ldae.study.words import alternatives
 
 
@@ -35,7 +35,6 @@ from ldae.study.words import alternatives
         (objectives.WEIGHTS, WEIGHTS),
         (objectives.ERRORS, ERRORS),
         (schedules.TIMES, TIMES),
-        (typing.get_args(Tokenizer.model_fields["kind"].annotation), TOKENIZERS),
         (typing.get_args(Sampling.model_fields["method"].annotation), METHODS),
     ],
 )
@@ -48,6 +47,7 @@ def test_every_word_has_an_implementation_and_every_implementation_a_word(
 @pytest.mark.parametrize(
     ("part", "key", "registry"),
     [
+        (Tokenizer, "kind", TOKENIZERS),
         (Noise, "schedule", SCHEDULES),
         (Noise, "times", TIMES),
         (Objective, "predict", PREDICTIONS),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import normalize
 
 from ldae.data import augment
+from ldae.parts import methods
 from ldae.parts.methods.mae import MAE
 from ldae.parts.methods.moco_v3 import MoCo, info_nce, momentum_at
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain_baseline import method_task
 from ldae.study.base import Size
-from ldae.study.methods import MAETraining, MoCoTraining
+from ldae.study.methods import METHODS, MAETraining, MoCoTraining
 from ldae.study.stage_specs import BaselineStage
 from ldae.training.optimizer import AdamW
 
@@ -62,6 +65,12 @@ def test_the_encoder_sees_images_normalised_by_imagenets_mean_and_deviation(
     expected = encoder.blocks(encoder.embedded(patchify(normalised(images), 16)))
     torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-5)
     assert set(encoder.state_dict()) == {name for name, _ in encoder.named_parameters()}  # nothing more in its file
+
+
+def test_every_method_has_a_module_of_its_name_and_every_module_is_a_method() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(methods.__path__)}
+    assert modules == {*METHODS, "encoder"}
+    assert all(callable(importlib.import_module(f"ldae.parts.methods.{name}").build) for name in METHODS)
 
 
 SIZE = Size(width=32, heads=2, encoder_blocks=1, decoder_blocks=1)

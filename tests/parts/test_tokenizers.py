@@ -9,10 +9,10 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ldae.parts import tokenizers
-from ldae.parts.tokenizers import pca, pixel
+from ldae.parts.tokenizers import module_of, pca, pixel
 from ldae.parts.tokenizers.patches import patchify, unpatchify
-from ldae.study.base import PIXEL_PATCHES
 from ldae.study.spec import Tokenizer
+from ldae.study.tokenizers import PIXEL_PATCHES, TOKENIZERS, TokenizerKind
 
 
 def pictures(num: int = 120, size: int = 32, seed: int = 0) -> Tensor:
@@ -116,3 +116,10 @@ def test_full_pixels_are_lost_nowhere() -> None:
     images = pictures(50)
     tokenizer = tokenizers.build(Tokenizer(kind="pixel", dim=768), pixel.fit([patches_of(images)]))
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(images)), images, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "traits"), TOKENIZERS.items(), ids=TOKENIZERS)
+def test_every_kind_has_a_module_of_its_name(kind: str, traits: TokenizerKind) -> None:
+    module = module_of(kind)
+    assert callable(module.TOKENIZER)
+    assert traits.trained or callable(module.fit)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,9 @@ import pytest
 from ldae.readers.claims import judge, paper_value, spearman, write_claims
 from ldae.readers.figures import FIGURES, Inputs, write_figure
 from ldae.readers.results import Results, collect
-from ldae.readers.tables import TOKENIZERS, operations, write_cost, write_table
+from ldae.readers.tables import operations, write_cost, write_table
 from ldae.runtime.files import checksums, read_json, write_json
 from ldae.study.record import digest
-from ldae.study.spec import Tokenizer
 from ldae.study.views import CODE, PACKAGE
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
@@ -254,10 +253,6 @@ def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
     assert any(line[1:2] == ["- the paper"] and line[3] == "60.0" for line in lines)
     assert ["", "convolutional VAE", "20.5, 3 unused", "", ""] in lines
     assert ["", "patch-wise PCA", "21.0", "22.0", ""] in lines
-
-
-def test_every_tokenizer_has_a_name_in_words() -> None:
-    assert set(TOKENIZERS) == set(get_args(Tokenizer.model_fields["kind"].annotation))
 
 
 def test_a_seed_that_did_not_train_is_named_below_the_table(folder: Path) -> None:

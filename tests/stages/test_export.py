@@ -34,7 +34,7 @@ from ldae.study.scale import Fitting, Photos
 from ldae.study.spec import Features, Spec
 from ldae.study.stage_specs import DatasetStage, PretrainStage, ProbeStage, TokenizerStage
 
-AFFINE = [row for row, variant in VARIANTS.items() if variant.spec.tokenizer.kind != "conv"]
+AFFINE = [row for row, variant in VARIANTS.items() if variant.spec.tokenizer.traits.linear]
 RUNS = ("ldae", "mae", "moco_v3")
 
 # what a person does with the folder, in a process that has never heard of the project
@@ -155,7 +155,7 @@ def test_an_untouched_network_is_left_as_it_was() -> None:
 
 def test_convolutional_tokens_are_refused_with_the_reason() -> None:
     _, model = denoiser("conv_vae")
-    with pytest.raises(ValueError, match=r"convolutional network.*'pca', 'pixel'"):
+    with pytest.raises(ValueError, match=r"no patch embedding.*'pca' or 'pixel'"):
         fold(model, time=10, offset=0)
 
 

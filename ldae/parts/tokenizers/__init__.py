@@ -1,17 +1,19 @@
 """Tokenizers: images (N, 3, S, S) in [-1, 1] to latents (N, T, d) and back, standardised on data.
 
-Each is a module with a function that fits it and a class with `encode` and `decode`. The number of tokens T is the same
-for all of them: one for every 16 x 16 pixels.
+The number of tokens T is the same for all of them: one for every 16 x 16 pixels. `ldae.study.tokenizers` lists the
+kinds; each has a module of its name here, with the class as `TOKENIZER` and, unless it is trained as a network, a
+function `fit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
 from typing import Protocol
 
 from torch import Tensor
 
-from ldae.parts.tokenizers import conv, linear, pca, pixel
 from ldae.study import spec
 from ldae.study.stage_specs import TokenizerStage
 
@@ -28,33 +30,22 @@ class Tokenizer(Protocol):
         """Latents (N, T, d) to images (N, 3, S, S)."""
 
 
-def fit_vae(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
-    """The patch-wise VAE, fitted to flattened patches (n, D), with the KL weight and the seed of a stage."""
-    assert stage.dim is not None
-    return linear.fit(patches, dim=stage.dim, kl=stage.fitting.kl, seed=stage.fitting.seed)
+def module_of(kind: str) -> ModuleType:
+    """The module of a kind of tokenizer."""
+    return importlib.import_module(f"{__name__}.{kind}")
 
 
-def fit_ae(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
-    """The patch-wise AE, fitted to flattened patches (n, D): a VAE without the KL divergence."""
-    assert stage.dim is not None
-    return linear.fit(patches, dim=stage.dim, kl=0.0, seed=stage.fitting.seed)
+def fit(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
+    """The tensors of a tokenizer that is fitted to flattened patches (n, D).
 
-
-FITS: dict[str, Callable[[Iterable[Tensor], TokenizerStage], dict[str, Tensor]]] = {
-    "pca": lambda patches, _: pca.fit(patches),
-    "pixel": lambda patches, _: pixel.fit(patches),
-    "patch_vae": fit_vae,
-    "patch_ae": fit_ae,
-}
-TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
-    "pca": pca.PCATokenizer,
-    "pixel": pixel.PixelTokenizer,
-    "patch_vae": linear.LinearTokenizer,
-    "patch_ae": linear.LinearTokenizer,
-    "conv": conv.ConvTokenizer,
-}
+    A fit of all dimensions depends on the patches alone, one of d dimensions also on the scale's `fitting`.
+    """
+    options = {} if stage.dim is None else {"dim": stage.dim, "fitting": stage.fitting}
+    fitted: dict[str, Tensor] = module_of(stage.kind).fit(patches, **options)
+    return fitted
 
 
 def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> Tokenizer:
     """The tokenizer of a row from its fitted tensors; a `ValueError` says that they are of another dimension."""
-    return TOKENIZERS[tokenizer.kind](fitted, dim=tokenizer.dim, scale=tokenizer.scale)
+    built: Tokenizer = module_of(tokenizer.kind).TOKENIZER(fitted, dim=tokenizer.dim, scale=tokenizer.scale)
+    return built

@@ -280,3 +280,6 @@ class ConvTokenizer(nn.Module):
         """Latents (N, T, d) to images (N, 3, S, S)."""
         maps = unpatchify(latents * self.divisor + self.mean, LATENT_PATCH)
         return torch.cat([self.autoencoder.decode(part) for part in maps.split(BATCH)])
+
+
+TOKENIZER = ConvTokenizer

@@ -76,3 +76,6 @@ class PCATokenizer(nn.Module):
     def decode_patches(self, latents: Tensor) -> Tensor:
         """Latents (N, T, d) to the flattened patches (N, T, D) of their image."""
         return F.linear(latents, self.decode_weight, self.decode_bias)
+
+
+TOKENIZER = PCATokenizer

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from ldae.parts.moments import Moments
 from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
-from ldae.study.base import PATCH, PIXEL_PATCHES
+from ldae.study.base import PATCH
+from ldae.study.tokenizers import PIXEL_PATCHES
 
 
 def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -52,3 +53,6 @@ class PixelTokenizer(nn.Module):
         small = unpatchify(latents * self.scale + self.mean, self.patch)
         factor = PATCH // self.patch
         return F.interpolate(small, scale_factor=factor, mode="nearest") if factor > 1 else small
+
+
+TOKENIZER = PixelTokenizer

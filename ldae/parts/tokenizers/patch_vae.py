@@ -1,0 +1,18 @@
+"""The patch-wise VAE: a linear autoencoder whose latents a KL divergence pulls to N(0, 1) (paper, Sec. 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from ldae.parts.tokenizers import linear
+from ldae.study.scale import Fitting
+
+
+def fit(patches: Iterable[Tensor], *, dim: int, fitting: Fitting) -> dict[str, Tensor]:
+    """Fits it to flattened patches (n, D); the result is that of `linear.fit`."""
+    return linear.fit(patches, dim=dim, kl=fitting.kl, seed=fitting.seed)
+
+
+TOKENIZER = linear.LinearTokenizer
