@@ -23,8 +23,7 @@ from ldae.study import objectives, schedules
 from ldae.study.base import Config
 from ldae.study.scale import Sampling
 from ldae.study.schedules import SCHEDULES, sampled
-from ldae.study.spec import Noise, Objective, Tokenizer
-from ldae.study.tokenizers import TOKENIZERS
+from ldae.study.spec import Noise, Objective
 from ldae.study.words import alternatives
 
 
@@ -47,7 +46,6 @@ def test_every_word_has_an_implementation_and_every_implementation_a_word(
 @pytest.mark.parametrize(
     ("part", "key", "registry"),
     [
-        (Tokenizer, "kind", TOKENIZERS),
         (Noise, "schedule", SCHEDULES),
         (Noise, "times", TIMES),
         (Objective, "predict", PREDICTIONS),
