@@ -20,6 +20,7 @@ LIMITS = {  # of each recipe: the lines that it may add, and the files that it m
     "A sigmoid noise schedule": (15, 3),
     "A Huber error": (15, 3),
     "Register tokens": (20, 5),
+    "A DCT tokenizer": (40, 3),
     "SimMIM, a third method": (80, 3),
     "The effective rank, a metric": (40, 3),
 }
@@ -104,5 +105,10 @@ def test_a_recipe_runs_as_it_stands_in_the_document(title: str, project: Path, t
     for command in recipe.commands:
         run(folder, *command.split(), "--scale", "smoke")
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing else is trained again
-    tests = ("tests/test_architecture.py", "tests/parts/test_formulas.py", "tests/study/test_variants.py")
+    tests = (
+        "tests/test_architecture.py",
+        "tests/parts/test_formulas.py",
+        "tests/parts/test_tokenizers.py",
+        "tests/study/test_variants.py",
+    )
     run(folder, sys.executable, "-m", "pytest", "-q", "-x", *tests)
