@@ -10,12 +10,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ldae.overview.forecast import Cost, Forecast, size_of
+from ldae.data.sources import presence
 from ldae.overview.state import State
 from ldae.runtime.files import read_json
+from ldae.study.cost import Costs, DataSize
 from ldae.study.graph import Graph, Job
 from ldae.study.record import digest, seconds_of
-from ldae.study.stages import STAGES
+from ldae.study.scale import Photos
+from ldae.study.stages import STAGES, Cost
 from ldae.study.study import Study
 
 START_SECONDS = 4.0  # of a process that imports torch
@@ -52,16 +54,18 @@ CARDS = (
 class Rates:
     """The FLOP/s of each stage: measured on this machine by the jobs on disk, or else assumed."""
 
-    def __init__(self, study: Study, forecast: Forecast, root: Path) -> None:
-        """Looks at all jobs of the scale that have run, whatever row or seed they belong to."""
+    def __init__(self, study: Study, costs: Costs, root: Path) -> None:
+        """Reads the records of all jobs of the scale that have run, whatever row or seed they belong to."""
         self.resources, width = study.scale.resources, study.scale.sizes.half_large.width
         self.card = next(card for card in CARDS if width <= card.width)
         names = (path.name.removeprefix("seed") for path in (root / study.results).glob("*/*/seed*"))
-        seeds = {int(name) for name in names if name.isdecimal()}
-        file = study.file.model_copy(update={"seeds": sorted(seeds | set(study.file.seeds))})
-        jobs = Graph(replace(study, file=file), root).jobs.values()
-        taken = ((job, forecast.of(job), _seconds(job)) for job in jobs if not job.is_view)
-        self.ran = [(job.stage, cost.flops, seconds) for job, cost, seconds in taken if seconds and cost.flops]
+        seeds = {int(name) for name in names if name.isdecimal()} | set(study.file.seeds)
+        graph = Graph(replace(study, file=study.file.model_copy(update={"seeds": sorted(seeds)})), root)
+        self.ran: list[tuple[str, float, float]] = []  # stage, FLOPs and seconds of each finished job
+        for job in graph.jobs.values():
+            flops, record = costs.of(job).flops, _record(job)
+            if flops and "provenance" in record:
+                self.ran.append((job.stage, flops, seconds_of(record["provenance"])))
         self.measured: dict[str, float] = {}
         for stage in dict.fromkeys(stage for stage, _, _ in self.ran):
             of_stage = [(flops, seconds) for other, flops, seconds in self.ran if other == stage]
@@ -85,10 +89,29 @@ class Rates:
         """How long a job takes."""
         return START_SECONDS + flops / self.of(stage)
 
-    @property
-    def assumed_from(self) -> str:
-        """Whose rates the assumed ones are, in words."""
-        return self.card.words if self.resources.gpu else "a slow core"
+
+def size_of(graph: Graph, images: int | None) -> tuple[DataSize, str]:
+    """The size of the data set: of the prepared images, as given, as counted on the disk, or ImageNet's.
+
+    Args:
+        graph: of the study and its results.
+        images: of the training set, where they are not prepared.
+
+    Returns:
+        The size, and a note on it: a mistake that would stop the preparation.
+    """
+    dataset, record = graph.study.scale.dataset, _record(graph.jobs["dataset"])
+    if record:
+        train, val = (sum(record["counts"][split].values()) for split in ("train", "val"))
+        return DataSize(train, val, len(record["classes"])), ""
+    if images is not None and not isinstance(dataset, Photos):
+        return DataSize(images, max(1, images // 20), presence.IMAGENET[2]), presence.problem(dataset) or ""
+    try:
+        return DataSize(*presence.count(dataset)), ""
+    except (ValueError, OSError) as error:
+        size = DataSize(*presence.IMAGENET)
+        assumed = f"{size.train:,} images for training are assumed, as in ImageNet; --images N gives another number"
+        return size, f"{error}\nSo {assumed}."
 
 
 def plan(study: Study, root: Path, targets: list[str], *, images: int | None = None, slots: int | None = None) -> str:
@@ -111,15 +134,15 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
         rest = f"; {what} would be written again" if views else ""
         names = " ".join(targets)
         return f"Nothing left to do for {names} at scale {study.scale_name}: all {len(jobs)} jobs have run{rest}."
-    data = size_of(study, root / study.results, images)
-    forecast = Forecast(study, data)
-    costs, rates = {job: forecast.of(job) for job in jobs}, Rates(study, forecast, root)
+    data, problem = size_of(graph, images)
+    model = Costs(study, data)
+    costs, rates = {job: model.of(job) for job in jobs}, Rates(study, model, root)
     seconds = {job: rates.seconds(job.stage, costs[job].flops) for job in left}
     units = sum(taken * rates.units(job.stage) for job, taken in seconds.items())
     slots = slots or (1 if resources.gpu else max(1, (os.cpu_count() or 1) // resources.threads))
-    stages = dict.fromkeys(job.stage for job in jobs)
     unit = "GPU" if resources.gpu else "CPU core"
     headers = ["stage", "jobs", "to do", "FLOPs", f"{unit} hours", "disk", "FLOP/s"]
+    stages = dict.fromkeys(job.stage for job in jobs)
     lines = [_line([job for job in jobs if job.stage == stage], left, costs, rates) for stage in stages]
     notes = [
         f"Left to do: {units / 3600:.2f} {unit} hours, about {_time(sum(seconds.values()) / slots)} with "
@@ -132,30 +155,19 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
             f"{statistics.median(errors):.0%} of their time."
         )
     if any(job.stage not in rates.measured for job in jobs if costs[job].flops):
-        notes.append(
-            f"Rates in brackets are assumed ({rates.assumed_from}), because no job of the stage has run at this scale."
-        )
-    if data.problem:
-        size = f"{data.train:,} images for training are assumed, as in ImageNet; --images N gives another number"
-        notes.insert(0, f"{data.problem}\nSo {size}.\n")
-    if data.warning:
-        notes.insert(0, f"{data.warning}\n")
+        words = rates.card.words if resources.gpu else "a slow core"
+        notes.append(f"Rates in brackets are assumed ({words}), because no job of the stage has run at this scale.")
     table = tabulate(lines, headers, disable_numparse=True, colalign=["left"] + ["right"] * 6)
-    before = [notes.pop(0)] if data.problem or data.warning else []
-    return "\n".join([*before, table, "", *notes])
+    return "\n".join([*([f"{problem}\n"] if problem else []), table, "", *notes])
 
 
-def _seconds(job: Job) -> float | None:
-    """What a job has taken; None where it has not run, or was asked for something else."""
+def _record(job: Job) -> dict[str, Any]:
+    """The record of a job's result; empty where it has not run, or was asked for something else."""
     try:
-        about: dict[str, Any] = read_json(job.record) if job.record.is_file() else {}
+        record: dict[str, Any] = read_json(job.record) if job.record.is_file() else {}
     except ValueError:  # damaged
-        return None
-    return (
-        seconds_of(about["provenance"])
-        if digest(about.get("lineage")) == digest(job.lineage) and "provenance" in about
-        else None
-    )
+        return {}
+    return record if digest(record.get("lineage")) == digest(job.lineage) else {}
 
 
 def _line(jobs: list[Job], left: set[Job], costs: dict[Job, Cost], rates: Rates) -> list[str]:

@@ -1,16 +1,30 @@
-"""The arithmetic that networks and stages ask for, by formula; no torch.
+"""The arithmetic and the disk space of each stage, by formula; no torch.
 
-What is counted are multiply-adds (MACs), of one image unless it is said otherwise; a FLOP count is twice as large.
+Functions count multiply-adds (MACs) of one image; FLOPs are twice as many.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple, cast
 
-from ldae.study.base import PATCH, PATCH_DIM
+from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
+from ldae.study.graph import Job
 from ldae.study.methods import METHODS, block_macs
 from ldae.study.scale import Classifier
-from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage
+from ldae.study.spec import Recipe
+from ldae.study.stage_specs import (
+    BaselineStage,
+    ClassifierStage,
+    ConvolutionalStage,
+    DenoiserStage,
+    FinetuneStage,
+    PretrainStage,
+    ProbeStage,
+    pretraining_of,
+)
+from ldae.study.stages import Cost, Key
+from ldae.study.study import Study
 
 VAE_MULTIPLES = (1, 2, 4, 4)  # of the convolutional tokenizer's width, level by level
 INCEPTION_MACS = 5_730_000_000  # of Inception v3 at 299 pixels
@@ -38,14 +52,6 @@ def transformer_parameters(*, width: int, blocks: int, in_dim: int, out_dim: int
     block = 12 * width**2 + 9 * width + 6 * width * (conditioning + 1)
     ends = (in_dim + 1) * width + 2 * width * (conditioning + 1) + (width + 1) * out_dim
     return blocks * block + ends + (256 + 1) * conditioning + (conditioning + 1) * conditioning
-
-
-def vit_macs(*, tokens: int, width: int, blocks: int, in_dim: int, classes: int) -> int:
-    """Multiply-adds of one image through a Vision Transformer with a class token and a linear head.
-
-    `tokens` counts the patches alone.
-    """
-    return blocks * block_macs(tokens + 1, width) + tokens * width * in_dim + width * classes
 
 
 def classifier_vit_macs(*, tokens: int, width: int, blocks: int, classes: int) -> int:
@@ -151,3 +157,123 @@ def tokenizer_training_macs(stage: ConvolutionalStage, vgg: Classifier | None, s
         late = 1 - recipe.adversarial_start
         macs += round(9 * late * discriminator_macs(size, recipe.discriminator_width))
     return macs
+
+
+class DataSize(NamedTuple):
+    """The numbers of images and classes of a data set."""
+
+    train: int
+    val: int
+    classes: int
+
+
+class Costs:
+    """The costs of a study's jobs at its scale; the entry of a stage names its method."""
+
+    def __init__(self, study: Study, data: DataSize) -> None:
+        self.study: Study = study
+        self.data: DataSize = data
+        self.size = study.scale.dataset.size  # of images, in pixels
+        self.tokens = (self.size // PATCH) ** 2
+
+    def of(self, job: Job) -> Cost:
+        """The cost of a job, by the entry of its stage; tables, figures and pages cost nothing worth planning."""
+        return job.entry.cost(self, job.key) if job.entry is not None else Cost()
+
+    def dataset(self) -> Cost:
+        """Images are stored as bytes, at the stored size."""
+        return Cost(disk=(self.data.train + self.data.val) * 3.0 * self.study.scale.dataset.stored**2)
+
+    def classifier(self, key: Key) -> Cost:
+        """Three forward passes' worth for each image of each step."""
+        stage = ClassifierStage.for_job(self.study, key)
+        recipe = stage.classifier
+        return Cost(6.0 * recipe.steps * recipe.batch * classifier_macs(stage.architecture, recipe, self.size))
+
+    def tokenizer(self, name: str) -> Cost:
+        """A linear tokenizer needs its covariance; a convolutional one is trained, and encodes all training images."""
+        stage = self.study.tokenizers[name]
+        if not isinstance(stage, ConvolutionalStage):
+            return Cost(2.0 * stage.fitting.patches * (3 * stage.patch**2) ** 2)
+        recipe, vgg = stage.convolutional, self.study.scale.classifiers.get("vgg")
+        images = 0 if stage.is_published else recipe.steps * recipe.batch
+        macs = images * tokenizer_training_macs(stage, vgg, self.size) + 2 * self.data.train * self._encoding(name)
+        return Cost(2.0 * macs, disk=self.data.train * 2.0 * self.tokens * stage.dim * 2)
+
+    def pretraining(self, row: str) -> Cost:
+        """Disk holds each weight as float32 twice, among the run's own files and as the result, and so its average."""
+        study, stage = self.study, pretraining_of(self.study, row)
+        macs = 0
+        if isinstance(stage, PretrainStage):
+            recipe = cast(Recipe, stage.recipe)
+            images = max(1, round(recipe.length * stage.training.total_steps(self.data.train))) * stage.training.batch
+            encoding = self._encoding(stage.tokenizer.name) if recipe.crop == "random" else 0
+            macs = images * (3 * pretrain_macs(stage, self.size) + encoding)
+        elif isinstance(stage, BaselineStage) and not study.is_published(row):
+            images = stage.recipe.total_steps(self.data.train) * stage.recipe.batch
+            macs = 3 * images * baseline_macs(stage, self.size)
+        size = stage.size
+        weights = transformer_parameters(
+            width=size.width,
+            blocks=size.encoder_blocks + (size.decoder_blocks if study.is_denoiser(row) else 0),
+            in_dim=PATCH_DIM,
+            out_dim=PATCH_DIM,
+            conditioning=round(size.width * size.conditioning),
+        )
+        copies = 2 if isinstance(stage, PretrainStage) else 1
+        return Cost(2.0 * macs, 2.0 * copies * 4 * weights)
+
+    def probe(self, key: Key) -> Cost:
+        """Each image goes through the trained and the random encoder; then linear classifiers of all rates train."""
+        study, probing, row = self.study, self.study.scale.probing, self.study.variants[key["row"]]
+        stage, size = ProbeStage.for_job(study, key), pretraining_of(study, study.runs[row.name]).size
+        encoder = transformer_macs(
+            tokens=self.tokens,
+            width=size.width,
+            blocks=size.encoder_blocks + max(stage.offsets),
+            in_dim=PATCH_DIM,
+            out_dim=0,
+            conditioning=0,
+        )
+        augmented = (probing.views if probing.mode == "cached" else probing.epochs) * self.data.train
+        macs = 2 * encoder * (augmented + self.data.train + self.data.val)
+        if study.is_denoiser(row.name):
+            name = row.spec.tokenizer.name
+            centre_crops = 0 if study.is_convolutional(name) else self.data.train  # their latents are cached
+            macs += (augmented + self.data.val + centre_crops) * self._encoding(name)
+        heads = 2 * 2 * len(stage.offsets) * len(probing.rates) * size.width * self.data.classes
+        return Cost(2.0 * (macs + 2 * heads * probing.epochs * self.data.train))
+
+    def finetuning(self, key: Key) -> Cost:
+        """Three forward passes' worth for each training image; the weights and their average stay on the disk."""
+        stage = FinetuneStage.for_job(self.study, key)
+        size, classes = pretraining_of(self.study, self.study.runs[key["row"]]).size, self.data.classes
+        blocks = size.encoder_blocks + stage.offset
+        macs = classifier_vit_macs(tokens=self.tokens, width=size.width, blocks=blocks, classes=classes)
+        images = 3 * stage.finetuning.total_steps(self.data.train) * stage.finetuning.batch + self.data.val
+        weights = transformer_parameters(
+            width=size.width, blocks=blocks, in_dim=PATCH_DIM, out_dim=classes, conditioning=0
+        )
+        return Cost(2.0 * images * macs, 2.0 * 4 * weights)
+
+    def sampling(self, row: str) -> Cost:
+        """A forward pass for each image and step; there are no more steps than times."""
+        sampling, stage = self.study.scale.sampling, pretraining_of(self.study, row)
+        assert isinstance(stage, DenoiserStage)
+        steps = min(sampling.steps, NUM_TIMES)
+        return Cost(2.0 * sampling.num * steps * pretrain_macs(stage, self.size), sampling.num * 3.0 * self.size**2)
+
+    def judging(self, images: int) -> Cost:
+        """The features of some images."""
+        scale = self.study.scale
+        if scale.judging.features == "builtin":
+            return Cost(2.0 * images * classifier_macs("resnet", scale.classifiers["resnet"], self.size))
+        return Cost(2.0 * images * INCEPTION_MACS)
+
+    def _encoding(self, name: str) -> int:
+        """Multiply-adds of tokenizing an image."""
+        stage = self.study.tokenizers[name]
+        if not isinstance(stage, ConvolutionalStage):
+            return self.tokens * PATCH_DIM * (stage.dim or PATCH_DIM)
+        recipe = stage.convolutional
+        return autoencoder_macs(size=self.size, width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4)[0]

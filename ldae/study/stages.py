@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ldae.study.base import Config
+    from ldae.study.cost import Costs
     from ldae.study.study import Study
 
 Key = dict[str, Any]  # which job of a stage: its `row` and `seed`, its `tokenizer`, or its `architecture`
@@ -37,6 +38,13 @@ INPUTS = {  # and the record in each of these folders
     "reference": "reference.json",
     "judge": "classifier.json",
 }
+
+
+class Cost(NamedTuple):
+    """What a job takes."""
+
+    flops: float = 0.0
+    disk: float = 0.0  # bytes that it leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +75,7 @@ class Stage:
     ] = ()  # further options of the command: row, seed, resume, processes, micro_batch, recompute
     on_gpu: bool = True  # where the scale names GPUs; one, or with `processes` all of them
     precision: str = "float32"  # of its inner loop, as `ldae.runtime.machine` names it
+    cost: Callable[[Costs, Key], Cost] = lambda costs, key: Cost()
     is_result: bool = False  # whether tables show its numbers of a row
     comes_first: Callable[[Key], bool] = lambda key: False  # whether its jobs wait for no row
 
@@ -156,6 +165,7 @@ ENTRIES = (
         files=ARRAYS,
         shared=lambda study: [{}],
         on_gpu=False,
+        cost=lambda costs, key: costs.dataset(),
     ),
     Stage(
         name="classifier",
@@ -173,6 +183,7 @@ ENTRIES = (
         options=("resume",),
         comes_first=lambda key: key["architecture"] == "vgg",  # the longest chain of jobs begins with it
         precision="TF32",
+        cost=lambda costs, key: costs.classifier(key),
     ),
     Stage(
         name="tokenizer",
@@ -189,6 +200,7 @@ ENTRIES = (
         required=("dataset",),
         on_gpu=False,
         precision="float64",
+        cost=lambda costs, key: costs.tokenizer(key["tokenizer"]),
     ),
     Stage(
         name="convolutional_tokenizer",
@@ -209,6 +221,7 @@ ENTRIES = (
         optional=("vgg",),
         options=("resume", "processes", "recompute"),
         precision="TF32",
+        cost=lambda costs, key: costs.tokenizer(key["tokenizer"]),
     ),
     Stage(
         name="pretrain",
@@ -232,6 +245,7 @@ ENTRIES = (
         optional=("tokenizer",),
         options=("row", "seed", "resume", "processes", "micro_batch", "recompute"),
         precision="bfloat16",
+        cost=lambda costs, key: costs.pretraining(key["row"]),
     ),
     Stage(
         name="probe",
@@ -250,6 +264,7 @@ ENTRIES = (
         options=("row", "processes"),
         is_result=True,
         precision="bfloat16",
+        cost=lambda costs, key: costs.probe(key),
     ),
     Stage(
         name="probe_pixels",
@@ -283,6 +298,7 @@ ENTRIES = (
         options=("row", "resume", "processes", "micro_batch"),
         is_result=True,
         precision="bfloat16",
+        cost=lambda costs, key: costs.finetuning(key),
     ),
     Stage(
         name="sample",
@@ -299,6 +315,7 @@ ENTRIES = (
         required=("dataset", "tokenizer", "model"),
         options=("row", "processes"),
         precision="bfloat16",
+        cost=lambda costs, key: costs.sampling(key["row"]),
     ),
     Stage(
         name="reference",
@@ -315,6 +332,7 @@ ENTRIES = (
         required=("dataset",),
         optional=("judge",),
         precision="TF32",
+        cost=lambda costs, key: costs.judging(0 if costs.study.scale.judging.reference else costs.data.train),
     ),
     Stage(
         name="judge",
@@ -336,6 +354,7 @@ ENTRIES = (
         optional=("judge",),
         is_result=True,
         precision="TF32",
+        cost=lambda costs, key: costs.judging(costs.study.scale.sampling.num),
     ),
     Stage(
         name="denoise",

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from forked import Forked
 
+from ldae.study.stages import RECORDS
+
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/smoke")
 
@@ -93,6 +95,13 @@ class Graph:
             *results.glob("pretrain/*/*/*.safetensors"),
         ]
         return {str(path.relative_to(results)): path.read_bytes() for path in sorted(names)}
+
+    @property
+    def num_records(self) -> int:
+        """How many jobs of stages have finished."""
+        results = self.folder / RESULTS
+        folders = (path for path in results.glob("*") if path.name != "resume")
+        return sum(path.name in RECORDS for folder in folders for path in folder.rglob("*.json"))
 
     def checkpoint(self, row: str) -> Path:
         """Where the training of a row keeps what it has done so far."""

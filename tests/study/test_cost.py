@@ -29,7 +29,6 @@ from ldae.study.cost import (
     small_vgg_macs,
     transformer_macs,
     vgg_macs,
-    vit_macs,
 )
 from ldae.study.methods import MAETraining, MoCoTraining, mae_macs, moco_macs
 
@@ -52,8 +51,6 @@ IMAGES = torch.zeros(2, 3, 64, 64)  # two, since some networks normalise over th
             transformer_macs(tokens=256, width=1152, blocks=28, in_dim=16, out_dim=32, conditioning=1152),
             118.64e9,  # DiT-XL/2
         ),
-        (vit_macs(tokens=196, width=768, blocks=12, in_dim=768, classes=1000), 17.58e9),  # ViT-B/16 at 224
-        (vit_macs(tokens=196, width=1024, blocks=24, in_dim=768, classes=1000), 61.60e9),  # ViT-L/16 at 224
         (vgg_macs(224, VGG16), 15.35e9),  # without its classifier
     ],
 )

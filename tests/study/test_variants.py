@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rows import ROOT, VARIANTS
 
-from ldae.overview.forecast import Data, Forecast
 from ldae.overview.show import differences, say, shown
 from ldae.study.checking import StudyError
+from ldae.study.cost import Costs, DataSize
 from ldae.study.file import Paper
 from ldae.study.graph import PAGES, Graph
 from ldae.study.recipes import Probing
@@ -313,8 +313,8 @@ def test_a_weight_decay_of_the_scales_own_is_the_row_without_it(root: Path) -> N
 
 def test_a_row_of_another_batch_costs_as_much_for_it_sees_as_many_images(root: Path) -> None:
     study = with_row(root, "recipe.batch: 2, recipe.rate: 0.5")
-    forecast = Forecast(study, Data(400, 200, 20))
-    costs = {job.name: forecast.of(job) for job in Graph(study).jobs.values() if job.stage == "pretrain"}
+    model = Costs(study, DataSize(400, 200, 20))
+    costs = {job.name: model.of(job) for job in Graph(study).jobs.values() if job.stage == "pretrain"}
     assert costs["mine, seed 0"] == costs["predict_clean, seed 0"]
 
 

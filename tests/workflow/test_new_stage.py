@@ -25,6 +25,7 @@ ENTRY = """    Stage(
         inputs=lambda study, key: {"model": f"pretrain/{key['row']}/seed{key['seed']}"},
         required=("model",),
         options=("row",),
+        cost=lambda costs, key: Cost(flops=2e6 * costs.tokens),
         is_result=True,
     ),
 )
@@ -137,7 +138,7 @@ def ldae(project: Graph, *words: str) -> str:
 
 def test_it_is_planned_and_told_about(project: Graph) -> None:
     line = next(line.split() for line in ldae(project, "plan", "main").splitlines() if line.startswith("norms"))
-    assert line[:3] == ["norms", "3", "3"]
+    assert line[:4] == ["norms", "3", "3", "9.6e+07"]
     assert "norms/pca/seed0" in ldae(project, "show", "pca")
     log = project.folder / "results/smoke/logs/norms/pca/seed0.log"
     log.parent.mkdir(parents=True)
