@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake import persistence
+from snakemake.dag import DAG
 
 ROOT = Path(workflow.basedir).parent
 sys.path[:0] = [str(ROOT), workflow.basedir]
@@ -29,11 +30,14 @@ state = State(graph)
 
 if workflow.is_main_process:
     staleness.decide_by_records(state)
+    driver.check_targets(DAG, graph)
 if workflow.is_main_process and not state.is_current(graph.jobs["dataset"]):
-    driver.tell_of_images(study.scale.dataset)
-driver.lock_for_the_living(getattr(persistence, "PersistenceBase", None))
-driver.equip_jobs(ROOT, gpus=study.scale.resources.gpu)
-driver.tell_of_slurm(main=workflow.is_main_process, nodes=study.scale.resources.nodes)
+    driver.warn_about_images(study.scale.dataset)
+driver.ignore_stale_locks(getattr(persistence, "PersistenceBase", None))
+driver.set_job_environment(ROOT, gpus=study.scale.resources.gpu)
+driver.set_slurm_environment(
+    main=workflow.is_main_process, nodes=study.scale.resources.nodes
+)
 
 # What preparing the images may use: all that --cores gives to a local run; on a cluster, where nobody says --cores to
 # the driver and a job sees all of its node's, as many as any other job.

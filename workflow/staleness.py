@@ -1,4 +1,4 @@
-"""Lets the records of results decide which jobs Snakemake runs, in the place of its notes and of the files' times."""
+"""Makes the records of results decide which jobs Snakemake runs, instead of its own metadata and file times."""
 
 import sys
 from importlib.metadata import version
@@ -8,16 +8,16 @@ from snakemake.dag import DAG
 
 from ldae.overview.state import needrun
 
-# What this module reads and replaces of Snakemake's graph, which is not part of its interface.
+# The parts of Snakemake's graph that this module uses or replaces; they are not part of its public interface.
 PARTS = ("update_needrun", "toposorted", "finished", "reason", "dependencies")
 
 
 def decide_by_records(state):
-    """Replaces Snakemake's decision in this process by what the records say; `state` is the study's.
+    """Replaces Snakemake's decision in this process by the records' in `state`.
 
-    Snakemake compares a job's parameters with notes in `.snakemake/metadata` and its inputs' times with its outputs'.
-    Results that were copied, or whose notes are gone, would be taken for current whatever the study says. The options
-    that force jobs, and those that leave some out, work as before.
+    Snakemake compares a job's parameters with `.snakemake/metadata`, and the times of its inputs with those of its
+    outputs. It would take results without metadata, such as copies, for current whatever the study says. Options that
+    force or omit jobs keep their meaning.
     """
     if absent := [part for part in PARTS if not hasattr(DAG, part)]:
         sys.exit(
@@ -62,10 +62,10 @@ def decide_by_records(state):
     DAG.update_needrun = update_needrun
 
 
-def look_again(dag, state):
-    """Ends the run where another one has finished some of its jobs since it decided: it would compute them again.
+def stop_if_overtaken(dag, state):
+    """Ends the run if another run has finished some of its jobs since the decision; they would be computed again.
 
-    Called when the outputs are locked, with a `state` that has read no record yet.
+    Called once the outputs are locked, with a `state` that has not read any record yet.
     """
     decided = {job: dag.reason(job) for job in dag.needrun_jobs()}
     needed = [job for job, reason in decided.items() if reason.params_changed or reason.missing_output]
@@ -77,11 +77,11 @@ def look_again(dag, state):
         )
 
 
-def tell_of_outdated(dag, state):
-    """Says after a run that results of its targets are outdated, where it has replaced what they were computed from.
+def warn_about_outdated(dag, state):
+    """Prints after a run which of its targets' results are outdated because it replaced their inputs.
 
-    On a GPU, a network that is trained again does not end in the same bytes, so that its probe is one of other weights.
-    Trained again it is where its weights were deleted and are needed, or the command line forces it.
+    On a GPU, training a network again does not give the same bytes, so its earlier probe belongs to other weights. A
+    network is trained again if its weights were deleted and are needed, or if the command line forces it.
     """
     found = [state.graph.producer(map(Path, job.output)) for job in dag.jobs]
     outdated = [job for job in found if job is not None and job.record.is_file() and state.outdated(job)]
@@ -94,24 +94,24 @@ def tell_of_outdated(dag, state):
 
 
 def _is_allowed(dag, job):
-    """Whether the command line lets a job run at all."""
+    """Whether the command line permits a job to run."""
     return not dag.rules_allowed_for_needrun or job.rule.name in dag.rules_allowed_for_needrun
 
 
 def _is_forced(dag, job):
-    """Whether the command line, or an earlier run that was killed in the middle of it, makes a job run."""
+    """Whether the command line forces a job, or an earlier run was killed while running it."""
     by_rule = job.rule in dag.forcerules and job not in dag.omitforce
     return by_rule or not dag.forcefiles.isdisjoint(job.output)
 
 
 def _files_left(job, found):
-    """The files that a job leaves, as the graph knows them; a rule may declare only some."""
+    """The files that a job leaves, by the study's graph; a rule may declare only some of them."""
     known = found[job]
     return job.output if known is None else {str(path) for path in (known.record, *known.files)}
 
 
 def _files_read(dag, job, found):
-    """The files that a job reads, by the job that they come from."""
+    """The files that a job reads, by the job that writes them."""
     known, files = found[job], dag.dependencies[job]
     if known is None:
         return files
@@ -120,7 +120,7 @@ def _files_read(dag, job, found):
 
 
 def _note(dag, running):
-    """Tells the graph what runs, as its own method does."""
+    """Stores the decision in the attributes that Snakemake's own method sets."""
     for part in (dag._needrun, dag._checkpoint_jobs, dag._n_until_ready, dag._ready_jobs):
         part.clear()
     dag._needrun.update(running)

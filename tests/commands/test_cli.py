@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import driver
 import pytest
 import torch
-from driver import calm, never_wait_in_vain
+from driver import debounce, mend_slurm_plugin
 from forked import forked
 from safetensors.torch import save_file
 
@@ -217,7 +217,7 @@ def test_the_scheduler_looks_once_in_a_timespan_however_often_it_is_asked_to() -
             raise AssertionError("is replaced")
 
     scheduler = Scheduler()
-    calm(scheduler)
+    debounce(scheduler)
     for _ in range(2):  # and again once it has looked
         for _ in range(50):
             scheduler._schedule_reevalutation(0.2)  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def test_no_job_is_forgotten_and_none_is_waited_for_in_vain(
 ) -> None:
     monkeypatch.setattr(driver, "LOST_SECONDS", 0.01)
     module = plugin(list(answers))
-    never_wait_in_vain(module)
+    mend_slurm_plugin(module)
     executor, jobs = module.Executor(), [Job("1")]
 
     async def check(jobs: list[Job]) -> list[Job]:
@@ -282,7 +282,7 @@ def test_no_job_is_forgotten_and_none_is_waited_for_in_vain(
 
 
 def test_the_parts_of_the_slurm_plugin_that_are_mended_have_their_names() -> None:
-    """Else `never_wait_in_vain` does nothing, and this plugin's faults are to be looked at again."""
+    """Else `mend_slurm_plugin` does nothing, and this plugin's faults are to be looked at again."""
     import snakemake_executor_plugin_slurm as slurm
 
     assert list(inspect.signature(slurm.query_job_status).parameters) == ["command", "logger"]

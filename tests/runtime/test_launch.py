@@ -200,11 +200,11 @@ def job(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_a_submitted_job_s_nodes_and_start_reach_its_commands(job: pytest.MonkeyPatch) -> None:
     """Snakemake reads its rules in the job before it removes Slurm's variables and starts the command."""
     job.setattr(sys, "argv", ["snakemake", "--executor", "slurm-jobstep", "--jobs", "1"])
-    driver.tell_of_slurm(main=False, nodes=1)
+    driver.set_slurm_environment(main=False, nodes=1)
     job.delenv("SLURM_JOB_NUM_NODES")
     job.setattr(slurm, "process_seconds", lambda: 0.0)
     job.setattr(sys, "argv", ["snakemake", "--cores", "all"])  # the second Snakemake of a job, which runs the command
-    driver.tell_of_slurm(main=False, nodes=1)
+    driver.set_slurm_environment(main=False, nodes=1)
     assert slurm.submitted_job() == "7"
     assert slurm.nodes_of_job() == 2
     assert 50 <= slurm.job_seconds() < 60
@@ -216,6 +216,6 @@ def test_a_submitted_job_s_nodes_and_start_reach_its_commands(job: pytest.Monkey
 @pytest.mark.parametrize(("nodes", "used"), [(1, 1), (2, 2), (3, 2)])
 def test_a_job_in_which_a_person_runs_snakemake_is_theirs(nodes: int, used: int, job: pytest.MonkeyPatch) -> None:
     job.setenv("LDAE_JOB", "7 0.0")  # even if it is, or looks like, one of ours
-    driver.tell_of_slurm(main=True, nodes=nodes)
+    driver.set_slurm_environment(main=True, nodes=nodes)
     assert slurm.submitted_job() is None
     assert slurm.nodes_of_job() == used

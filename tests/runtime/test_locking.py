@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from driver import lock_for_the_living
+from driver import ignore_stale_locks
 from graph import RESULTS, Graph
 
 from ldae.runtime import locking
@@ -114,11 +114,11 @@ def test_a_file_that_is_no_driver_s_is_no_reason_to_wait(content: str, tmp_path:
 
 
 def test_the_parts_of_snakemake_that_keep_locks_have_their_names() -> None:
-    """Else `lock_for_the_living` does nothing."""
+    """Else `ignore_stale_locks` does nothing."""
     from snakemake.persistence import PersistenceBase as Persistence
 
     before = Persistence.lock, Persistence.lock_warn_only
-    lock_for_the_living(Persistence)
+    ignore_stale_locks(Persistence)
     changed = Persistence.lock, Persistence.lock_warn_only
     Persistence.lock, Persistence.lock_warn_only = before
     assert changed[0] is not before[0] and changed[1] is not before[1]

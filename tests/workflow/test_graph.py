@@ -231,6 +231,12 @@ def test_a_mistake_in_the_study_is_one_line(edited: Graph) -> None:
     assert all(word in lines[0] for word in ("config.yaml", "predict_clean", "objective.predict", "cleen", "'clean'"))
 
 
+@pytest.mark.parametrize(("target", "message"), [("tabel3", "did you mean 'table3'?"), ("pca", "ldae run pca")])
+def test_a_mistaken_target_is_answered_with_the_right_one(target: str, message: str, finished: Graph) -> None:
+    assert finished.start("--dry-run", "--quiet", "rules", "--", target).wait(timeout=60) != 0
+    assert message in finished.said.read_text().splitlines()[-1]
+
+
 @pytest.mark.parametrize("victim", ["group", "driver", "job"])
 def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_bytes(
     victim: str, finished: Graph, tmp_path: Path

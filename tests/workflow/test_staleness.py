@@ -200,7 +200,7 @@ def run(
 
     ran = graph.folder / "ran.txt"
     ran.write_text("")
-    equip, make_way = driver.equip_jobs, locking.make_way
+    equip, make_way = driver.set_job_environment, locking.make_way
 
     def with_stand_in() -> None:
         def equipped(*words: Any, **options: Any) -> None:
@@ -211,7 +211,7 @@ def run(
             make_way(*words)
             meanwhile()
 
-        driver.equip_jobs, locking.make_way = equipped, waited
+        driver.set_job_environment, locking.make_way = equipped, waited
         main()
 
     environment = os.environ | {"RAN": str(ran), "PYTHONPATH": str(ROOT)}
