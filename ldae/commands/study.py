@@ -168,9 +168,9 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from ldae.overview.show import say, shown
+    from ldae.overview.show import row_in_full, say
 
-    say(*shown(_study(arguments), Path(), arguments.row))
+    say(*row_in_full(_study(arguments), Path(), arguments.row))
 
 
 def _diff(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The rows of a study for a reader at a terminal: the tree of them, one in full, and what sets two apart; no torch."""
+"""The rows of a study at a terminal: their tree, one row in full, and the differences of two; no torch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ldae.study.spec import Spec
 from ldae.study.stage_specs import DenoiserStage, FinetuneStage, pretraining_of
 from ldae.study.study import Study
 
-OWN = "green"  # what a row changes itself
-WIDE = 1000  # columns of a line that goes into a pipe, where nothing is cut off
+OWN = "green"  # the style of what a row changes itself
+WIDE = 1000  # columns of a line in a pipe, so that nothing is cut off
 
 
 def say(*parts: RenderableType) -> None:
-    """Prints for a person: in colour and to the width of a terminal, plain and in full into a pipe."""
+    """Prints in colour to the width of a terminal, or plainly and in full into a pipe."""
     if sys.stdout.isatty():
         Console(highlight=False).print(*parts, sep="\n")
         return
@@ -40,7 +40,7 @@ def say(*parts: RenderableType) -> None:
 
 
 def listing(study: Study) -> list[RenderableType]:
-    """The rows as a tree in which each stands below the one that it starts from, the sweeps, and the targets."""
+    """The rows as a tree, each below the row that it starts from; the sweeps; and the targets."""
     children: dict[str | None, list[str]] = {}
     for name, row in study.file.variants.items():
         children.setdefault(row.parent, []).append(name)
@@ -48,7 +48,7 @@ def listing(study: Study) -> list[RenderableType]:
         (
             Text.assemble((branch, "dim"), _name(name)),
             study.variants[name].label,
-            _changes(study.file.variants[name].set),  # the longest last: it pads no other line
+            _changes(study.file.variants[name].set),  # last, since the longest would pad all other lines
         )
         for branch, name in _tree(children, None)
     ]
@@ -62,12 +62,10 @@ def listing(study: Study) -> list[RenderableType]:
         for kind, views in (("table", study.file.tables), ("figure", study.file.figures))
         for name, view in views.items()
     ]
-    if study.file.claims:
-        targets.append(
-            (_name("claims"), "table", "all", f"verdicts on {len(study.file.claims)} statements of the paper")
-        )
-    for page, (_, shown) in PAGES.items():
-        parts = [name for name in ("main", "all") if set(shown) <= set(COMMON[name])]
+    if claims := study.file.claims:
+        targets.append((_name("claims"), "table", "all", f"verdicts on {len(claims)} statements of the paper"))
+    for page, (_, contents) in PAGES.items():
+        parts = [name for name in ("main", "all") if set(contents) <= set(COMMON[name])]
         targets.append((_name(page), "page", ", ".join(parts), "All of it on one page"))
     return [
         _title("Rows", f"each starts from the row above it in the tree; scale {study.scale_name}"),
@@ -82,7 +80,7 @@ def listing(study: Study) -> list[RenderableType]:
 
 
 def row_named(study: Study, name: str) -> str:
-    """The name of a row, a sweep's point included; a `StudyError` suggests the nearest where there is none."""
+    """The name of a row or of a sweep's point; for any other, a `StudyError` suggests the nearest."""
     if name in study.variants:
         return name
     if name in study.sweeps:
@@ -91,8 +89,8 @@ def row_named(study: Study, name: str) -> str:
     raise StudyError(f"{name!r} is not a row{nearest(name, study.variants)}; `ldae list` shows all")
 
 
-def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
-    """A row in full: its configuration and where each value comes from, what the scale adds, and its results.
+def row_in_full(study: Study, root: Path, name: str) -> list[RenderableType]:
+    """A row's configuration with the source of each value, the settings of the scale, and the row's results.
 
     Args:
         study: with its scale.
@@ -108,18 +106,22 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
     if study.runs[name] != name:
         facts.append(f"shares the training of {study.runs[name]}; only the probed features differ")
     config = []
-    for key, value in of_row(study, name).items():
-        source = given_by(study, name, key)
+    for key, value in row_settings(study, name).items():
+        source = source_of(study, name, key)
         style = OWN if source == name else "dim" if source == "default" else ""
-        config.append(
-            (Text(key, style), Text(_text(value), style), Text("this row" if source == name else source, style))
-        )
-    results = []
+        words = (key, _text(value), "this row" if source == name else source)
+        config.append([Text(word, style) for word in words])
     state = State(Graph(study, root))
-    for job in state.graph.jobs_of([name]):
-        words, style = _words(state, job, name)
-        digested = Text(digest(job.lineage), "dim")
-        results.append((job.stage, job.name, digested, str(study.results / job.place), Text(words, style)))
+    results = [
+        (
+            job.stage,
+            job.name,
+            Text(digest(job.lineage), "dim"),
+            str(study.results / job.place),
+            _state(state, job, name),
+        )
+        for job in state.graph.jobs_of([name])
+    ]
     return [
         _title(name, row.label),
         "; ".join(facts),
@@ -127,7 +129,7 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
         _columns(("key", "value", "given by"), config),
         "",
         _title(f"Scale {study.scale_name}", "adds"),
-        _columns(("key", "value"), [(key, _text(value)) for key, value in of_scale(study, name).items()]),
+        _columns(("key", "value"), [(key, _text(value)) for key, value in scale_settings(study, name).items()]),
         "",
         _title("Results", "with the digest of the expected lineage"),
         _columns(("stage", "job", "lineage", "result", "state"), results),
@@ -135,35 +137,34 @@ def shown(study: Study, root: Path, name: str) -> list[RenderableType]:
 
 
 def differences(study: Study, first: str, second: str) -> list[RenderableType]:
-    """What sets two rows apart: the keys that differ, with both values, and the stages that they do not share."""
-    before, after = (of_row(study, row_named(study, name)) | of_scale(study, name) for name in (first, second))
+    """The keys in which two rows differ, with both values, and the stages that they share."""
+    before, after = (
+        {key: _text(value) for key, value in (row_settings(study, name) | scale_settings(study, name)).items()}
+        for name in (row_named(study, first), row_named(study, second))
+    )
     rows = [
-        (
-            key,
-            Text(_text(before[key]) if key in before else "", "red"),
-            Text(_text(after[key]) if key in after else "", OWN),
-        )
+        (key, Text(before.get(key, ""), "red"), Text(after.get(key, ""), OWN))
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
     if not rows:
-        return [f"{first} and {second} differ in nothing"]
+        return [f"{first} and {second} have the same configuration"]
     graph = Graph(study)
-    jobs = [{job.place: job.stage for job in graph.jobs_of([name])} for name in (first, second)]
-    common = dict.fromkeys(stage for record, stage in jobs[0].items() if record in jobs[1])
-    apart = dict.fromkeys(stage for of in jobs for record, stage in of.items() if not all(record in of for of in jobs))
-    rest = f"each has its own {', '.join(apart)}" if apart else "one pass of the probe serves both"
+    jobs, others = (graph.jobs_of([name]) for name in (first, second))
+    common = dict.fromkeys(job.stage for job in jobs if job in others)
+    own = dict.fromkeys(job.stage for job in [*jobs, *others] if not (job in jobs and job in others))
+    rest = f"each has its own {', '.join(own)}" if own else "one pass of the probe serves both"
     return [_columns(("key", first, second), rows), "", f"They share {', '.join(common)}; {rest}."]
 
 
-def of_row(study: Study, name: str) -> dict[str, Any]:
-    """A row's configuration by dotted keys: those that have an effect."""
+def row_settings(study: Study, name: str) -> dict[str, Any]:
+    """A row's settings that have an effect, by dotted keys."""
     spec = study.variants[name].spec
     return {key: value for key, value in leaves(spec.model_dump()) if value is not None and spec.unused(key) is None}
 
 
-def of_scale(study: Study, name: str) -> dict[str, Any]:
-    """What the scale adds to a row, by dotted keys: data, size, tokenizer's fit, training, probe and sampling."""
+def scale_settings(study: Study, name: str) -> dict[str, Any]:
+    """The scale's settings for a row, by dotted keys: data, size, tokenizer's fit, training, probe and sampling."""
     stage, scale = pretraining_of(study, name), study.scale
     parts: dict[str, Any] = {"dataset": scale.dataset, "size": stage.size}
     if isinstance(stage, DenoiserStage):
@@ -176,12 +177,12 @@ def of_scale(study: Study, name: str) -> dict[str, Any]:
         parts["finetuning"] = FinetuneStage.of(study.variants[name].spec, scale).finetuning
     if study.variants[name].fid:
         parts |= {"sampling": scale.sampling, "judging": scale.judging}
-    found = {f"{part}.{key}": value for part, of in parts.items() for key, value in leaves(of.model_dump())}
-    return {key: value for key, value in found.items() if value is not None}
+    settings = {part: settings.model_dump() for part, settings in parts.items()}
+    return {key: value for key, value in leaves(settings) if value is not None}
 
 
-def given_by(study: Study, name: str, key: str) -> str:
-    """The row, this one or one above it, that gave a key its value; `default` where none did."""
+def source_of(study: Study, name: str, key: str) -> str:
+    """The row, this one or an ancestor, that set the value of a key; `default` if none did."""
     part, field = key.split(".")[:2]
 
     def value(spec: Spec) -> Any:
@@ -194,13 +195,13 @@ def given_by(study: Study, name: str, key: str) -> str:
 
 
 def results_for(study: Study, names: list[str]) -> list[str]:
-    """What Snakemake has to make for rows, sweeps and other targets.
+    """Snakemake's targets for rows, sweeps and other targets.
 
-    Of a row it is what tables can show of it, for all seeds: its probes, and where it has any its fine-tuning and its
-    judged samples. Every other target stands for itself.
+    A row or sweep stands for all that tables can show of it, for all seeds: its probes and, if it has any, its
+    fine-tuning and judged samples. Every other target stands for itself.
 
     Raises:
-        StudyError: for a name that is none of these.
+        StudyError: for any other name.
     """
     targets: list[str] = []
     graph = Graph(study)
@@ -211,21 +212,21 @@ def results_for(study: Study, names: list[str]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def _words(state: State, job: Job, row: str) -> tuple[str, str]:
-    """Whether a job's result is on disk and current, and in which colour to say it; a probe's also has its accuracy."""
+def _state(state: State, job: Job, row: str) -> Text:
+    """Whether a job's result is on disk and current; a probe's accuracy with it."""
     if job.record in state.missing(job):
-        return ("damaged", "red") if job.record.is_file() else ("not yet", "dim")
+        return Text("damaged", "red") if job.record.is_file() else Text("not yet", "dim")
     if (reason := state.outdated(job)) is not None:
-        return f"outdated: {reason}", "yellow"
+        return Text(f"outdated: {reason}", "yellow")
     if job.stage == "probe":
         offset = state.graph.study.variants[row].spec.features.offset
         estimates = ProbeRecord.read(job.record).encoders[f"trained/{offset}"]
-        return f"done: {100 * estimates['linear'].value:.1f} %", "green"
-    return "done", "green"
+        return Text(f"done: {100 * estimates['linear'].value:.1f} %", "green")
+    return Text("done", "green")
 
 
 def _tree(children: dict[str | None, list[str]], parent: str | None, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Each row with the branch that leads to it, depth first; an only child stands in its parent's column."""
+    """Each row with its branch of the tree, depth first; an only child stands in its parent's column."""
     below = children.get(parent, [])
     for name in below:
         if parent is None:
@@ -239,7 +240,7 @@ def _tree(children: dict[str | None, list[str]], parent: str | None, prefix: str
 
 
 def _text(value: Any) -> str:
-    """A value as YAML has it."""
+    """A value as in YAML."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -248,12 +249,12 @@ def _name(name: str) -> Text:
 
 
 def _changes(values: dict[str, Any]) -> Text:
-    """What a row sets."""
+    """The keys that a row sets."""
     return Text(", ".join(f"{key}: {_text(value)}" for key, value in values.items()), OWN)
 
 
 def _over(sweep: Sweep) -> Text:
-    """What the rows of a sweep set."""
+    """The keys that the rows of a sweep set."""
     ((key, values),) = sweep.over.items()
     return _changes(sweep.set | {key: ", ".join(map(_text, values))})
 
@@ -263,7 +264,7 @@ def _title(name: str, rest: str) -> Text:
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[Text | str]]) -> Table:
-    """A table without lines, of which a narrow terminal breaks all but the first column."""
+    """A table without lines; a narrow terminal wraps all columns but the first."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in names:
         table.add_column(name, no_wrap=name == names[0])

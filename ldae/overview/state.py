@@ -1,8 +1,8 @@
-"""Which results on disk are what the study says now, and which jobs have to run; no torch.
+"""Which results on disk are current, and which jobs have to run; no torch.
 
-The records on disk decide, and nothing else: neither Snakemake's own notes nor any file's time. A result is outdated
-when the lineage in its record differs from the expected one, when it was computed from other inputs than those that lie
-there now, when the pictures behind it changed, or when an input is outdated.
+Only the records on disk decide, not Snakemake's metadata or file times. A result is outdated if the lineage in its
+record differs from the expected one, if it was computed from other inputs than the present ones, if the source images
+changed, or if an input is outdated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Hashable)
 
 
 class State:
-    """The state of the results of a graph; each record is read once, when it is asked about."""
+    """The state of the results of a graph; each record is read once, when it is first needed."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -30,20 +30,17 @@ class State:
         self._records: dict[Job, dict[str, Any] | None] = {}
 
     def outdated(self, job: Job) -> str | None:
-        """Why a result is no longer what the study says, beginning at the first stage that differs.
-
-        None where it is current, and where there is no result.
-        """
+        """Why a result is outdated, from the first stage that differs; None if it is current or absent."""
         if job not in self._reasons:
             self._reasons[job] = self._reason(job)
         return self._reasons[job]
 
     def is_current(self, job: Job) -> bool:
-        """Whether a job has run, as the study says now, and all its files are there."""
+        """Whether a job's result has the expected lineage and all its files."""
         return not self.missing(job) and self.outdated(job) is None
 
     def missing(self, job: Job) -> list[Path]:
-        """The files of a job's result that are absent, and its record where that is damaged."""
+        """The absent files of a job's result, and its record if that is damaged."""
         absent = [path for path in job.files if not path.is_file()]
         return absent if self.record_of(job) is not None else [job.record, *absent]
 
@@ -66,7 +63,7 @@ class State:
         return {job: self._why(job) for job in jobs if job in running}
 
     def record_of(self, job: Job) -> dict[str, Any] | None:
-        """What a result says of itself; None where there is none, or a damaged one, which counts as none."""
+        """The record of a result; None if it is absent or damaged."""
         if job not in self._records:
             try:
                 self._records[job] = read_json(job.record) if job.record.is_file() else None
@@ -79,7 +76,7 @@ class State:
             return reason
         missing = self.missing(job)
         if not missing:
-            return "follows what it shows"
+            return "one of its inputs runs"
         if missing[0] != job.record:
             return f"its {missing[0].name} is absent"
         return "its record is damaged" if job.record.is_file() else "has not run yet"
@@ -105,7 +102,7 @@ class State:
         return None
 
     def _other_input(self, job: Job, recorded: Mapping[str, str]) -> str | None:
-        """The first input that is not the one that a result was computed from, as far as its record says."""
+        """The first input that differs from the one in a result's record."""
         for key, before in job.inputs.items():
             about = self.record_of(before)
             if about is not None and key in recorded and recorded[key] != digest_read(about, stage=job.stage):
@@ -115,14 +112,14 @@ class State:
 
 
 def _other_owner(job: Job, about: Mapping[str, Any]) -> str | None:
-    """The row and seed that a record names, where its folder is that of others."""
+    """The row and seed in a record, if they are not those of its folder."""
     row, _, seed = job.name.rpartition(", seed ")
     named = f"{about.get('row', row)}, seed {about.get('seed', seed)}"
     return named if row and named != job.name else None
 
 
 def _not_as_written(view: Job, about: Mapping[str, Any]) -> Path | None:
-    """The first file of a view that is not the one that its record speaks of."""
+    """The first file of a view whose checksum is not the one in its record."""
     sums = about.get("sha256", {})
     written = (path for path in view.files if path.name in sums and path.is_file())
     return next((path for path in written if sha256(path) != sums[path.name]), None)
@@ -137,17 +134,17 @@ def needrun(
     follows: Callable[[J], bool],
     wanted: Mapping[J, Iterable[F]],
 ) -> set[J]:
-    """Which jobs have to run: outdated ones, and those that lack a file that is wanted, or that one that runs reads.
+    """The jobs that have to run: outdated ones, and those without a file that a target or a running job needs.
 
-    A current result is not computed again because an input that was deleted is.
+    A current result is not computed again because one of its inputs was deleted.
 
     Args:
-        jobs: all that belong to the targets, each before its inputs.
-        reads: the files that a job reads, by the job that they come from.
-        is_outdated: whether a job's result is not what it should be.
+        jobs: all jobs behind the targets, each before its inputs.
+        reads: the files that a job reads, by the job that writes them.
+        is_outdated: whether a job's result is outdated.
         is_missing: whether a file is absent.
-        follows: whether a job runs whenever one of its inputs does, as a table does.
-        wanted: the jobs whose results are the targets, and their files.
+        follows: whether a job runs whenever one of its inputs does, as tables do.
+        wanted: the jobs whose results are the targets, with their files.
     """
     running: set[J] = set()
     while True:

@@ -38,7 +38,7 @@ def failures(study: Study, root: Path, names: list[str], *, since: float) -> Ite
             continue
         progress = progress_of(job, state, driven=False)
         if progress.word == "failed":
-            yield f"{job.title} has failed: {progress.said}"
+            yield f"{job.title} has failed: {progress.last_line}"
             yield f"    its log: {log}"
 
 

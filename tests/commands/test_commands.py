@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 
 from ldae.cli import parser
 from ldae.commands import models, shell, stages, study
-from ldae.overview.show import differences, given_by, listing, results_for, shown
+from ldae.overview.show import differences, listing, results_for, row_in_full, source_of
 from ldae.runtime.files import read_json, write_json
 from ldae.stages.probe import probe_pixels
 from ldae.study.checking import StudyError
@@ -97,18 +97,18 @@ def test_the_list_tells_each_change_label_sweep_and_target() -> None:
 
 
 def test_a_row_shows_where_each_of_its_values_comes_from() -> None:
-    assert given_by(SMOKE, "ldae", "objective.tail") == "ldae"
-    assert given_by(SMOKE, "ldae", "objective.predict") == "predict_clean"
-    assert given_by(SMOKE, "ldae", "objective.units") == "default"
-    assert given_by(SMOKE, "pca_d8", "tokenizer.dim") == "pca_d8"
-    said = text(shown(SMOKE, ROOT / "nowhere", "ldae"))
+    assert source_of(SMOKE, "ldae", "objective.tail") == "ldae"
+    assert source_of(SMOKE, "ldae", "objective.predict") == "predict_clean"
+    assert source_of(SMOKE, "ldae", "objective.units") == "default"
+    assert source_of(SMOKE, "pca_d8", "tokenizer.dim") == "pca_d8"
+    said = text(row_in_full(SMOKE, ROOT / "nowhere", "ldae"))
     assert re.search(r"^objective.tail +0.1 +this row *$", said, re.MULTILINE)
     assert re.search(r"^training.steps +40 *$", said, re.MULTILINE)  # of the scale
     assert len(re.findall(r"not yet", said)) == 4  # images, tokenizer, run and probe
 
 
 def test_a_baseline_s_row_shows_only_what_it_uses() -> None:
-    said = text(shown(SMOKE, ROOT, "mae_b"))
+    said = text(row_in_full(SMOKE, ROOT, "mae_b"))
     assert "method.name" in said and "training.decoder_width" in said
     assert "noise.schedule" not in said and "tokenizer" not in said
 
@@ -130,7 +130,7 @@ def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_pat
     (folder / "tokenizers/pca/tokenizer.json").write_text("{")
 
     def lines() -> dict[str, str]:
-        table = text(shown(SMOKE, tmp_path, "pca")).split("\n\n")[-1]
+        table = text(row_in_full(SMOKE, tmp_path, "pca")).split("\n\n")[-1]
         return {line.split()[0]: line.rstrip() for line in table.splitlines()[2:]}
 
     correct = np.load(tmp_path / "pixels/correct.npz")["trained/0/linear"]
@@ -149,7 +149,7 @@ def test_two_rows_differ_in_the_keys_of_the_change_between_them() -> None:
     assert "network.size" in text(differences(SMOKE, "ldae_b", "ldae_l"))
     assert "size.width" in text(differences(SMOKE, "ldae_b", "ldae_l"))  # which the scale makes of it
     assert "one pass of the probe serves both" in text(differences(SMOKE, "ldae", "block1"))
-    assert "differ in nothing" in text(differences(SMOKE, "ldae", "ldae"))
+    assert "same configuration" in text(differences(SMOKE, "ldae", "ldae"))
 
 
 def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> None:

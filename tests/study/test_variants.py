@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rows import ROOT, VARIANTS
 
-from ldae.overview.show import differences, say, shown
+from ldae.overview.show import differences, row_in_full, say
 from ldae.study.checking import StudyError
 from ldae.study.cost import Costs, DataSize
 from ldae.study.file import Paper
@@ -320,7 +320,7 @@ def test_a_row_of_another_batch_costs_as_much_for_it_sees_as_many_images(root: P
 
 def test_a_row_s_recipe_shows_in_full_and_as_one_change(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = with_row(root, "recipe.batch: 2")
-    say(*shown(study, root, "mine"))
+    say(*row_in_full(study, root, "mine"))
     assert "32 images a step at a peak rate of 0.002" in capsys.readouterr().out
     say(*differences(study, "predict_clean", "mine"))
     lines = capsys.readouterr().out.splitlines()
