@@ -11,7 +11,7 @@ from comparison import in_turn, save
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from ldae.measures.frechet import frechet_distance
+from ldae.measures.frechet import Reference
 from ldae.parts.moments import Moments
 
 SAMPLES, DIM = 10_000, 2048
@@ -35,7 +35,7 @@ def main() -> None:
     mean1, covariance1, mean2, covariance2 = first.mean, first.covariance, second.mean, second.covariance
 
     def ours() -> float:
-        return frechet_distance(mean1, covariance1, mean2, covariance2)
+        return Reference(mean2, covariance2).distance(mean1, covariance1)
 
     def theirs() -> float:
         root = sqrtm((covariance1 @ covariance2).numpy())

@@ -12,11 +12,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
-from ldae.measures.linear import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM
 from ldae.measures.measure import Encoded, Task
-from ldae.measures.rates import MOMENTUM, RateSearch, lars_step
+from ldae.measures.rates import Lars, RateSearch, batch_norm
 
 QUERIES = 8  # at most; each pools an equal part of the values
 
@@ -25,71 +24,52 @@ class AttentiveHeads:
     """H attentive classifiers on one input, differing in their learning rates; they do not interact."""
 
     def __init__(self, width: int, classes: int, rates: Tensor, generator: torch.Generator) -> None:
-        """Starts all heads from the same weights.
-
-        Args:
-            width: F of the tokens.
-            classes: C.
-            rates: the peak learning rates (H,), on the device to work on.
-            generator: of the initial weights, on the same device.
-        """
-        self.rates, num, device = rates, len(rates), rates.device
-        self.num_queries = queries = math.gcd(width, QUERIES)
+        """Starts all heads from the same weights, on the device of the generator and of the peak `rates` (H,)."""
+        num, device = len(rates), rates.device
 
         def normal(deviation: float, *shape: int) -> Tensor:
             initial = deviation * torch.empty(shape, device=device).normal_(generator=generator)
-            return initial[:, None].expand(shape[0], num, *shape[1:]).flatten(2).clone()
+            return initial[:, None].expand(shape[0], num, shape[1]).clone().requires_grad_()
 
         self.matrices = {
-            "queries": normal(0.02, width, queries),  # (F, H, Q)
-            "values": normal(
-                1 / math.sqrt(3 * width), width, width
-            ),  # (F, H, F), PyTorch's deviation of a linear layer
+            "queries": normal(0.02, width, math.gcd(width, QUERIES)),  # (F, H, Q)
+            "values": normal(1 / math.sqrt(3 * width), width, width),  # (F, H, F), deviates as in PyTorch's `Linear`
             "weight": normal(0.01, width, classes),  # (F, H, C)
         }
-        self.bias = torch.zeros(num, classes, device=device)
-        self.momenta = {name: torch.zeros_like(matrix) for name, matrix in self.matrices.items()}
-        self.bias_momentum = torch.zeros_like(self.bias)
+        self.bias = torch.zeros(num, classes, device=device, requires_grad=True)
+        self.optimizer = Lars((*self.matrices.values(), self.bias), rates)
         self.mean, self.variance = torch.zeros(num, width, device=device), torch.ones(num, width, device=device)
 
     def step(self, tokens: Tensor, labels: Tensor, share: float) -> None:
         """Trains every head on a batch (n, T, F) with labels (n,), at `share` of its peak rate."""
-        n = len(tokens)
-        parameters = [matrix.requires_grad_() for matrix in (*self.matrices.values(), self.bias)]
         with torch.enable_grad():
-            pooled = self._pool(tokens)
-            mean, variance = pooled.mean(0), pooled.var(0, correction=0)
-            logits = self._logits((pooled - mean) * (variance + BATCH_NORM_EPS).rsqrt())  # (n, H, C)
-            names = labels[:, None].expand(-1, len(self.rates))
-            loss = functional.cross_entropy(logits.flatten(0, 1), names.flatten(), reduction="sum") / n
-            *gradients, bias_gradient = torch.autograd.grad(loss, parameters)
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        self.mean.lerp_(mean.detach(), BATCH_NORM_MOMENTUM)
-        self.variance.lerp_(variance.detach() * (n / max(n - 1, 1)), BATCH_NORM_MOMENTUM)
-        for (name, matrix), gradient in zip(self.matrices.items(), gradients, strict=True):
-            lars_step(matrix, gradient, self.momenta[name], share * self.rates)
-        self.bias_momentum.mul_(MOMENTUM).add_(bias_gradient)
-        self.bias.sub_((share * self.rates)[:, None] * self.bias_momentum)
+            logits = self._logits(tokens, training=True)
+            targets = labels[:, None].expand(logits.shape[:2])
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / len(tokens)
+            gradients = torch.autograd.grad(loss, self.optimizer.parameters)
+        self.optimizer.step(gradients, share)
 
+    @torch.no_grad()
     def predict(self, tokens: Tensor) -> Tensor:
         """The class (n, H) that each head gives to tokens (n, T, F)."""
-        normalised = (self._pool(tokens) - self.mean) * (self.variance + BATCH_NORM_EPS).rsqrt()
-        return self._logits(normalised).argmax(-1)
+        return self._logits(tokens).argmax(-1)
+
+    def _logits(self, tokens: Tensor, *, training: bool = False) -> Tensor:
+        """The logits (n, H, C) of tokens (n, T, F)."""
+        pooled = self._pool(tokens)
+        x = batch_norm(pooled.flatten(1), self.mean.view(-1), self.variance.view(-1), training=training)
+        x = x.view_as(pooled)
+        return torch.einsum("nhf,fhc->nhc", x, self.matrices["weight"]) + self.bias
 
     def _pool(self, tokens: Tensor) -> Tensor:
         """The pooled values (n, H, F) of tokens (n, T, F)."""
-        n, num_tokens, width = tokens.shape
-        num, queries = len(self.rates), self.num_queries
-        tokens = functional.layer_norm(tokens, (width,))
-        scores = (tokens.flatten(0, 1) @ self.matrices["queries"].flatten(1)).view(n, num_tokens, num * queries)
-        attention = (scores / math.sqrt(width)).softmax(1)
-        attended = (attention.transpose(1, 2) @ tokens).view(n, num, queries, width)  # what each query attends to
-        values = self.matrices["values"].view(width, num, queries, width // queries)
+        width, num, queries = self.matrices["queries"].shape
+        tokens = F.layer_norm(tokens, (width,))
+        scores = tokens @ self.matrices["queries"].flatten(1) / math.sqrt(width)  # (n, T, H Q)
+        attended = scores.softmax(1).transpose(1, 2) @ tokens  # (n, H Q, F), what each query attends to
+        attended = attended.unflatten(1, (num, queries))
+        values = self.matrices["values"].unflatten(2, (queries, -1))  # (F, H, Q, F / Q)
         return torch.einsum("nhqf,fhqd->nhqd", attended, values).flatten(2)
-
-    def _logits(self, pooled: Tensor) -> Tensor:
-        return torch.einsum("nhf,fhc->nhc", pooled, self.matrices["weight"]) + self.bias
 
 
 class Attentive(RateSearch):

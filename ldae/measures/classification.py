@@ -18,10 +18,7 @@ BATCH = 256  # images
 def correct(classify: Callable[[Tensor], Tensor], split: Split, device: torch.device) -> NDArray[np.uint8]:
     """1 for each image of a split whose class has the largest logit, 0 for the others (N,).
 
-    Args:
-        classify: from images (n, 3, S, S) in [-1, 1] to logits (n, classes).
-        split: the images; the centre of each is classified.
-        device: where to classify.
+    `classify` gives the logits (n, classes) of the images' centres (n, 3, S, S) in [-1, 1].
     """
     batches = []
     for start in range(0, len(split), BATCH):

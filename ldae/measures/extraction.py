@@ -18,15 +18,10 @@ from ldae.runtime.randomness import Randomness, Stream
 
 
 class Encoders(NamedTuple):
-    """The encoders that a probe compares, and the first step that they share.
+    """The encoders that a probe compares, and the first step that they share."""
 
-    Attributes:
-        prepare: turns images (n, 3, S, S), or cached latents, into the networks' input.
-        encode: gives the tokens (n, T, F) of each encoder by its name, e.g. "random/0": weights and block.
-    """
-
-    prepare: Callable[[Tensor, Randomness], Tensor]
-    encode: Callable[[Tensor], Iterable[tuple[str, Tensor]]]
+    prepare: Callable[[Tensor, Randomness], Tensor]  # images (n, 3, S, S), or cached latents, to the networks' input
+    encode: Callable[[Tensor], Iterable[tuple[str, Tensor]]]  # to names, e.g. "random/0", and tokens (n, T, F)
 
 
 class Crop(NamedTuple):
@@ -47,16 +42,10 @@ def extract(
     tokens: bool = False,
     first: int = 0,
 ) -> dict[str, Encoded]:
-    """What each encoder makes of some images of a split; the ranks share the batches.
+    """The features of some images of a split by each encoder's name; the ranks share the batches.
 
-    Args:
-        encoders: the networks.
-        split: prepared images, or the cached latents of their centres.
-        images: (n,) their numbers in the split, a piece of a pass over it.
-        crop: the windows.
-        batch: images a forward pass.
-        tokens: whether to keep the tokens beside the pooled features.
-        first: the position of this piece in the pass, which its randomness depends on.
+    The `images` (n,) are numbers in the split, a piece of a pass over it that begins at position `first`; the position
+    decides the randomness. With `tokens`, these are kept beside the pooled features.
     """
     randomness = Randomness(crop.device)
     pooled: dict[str, Tensor] = {}

@@ -28,12 +28,7 @@ class Extractor(NamedTuple):
 
 
 def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -> Extractor:
-    """Opens the extractor that a scale names.
-
-    Args:
-        judging: `builtin` features or Inception's weights.
-        judge: the folder of the study's own classifier, for `builtin` features.
-        device: where to compute.
+    """Opens the extractor that a scale names; `judge` is the folder of the study's own classifier, for `builtin`.
 
     Raises:
         ValueError, OSError: for weights that are absent or have another checksum or format.

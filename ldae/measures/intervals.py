@@ -64,11 +64,8 @@ def seed_interval(values: NDArray[np.floating]) -> float:
 def outlying(values: Sequence[float] | NDArray[np.float64]) -> list[int]:
     """The indices of the few seeds whose accuracies lie far from those of all others; often none.
 
-    The gap between the two clusters is more than `OUTLYING` and more than three times the range of either. Clusters of
-    equal size, as with two seeds, give no outliers.
-
-    Args:
-        values: the accuracy of each seed (k,), from 0 to 1.
+    The accuracies (k,) are from 0 to 1. The gap between the two clusters is more than `OUTLYING` and more than three
+    times the range of either. Clusters of equal size, as with two seeds, give no outliers.
     """
     if len(values) < 3:
         return []

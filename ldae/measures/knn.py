@@ -4,72 +4,54 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ldae.measures.measure import Encoded, Measure, Result, Task
 
-
-class Neighbours:
-    """DINO's k-NN classifier: a weighted vote of the most similar training features.
-
-    Similarity is the cosine, and the weight of a vote is exp(similarity / 0.07). Training features arrive in parts.
-    """
-
-    def __init__(self, queries: Tensor, neighbours: int) -> None:
-        """Starts without neighbours.
-
-        Args:
-            queries: features (n, F) to classify.
-            neighbours: the number that votes.
-        """
-        self.neighbours = neighbours
-        self._queries = torch.nn.functional.normalize(queries, dim=1)
-        self._similarity = queries.new_zeros(len(queries), 0)  # (n, k) to the nearest so far
-        self._labels = queries.new_zeros((len(queries), 0), dtype=torch.long)
-
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Adds training features (N, F) with labels (N,)."""
-        features = torch.nn.functional.normalize(features, dim=1)
-        merged = []
-        chunks = (parts.split(1024) for parts in (self._queries, self._similarity, self._labels))
-        for queries, similarity, names in zip(*chunks, strict=True):
-            nearest, indices = (queries @ features.T).topk(min(self.neighbours, len(features)), dim=1)
-            similarity, names = torch.cat([similarity, nearest], 1), torch.cat([names, labels[indices]], 1)
-            best, order = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1)
-            merged.append((best, names.gather(1, order)))
-        self._similarity, self._labels = (torch.cat(parts) for parts in zip(*merged, strict=True))
-
-    def vote(self, classes: int) -> Tensor:
-        """The predicted class (n,) of each query, among `classes`."""
-        votes = torch.zeros(len(self._queries), classes, device=self._queries.device)
-        votes.scatter_add_(1, self._labels, (self._similarity / 0.07).exp())
-        return votes.argmax(1)
+CHUNK = 1024  # validation images that are compared at once
+TEMPERATURE = 0.07
 
 
 class KNN(Measure):
-    """The accuracy of a vote of the nearest training images on the validation images."""
+    """DINO's k-NN classifier: the most similar training images vote on each validation image.
+
+    Similarity is the cosine of the features, and the weight of a vote is exp(similarity / 0.07). Held-out images vote,
+    too. All lists have an entry for each chunk of n validation images.
+    """
 
     def __init__(self, task: Task, example: Encoded) -> None:
-        super().__init__(task, example)
-        self.task = task
-        self.queries: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.neighbours: Neighbours | None = None
+        self.classes, self.num_neighbours = task.classes, task.probing.neighbours
+        self.queries: list[Tensor] = []  # (n, F), of length 1
+        self.labels: list[Tensor] = []  # (n,)
+        self.similarity: list[Tensor] = []  # (n, k) to the nearest training images so far
+        self.votes: list[Tensor] = []  # (n, k) their labels
 
     def validate(self, part: Encoded, labels: Tensor) -> None:
         """Adds queries."""
-        self.queries.append(part.features)
-        self.labels.append(labels)
+        for features, chunk_labels in zip(part.features.split(CHUNK), labels.split(CHUNK), strict=True):
+            self.queries.append(normalize(features, dim=1))
+            self.labels.append(chunk_labels)
+            self.similarity.append(features.new_zeros(len(features), 0))
+            self.votes.append(chunk_labels.new_zeros(len(features), 0))
 
     def update(self, part: Encoded, labels: Tensor, held_out: Tensor) -> None:
-        """Adds candidates for neighbours, held-out images among them."""
-        if self.neighbours is None:
-            self.neighbours = Neighbours(torch.cat(self.queries), self.task.probing.neighbours)
-        self.neighbours.update(part.features, labels)
+        """Adds candidates for neighbours."""
+        features = normalize(part.features, dim=1)
+        for chunk, queries in enumerate(self.queries):
+            nearest, indices = (queries @ features.T).topk(min(self.num_neighbours, len(features)), dim=1)
+            similarity = torch.cat([self.similarity[chunk], nearest], 1)
+            votes = torch.cat([self.votes[chunk], labels[indices]], 1)
+            self.similarity[chunk], order = similarity.topk(min(self.num_neighbours, similarity.shape[1]), dim=1)
+            self.votes[chunk] = votes.gather(1, order)
+
+    def predictions(self) -> Tensor:
+        """The class (N,) that the neighbours of each validation image vote for."""
+        weights = (torch.cat(self.similarity) / TEMPERATURE).exp()
+        return weights.new_zeros(len(weights), self.classes).scatter_add_(1, torch.cat(self.votes), weights).argmax(1)
 
     def result(self) -> Result:
         """The accuracy of the vote."""
-        assert self.neighbours is not None
-        correct = self.neighbours.vote(self.task.classes) == torch.cat(self.labels)
+        correct = self.predictions() == torch.cat(self.labels)
         return Result(correct.double().mean().item(), correct)
 
 

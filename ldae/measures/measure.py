@@ -55,13 +55,9 @@ class Measure:
         """Starts a measure of an encoder whose output is like the `example`."""
 
     def step(self, batch: Encoded, labels: Tensor, fitting: Tensor, share: float) -> None:
-        """One training step on a batch of augmented training images.
+        """One training step, at a share of the peak rate, on augmented training images with labels (n,).
 
-        Args:
-            batch: of n images.
-            labels: (n,).
-            fitting: (k,) the places in the batch of images that are not held out.
-            share: of the peak learning rate.
+        The images at the places `fitting` (k,) are not held out.
         """
 
     def validate(self, part: Encoded, labels: Tensor) -> None:

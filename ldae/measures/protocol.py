@@ -64,7 +64,10 @@ def evaluate(
         evaluation = Evaluation(encoders, data, probing, measures, seed)
         evaluation.train(title)
         evaluation.score()
-        return evaluation.results()
+    return {
+        encoder: {name: measure.result() for name, measure in of_encoder.items()}
+        for encoder, of_encoder in evaluation.measures.items()
+    }
 
 
 class Evaluation:
@@ -92,7 +95,7 @@ class Evaluation:
                 bar.advance(1)
 
     def score(self) -> None:
-        """Shows the validation images and then the training images to every measure, part by part."""
+        """Shows the centre crops of the validation images and then of the training images to every measure."""
         labels = self.data.val.labels.to(self.data.device)
         for part, encoded in self._parts(self.data.val):
             for measure, images in self._pairs(encoded):
@@ -101,13 +104,6 @@ class Evaluation:
         for part, encoded in self._parts(self.data.latents or self.data.train, centres):
             for measure, images in self._pairs(encoded):
                 measure.update(images, self.labels[part], self.held_out[part])
-
-    def results(self) -> dict[str, dict[str, Result]]:
-        """The result of each measure of each encoder."""
-        return {
-            encoder: {name: measure.result() for name, measure in measures.items()}
-            for encoder, measures in self.measures.items()
-        }
 
     def _pairs(self, encoded: dict[str, Encoded]) -> Iterator[tuple[Measure, Encoded]]:
         """The measures of each encoder with what it makes of some images."""
@@ -153,14 +149,13 @@ class Evaluation:
         size = -(-(TOKEN_PART if self.tokens else PART) // batch) * batch  # whole batches
         for start in range(0, len(split), size):
             part = slice(start, min(start + size, len(split)))
-            if cached is not None:
-                yield part, {name: values.take(part) for name, values in cached.items()}
-            else:
+            if cached is None:
                 yield part, self._extract(split, np.arange(part.start, part.stop), first=start)
+            else:
+                yield part, {name: values.take(part) for name, values in cached.items()}
 
     def _extract(
         self, split: Split | Latents, images: NDArray[np.int64], *, view: int | None = None, first: int = 0
     ) -> dict[str, Encoded]:
-        crop = Crop(view, self.seed, self.data.device)
-        batch = self.probing.extract_batch
+        crop, batch = Crop(view, self.seed, self.data.device), self.probing.extract_batch
         return extract(self.encoders, split, images, crop, batch=batch, tokens=self.tokens, first=first)

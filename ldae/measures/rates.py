@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ldae.measures.measure import Encoded, Measure, Result, Task
 
@@ -24,28 +26,36 @@ class Classifiers(Protocol):
         ...
 
 
-def lars_step(weight: Tensor, gradient: Tensor, momentum: Tensor, rates: Tensor) -> None:
-    """One step of LARS without weight decay for H heads at once, in place.
+def batch_norm(x: Tensor, mean: Tensor, variance: Tensor, *, training: bool) -> Tensor:
+    """MAE's BatchNorm without affine of x (n, F); training updates the running mean (F,) and variance (F,) in place."""
+    return F.batch_norm(x, mean, variance, training=training, momentum=0.1, eps=1e-6)
 
-    Each head's gradient is scaled by trust * |weight| / |gradient|, as MAE and MoCo v3 do for matrices.
 
-    Args:
-        weight, gradient, momentum: (F, H, C).
-        rates: the heads' learning rates (H,).
+class Lars:
+    """LARS without weight decay for H heads at once, in place.
+
+    The gradient of each head's matrices is scaled by trust * |weight| / |gradient|, as in MAE and MoCo v3.
     """
-    size, slope = weight.norm(dim=(0, 2)), gradient.norm(dim=(0, 2))
-    ratio = torch.where((size > 0) & (slope > 0), TRUST * size / slope, 1.0)
-    momentum.mul_(MOMENTUM).add_(gradient * ratio[:, None])
-    weight.sub_(rates[:, None] * momentum)
+
+    def __init__(self, parameters: Sequence[Tensor], rates: Tensor) -> None:
+        """Takes matrices (F, H, C) and biases (H, C) of the heads, and their peak learning rates (H,)."""
+        self.parameters, self.rates = parameters, rates
+        self.momenta = [torch.zeros_like(parameter) for parameter in parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], share: float) -> None:
+        """One step at `share` of the peak rates, with a gradient for each parameter."""
+        for parameter, gradient, momentum in zip(self.parameters, gradients, self.momenta, strict=True):
+            if parameter.ndim == 3:
+                size, slope = parameter.norm(dim=(0, 2)), gradient.norm(dim=(0, 2))
+                ratio = torch.where((size > 0) & (slope > 0), TRUST * size / slope, 1.0)
+                gradient = gradient * ratio[:, None]
+            momentum.mul_(MOMENTUM).add_(gradient)
+            parameter.sub_((share * self.rates)[:, None] * momentum)
 
 
 def head_rate(progress: float, *, epochs: int, warmup: int) -> float:
-    """The share of the peak rate at `progress` epochs: linear warm-up, then half a cosine to zero (MAE's probe).
-
-    Args:
-        progress: epochs that are over, with the part of the present one.
-        epochs, warmup: how many there are, and how many of them warm up.
-    """
+    """The share of the peak rate at `progress` epochs: linear warm-up, then half a cosine to zero (MAE's probe)."""
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (epochs - warmup)))

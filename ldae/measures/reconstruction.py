@@ -28,12 +28,10 @@ def psnr(tokenizer: Tokenizer, val: Split, device: torch.device) -> float:
 
 
 def collapsed(variance: Tensor, *, has_prior: bool) -> int:
-    """The number of dimensions without information.
+    """The number of latent dimensions without information, from the variance (d,) of each over images.
 
-    Args:
-        variance: of each latent dimension (d,), over images.
-        has_prior: whether a KL divergence pulls the latents to N(0, 1). Then a dimension is unused if the variance of
-            its posterior mean is at most 0.01 ("active units", Burda et al., 2016); otherwise if it has no variance.
+    With a prior, where a KL divergence pulls the latents to N(0, 1), a dimension is unused if the variance of its
+    posterior mean is at most 0.01 ("active units", Burda et al., 2016); otherwise if it has no variance.
     """
     floor = 0.01 if has_prior else 1e-8 * variance.max()
     return int((variance <= floor).sum())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldae.data.prepared import Split
 from ldae.measures.extractors import Extractor, open_extractor
-from ldae.measures.frechet import extrapolate
+from ldae.measures.frechet import Reference, extrapolate
 from ldae.parts.moments import Moments
 from ldae.runtime.arrays import open_array, read_arrays, release_pages, save_arrays
 from ldae.runtime.device import device_name, pick_device
@@ -132,7 +132,7 @@ def judge(
     if covariance.shape[0] != folds[0].covariance.shape[0]:
         dimensions, expected = covariance.shape[0], folds[0].covariance.shape[0]
         raise ValueError(f"{reference}: has {dimensions} dimensions, the samples' features {expected}")
-    distance = extrapolate(folds, mean, covariance)
+    distance = extrapolate(folds, Reference(mean, covariance))
     classifier = judge / "classifier.json" if judge is not None else None
     DistanceRecord(
         row=about["row"],

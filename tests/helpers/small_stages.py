@@ -37,8 +37,9 @@ from small_inputs import (
 from torch import Tensor
 
 from ldae.measures.attentive import AttentiveHeads
-from ldae.measures.knn import Neighbours
+from ldae.measures.knn import KNN
 from ldae.measures.linear import Heads
+from ldae.measures.measure import Encoded, Task
 from ldae.runtime.files import read_json
 from ldae.runtime.weights import load_file
 from ldae.stages.denoise import denoise
@@ -249,14 +250,14 @@ def moco_v3() -> Numbers:
 def probe_numbers(case: str, run_probe: Callable[[Path], None]) -> Numbers:
     """A probe: the weights of its heads, the similarities and the votes of its neighbours, and its summaries."""
     out = folder() / "probes" / case
-    with instances(Heads) as heads, instances(Neighbours) as neighbours:
+    with instances(Heads) as heads, instances(KNN) as neighbours:
         run_probe(out)
     numbers: Numbers = {}
     for part in ("weight", "bias", "mean", "variance"):
         numbers |= summary(f"heads' {part}", torch.cat([getattr(each, part).flatten() for each in heads]))
     learned = [each.weight - each.weight[:, :1] for each in heads]  # heads of different rates start alike
     numbers |= summary("what heads' weights differ by", torch.cat([weights.flatten() for weights in learned]))
-    numbers |= summary("similarities", torch.cat([each._similarity.flatten() for each in neighbours]))
+    numbers |= summary("similarities", torch.cat([torch.cat(each.similarity).flatten() for each in neighbours]))
     for name, found in read_json(out / "probe.json")["encoders"].items():
         linear = {"top1": "value", "top1_low": "low", "top1_high": "high", "held_out": "held_out", "rate": "rate"}
         numbers |= {f"{name} {key}": found["linear"][field] for key, field in linear.items()}
@@ -299,10 +300,14 @@ def vote_numbers() -> Numbers:
     """The classes that the neighbours of many queries vote for."""
     generator = torch.Generator().manual_seed(0)
     features, queries = (torch.randn(num, 12, generator=generator) for num in (200, 3000))
-    neighbours = Neighbours(queries, 10)
+    neighbours = KNN(
+        Task(CLASSES, Probing(mode="cached", rates=(1.0,), neighbours=10), torch.ones(1), 0), Encoded(queries)
+    )
+    neighbours.validate(Encoded(queries), torch.zeros(len(queries), dtype=torch.long))
     for part in (slice(0, 120), slice(120, 200)):
-        neighbours.update(features[part], torch.arange(200)[part] % CLASSES)
-    return summary("classes", neighbours.vote(CLASSES))
+        features_part, labels = features[part], torch.arange(200)[part] % CLASSES
+        neighbours.update(Encoded(features_part), labels, torch.zeros(len(labels), dtype=torch.bool))
+    return summary("classes", neighbours.predictions())
 
 
 def attentive_numbers() -> Numbers:
@@ -312,7 +317,11 @@ def attentive_numbers() -> Numbers:
     with torch.no_grad():
         for start in range(0, 96, 32):
             heads.step(tokens[start : start + 32], torch.arange(32) % CLASSES, 0.5)
-    return weights_of("weights", heads.matrices) | summary("mean", heads.mean) | summary("variance", heads.variance)
+    return (
+        weights_of("weights", {name: matrix.detach() for name, matrix in heads.matrices.items()})
+        | summary("mean", heads.mean)
+        | summary("variance", heads.variance)
+    )
 
 
 def finetune_numbers(model: Path, tokenizer: Path | None) -> Numbers:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ldae.measures.attentive import AttentiveHeads
-from ldae.measures.knn import Neighbours
+from ldae.measures.knn import KNN
 from ldae.measures.linear import Heads
-from ldae.measures.measure import Measure, implementation
+from ldae.measures.measure import Encoded, Measure, Task, implementation
 from ldae.measures.rates import head_rate
 from ldae.study.measures import MEASURES
+from ldae.study.recipes import Probing
 
 
 def blobs(num: int = 240, features: int = 10, classes: int = 4, spread: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -98,10 +99,11 @@ def test_neighbours_vote_by_similarity() -> None:
             votes[known[index]] += torch.exp(similarity[index] / 0.07)
         expected.append(int(votes.argmax()))
     for parts in ([200], [7, 100, 93]):  # all training features at once, or part by part
-        found = Neighbours(queries, 20)
+        found = KNN(Task(4, Probing(mode="cached", rates=(1.0,), neighbours=20), torch.ones(1), 0), Encoded(queries))
+        found.validate(Encoded(queries), torch.zeros(len(queries), dtype=torch.long))
         for features, names in zip(train.split(parts), known.split(parts), strict=True):
-            found.update(features, names)
-        assert found.vote(4).tolist() == expected
+            found.update(Encoded(features), names, torch.zeros(len(names), dtype=torch.bool))
+        assert found.predictions().tolist() == expected
 
 
 class EfficientProbing(nn.Module):
@@ -110,10 +112,13 @@ class EfficientProbing(nn.Module):
     def __init__(self, ours: AttentiveHeads) -> None:
         super().__init__()
         width, _, classes = ours.matrices["weight"].shape
-        self.queries = nn.Parameter(ours.matrices["queries"][:, 0].clone())  # (F, Q)
-        self.values = nn.Parameter(ours.matrices["values"][:, 0].clone())
+        self.queries = nn.Parameter(ours.matrices["queries"][:, 0].detach().clone())  # (F, Q)
+        self.values = nn.Parameter(ours.matrices["values"][:, 0].detach().clone())
         self.norm, self.linear = nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, classes)
-        self.linear.weight.data, self.linear.bias.data = ours.matrices["weight"][:, 0].T.clone(), ours.bias[0].clone()
+        self.linear.weight.data, self.linear.bias.data = (
+            ours.matrices["weight"][:, 0].T.detach().clone(),
+            ours.bias[0].detach().clone(),
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = nn.functional.layer_norm(tokens, tokens.shape[2:])
