@@ -116,7 +116,7 @@ class Stages:
         recipe = stage.convolutional.model_copy(update={"adversarial_start": 0.0})
         stage = stage.model_copy(update={"convolutional": recipe})
         vgg = self.study.scale.classifiers["vgg"]
-        perceptual = Perceptual(SmallVGG(self.classes, vgg.width).stages, None).to(self.device)
+        perceptual = Perceptual(SmallVGG(self.classes, vgg.width).stages).to(self.device)
         network = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(self.device)
         task = Autoencoding(network, stage, perceptual if stage.perceptual else None)
         batch = min(recipe.batch, 16)

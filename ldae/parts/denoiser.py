@@ -14,7 +14,7 @@ from ldae.parts.noise import Level, NoiseSchedule
 from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
 from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
-from ldae.parts.tokenizers.pca import PCATokenizer
+from ldae.parts.tokenizers.pca import LinearTokenizer
 from ldae.runtime.device import mixed_precision
 from ldae.runtime.randomness import Randomness
 from ldae.study.base import PATCH, PATCH_DIM
@@ -75,9 +75,9 @@ class Denoiser(nn.Module):
             self.register_buffer("deviation", deviation, persistent=False)
 
     @property
-    def projection(self) -> PCATokenizer:
+    def projection(self) -> LinearTokenizer:
         """The tokenizer of a row on images, which the configuration restricts to orthogonal projections."""
-        return cast(PCATokenizer, self.tokenizer)
+        return cast(LinearTokenizer, self.tokenizer)
 
     def draw(self, num: int, randomness: Randomness) -> Draws:
         """What is random in one step on `num` images."""

@@ -1,113 +1,113 @@
-"""The names and layouts of published weights, mapped on this project's network."""
+"""The names and layouts of published weights, mapped on this project's networks."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldae.parts.network import TIME_FREQUENCIES, grid_positions
+from ldae.parts.network import Transformer, grid_positions
+from ldae.parts.tokenizers.conv import MULTIPLES, Autoencoder, sizes
 from ldae.study.base import PATCH
 from ldae.study.spec import PublishedWeights
 
 Shapes = dict[str, tuple[int, ...]]
+Patterns = tuple[tuple[str, str], ...]  # of names and what replaces them, in order of matching
 MAE_DECODER = ("decoder_", "mask_token")  # what pretraining alone uses
-
-# facebookresearch/DiT's names, in order of matching. Its blocks are the encoder's and decoder's in one list.
-DIT_NAMES = (
-    (r"x_embedder\.proj\.", "embed."),
-    (r"t_embedder\.mlp\.", "time."),
-    (r"y_embedder\.embedding_table\.", "label."),
-    (r"adaLN_modulation\.1\.", "modulation."),
-    (r"attn\.", ""),
-    (r"mlp\.", ""),
-    (r"final_layer\.modulation\.", "head_modulation."),
-    (r"final_layer\.linear\.", "head."),
+DIT: Patterns = (  # our names -> facebookresearch/DiT's, whose blocks are the encoder's and decoder's in one list
+    (r"^embed\.", "x_embedder.proj."),
+    (r"^time\.", "t_embedder.mlp."),
+    (r"^label\.", "y_embedder.embedding_table."),
+    (r"^head_modulation\.", "final_layer.adaLN_modulation.1."),
+    (r"^head\.", "final_layer.linear."),
+    (r"^(blocks\.\d+)\.modulation\.", r"\1.adaLN_modulation.1."),
+    (r"^(blocks\.\d+)\.(qkv|proj)\.", r"\1.attn.\2."),
+    (r"^(blocks\.\d+)\.(fc\d)\.", r"\1.mlp.\2."),
 )
+VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+WHOLE_MODEL = "first_stage_model."  # what the VAE's names begin with in a checkpoint of the diffusion model
+VAES: dict[str, tuple[str, Patterns]] = {  # for each naming: a name that tells it, and its names -> ours
+    "latent-diffusion": (
+        "encoder.down.0.block.0.norm1.weight",
+        (
+            (r"\.mid\.block_1\.", ".middle.0."),
+            (r"\.mid\.attn_1\.", ".middle.1."),
+            (r"\.mid\.block_2\.", ".middle.2."),
+            (r"\.(down|up)\.(\d)\.", r".levels.\2."),
+            (r"\.block\.", ".blocks."),
+            (r"\.(down|up)sample\.conv\.", ".resample.1."),
+            (r"\.nin_shortcut\.", ".shortcut."),
+            (r"\.proj_out\.", ".proj."),
+            (r"\.norm_out\.", ".norm."),
+            (r"^(post_)?quant_conv\.", r"\1quant."),
+        ),
+    ),
+    "diffusers": (
+        "encoder.down_blocks.0.resnets.0.norm1.weight",
+        (
+            (r"\.mid_block\.resnets\.0\.", ".middle.0."),
+            (r"\.mid_block\.attentions\.0\.", ".middle.1."),
+            (r"\.mid_block\.resnets\.1\.", ".middle.2."),
+            (r"\.(down|up)_blocks\.(\d)\.", r".levels.\2."),
+            (r"\.resnets\.", ".blocks."),
+            (r"\.(down|up)samplers\.0\.conv\.", ".resample.1."),
+            (r"\.conv_shortcut\.", ".shortcut."),
+            (r"\.group_norm\.", ".norm."),
+            (r"\.(to_q|query)\.", ".q."),
+            (r"\.(to_k|key)\.", ".k."),
+            (r"\.(to_v|value)\.", ".v."),
+            (r"\.(to_out\.0|proj_attn)\.", ".proj."),
+            (r"\.conv_norm_out\.", ".norm."),
+            (r"^(post_)?quant_conv\.", r"\1quant."),
+        ),
+    ),
+}
 
 
-def from_dit(state: dict[str, Tensor], *, patch: int) -> dict[str, Tensor]:
-    """A published DiT's state as one for `Transformer` with full-width conditioning and 2 * C output channels.
-
-    Its position table is fixed and equal to ours, so it is left out. Its patch embedding is a convolution, whose kernel
-    flattens to our order (channel, y, x); its output is ordered (y, x, channel) and is reordered likewise.
-    """
-    mapped = {}
-    for name, tensor in state.items():
-        if name == "pos_embed":
-            continue
-        for pattern, ours in DIT_NAMES:
-            name = re.sub(pattern, ours, name)
-        if name == "embed.weight":
-            tensor = tensor.flatten(1)
-        elif name in ("head.weight", "head.bias"):
-            pixels = patch * patch
-            tensor = tensor.unflatten(0, (pixels, -1)).transpose(0, 1).flatten(0, 1)
-        mapped[name] = tensor
-    return mapped
+def renamed(name: str, patterns: Patterns) -> str:
+    """A name after all replacements."""
+    for pattern, replacement in patterns:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
-def dit_shapes(about: PublishedWeights, *, channels: int, patch: int, grid: int) -> Shapes:
-    """What a DiT consists of: `channels` of the latent map, in patches of `patch` x `patch`, `grid` of them a side."""
-    h, points = about.width, channels * patch**2
-    shapes: Shapes = {"pos_embed": (1, grid**2, h), "x_embedder.proj.weight": (h, channels, patch, patch)}
-    shapes |= {"t_embedder.mlp.0.weight": (h, TIME_FREQUENCIES), "t_embedder.mlp.2.weight": (h, h)}
-    for number in range(about.blocks):
-        block = f"blocks.{number}."
-        shapes |= {f"{block}{name}.weight": size for name, size in block_shapes(h).items()}
-        shapes[f"{block}adaLN_modulation.1.weight"] = (6 * h, h)
-    shapes |= {"final_layer.linear.weight": (2 * points, h), "final_layer.adaLN_modulation.1.weight": (2 * h, h)}
-    return with_biases(shapes) | {"y_embedder.embedding_table.weight": (about.classes + 1, h)}
-
-
-def mae_shapes(about: PublishedWeights, *, tokens: int) -> Shapes:
-    """What an encoder that MAE has trained on images of so many tokens consists of."""
-    h = about.width
-    shapes: Shapes = {"cls_token": (1, 1, h), "pos_embed": (1, 1 + tokens, h)}
-    shapes["patch_embed.proj.weight"] = (h, 3, PATCH, PATCH)
-    for number in range(about.blocks):
-        sizes: Shapes = {"norm1": (h,), "norm2": (h,)} | block_shapes(h)
-        shapes |= {f"blocks.{number}.{name}.weight": size for name, size in sizes.items()}
-    return with_biases(shapes | {"norm.weight": (h,)})
-
-
-def block_shapes(h: int) -> Shapes:
-    """The matrices of a block of width h."""
-    return {"attn.qkv": (3 * h, h), "attn.proj": (h, h), "mlp.fc1": (4 * h, h), "mlp.fc2": (h, 4 * h)}
-
-
-def with_biases(shapes: Shapes) -> Shapes:
-    """The same, each weight followed by its bias."""
-    found: Shapes = {}
-    for name, size in shapes.items():
-        found[name] = size
-        if name.endswith(".weight"):
-            found[name.removesuffix("weight") + "bias"] = size[:1]
-    return found
-
-
-def check(state: dict[str, Tensor], shapes: Shapes, what: str) -> None:
+def check_shapes(state: Mapping[str, Tensor], shapes: Shapes, what: str) -> None:
     """Raises a `ValueError` for a state of other weights than these, which names the first; `what` they belong to."""
     for name in [*shapes, *sorted(state.keys() - shapes.keys())]:
         found = tuple(state[name].shape) if name in state else "absent"
-        wanted = shapes.get(name, "nothing of this name")
-        if found != wanted:
-            raise ValueError(f"not the weights of {what}: {name} is {found}, expected {wanted}")
+        expected = shapes.get(name, "nothing of this name")
+        if found != expected:
+            raise ValueError(f"not the weights of {what}: {name} is {found}, expected {expected}")
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
+    """The shape of each tensor of a state."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def from_dit(state: Mapping[str, Tensor], names: Iterable[str], *, patch: int) -> dict[str, Tensor]:
+    """A published DiT's state by the `names` of a `Transformer` with full-width conditioning and 2 C output channels.
+
+    Its patch embedding is a convolution, whose kernel flattens to our order (channel, y, x); its output is ordered
+    (y, x, channel) and is reordered likewise.
+    """
+    mapped = {name: state[renamed(name, DIT)] for name in names}
+    mapped["embed.weight"] = mapped["embed.weight"].flatten(1)
+    for name in ("head.weight", "head.bias"):
+        mapped[name] = mapped[name].unflatten(0, (patch * patch, -1)).transpose(0, 1).flatten(0, 1)
+    return mapped
 
 
 def denoiser_weights(
-    state: dict[str, Tensor], about: PublishedWeights, *, dim: int, patch: int, grid: int
+    state: Mapping[str, Tensor], about: PublishedWeights, *, dim: int, patch: int, grid: int
 ) -> dict[str, Tensor]:
     """A published DiT's weights as those of a row's network, which predicts the noise alone and no variance.
 
-    Args:
-        state: what the file holds, of any float type.
-        about: the network's size.
-        dim: d, of a token.
-        patch: of the latent map, that a token covers.
-        grid: tokens on a side of the data set's images.
+    A token has `dim` dimensions and covers `patch` x `patch` points of the latent map; the data set's images have
+    `grid` tokens on a side.
 
     Raises:
         ValueError: for weights of another size, or of images of another size.
@@ -119,35 +119,57 @@ def denoiser_weights(
             f"pos_embed has {positions.shape[1]} tokens, those of images of {PATCH * side} pixels; the data set's have "
             f"{PATCH * grid}, so give dataset.size: {PATCH * side}"
         )
+    with torch.device("meta"):
+        network = Transformer(
+            in_dim=dim,
+            out_dim=2 * dim,
+            grid=grid,
+            width=about.width,
+            heads=about.heads,
+            encoder_blocks=about.blocks,
+            decoder_blocks=0,
+            conditioning=about.width,
+            classes=about.classes,
+        ).state_dict()
+    shapes: Shapes = {"pos_embed": (1, grid**2, about.width)}
+    shapes |= {renamed(name, DIT): shape for name, shape in shapes_of(network).items()}
+    shapes["x_embedder.proj.weight"] = (about.width, dim // patch**2, patch, patch)
     what = f"a DiT of width {about.width} and {about.blocks} blocks"
-    check(state, dit_shapes(about, channels=dim // patch**2, patch=patch, grid=grid), what)
+    check_shapes(state, shapes, what)
     if not torch.allclose(positions[0], grid_positions(grid, about.width), atol=1e-4):
         raise ValueError(f"not the weights of {what}: pos_embed is not its fixed table of sines and cosines")
-    mapped = from_dit(state, patch=patch)
+    mapped = from_dit(state, network, patch=patch)
     for name in ("head.weight", "head.bias"):
         mapped[name] = mapped[name][:dim]
     return {name: tensor.contiguous() for name, tensor in mapped.items()}
 
 
-def encoder_weights(state: dict[str, Tensor], about: PublishedWeights, *, grid: int) -> dict[str, Tensor]:
-    """An encoder that MAE has trained, as the weights of an `Encoder` with a class token.
+def encoder_weights(state: Mapping[str, Tensor], about: PublishedWeights, *, grid: int) -> dict[str, Tensor]:
+    """An encoder that MAE has trained, as the weights of an `Encoder` with a class token; a decoder is left out.
 
-    Positions of another grid are interpolated. Its final norm is left out: what is probed is the mean of
-    the last block's patch tokens, as of every row.
-
-    Args:
-        state: what the file holds, of any float type; a decoder is left out.
-        about: the encoder's size.
-        grid: tokens on a side of the data set's images.
+    Positions are interpolated for images with `grid` tokens on a side. The final norm is left out: what is probed is
+    the mean of the last block's patch tokens, as of every row.
 
     Raises:
         ValueError: for weights of another size.
     """
+    from timm.models.vision_transformer import VisionTransformer  # imports timm, which takes seconds
+
     state = {name: tensor.float() for name, tensor in state.items() if not name.startswith(MAE_DECODER)}
     positions = state.get("pos_embed", torch.empty(0))
-    side = round(max(0, positions.shape[1] - 1) ** 0.5) if positions.dim() == 3 else 0
-    shapes = mae_shapes(about, tokens=side**2)
-    check(state, shapes, f"an encoder of MAE's of width {about.width} and {about.blocks} blocks")
+    side = round(max(1, positions.shape[1] - 1) ** 0.5) if positions.dim() == 3 else grid
+    with torch.device("meta"):
+        network = VisionTransformer(
+            img_size=PATCH * side,
+            patch_size=PATCH,
+            embed_dim=about.width,
+            depth=about.blocks,
+            num_heads=about.heads,
+            num_classes=0,
+            global_pool="",
+        )
+    what = f"an encoder of MAE's of width {about.width} and {about.blocks} blocks"
+    check_shapes(state, shapes_of(network.state_dict()), what)
     return {
         "embed.weight": state["patch_embed.proj.weight"].flatten(1),
         "embed.bias": state["patch_embed.proj.bias"],
@@ -163,3 +185,38 @@ def resampled(positions: Tensor, grid: int) -> Tensor:
         return positions
     table = positions.T.reshape(1, -1, side, side)
     return F.interpolate(table, size=(grid, grid), mode="bicubic", antialias=True).flatten(2)[0].T
+
+
+def from_stable_diffusion(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a published VAE, latent diffusion's KL-f8, as one for `Autoencoder`, in float32.
+
+    The names are those of CompVis/latent-diffusion, alone or within a whole diffusion model, or those of diffusers;
+    what is no part of the VAE is left out.
+
+    Raises:
+        ValueError: for other names, or for weights of another architecture.
+    """
+    if any(name.startswith(WHOLE_MODEL) for name in state):
+        state = {k.removeprefix(WHOLE_MODEL): v for k, v in state.items() if k.startswith(WHOLE_MODEL)}
+    naming = next((naming for naming, (sign, _) in VAES.items() if sign in state), None)
+    if naming is None:
+        found = repr(next(iter(state))) if state else "nothing"
+        known = " or ".join(f"{sign!r} ({naming})" for naming, (sign, _) in VAES.items())
+        raise ValueError(f"not the weights of a Stable Diffusion VAE: found {found}, expected {known} among the names")
+    mapped = {}
+    for published, tensor in state.items():
+        if not published.startswith(VAE_PARTS):
+            continue
+        name = renamed(published, VAES[naming][1])
+        if naming == "latent-diffusion":  # which counts the decoder's levels from the highest resolution
+            name = re.sub(r"^(decoder\.levels\.)(\d)", lambda m: f"{m[1]}{len(MULTIPLES) - 1 - int(m[2])}", name)
+        if re.search(r"\.middle\.1\.[^.]+\.weight$", name) and tensor.ndim == 2:  # linear, here a 1 x 1 convolution
+            tensor = tensor[:, :, None, None]
+        mapped[name] = tensor.float()
+    for needed in ("encoder.conv_in.weight", "post_quant.weight"):
+        if needed not in mapped:
+            raise ValueError(f"not the weights of a KL-f8 VAE: {needed} is absent")
+    with torch.device("meta"):
+        expected = Autoencoder(**sizes(mapped)).state_dict()
+    check_shapes(mapped, shapes_of(expected), "a KL-f8 VAE")
+    return mapped

@@ -17,7 +17,7 @@ from ldae.data.prepared import Split, flip, to_float
 from ldae.measures.reconstruction import collapsed, psnr
 from ldae.parts.classifiers import SmallVGG
 from ldae.parts.loading import open_classifier
-from ldae.parts.published_vae import from_stable_diffusion
+from ldae.parts.published import from_stable_diffusion
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer, Residual
 from ldae.parts.tokenizers.losses import (
     PatchDiscriminator,
@@ -128,17 +128,17 @@ def perceptual_distance(stage: ConvolutionalStage, vgg: Path | None) -> Perceptu
     if not stage.perceptual:
         return None
     recipe = stage.convolutional
-    weights = lpips_weights(Path(recipe.lpips.path).expanduser(), recipe.lpips.sha256) if recipe.lpips else None
+    weights = lpips_weights(Path(recipe.lpips.path).expanduser(), recipe.lpips.sha256) if recipe.lpips else []
     if recipe.perceptual != "builtin":
         return Perceptual(vgg16_features(Path(recipe.perceptual.path).expanduser(), recipe.perceptual.sha256), weights)
     if vgg is None:
         raise ValueError("a perceptual loss with convolutional.perceptual 'builtin' needs --vgg, the trained network")
-    if weights is not None:
+    if weights:
         raise ValueError("convolutional.lpips: fits VGG16's channels alone, and convolutional.perceptual is 'builtin'")
     network, about = open_classifier(vgg)
     if not isinstance(network, SmallVGG):
         raise ValueError(f"{vgg}: is a {about['architecture']}; the perceptual loss wants the vgg")
-    return Perceptual(network.stages, None)
+    return Perceptual(network.stages)
 
 
 def encoded(tokenizer: ConvTokenizer, train: Split, cache: np.ndarray, device: torch.device) -> Iterator[Tensor]:

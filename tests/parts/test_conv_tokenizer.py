@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldae.parts import tokenizers
-from ldae.parts.published_vae import from_stable_diffusion
+from ldae.parts.published import from_stable_diffusion
 from ldae.parts.tokenizers import pixel
 from ldae.parts.tokenizers.conv import Attention, Autoencoder, ConvTokenizer, group_norm, halving, sizes
 from ldae.study.spec import Tokenizer
@@ -194,8 +194,8 @@ def test_other_architectures_are_refused_in_one_line(published: Callable[[str], 
     grey = state | {"decoder.conv_out.weight": torch.zeros(1, WIDTH, 3, 3)}
     bare = {name: tensor for name, tensor in state.items() if "post_quant" not in name}
     for wrong, message in (
-        (without, "quant.bias is absent, expected (6,)"),
-        (attending, "attn.0.q.weight is (1,), expected absent"),
+        (without, "quant.weight is absent, expected (6, 6, 1, 1)"),
+        (attending, "attn.0.q.weight is (1,), expected nothing of this name"),
         (grey, "decoder.conv_out.weight is (1, 4, 3, 3), expected (3, 4, 3, 3)"),
         (bare, "post_quant.weight is absent"),
     ):

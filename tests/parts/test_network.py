@@ -102,7 +102,7 @@ def test_published_weights_give_the_published_output(null_label: bool) -> None:
         conditioning=width,
         classes=classes,
     )
-    ours.load_state_dict(from_dit(theirs.state_dict(), patch=patch))
+    ours.load_state_dict(from_dit(theirs.state_dict(), ours.state_dict(), patch=patch))
     torch.manual_seed(0)
     images, times = torch.randn(3, channels, size, size), torch.tensor([0, 500, 999])
     labels = torch.full((3,), classes) if null_label else torch.tensor([0, 4, 2])

@@ -1,8 +1,7 @@
 """Tokenizers: images (N, 3, S, S) in [-1, 1] to latents (N, T, d) and back, standardised on data.
 
 The number of tokens T is the same for all of them: one for every 16 x 16 pixels. `ldae.study.tokenizers` lists the
-kinds; each has a module of its name here, with the class as `TOKENIZER` and, unless it is trained as a network, a
-function `fit`.
+kinds; each has a module of its name here, with `build` and, unless it is trained as a network, `fit`.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from ldae.study.stage_specs import TokenizerStage
 
 
 class Tokenizer(Protocol):
-    """What a row asks of its tokenizer; rows on images ask for all that a `PCATokenizer` has."""
-
-    dim: int
+    """What a row asks of its tokenizer; rows on images ask for all that a `LinearTokenizer` has."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (N, 3, S, S) to latents (N, T, d)."""
@@ -47,5 +44,5 @@ def fit(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
 
 def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> Tokenizer:
     """The tokenizer of a row from its fitted tensors; a `ValueError` says that they are of another dimension."""
-    built: Tokenizer = module_of(tokenizer.kind).TOKENIZER(fitted, dim=tokenizer.dim, scale=tokenizer.scale)
+    built: Tokenizer = module_of(tokenizer.kind).build(fitted, dim=tokenizer.dim, scale=tokenizer.scale)
     return built

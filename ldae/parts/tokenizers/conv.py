@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
+from ldae.parts.tokenizers.patches import patchify, standard_divisor, unpatchify
 
 MULTIPLES = (1, 2, 4, 4)  # of the width, at each level; between two levels the side is halved
 LATENT_PATCH = 2  # as in DiT-XL/2: with the stride of 8, a token for every 16 x 16 pixels
@@ -233,20 +233,13 @@ class ConvTokenizer(nn.Module):
     divisor: Tensor  # (d,)
 
     def __init__(self, fitted: dict[str, Tensor], *, dim: int, scale: str) -> None:
-        """Reads the autoencoder's sizes from the shapes of its weights.
+        """Takes the autoencoder's state, its names prefixed, and the `mean` (d,) and `variance` (d,) of its tokens.
 
-        Args:
-            fitted: the autoencoder's state, its names prefixed with `autoencoder.`, and the `mean` (d,) and `variance`
-                (d,) of its tokens on data.
-            dim: d, of a token: 4 C.
-            scale: `dimension` to standardise each dimension alone, `global` to divide all of them by one number,
-                `published` to multiply them by Stable Diffusion's and leave their mean where it is.
-
-        Raises:
-            ValueError: for a fit of another dimension.
+        The scale `dimension` or `global` standardises tokens on data; `published` multiplies them by Stable Diffusion's
+        factor and leaves their mean where it is. Where the fit is of another dimension than `dim`, 4 C, it is a
+        `ValueError`.
         """
         super().__init__()
-        self.dim = dim
         weights = {name.removeprefix(PREFIX): tensor for name, tensor in fitted.items() if name.startswith(PREFIX)}
         found = sizes(weights)
         if dim != found["channels"] * LATENT_PATCH**2:
@@ -256,8 +249,7 @@ class ConvTokenizer(nn.Module):
         self.autoencoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
         self.autoencoder.to(memory_format=memory_format())
         freeze(self.autoencoder)
-        mean, variance = fitted["mean"], fitted["variance"]
-        divisor = safe_deviation(variance) if scale == "dimension" else variance.mean().sqrt().expand(dim)
+        mean, divisor = fitted["mean"], standard_divisor(fitted["variance"], scale)
         if scale == "published":
             mean, divisor = torch.zeros(dim), torch.full((dim,), 1 / PUBLISHED_FACTOR)
         self.register_buffer("mean", mean.float(), persistent=False)
@@ -282,4 +274,4 @@ class ConvTokenizer(nn.Module):
         return torch.cat([self.autoencoder.decode(part) for part in maps.split(BATCH)])
 
 
-TOKENIZER = ConvTokenizer
+build = ConvTokenizer

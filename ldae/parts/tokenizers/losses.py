@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldae.parts.published import check_shapes, shapes_of
 from ldae.runtime import ranks
 from ldae.runtime.weights import read_weights
 
 VGG_CHANNELS = (64, 128, 256, 512, 512)  # of relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3
-LPIPS_SHIFT = (
-    -0.030,
-    -0.088,
-    -0.188,
-)  # ImageNet's mean and standard deviation for images in [-1, 1], as LPIPS has them
-LPIPS_SCALE = (0.458, 0.448, 0.450)
+# ImageNet's mean and standard deviation for images in [-1, 1], as LPIPS has them
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -28,38 +26,21 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
 class Perceptual(nn.Module):
     """The LPIPS distance over a frozen network's activations (Zhang et al. 2018, eq. 1; weights on the squares)."""
 
-    def __init__(self, features: nn.Module, weights: list[Tensor] | None) -> None:
-        """Freezes `features`.
+    def __init__(self, features: nn.Module, weights: Iterable[Tensor] = ()) -> None:
+        """Freezes `features`, images (N, 3, S, S) in [-1, 1] to a list of activation maps (N, C, H, W).
 
-        Args:
-            features: images (N, 3, S, S) in [-1, 1] to a list of activation maps (N, C, H, W).
-            weights: how much each channel counts, nonnegative, (C,) or (1, C, 1, 1) for each map; None for one each.
-
-        Raises:
-            ValueError: for negative weights, which measure no distance.
+        The weights (C,) or (1, C, 1, 1) of each map say how much a channel counts; without any, all count alike.
         """
         super().__init__()
         self.features = features.requires_grad_(False)
-        self.num_weights = 0 if weights is None else len(weights)
-        for index, weight in enumerate(weights or []):
-            if weight.min() < 0:
-                raise ValueError(f"LPIPS weights of layer {index} are negative: no distance")
-            self.register_buffer(f"weight{index}", weight.detach().view(-1, 1, 1), persistent=False)
-        self.train()
-
-    def train(self, mode: bool = True) -> Perceptual:
-        """Stays in evaluation mode: a module that holds it may be trained."""
-        return super().train(False)
+        self.weights = nn.ParameterList(weight.view(-1, 1, 1) for weight in weights).requires_grad_(False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The distances (N,) between two batches of images (N, 3, S, S) in [-1, 1]."""
-        maps = list(zip(self.features(first), self.features(second), strict=True))
-        weights: list[Tensor | None] = [self.get_buffer(f"weight{index}") for index in range(self.num_weights)]
-        distances = []
-        for (a, b), weight in zip(maps, weights or [None] * len(maps), strict=True):
-            squares = (unit(a) - unit(b)).square()  # (N, C, H, W)
-            distances.append((squares if weight is None else squares * weight).sum(1).mean((1, 2)))
-        return torch.stack(distances).sum(0)
+        maps = [(unit(a) - unit(b)).square() for a, b in zip(self.features(first), self.features(second), strict=True)]
+        if self.weights:
+            maps = [squares * weight for squares, weight in zip(maps, self.weights, strict=True)]
+        return torch.stack([squares.sum(1).mean((1, 2)) for squares in maps]).sum(0)
 
 
 def unit(activations: Tensor) -> Tensor:
@@ -86,54 +67,36 @@ class ScaledVGG(nn.Module):
 
 
 def vgg16_features(path: Path, sha256: str) -> nn.Module:
-    """VGG16's relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, which LPIPS compares.
+    """VGG16's relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, which LPIPS compares, as a `ScaledVGG` in float32.
 
-    Args:
-        path: ImageNet weights as timm or torchvision name them, `features.N.weight`; those of the classifier are
-            ignored. `.safetensors`, or a file of `torch.save`.
-        sha256: of the file, in hexadecimal.
-
-    Returns:
-        A `ScaledVGG` in float32.
+    The file, `.safetensors` or one of `torch.save` with this SHA-256, holds ImageNet weights as timm or torchvision
+    name them, `features.N.weight`; those of the classifier are ignored.
 
     Raises:
         FileNotFoundError, ValueError: as `read_weights`, and for weights of another network.
     """
     import timm
 
-    stored = read_weights(path, sha256)
     with torch.device("meta"):  # which allocates neither these layers nor the classifier's 480 MB
         layers = timm.create_model("vgg16", pretrained=False, features_only=True, out_indices=tuple(range(5)))
-    weights = {}
-    for name, empty in layers.state_dict().items():
-        key = name.replace("features_", "features.")
-        shape = tuple(stored[key].shape) if key in stored else "nothing"
-        if shape != tuple(empty.shape):
-            raise ValueError(f"{path}: is not VGG16's weights: {key} is {shape}, expected {tuple(empty.shape)}")
-        weights[name] = stored[key].float()
-    layers.load_state_dict(weights, assign=True)
+    published = {name: name.replace("features_", "features.") for name in layers.state_dict()}
+    stored = {name: tensor for name, tensor in read_weights(path, sha256).items() if name in published.values()}
+    shapes = {published[name]: shape for name, shape in shapes_of(layers.state_dict()).items()}
+    check_shapes(stored, shapes, f"VGG16 ({path})")
+    layers.load_state_dict({name: stored[theirs].float() for name, theirs in published.items()}, assign=True)
     return ScaledVGG(layers).eval().requires_grad_(False)
 
 
 def lpips_weights(path: Path, sha256: str) -> list[Tensor]:
     """LPIPS' linear layers for VGG16, each (1, C, 1, 1), from the file that LPIPS' authors distribute.
 
-    Args:
-        path: tensors named `lin0.model.1.weight` to `lin4.model.1.weight`; `.safetensors`, or a file of `torch.save`.
-        sha256: of the file, in hexadecimal.
-
     Raises:
         FileNotFoundError, ValueError: as `read_weights`, and for other weights than LPIPS'.
     """
     stored = read_weights(path, sha256)
-    weights = []
-    for index, channels in enumerate(VGG_CHANNELS):
-        key = f"lin{index}.model.1.weight"
-        shape = tuple(stored[key].shape) if key in stored else "nothing"
-        if shape != (1, channels, 1, 1):
-            raise ValueError(f"{path}: is not LPIPS' weights: {key} is {shape}, expected {(1, channels, 1, 1)}")
-        weights.append(stored[key].float())
-    return weights
+    shapes = {f"lin{layer}.model.1.weight": (1, channels, 1, 1) for layer, channels in enumerate(VGG_CHANNELS)}
+    check_shapes(stored, shapes, f"LPIPS ({path})")
+    return [stored[name].float() for name in shapes]
 
 
 class PatchDiscriminator(nn.Module):
@@ -170,17 +133,13 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
-    """The factor that gives both losses equal gradients at the decoder's last layer (VQGAN, eq. 7).
+    """The factor that gives both scalar losses equal gradients at the decoder's last layer (VQGAN, eq. 7).
 
-    Args:
-        reconstruction, adversarial: scalar losses; their graph is kept.
-        last_layer: the weight of the decoder's last convolution.
-
-    Returns:
-        |grad reconstruction| / (|grad adversarial| + 1e-4), at most 10^4, without a gradient; constants from LDM.
+    It is |grad reconstruction| / (|grad adversarial| + 1e-4), at most 10^4, without a gradient; constants from LDM. The
+    graph of the losses stays.
     """
-    wanted, given = (
+    target, adversarial_norm = (
         ranks.all_reduce_mean(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
         for loss in (reconstruction, adversarial)
     )
-    return (wanted / (given + 1e-4)).clamp(0, 1e4).detach()
+    return (target / (adversarial_norm + 1e-4)).clamp(0, 1e4).detach()

@@ -1,4 +1,4 @@
-"""The patch-wise AE: a linear autoencoder, the VAE without the KL divergence (paper, Sec. 4.2)."""
+"""The patch-wise AE: the patch-wise VAE without the KL divergence (paper, Sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ldae.parts.tokenizers import linear
+from ldae.parts.tokenizers import patch_vae
 from ldae.study.scale import Fitting
+
+build = patch_vae.build
 
 
 def fit(patches: Iterable[Tensor], *, dim: int, fitting: Fitting) -> dict[str, Tensor]:
-    """Fits it to flattened patches (n, D); the result is that of `linear.fit`."""
-    return linear.fit(patches, dim=dim, kl=0.0, seed=fitting.seed)
-
-
-TOKENIZER = linear.LinearTokenizer
+    """The fit of `patch_vae.minimise` to flattened patches (n, D)."""
+    return patch_vae.minimise(patches, dim=dim, kl=0.0, seed=fitting.seed)

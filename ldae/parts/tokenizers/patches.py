@@ -25,3 +25,8 @@ def safe_deviation(variance: Tensor) -> Tensor:
     """Standard deviations (d,) to divide by, of variances (d,); without extent, a floor keeps the latents at zero."""
     floor = 1e-4 * variance.max().sqrt().clamp_min(torch.finfo(torch.float32).tiny ** 0.25)
     return variance.sqrt().clamp_min(floor)
+
+
+def standard_divisor(variance: Tensor, scale: str) -> Tensor:
+    """The divisor (d,) of latents of a variance (d,): each deviation for `dimension`, one for all for `global`."""
+    return safe_deviation(variance) if scale == "dimension" else variance.mean().sqrt().expand(len(variance))

@@ -9,22 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldae.parts.moments import Moments
-from ldae.parts.tokenizers.patches import patchify, safe_deviation, unpatchify
+from ldae.parts.tokenizers.patches import patchify, safe_deviation, standard_divisor, unpatchify
 from ldae.study.base import PATCH
 
 
 def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """All principal components of a stream of patches.
+    """All principal components of a stream of flattened patches (n, D), of any float type.
 
-    Args:
-        patches: batches of flattened patches (n, D), of any float type.
-
-    Returns:
-        `mean` (D,), `basis` (D, D) with orthonormal rows by falling variance, each with its largest entry positive, and
-        `variance` (D,), zero where the data have no extent.
-
-    Raises:
-        ValueError: for fewer than two patches.
+    Returns `mean` (D,), `basis` (D, D) with orthonormal rows by falling variance, each with its largest entry positive,
+    and `variance` (D,), zero where the data have no extent. Fewer than two patches are a `ValueError`.
     """
     moments = Moments.of(patches)
     variance, vectors = torch.linalg.eigh(moments.covariance)
@@ -33,29 +26,26 @@ def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
     return {"mean": moments.mean, "basis": basis * largest.sign(), "variance": variance.flip(0).clamp_min(0)}
 
 
-class PCATokenizer(nn.Module):
-    """Projects patches on `dim` components and scales them; `decode` is the inverse projection V^T."""
+class LinearTokenizer(nn.Module):
+    """Projects patches x on d directions V and scales them: z = V (x - mean) / divisor; decodes them by U."""
 
-    basis: Tensor  # (d, D) orthonormal rows V_d
-    spread: Tensor  # (d,) standard deviations of the components
+    basis: Tensor  # (d, D) V
+    spread: Tensor  # (d,) standard deviations of V (x - mean)
     encode_weight: Tensor
     encode_bias: Tensor
     decode_weight: Tensor
     decode_bias: Tensor
 
-    def __init__(self, fitted: dict[str, Tensor], *, dim: int, scale: str) -> None:
+    def __init__(self, *, mean: Tensor, encode: Tensor, decode: Tensor, variance: Tensor, scale: str) -> None:
+        """Takes the mean (D,), V (d, D), U (D, d), and the variance (d,) of V (x - mean) on data."""
         super().__init__()
-        self.dim = dim
-        mean, basis, variance = fitted["mean"], fitted["basis"][:dim], fitted["variance"][:dim]
-        spread = safe_deviation(variance)
-        divisor = spread if scale == "dimension" else variance.mean().sqrt().expand(dim)
-        # z = (x - mean) V^T / divisor and its inverse, each as one affine map
+        divisor = standard_divisor(variance, scale)
         tensors = {
-            "basis": basis,
-            "spread": spread,
-            "encode_weight": basis / divisor[:, None],  # (d, D)
-            "encode_bias": -(basis @ mean) / divisor,
-            "decode_weight": (basis * divisor[:, None]).T,  # (D, d)
+            "basis": encode,
+            "spread": safe_deviation(variance),
+            "encode_weight": encode / divisor[:, None],  # (d, D)
+            "encode_bias": -(encode @ mean) / divisor,
+            "decode_weight": decode * divisor,  # (D, d)
             "decode_bias": mean,
         }
         for name, tensor in tensors.items():
@@ -66,7 +56,7 @@ class PCATokenizer(nn.Module):
         return self.encode_patches(patchify(images, PATCH))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (N, T, d) to images (N, 3, S, S): the projection V^T V x when nothing was added."""
+        """Latents (N, T, d) to images (N, 3, S, S)."""
         return unpatchify(self.decode_patches(latents), PATCH)
 
     def encode_patches(self, patches: Tensor) -> Tensor:
@@ -78,4 +68,7 @@ class PCATokenizer(nn.Module):
         return F.linear(latents, self.decode_weight, self.decode_bias)
 
 
-TOKENIZER = PCATokenizer
+def build(fitted: dict[str, Tensor], *, dim: int, scale: str) -> LinearTokenizer:
+    """The tokenizer of the first `dim` components; it decodes by the inverse projection V^T."""
+    basis, variance = fitted["basis"][:dim], fitted["variance"][:dim]
+    return LinearTokenizer(mean=fitted["mean"], encode=basis, decode=basis.T, variance=variance, scale=scale)

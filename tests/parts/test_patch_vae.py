@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldae.parts.tokenizers import linear, pca
+from ldae.parts.tokenizers import patch_vae, pca
 from ldae.parts.tokenizers.patches import patchify
 
 DIM, FULL = 3, 12
@@ -25,7 +25,7 @@ def data() -> Tensor:
 @pytest.fixture(scope="module")
 def autoencoder(data: Tensor) -> dict[str, Tensor]:
     """A fit without a KL divergence."""
-    return linear.fit([data], dim=DIM, kl=0.0, seed=0)
+    return patch_vae.minimise([data], dim=DIM, kl=0.0, seed=0)
 
 
 def components(data: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def test_the_expected_error_is_the_mean_over_samples(data: Tensor) -> None:
     for x in samples:
         z = encode @ x + noise.sqrt() * torch.randn(DIM, generator=generator, dtype=torch.float64)
         total += float(((x - decode.T @ z) ** 2).sum())
-    assert float(linear.expected_error(encode, decode.T, variance, noise)) == pytest.approx(total / 2000, rel=0.03)
+    assert float(patch_vae.expected_error(encode, decode.T, variance, noise)) == pytest.approx(total / 2000, rel=0.03)
 
 
 def test_the_expected_kl_is_the_mean_over_samples(data: Tensor) -> None:
@@ -55,7 +55,7 @@ def test_the_expected_kl_is_the_mean_over_samples(data: Tensor) -> None:
         for mean, variance in zip(encode @ x, noise, strict=True):
             total += 0.5 * float(mean**2 + variance - 1 - math.log(variance))
     expected = total / len(samples)
-    assert float(linear.expected_kl(encode, component_variance, noise)) == pytest.approx(expected, rel=1e-3)
+    assert float(patch_vae.expected_kl(encode, component_variance, noise)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_autoencoder_finds_the_subspace_of_pca(data: Tensor, autoencoder: dict[str, Tensor]) -> None:
@@ -76,14 +76,14 @@ def test_the_vae_is_probabilistic_pca(data: Tensor) -> None:
     variance = pca.fit([data])["variance"]
     used = int((variance[:DIM] > kl / 2).sum())
     assert 0 < used < DIM, "the data should have components on both sides"
-    fitted = linear.fit([data], dim=DIM, kl=kl, seed=0)
+    fitted = patch_vae.minimise([data], dim=DIM, kl=kl, seed=0)
     ordered = fitted["variance"].sort(descending=True).values
     expected = (1 - kl / 2 / variance[:DIM]).clamp_min(0)
     torch.testing.assert_close(ordered, expected, atol=1e-2, rtol=1e-2)
 
 
 def test_a_fit_has_the_mean_of_the_data_and_the_variance_of_its_latents(data: Tensor) -> None:
-    fitted = linear.fit(data.split(500), dim=DIM, kl=0.01, seed=0)
+    fitted = patch_vae.minimise(data.split(500), dim=DIM, kl=0.01, seed=0)
     latents = (data - fitted["mean"]) @ fitted["encode"].T
     torch.testing.assert_close(fitted["mean"], data.mean(0))
     torch.testing.assert_close(latents.var(0), fitted["variance"], rtol=1e-6, atol=1e-9)
@@ -98,14 +98,14 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def fitted(images: Tensor) -> dict[str, Tensor]:
-    return linear.fit([patchify(images, 16).flatten(0, 1)], dim=8, kl=0.0, seed=0)
+    return patch_vae.minimise([patchify(images, 16).flatten(0, 1)], dim=8, kl=0.0, seed=0)
 
 
 @pytest.mark.parametrize("scale", ["global", "dimension"])
 def test_a_tokenizer_standardises_and_gives_back_the_projection(
     scale: str, images: Tensor, fitted: dict[str, Tensor]
 ) -> None:
-    tokenizer = linear.LinearTokenizer(fitted, dim=8, scale=scale)
+    tokenizer = patch_vae.build(fitted, dim=8, scale=scale)
     latents = tokenizer.encode(images)
     assert latents.shape == (200, 4, 8)
     assert latents.flatten(0, 1).mean(0).abs().max() < 1e-3
@@ -120,4 +120,4 @@ def test_a_tokenizer_standardises_and_gives_back_the_projection(
 
 def test_a_fit_of_another_dimension_is_refused(autoencoder: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="tokenizer.dim: 5, but the fit has 3 dimensions"):
-        linear.LinearTokenizer(autoencoder, dim=5, scale="global")
+        patch_vae.build(autoencoder, dim=5, scale="global")
