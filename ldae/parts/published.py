@@ -74,7 +74,7 @@ def renamed(name: str, patterns: Patterns) -> str:
     return name
 
 
-def check_shapes(state: Mapping[str, Tensor], shapes: Shapes, what: str) -> None:
+def check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
     """Raises a `ValueError` for a state of other weights than these, which names the first; `what` they belong to."""
     for name in [*shapes, *sorted(state.keys() - shapes.keys())]:
         found = tuple(state[name].shape) if name in state else "absent"
