@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.parts.denoiser import Denoiser
+from ldae.parts.methods.encoder import Encoder
 from ldae.runtime.files import read_json, verified
 from ldae.runtime.randomness import Stream, stream
 from ldae.study.checking import listed, nearest
@@ -79,20 +81,12 @@ def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, we
 
 def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Module:
     """The untrained module of a method, or the encoder of a published one; the same seed gives the same weights."""
-    from ldae.parts.methods.encoder import Encoder, EncoderSize  # imports timm, which takes seconds
-
-    size: EncoderSize = {
-        "image_size": image_size,
-        "width": stage.size.width,
-        "heads": stage.size.heads,
-        "blocks": stage.size.encoder_blocks,
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, Stream.INITIAL))
         if stage.weights is not None:
-            return nn.ModuleDict({"encoder": Encoder(**size, class_token=True)})
-        module: nn.Module = import_module(f"ldae.parts.methods.{stage.method}").build(size, stage.recipe)
-        return module
+            return nn.ModuleDict({"encoder": Encoder(stage.size, image_size, class_token=True)})
+        build_method: Callable[..., nn.Module] = import_module(f"ldae.parts.methods.{stage.method}").build
+        return build_method(stage.size, stage.recipe, image_size)
 
 
 def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = False) -> nn.Module:

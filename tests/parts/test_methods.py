@@ -24,7 +24,10 @@ from ldae.study.methods import METHODS, MAETraining, MoCoTraining
 from ldae.study.stage_specs import BaselineStage
 from ldae.training.optimizer import AdamW
 
-ENCODER = {"image_size": 64, "width": 16, "heads": 2, "blocks": 2}
+ENCODER = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=2)
+RECIPE = {"steps": 1, "batch": 8, "rate": 0.1, "warmup": 0}
+MAE_RECIPE = MAETraining(**RECIPE, decoder_width=8, decoder_heads=2, decoder_blocks=1)
+MOCO_RECIPE = MoCoTraining(**RECIPE, hidden=32, out=8)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -48,13 +51,13 @@ def normalised(images: Tensor) -> Tensor:
 @pytest.fixture
 def mae() -> MAE:
     torch.manual_seed(0)
-    return MAE(**ENCODER, decoder_width=8, decoder_heads=2, decoder_blocks=1)
+    return MAE(ENCODER, MAE_RECIPE, 64)
 
 
 @pytest.fixture
 def moco() -> MoCo:
     torch.manual_seed(0)
-    return MoCo(**ENCODER, hidden=32, out=8)
+    return MoCo(ENCODER, MOCO_RECIPE, 64)
 
 
 @pytest.mark.parametrize("method", ["mae", "moco"])
@@ -73,9 +76,6 @@ def test_every_method_has_a_module_of_its_name_and_every_module_is_a_method() ->
     assert all(callable(importlib.import_module(f"ldae.parts.methods.{name}").build) for name in METHODS)
 
 
-SIZE = Size(width=32, heads=2, encoder_blocks=1, decoder_blocks=1)
-
-
 def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]:
     """The names of the weights that decay, and of those that do not."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -86,15 +86,13 @@ def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]
 
 
 def test_all_that_moco_trains_decays(moco: MoCo) -> None:
-    recipe = MoCoTraining(steps=1, batch=8, rate=0.1, warmup=0)
-    found = decaying(method_task(moco, BaselineStage(size=SIZE, moco_v3=recipe), 64).optimizers[0], moco)
+    found = decaying(method_task(moco, BaselineStage(size=ENCODER, moco_v3=MOCO_RECIPE), 64).optimizers[0], moco)
     assert found[True] == {name for name, parameter in moco.named_parameters() if parameter.requires_grad}
     assert {"encoder.blocks.0.norm1.weight", "encoder.blocks.0.attn.qkv.bias"} <= found[True]
 
 
 def test_matrices_and_the_mask_token_of_mae_decay_and_norms_and_biases_do_not(mae: MAE) -> None:
-    recipe = MAETraining(steps=1, batch=8, rate=0.1, warmup=0)
-    found = decaying(method_task(mae, BaselineStage(size=SIZE, mae=recipe), 64).optimizers[0], mae)
+    found = decaying(method_task(mae, BaselineStage(size=ENCODER, mae=MAE_RECIPE), 64).optimizers[0], mae)
     assert {name.rpartition(".")[2] for name in found[True]} == {"weight", "mask_token"}
     assert {name for name in found[True] if "norm" in name} == set()
     assert {name for name in found[False] if not name.endswith(".bias") and "norm" not in name} == set()
@@ -187,8 +185,8 @@ def test_mocos_averages_move_by_the_momentum(moco: MoCo) -> None:
     before = average.clone()
     with torch.no_grad():
         weight.add_(1.0)
-    moco.momentum_update(0.9)
-    torch.testing.assert_close(average, 0.9 * before + 0.1 * weight)
+    moco.before_step(0.5)
+    torch.testing.assert_close(average, 0.995 * before + 0.005 * weight)
 
 
 def test_the_momentum_rises_from_099_to_1_by_half_a_cosine() -> None:

@@ -20,6 +20,7 @@ from ldae.parts.tokenizers.conv import Autoencoder, Doubling
 from ldae.parts.tokenizers.losses import PatchDiscriminator
 from ldae.runtime.randomness import Randomness
 from ldae.stages.finetune import vision_transformer
+from ldae.study.base import Size
 from ldae.study.cost import (
     VGG16,
     autoencoder_macs,
@@ -58,6 +59,9 @@ def test_the_formula_gives_the_published_multiply_adds(macs: int, published: flo
     assert macs == pytest.approx(published, rel=1e-3)
 
 
+ENCODER = Size(width=32, heads=2, encoder_blocks=2, decoder_blocks=2)
+
+
 def test_the_transformer_s_formula_counts_what_it_does() -> None:
     sizes = {"in_dim": 6, "out_dim": 6, "width": 32, "conditioning": 8}
     network = Transformer(grid=3, heads=2, encoder_blocks=2, decoder_blocks=1, **sizes)
@@ -80,7 +84,7 @@ def test_the_classifiers_formulas_count_what_they_do() -> None:
 
 
 def test_the_formula_of_fine_tuning_counts_what_its_network_does() -> None:
-    encoder = Encoder(image_size=64, width=32, heads=2, blocks=2)
+    encoder = Encoder(ENCODER, 64)
     network = vision_transformer(fold(encoder, time=10, offset=0), classes=5, seed=0)
     found = counted(lambda: network(IMAGES))
     assert found == 2 * classifier_vit_macs(tokens=16, width=32, blocks=2, classes=5)
@@ -90,12 +94,12 @@ RECIPE = {"steps": 1, "batch": 8, "rate": 0.1, "warmup": 0.0}
 
 
 def test_the_formulas_of_methods_count_what_they_do() -> None:
-    encoder = {"width": 32, "blocks": 2}
-    decoder = {"decoder_width": 16, "decoder_blocks": 1}
-    mae = MAE(image_size=64, heads=2, decoder_heads=2, **encoder, **decoder)
+    recipe = MAETraining(**RECIPE, decoder_width=16, decoder_heads=2, decoder_blocks=1)
+    mae = MAE(ENCODER, recipe, 64)
     order = mae.draw(2, Randomness(torch.device("cpu"), 0))
-    assert counted(lambda: mae(IMAGES, order)) == 2 * mae_macs(16, 32, 2, MAETraining(**RECIPE, **decoder))
-    moco = MoCo(image_size=64, heads=2, hidden=24, out=8, **encoder)
+    assert counted(lambda: mae(IMAGES, order)) == 2 * mae_macs(16, 32, 2, recipe)
+    recipe = MoCoTraining(**RECIPE, hidden=24, out=8)
+    moco = MoCo(ENCODER, recipe, 64)
     found = counted(lambda: moco.predictor(moco.projector(moco.encoder(IMAGES).mean(1))))
     key = counted(lambda: moco.averaged_projector(moco.averaged_encoder(IMAGES).mean(1)))
-    assert moco_macs(16, 32, 2, MoCoTraining(**RECIPE, hidden=24, out=8)) == pytest.approx(found + key / 3, rel=1e-6)
+    assert moco_macs(16, 32, 2, recipe) == pytest.approx(found + key / 3, rel=1e-6)

@@ -9,25 +9,16 @@ Images are normalised here, as both methods' authors do, so that whatever uses a
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ldae.parts.network import grid_positions
 from ldae.parts.tokenizers.patches import patchify
-from ldae.study.base import PATCH, PATCH_DIM
+from ldae.study.base import PATCH, PATCH_DIM, Size
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of images in [0, 1]
-
-
-class EncoderSize(TypedDict):
-    """The arguments of `Encoder` that set its size."""
-
-    image_size: int
-    width: int
-    heads: int
-    blocks: int
 
 
 def vit_blocks(num: int, *, width: int, heads: int) -> nn.Sequential:
@@ -56,16 +47,19 @@ class Encoder(nn.Module):
     mean: Tensor  # (3, 1, 1), ImageNet's, of images in [-1, 1]
     deviation: Tensor  # (3, 1, 1)
 
-    def __init__(self, *, image_size: int, width: int, heads: int, blocks: int, class_token: bool = False) -> None:
-        """Builds it; with `class_token` as it was published, with positions that may be another image size's."""
+    def __init__(self, size: Size, image_size: int, *, class_token: bool = False) -> None:
+        """Builds a row's encoder for images of `image_size` pixels.
+
+        With `class_token` it is as it was published, with positions that may be another image size's.
+        """
         super().__init__()
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
         self.register_buffer("mean", 2 * mean - 1, persistent=False)
         self.register_buffer("deviation", 2 * deviation, persistent=False)
-        self.embed = xavier(nn.Linear(PATCH_DIM, width))
-        self.register_buffer("positions", grid_positions(image_size // PATCH, width), persistent=class_token)
-        self.blocks = vit_blocks(blocks, width=width, heads=heads)
-        self.class_token = nn.Parameter(0.02 * torch.randn(width)) if class_token else None
+        self.embed = xavier(nn.Linear(PATCH_DIM, size.width))
+        self.register_buffer("positions", grid_positions(image_size // PATCH, size.width), persistent=class_token)
+        self.blocks = vit_blocks(size.encoder_blocks, width=size.width, heads=size.heads)
+        self.class_token = nn.Parameter(0.02 * torch.randn(size.width)) if class_token else None
 
     def patches(self, images: Tensor) -> Tensor:
         """Images (N, 3, S, S) in [-1, 1], normalised, as flattened patches (N, T, D)."""
@@ -81,8 +75,3 @@ class Encoder(nn.Module):
         if self.class_token is None:
             return self.blocks(tokens)
         return self.blocks(torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1))[:, 1:]
-
-
-def take(tokens: Tensor, places: Tensor) -> Tensor:
-    """The tokens (N, k, h) of each image (N, T, h) at its `places` (N, k)."""
-    return torch.take_along_dim(tokens, places[:, :, None], dim=1)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldae.parts.methods.encoder import Encoder, EncoderSize
+from ldae.parts.methods.encoder import Encoder
 from ldae.runtime import ranks
 from ldae.runtime.device import mixed_precision
+from ldae.study.base import Size
 from ldae.study.methods import MoCoTraining
 
 TEMPERATURE = 0.2
@@ -46,18 +46,18 @@ def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
 class MoCo(nn.Module):
     """An encoder with projector and predictor, and averages of the first two, which give the keys."""
 
-    def __init__(self, *, image_size: int, width: int, heads: int, blocks: int, hidden: int, out: int) -> None:
-        """Builds the networks; the first four arguments are the encoder's, the others the heads' widths."""
+    def __init__(self, size: Size, recipe: MoCoTraining, image_size: int) -> None:
+        """Builds an encoder of this size and the heads of a recipe."""
         super().__init__()
-        self.encoder = Encoder(image_size=image_size, width=width, heads=heads, blocks=blocks)
+        self.encoder = Encoder(size, image_size)
         for name, parameter in self.encoder.named_parameters():
             if name.endswith("qkv.weight"):  # three matrices in one: each is drawn as if it stood alone
                 bound = math.sqrt(6 / (len(parameter) / 3 + parameter.shape[1]))
                 nn.init.uniform_(parameter, -bound, bound)
         # a fixed random patch projection keeps the training stable (its Sec. 4.2)
         self.encoder.embed.requires_grad_(False)
-        self.projector = mlp(width, hidden, hidden, out)
-        self.predictor = mlp(out, hidden, out)
+        self.projector = mlp(size.width, recipe.hidden, recipe.hidden, recipe.out)
+        self.predictor = mlp(recipe.out, recipe.hidden, recipe.out)
         self.averaged_encoder, self.averaged_projector = (
             copy.deepcopy(network).requires_grad_(False) for network in (self.encoder, self.projector)
         )
@@ -67,18 +67,13 @@ class MoCo(nn.Module):
         """The blocks of the encoder and of its average."""
         return [*self.encoder.blocks, *self.averaged_encoder.get_submodule("blocks").children()]
 
-    def before_step(self, progress: float) -> None:
-        """Moves the averages, before the step at which a share `progress` of the training is over."""
-        self.momentum_update(momentum_at(progress))
-
     @torch.no_grad()
-    def momentum_update(self, momentum: float) -> None:
-        """Moves the averages towards the networks."""
+    def before_step(self, progress: float) -> None:
+        """Moves the averages towards the networks, before the step at which a share of the training is over."""
         pairs = ((self.averaged_encoder, self.encoder), (self.averaged_projector, self.projector))
-        averages, weights = (
-            cast("list[Tensor]", [p for pair in pairs for p in pair[side].parameters()]) for side in (0, 1)
-        )
-        torch._foreach_lerp_(averages, weights, 1 - momentum)
+        for averaged, network in pairs:
+            for average, weight in zip(averaged.parameters(), network.parameters(), strict=True):
+                average.lerp_(weight, 1 - momentum_at(progress))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The loss (N,) of two views of each image, (N, 3, S, S) each."""
@@ -89,6 +84,4 @@ class MoCo(nn.Module):
             return info_nce(queries[0], keys[1]) + info_nce(queries[1], keys[0])
 
 
-def build(size: EncoderSize, recipe: MoCoTraining) -> MoCo:
-    """Untrained networks with the heads of a recipe."""
-    return MoCo(**size, hidden=recipe.hidden, out=recipe.out)
+build = MoCo
