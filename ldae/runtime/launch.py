@@ -17,7 +17,7 @@ from typing import NoReturn
 from ldae.runtime.process import LAUNCHER
 from ldae.runtime.slurm import nodes_of_job, step_environment
 
-PORTS = range(10_000, 30_000)  # where ranks meet; Linux itself gives ports away from 32768 on
+PORTS = range(10_000, 30_000)  # where the ranks of a Slurm job meet; Linux itself assigns ports from 32768 on
 GRACE = 30.0  # seconds in which ranks end by themselves once one of them has failed
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
@@ -87,13 +87,7 @@ def _status(ranks: list[subprocess.Popen[bytes]]) -> int:
 
 
 def _free_port() -> int:
-    """A free port, different for processes that ask at the same time."""
-    first = os.getpid() % len(PORTS)
-    for port in (*PORTS[first:], *PORTS[:first]):
-        with socket.socket() as trial:
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError(f"no port from {PORTS.start} to {PORTS.stop} is free for ranks to meet at")
+    """A port of this machine that is free."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])

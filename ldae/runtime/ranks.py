@@ -6,14 +6,13 @@ all functions are no-ops.
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -28,8 +27,7 @@ from ldae.runtime.process import Rank, launched_by
 from ldae.runtime.stopping import Stopped, stopping
 
 PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
-SECONDS_TO_MEET = 600.0  # that the first rank waits for the last, which may import from a slow file system
-SECONDS_OF_SILENCE = 5.0  # after which a rank that waits for others says so
+SECONDS_TO_MEET = 600.0  # that ranks wait for the last, which may import from a slow file system
 SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 
 
@@ -72,49 +70,51 @@ def group() -> Iterator[Rank]:
 
 
 def _meet(rank: Rank) -> Store:
-    """Waits until all ranks have started, and returns their key-value store.
+    """Waits until all ranks have started, and returns their key-value store, which rank 0 or torchrun hosts.
 
-    PyTorch's own rendezvous would wait inside C++, where signals cannot end it and nothing is logged.
+    PyTorch's own rendezvous would wait inside C++, where signals cannot end it.
 
     Raises:
         Stopped: if this process is asked to stop while it waits.
-        TimeoutError: on one rank of each machine, if some ranks have not started within `SECONDS_TO_MEET`.
+        OSError: on one rank of each machine, if some ranks have not started within `SECONDS_TO_MEET`; on rank 0 if it
+            cannot listen.
     """
     host, port, name = _meeting_point()
-    started, logged = time.monotonic(), False
+    hosts = not rank.number and not (launched_by() == "torchrun" and "TORCHELASTIC_USE_AGENT_STORE" in os.environ)
+    deadline = time.monotonic() + SECONDS_TO_MEET + (0 if rank.number else 1)  # the store ends with rank 0
 
-    def wait(found: str) -> None:
-        nonlocal logged
-        waited = time.monotonic() - started
-        if waited > SECONDS_TO_MEET:
-            if rank.local:
-                sys.exit(1)
-            raise TimeoutError(f"rank {rank.number}: after {waited:.0f} seconds, {found} {host}, port {port}")
-        if waited > SECONDS_OF_SILENCE and not logged and not rank.local:
-            print(f"rank {rank.number} waits: {found} {host}, port {port}", file=sys.stderr, flush=True)
-            logged = True
+    def wait(state: str) -> None:
         stopping.check("while it waited for other ranks")
+        if time.monotonic() > deadline and rank.local:
+            sys.exit(1)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"rank {rank.number}: after {SECONDS_TO_MEET:g} seconds, {state} {host}, port {port}")
         time.sleep(0.05)
 
-    while (connection := _connect(rank, host, port)) is None:
+    while not hosts and not _answers(host, port):
         wait("rank 0 does not answer at")
+    try:
+        connection = TCPStore(host, port, rank.size, hosts, PATIENCE, wait_for_workers=False)
+    except RuntimeError as error:
+        raise OSError(f"rank {rank.number} cannot meet the others at {host}, port {port}: {error}") from None
     store = PrefixStore(name, connection)
     try:
         present = store.add("present", 1)
         while present < rank.size:
             wait(f"{present} of {rank.size} ranks have come to")
             present = store.add("present", 0)
-            if present < 0:  # rank 0 has given up
-                sys.exit(1)
-    except RuntimeError:  # the connection to rank 0 broke
+    except RuntimeError:  # rank 0 has ended
         sys.exit(1)
-    except BaseException:
-        if not rank.number:
-            store.add("present", -2 * rank.size)
-            time.sleep(0.5)  # for the others to see it: torch prints a stack for each that is cut off
-        raise
-    store.set_timeout(PATIENCE)
     return store
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether a process listens; torch would print a stack trace for an attempt that fails."""
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _meeting_point() -> tuple[str, int, str]:
@@ -125,23 +125,6 @@ def _meeting_point() -> tuple[str, int, str]:
         return first_host(os.environ["SLURM_STEP_NODELIST"]), port, f"{job}.{step}"
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store when it starts ranks again
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), f"attempt {attempt}"
-
-
-def _connect(rank: Rank, host: str, port: int) -> TCPStore | None:
-    """Connects to the ranks' store, which rank 0 hosts; returns None if nobody listens there yet.
-
-    Raises:
-        OSError: if rank 0 cannot listen.
-    """
-    hosts = not rank.number and not (launched_by() == "torchrun" and "TORCHELASTIC_USE_AGENT_STORE" in os.environ)
-    try:
-        if not hosts:  # torch prints a stack for each attempt that fails
-            socket.create_connection((host, port), timeout=1.0).close()
-        return TCPStore(host, port, rank.size, hosts, timedelta(minutes=1), wait_for_workers=False)
-    except OSError:
-        return None
-    except RuntimeError as error:
-        raise OSError(f"rank {rank.number} cannot meet the others at {host}, port {port}: {error}") from None
 
 
 def _take_gpu(rank: Rank) -> None:
@@ -218,25 +201,25 @@ def all_gather(values: Tensor) -> Tensor:
 
 def broadcast(value: int) -> int:
     """Broadcasts rank 0's integer."""
-    if size() == 1:
-        return value
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    received = torch.tensor(value, device=device)
-    dist.broadcast(received, 0)
-    return int(received)
+    return _sum(0 if number() else value)
 
 
 def barrier() -> None:
-    """Waits until rank 0 arrives here too."""
-    broadcast(0)
+    """Waits until all ranks arrive here."""
+    _sum(0)
 
 
 def any_reduce(yes: bool) -> bool:
     """All-reduce: whether the value is true on any rank."""
+    return _sum(int(yes)) > 0
+
+
+def _sum(value: int) -> int:
+    """The sum of an integer over all ranks."""
     if size() == 1:
-        return yes
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    return bool(all_reduce_sum(torch.tensor(int(yes), device=device)))
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return int(all_reduce_sum(torch.tensor(int(value), device=device)))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -251,24 +234,12 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def parallel(module: nn.Module) -> nn.Module:
     """Wraps a module in DistributedDataParallel, which averages gradients over all ranks during the backward pass."""
-    if size() == 1:
-        return module
-    wrapper = nn.parallel.DistributedDataParallel
-    # buffers are the same everywhere anyway; newer versions of torch have another name for the option
-    known = inspect.signature(wrapper).parameters
-    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {option: False}
-    return wrapper(module, gradient_as_bucket_view=True, **options)
+    return module if size() == 1 else nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
-@contextmanager
-def no_sync(module: nn.Module, yes: bool) -> Iterator[None]:
+def no_sync(module: nn.Module, yes: bool) -> AbstractContextManager[None]:
     """With `yes`, skips the all-reduce of a `parallel` module's gradients, to accumulate them (DDP `no_sync`)."""
-    if yes and isinstance(module, nn.parallel.DistributedDataParallel):
-        with module.no_sync():
-            yield
-    else:
-        yield
+    return module.no_sync() if yes and isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 class _Mean(torch.autograd.Function):
@@ -284,14 +255,13 @@ class _Mean(torch.autograd.Function):
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the parts of all ranks.
+    """Batch norm over the parts of all ranks; inputs are (N, C, ...).
 
     By hand because `nn.SyncBatchNorm` needs GPUs: the tests compare ranks on the CPU with the code that GPUs run.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"a batch norm wants (N, C, ...), found {tuple(input.shape)}")
+        pass
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises inputs (N, C, ...) per channel."""
@@ -303,12 +273,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         centre: Tensor = _Mean.apply(values.mean(axes))
         centred = values - centre.view(shape)
         variance: Tensor = _Mean.apply(centred.square().mean(axes))
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            count = size() * input.numel() / input.shape[1]
-            with torch.no_grad():
-                self.num_batches_tracked += 1
-                self.running_mean.lerp_(centre, self.momentum or 0.0)
-                self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        count = size() * input.numel() / input.shape[1]
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(centre, self.momentum or 0.0)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
         normed = centred * (variance + self.eps).rsqrt().view(shape)
         if self.weight is not None:
             normed = normed * self.weight.view(shape) + self.bias.view(shape)

@@ -14,7 +14,7 @@ from pathlib import Path
 import driver
 import pytest
 
-from ldae.runtime import launch, slurm
+from ldae.runtime import slurm
 from ldae.study.base import Size
 from ldae.study.recipes import Training
 from ldae.study.stage_specs import PretrainStage
@@ -86,7 +86,7 @@ def test_ranks_are_numbered_and_meet_at_one_port() -> None:
     assert said.returncode == 0, said.stderr
     first, second = sorted(line.split() for line in said.stdout.splitlines())
     assert first[:3] == ["0", "2", "0"] and second[:3] == ["1", "2", "1"]
-    assert first[3] == second[3] and int(first[3]) in launch.PORTS
+    assert first[3] == second[3] and int(first[3]) > 1023
 
 
 @pytest.mark.parametrize("rank", [0, 1])
