@@ -138,7 +138,7 @@ def ignore_stale_locks(persistence: Any) -> None:
         with locking.registered(Path(self.path)) as own:
             locking.make_way(own, lambda: bool(self.locked))
             with lock(self):
-                write_text(own, locking.record_of_locks([Path(file).name for file in self._lockfile.values()]))
+                write_text(own, locking.description([Path(file).name for file in self._lockfile.values()]))
                 yield
 
     persistence.lock, persistence.lock_warn_only = lock_alone, nullcontext

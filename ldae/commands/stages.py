@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ldae.commands.parsing import Parser, Root
 from ldae.runtime.launch import spawn_ranks
 from ldae.runtime.machine import described, described_workers
-from ldae.runtime.memory import keep_memory
-from ldae.runtime.process import Rank, importing, imports
+from ldae.runtime.process import Rank, importing, imports, keep_memory
 from ldae.runtime.progress import log
 from ldae.runtime.slurm import job_seconds, nodes_of_job, submitted_job
 from ldae.runtime.stopping import stopping

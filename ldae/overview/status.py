@@ -11,8 +11,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from ldae.overview.state import State
-from ldae.runtime.folder_lock import SILENT_SECONDS, holder
-from ldae.runtime.locking import is_driven
+from ldae.runtime.locking import SILENT_SECONDS, is_driven, read_holder
 from ldae.runtime.progress import RESUMABLE
 from ldae.study.graph import Graph, Job
 from ldae.study.study import Study
@@ -84,12 +83,13 @@ def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     match = next((match for line in reversed(lines) if (match := PROGRESS.search(line))), None)
     reached = (f"{match['percent']} %", match["rate"], match["left"]) if match else ("", "", "")
-    owner = holder(graph.results / "resume" / job.place)
-    if owner is not None:
-        heartbeat = f"{owner.age:.0f} s ago on {owner.host}"
-        if owner.lives and owner.age < SILENT_SECONDS:
+    holder = read_holder(graph.results / "resume" / job.place / "lock")
+    if holder is not None:
+        age = time.time() - holder.heartbeat
+        heartbeat = f"{age:.0f} s ago on {holder.host}"
+        if not holder.has_ended and age < SILENT_SECONDS:
             return Progress("running", *reached, heartbeat)
-        return Progress("stale" if owner.lives else "killed", *reached, heartbeat, last)
+        return Progress("killed" if holder.has_ended else "stale", *reached, heartbeat, last)
     if last.startswith(INTERRUPTED) or last.endswith(RESUMABLE):
         return Progress("interrupted", reached[0], last_line=last)
     if last.startswith(MISTAKE) or any(line.startswith(TRACEBACK) for line in lines):

@@ -19,17 +19,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from ldae.runtime.files import atomic_write, path_in_errors
 
-DAMAGE = (  # what NumPy and zipfile raise for damaged files
-    ValueError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    tokenize.TokenError,
-)
+# what NumPy and zipfile raise for damaged files
+DAMAGE = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 RESIDENT = 2**26  # bytes to read through a memory map before its pages are released
-LARGE_ROW = 2**16  # bytes; larger rows are read with `preadv`, because Linux may read megabytes around a mapped page
 
 
 def open_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
@@ -74,11 +66,7 @@ def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap
 
 
 def release_pages(array: NDArray[Any]) -> None:
-    """Releases the memory of an array's memory map, if it has one; otherwise pages stay resident as long as the map.
-
-    Written data stays in the file. A process that reads or writes a large file holds only the pages since the last call
-    in memory.
-    """
+    """Releases the memory of an array's memory map, if it has one; otherwise pages stay resident as long as the map."""
     mapped = array.base
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -151,11 +139,8 @@ class CheckedRows:
         self._sums: NDArray[np.uint64] = open_array(checksums_path(path))
         if len(self._sums) != len(self.rows):
             raise ValueError(f"{path}: has {len(self.rows)} rows and {len(self._sums)} checksums; run again")
-        self._read = 0  # bytes since the pages were last released
-        self._file: int | None = None
-        if self.rows[:1].nbytes >= LARGE_ROW and hasattr(os, "preadv"):
-            self._file, self._start = os.open(path, os.O_RDONLY), cast("np.memmap[Any, Any]", self.rows).offset
-            weakref.finalize(self, os.close, self._file)
+        self._file, self._start = os.open(path, os.O_RDONLY), cast("np.memmap[Any, Any]", self.rows).offset
+        weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -166,27 +151,15 @@ class CheckedRows:
         return self.take(np.arange(len(self))[part])
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Copies of the rows at `indices`; a `ValueError` names the first damaged row."""
-        rows = self._from_map(indices) if self._file is None else self._from_file(indices, self._file)
+        """Copies of the rows at `indices`; a `ValueError` names the first damaged row.
+
+        They are read without the memory map, because Linux may read megabytes around a mapped page.
+        """
+        rows = np.zeros((len(indices), *self.rows.shape[1:]), self.rows.dtype)
+        for row, index in zip(rows, indices.tolist(), strict=True):
+            content = os.pread(self._file, row.nbytes, self._start + index * row.nbytes)
+            memoryview(row).cast("B")[: len(content)] = content  # checksums reveal what a short file lacks
         wrong = np.flatnonzero(row_checksums(rows) != self._sums[indices])
         if len(wrong):
             raise ValueError(f"{self.path}: row {indices[wrong[0]]} is damaged; delete the file and run again")
-        return rows
-
-    def _from_map(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        rows: NDArray[Any] = np.take(self.rows, indices, axis=0)
-        self._read += rows.nbytes
-        if self._read > RESIDENT:
-            release_pages(self.rows)
-            self._read = 0
-        return rows
-
-    def _from_file(self, indices: NDArray[np.int64], file: int) -> NDArray[Any]:
-        rows = np.zeros(
-            (len(indices), *self.rows.shape[1:]), self.rows.dtype
-        )  # checksums reveal what a short file lacks
-        for row, index in zip(rows, indices.tolist(), strict=True):
-            left, place = memoryview(row).cast("B"), self._start + index * row.nbytes
-            while left and (read := os.preadv(file, [left], place)):
-                left, place = left[read:], place + read
         return rows

@@ -1,7 +1,12 @@
-"""Which Snakemake processes live, and the locks on files that they hold; the locks of dead ones are removed."""
+"""Locks on folders and on the files of the graph, on one or several machines; the locks of dead processes do not count.
+
+A process that holds a lock describes itself in a file and renews the file's modification time, its heartbeat. On its
+own machine the kernel says whether it lives; on another one the age of the heartbeat does.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -14,43 +19,122 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ldae.runtime.files import write_text
-from ldae.runtime.folder_lock import HEARTBEAT_SECONDS, SILENT_SECONDS
 from ldae.runtime.process import started_seconds
+from ldae.runtime.stopping import stopping
+
+HEARTBEAT_SECONDS = 10.0
+SILENT_SECONDS = 6 * HEARTBEAT_SECONDS  # without a heartbeat, after which a process on another machine counts as dead
 
 
-class Driver(NamedTuple):
-    """A Snakemake process that has registered in `.snakemake/drivers`, and is not known to be dead."""
+class Holder(NamedTuple):
+    """A process that holds a lock, or that died while it held it."""
 
     file: Path
     host: str
     pid: int
-    locks: list[str] | None  # the names of its lock files; None until it has them
-    beaten: float  # when it last renewed its file, on the file system's clock
+    started: float  # seconds after its machine
+    locks: list[str] | None  # of a Snakemake process: the names of its lock files; None until it has them
+    heartbeat: float  # when it last renewed its file, on the file system's clock
 
     @property
     def is_here(self) -> bool:
         """Whether it runs on this machine, where its death is seen at once."""
         return self.host == socket.gethostname()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process does not exist; False on another machine, where that is unknown."""
+        if not self.is_here:
+            return False
+        try:
+            return started_seconds(self.pid) != self.started
+        except OSError:
+            return True
+
+    def lives(self, now: float) -> bool:
+        """Whether it lives, as far as this machine can tell; `now` is on the clock of the heartbeat."""
+        return not self.has_ended and (self.is_here or now - self.heartbeat < SILENT_SECONDS)
+
+
+def read_holder(file: Path) -> Holder | None:
+    """The process that a file describes; None if there is no such file or it describes none."""
+    try:
+        about, heartbeat = json.loads(file.read_text()), file.stat().st_mtime
+        return Holder(file, about["host"], about["pid"], about["started"], about["locks"], heartbeat)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def description(locks: list[str] | None = None) -> str:
+    """The content of this process's file."""
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_seconds(), "locks": locks}
+    return json.dumps(about)
+
+
+@contextmanager
+def sole_holder(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Waits until no other process holds `folder`, then holds it until the block ends; the caller renews the heartbeat.
+
+    Raises:
+        Stopped: if this process is asked to stop while it waits.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, logged = folder / "lock", False
+    while (descriptor := _locked(path)) is None:
+        if not logged:
+            log(f"waiting: {folder} is held by {_words(filter(None, [read_holder(path)]))}")
+            logged = True
+        stopping.check(f"while it waited for {folder}")
+        time.sleep(1.0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, description().encode(), 0)
+        yield
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """The descriptor of a file that this process has locked; None if another process holds the lock.
+
+    The kernel's lock ends with its process. A network file system may not share it between machines.
+    """
+    holder = read_holder(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if holder is None or holder.is_here or not holder.lives(time.time()):
+            return descriptor
+    except BlockingIOError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def heartbeat(folder: Path) -> None:
+    """Renews the heartbeat of a folder that this process holds."""
+    os.utime(folder / "lock")
+
 
 @contextmanager
 def registered(folder: Path) -> Iterator[Path]:
-    """Registers this process until the block ends, and renews its file meanwhile; yields that file.
+    """Registers this Snakemake process until the block ends, and renews its file meanwhile; yields that file.
 
     Args:
         folder: Snakemake's own folder, `.snakemake`.
     """
     path = folder / "drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, record_of_locks(None))
+    write_text(path, description())
     ended = threading.Event()
 
-    def beat() -> None:
+    def renew() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # the file system may be away for a while
                 os.utime(path)
 
-    threading.Thread(target=beat, daemon=True).start()
+    threading.Thread(target=renew, daemon=True).start()
     try:
         yield path
     finally:
@@ -76,30 +160,18 @@ def make_way(own: Path, locked: Callable[[], bool]) -> None:
         holders = [driver for driver in others if driver.locks != []]
         if not holders or not locked():
             return
-        if any(driver.is_here or driver.beaten != first.get(driver.file, driver.beaten) for driver in holders):
+        if any(driver.is_here or driver.heartbeat != first.get(driver.file, driver.heartbeat) for driver in holders):
             sys.exit(f"Another snakemake works on some of these files: {_words(holders)}; start this when it has ended")
         if not first:
             print(f"Seeing whether another snakemake still lives: {_words(holders)}", file=sys.stderr, flush=True)
-        first = {driver.file: driver.beaten for driver in holders} | first
+        first = {driver.file: driver.heartbeat for driver in holders} | first
         time.sleep(1.0)
 
 
-def living(drivers: Path, *, now: float) -> list[Driver]:
-    """The registered drivers that live, as far as this machine can tell; without this process."""
-    found = []
-    for file in drivers.glob("*.json"):
-        try:
-            about, beaten = json.loads(file.read_text()), file.stat().st_mtime
-            driver = Driver(file, about["host"], about["pid"], about["locks"], beaten)
-            if not driver.is_here:
-                lives = now - beaten < SILENT_SECONDS
-            else:
-                lives = driver.pid != os.getpid() and started_seconds(driver.pid) == about["started"]
-        except (OSError, ValueError, KeyError):  # it has ended, or the file is not a driver's
-            continue
-        if lives:
-            found.append(driver)
-    return found
+def living(drivers: Path, *, now: float) -> list[Holder]:
+    """The registered Snakemake processes that live, as far as this machine can tell; without this process."""
+    others = filter(None, map(read_holder, drivers.glob("*.json")))
+    return [driver for driver in others if driver.lives(now) and not (driver.is_here and driver.pid == os.getpid())]
 
 
 def is_driven(folder: Path) -> bool:
@@ -107,7 +179,7 @@ def is_driven(folder: Path) -> bool:
     return bool(living(folder / "drivers", now=time.time()))
 
 
-def _remove_dead(own: Path, others: list[Driver]) -> None:
+def _remove_dead(own: Path, others: list[Holder]) -> None:
     """Removes the files and the locks of all drivers but this one and the others, which live."""
     for file in set(own.parent.glob("*.json")) - {own, *(driver.file for driver in others)}:
         file.unlink(missing_ok=True)
@@ -118,12 +190,6 @@ def _remove_dead(own: Path, others: list[Driver]) -> None:
                 lock.unlink(missing_ok=True)
 
 
-def record_of_locks(locks: list[str] | None) -> str:
-    """The content of this process's file, with the names of its locks; None until it has them."""
-    about = {"host": socket.gethostname(), "pid": os.getpid(), "started": started_seconds(), "locks": locks}
-    return json.dumps(about)
-
-
-def _words(drivers: Iterable[Driver]) -> str:
-    """Drivers for a message."""
-    return " or ".join(f"process {driver.pid} on {driver.host}" for driver in drivers)
+def _words(holders: Iterable[Holder]) -> str:
+    """Processes for a message."""
+    return " or ".join(f"process {holder.pid} on {holder.host}" for holder in holders) or "another process"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ldae.data.prepared import Order
 from ldae.runtime import ranks
 from ldae.runtime.files import path_in_errors
-from ldae.runtime.folder_lock import HEARTBEAT_SECONDS, heartbeat, sole_holder
+from ldae.runtime.locking import HEARTBEAT_SECONDS, heartbeat, sole_holder
 from ldae.runtime.progress import log, progress
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.stopping import Stopped, stopping

@@ -14,6 +14,7 @@ import pytest
 from test_plan import SMOKE, finish, jobs
 
 from ldae.overview.status import status
+from ldae.runtime.process import started_seconds
 
 LINE = "pca: 2,000 of 8,000 images (25 %), 1,200 images/s, 0:00:05 left, loss 0.9\n"
 STOPPED = "pca: saved and stopped at step 5 of 40: its time limit is near; start it again to continue\n"
@@ -31,7 +32,8 @@ def run_folder(root: Path, row: str, *, log: str | None = None, pid: int | None 
     if pid is not None:
         lock = results / f"resume/pretrain/{row}/seed0/lock"
         lock.parent.mkdir(parents=True)
-        lock.write_text(json.dumps({"host": os.uname().nodename, "pid": pid}))
+        about = {"host": os.uname().nodename, "pid": pid, "started": started_seconds(), "locks": None}
+        lock.write_text(json.dumps(about))
         os.utime(lock, (written, written))
 
 

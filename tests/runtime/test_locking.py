@@ -22,10 +22,10 @@ from ldae.runtime.locking import make_way, registered
 
 DRIVER = """
 import pathlib, sys, time
-from ldae.runtime.locking import record_of_locks, registered
+from ldae.runtime.locking import description, registered
 folder = pathlib.Path(sys.argv[1])
 with registered(folder) as own:
-    own.write_text(record_of_locks(sys.argv[2:]))
+    own.write_text(description(sys.argv[2:]))
     print(flush=True)
     time.sleep(600)
 """

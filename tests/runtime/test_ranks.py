@@ -25,8 +25,8 @@ from ldae.data.prepared import to_float
 from ldae.parts.loading import open_baseline
 from ldae.runtime import ranks
 from ldae.runtime.files import read_json
-from ldae.runtime.folder_lock import sole_holder
 from ldae.runtime.launch import _free_port
+from ldae.runtime.locking import sole_holder
 from ldae.runtime.process import Rank
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.ranks import first_host

@@ -435,7 +435,6 @@ print(len(rows), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) /
 
 
 def test_checked_rows_and_their_sums_take_no_more_memory_than_a_piece(tmp_path: Path) -> None:
-    """Rows too small to be read by themselves, through a map."""
     path = tmp_path / "rows.npy"
     rows = open_memmap(path, mode="w+", dtype=np.uint8, shape=(30_000, 100, 100))
     rows[::7] = 5

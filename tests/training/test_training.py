@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ldae.parts.tokenizers.conv import Residual
 from ldae.runtime.device import recompute_activations
-from ldae.runtime.folder_lock import sole_holder
+from ldae.runtime.locking import sole_holder
 from ldae.stages import pretrain as stage_module
 from ldae.stages.pretrain import pretrain, pretraining
 from ldae.study.base import Size
@@ -235,7 +235,7 @@ def test_averaged_weights_warm_up_their_decay() -> None:
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from ldae.runtime.folder_lock import sole_holder\n"
+        "import sys, time; from pathlib import Path; from ldae.runtime.locking import sole_holder\n"
         "with sole_holder(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -254,7 +254,7 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
 
 
 def test_a_lock_left_on_another_machine_holds_while_its_heart_beats(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text('{"host": "elsewhere", "pid": 1}')
+    (tmp_path / "lock").write_text('{"host": "elsewhere", "pid": 1, "started": 1.0, "locks": null}')
     said: list[str] = []
 
     def give_up(line: str) -> None:
