@@ -1,16 +1,20 @@
 """A stand-in for `ldae` in the jobs of a graph: it writes the files and the record of a job, and computes nothing.
 
-Each job notes its place in the results folder in the file that the variable RAN names. The variable BYTES changes what
-it writes.
+Each job adds its place in the results folder to the file that the variable RAN names. The variable BYTES changes what
+it writes. One process serves all jobs, because starting Python for each would take most of a test's time.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import sys
+import socket
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ldae.runtime.files import checksums, write_json
 from ldae.study.graph import ENDINGS
@@ -19,10 +23,50 @@ from ldae.study.stages import INPUTS, STAGES, Stage
 from ldae.study.views import ViewRecord, place_of
 
 COMMANDS = {stage.command: stage for stage in STAGES.values()}
+PROGRAM = """#!/usr/bin/env bash
+exec 3<>/dev/tcp/127.0.0.1/{port}
+printf '%s\\0' $(($# + 3)) "$PWD" "$RAN" "$BYTES" "$@" >&3
+error=$(cat <&3)
+[ -z "$error" ] || {{ echo "$error" >&2; exit 1; }}
+"""
 
 
-def main() -> None:
-    command, *words = sys.argv[1:]
+@contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """Puts an `ldae` into a folder, whose calls a process answers until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        process = multiprocessing.get_context("fork").Process(target=_serve, args=(server,), daemon=True)
+        process.start()
+        program = folder / "ldae"
+        program.write_text(PROGRAM.format(port=server.getsockname()[1]))
+        program.chmod(0o755)
+        yield
+        process.kill()
+        process.join()
+
+
+def _serve(server: socket.socket) -> None:
+    """Does one job after the other: reads a command's words, each with a NUL behind it, and answers with its error."""
+    while True:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rb") as stream:
+            number = int(_word(stream))
+            folder, ran, changed, command, *words = (_word(stream) for _ in range(number))
+            os.chdir(folder)
+            try:
+                place = _do(command, words, changed)
+                with open(ran, "a") as file:
+                    file.write(f"{place}\n")
+            except Exception:
+                connection.sendall(traceback.format_exc().encode())
+
+
+def _word(stream: BinaryIO) -> str:
+    return b"".join(iter(lambda: stream.read(1), b"\0")).decode()
+
+
+def _do(command: str, words: list[str], changed: str) -> str:
+    """Writes what a command would; returns the job's place in the results folder."""
     options: dict[str, list[str]] = {}
     for word in words:
         if word.startswith("--"):
@@ -30,12 +74,12 @@ def main() -> None:
         else:
             values.append(word)
     out = Path(options["out"][0])
-    place = _stage(COMMANDS[command], options, out) if command in COMMANDS else _view(command, options, out)
-    with open(os.environ["RAN"], "a") as ran:
-        ran.write(f"{place}\n")
+    if command in COMMANDS:
+        return _stage(COMMANDS[command], options, out, changed)
+    return _view(command, options, out)
 
 
-def _stage(stage: Stage, options: dict[str, list[str]], out: Path) -> str:
+def _stage(stage: Stage, options: dict[str, list[str]], out: Path, changed: str) -> str:
     folders = {option: Path(values[0]) for option, values in options.items() if option in INPUTS}
     record, spec = out / stage.record, json.loads(options["spec"][0])
     own = {"revision": int(options["revision"][0]), "spec": spec}
@@ -43,7 +87,7 @@ def _stage(stage: Stage, options: dict[str, list[str]], out: Path) -> str:
     assert digest(lineage) == options["lineage"][0]
     out.mkdir(parents=True, exist_ok=True)
     for name in stage.files:
-        (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)} {os.environ.get('BYTES')}")
+        (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)} {changed}")
     about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
     if stage.name == "dataset":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
@@ -73,7 +117,3 @@ def _view(command: str, options: dict[str, list[str]], out: Path) -> str:
 def _results(path: Path) -> Path:
     """The folder of the results of the scale `smoke` that a path lies in."""
     return next(folder for folder in path.parents if folder.name == "smoke")
-
-
-if __name__ == "__main__":
-    main()
