@@ -24,7 +24,6 @@ from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.judge import judge, reference
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
-from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
@@ -127,7 +126,7 @@ class Stages:
         """MAE."""
         decoder = {"decoder_width": 16, "decoder_heads": 2, "decoder_blocks": 1}
         stage = BaselineStage(size=SIZE, mae=MAETraining(steps=self.steps, **RECIPE, **decoder))
-        pretrain_baseline(stage, row="mae", seed=0, **self._training("mae"))
+        pretrain(stage, row="mae", seed=0, **self._training("mae"))
 
     def _probe(self, mode: Any) -> None:
         probing = Probing(mode=mode, epochs=1, warmup=0, batch=512, rates=(1.0,))

@@ -35,11 +35,10 @@ from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.parts.tokenizers.losses import Perceptual
 from ldae.runtime.device import compile_blocks, pick_device
 from ldae.runtime.randomness import Randomness
-from ldae.stages.finetune import vision_transformer
-from ldae.stages.pretrain import pretraining
-from ldae.stages.pretrain_baseline import TASKS
+from ldae.stages.finetune import finetuning_task, vision_transformer
+from ldae.stages.pretrain import baseline_task, denoiser_task
 from ldae.stages.sample import draw
-from ldae.stages.train_tokenizer import Autoencoding
+from ldae.stages.train_tokenizer import AutoencoderTask
 from ldae.study.base import PATCH, PATCH_DIM
 from ldae.study.cost import (
     autoencoder_macs,
@@ -100,12 +99,12 @@ class Stages:
         stage = pretraining_of(self.study, row)
         if isinstance(stage, BaselineStage):
             module = cast(MAE | MoCo, build_baseline(stage, seed=0, image_size=self.size).to(self.device))
-            task = TASKS[stage.method](module, stage.recipe, self.size)
+            task = baseline_task(module, stage, self.size)
             compile_blocks(module.layers, self.device)
-            batch = min(stage.recipe.batch, 256 if stage.method == "mae" else 64)  # a full batch needs several GPUs
+            batch = min(stage.training.batch, 256 if stage.method == "mae" else 64)  # a full batch needs several GPUs
             return self.step(task, batch, 6 * baseline_macs(stage, self.size))
         trained, denoiser = self.denoiser(row)
-        task = pretraining(denoiser, cast(Any, trained), self.study.scale.resources.micro_batch)
+        task = denoiser_task(denoiser, cast(Any, trained), self.study.scale.resources.micro_batch or 0)
         compile_blocks(denoiser.network.layers, self.device)
         return self.step(task, self.study.scale.training.batch, 6 * pretrain_macs(trained, self.size))
 
@@ -118,7 +117,7 @@ class Stages:
         vgg = self.study.scale.classifiers["vgg"]
         perceptual = Perceptual(SmallVGG(self.classes, vgg.width).stages).to(self.device)
         network = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(self.device)
-        task = Autoencoding(network, stage, perceptual if stage.perceptual else None)
+        task = AutoencoderTask(network, stage, perceptual if stage.perceptual else None)
         batch = min(recipe.batch, 16)
         return self.step(task, batch, 2 * tokenizer_training_macs(stage, vgg, self.size))
 
@@ -174,8 +173,8 @@ class Stages:
         _, denoiser = self.denoiser(row)
         folded = fold(denoiser.cpu(), time=10, offset=0)
         network = vision_transformer(folded, classes=self.classes, seed=0).to(self.device)
-        micro = self.study.scale.resources.micro_batch
-        task = tuning(network, tuning, classes=self.classes, micro_batch=micro)
+        micro = self.study.scale.resources.micro_batch or 0
+        task = finetuning_task(network, tuning, classes=self.classes, micro_batch=micro)
         macs = classifier_vit_macs(tokens=folded.grid**2, width=folded.width, blocks=folded.depth, classes=self.classes)
         return self.step(task, tuning.finetuning.batch, 6 * macs)
 

@@ -18,7 +18,7 @@ from ldae.parts.network import TIME_FREQUENCIES, Transformer
 from ldae.parts.tokenizers import pca
 from ldae.runtime.device import compile_blocks, pick_device
 from ldae.runtime.randomness import Randomness
-from ldae.stages.pretrain import pretraining
+from ldae.stages.pretrain import denoiser_task
 from ldae.study.base import PATCH, Size
 from ldae.study.cost import transformer_macs
 from ldae.study.recipes import Training
@@ -115,7 +115,7 @@ def main() -> None:
         first, second = ours(floats, labels, draws).mean(), theirs.loss(floats, draws.time, draws.noise)
     tolerance = 1e-4 if device.type == "cpu" else 1e-2  # the weights are drawn anew each time
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
-    task = pretraining(ours, stage)
+    task = denoiser_task(ours, stage)
     run = Run(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
     compile_blocks(ours.network.layers, device)
     repetitions = 60 if device.type == "cpu" else 15

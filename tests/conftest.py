@@ -61,7 +61,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a scale with three finished runs, `ldae`, `mae` and `moco_v3`, each of two blocks at width 16."""
     from ldae.stages.pretrain import pretrain
-    from ldae.stages.pretrain_baseline import pretrain_baseline
 
     results = tmp_path_factory.mktemp("finished") / "results/tiny"
     (results / "tokenizers").mkdir(parents=True)
@@ -87,5 +86,5 @@ def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for method, recipe in recipes.items():
         stage = BaselineStage.model_validate({"size": size, method: recipe})
-        pretrain_baseline(stage, row=method, **about, **folders, out=results / f"pretrain/{method}/seed0")
+        pretrain(stage, row=method, **about, **folders, out=results / f"pretrain/{method}/seed0")
     return results

@@ -26,7 +26,7 @@ from ldae.cli import parser
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.noise import Level, NoiseSchedule
 from ldae.parts.objective import PREDICTIONS
-from ldae.stages.pretrain import pretraining
+from ldae.stages.pretrain import denoiser_task
 from ldae.study.file import StudyFile
 from ldae.study.graph import Graph
 from ldae.study.scale import Scale
@@ -250,7 +250,7 @@ def test_the_readme_s_velocity_can_be_inverted_and_trained(monkeypatch: pytest.M
     stage = stage.model_copy(update={"objective": objective})
     model = Denoiser(stage, FITTED[stage.tokenizer.name], image_size=32, classes=3)
     run = Run(
-        pretraining(model, stage),
+        denoiser_task(model, stage),
         title="velocity",
         seed=0,
         total=60,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import inspect
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,15 +109,14 @@ def _run(arguments: argparse.Namespace) -> float:
         described_by_torch = described(stage.precision, needs_gpu=needs_gpu, processes=size, threads=own_threads)
         for line in described_by_torch if computes else [described_workers(threads)]:
             log(line)
-    options["workers"] = threads
-    accepted = {key: value for key, value in options.items() if key in inspect.signature(run).parameters}
+    options = {key: value for key, value in options.items() if value is not None}
     if not computes:
-        run(spec, **accepted)
+        run(spec, **options, workers=threads)
         return imports.seconds
     from ldae.runtime import ranks
 
     with ranks.group():
-        run(spec, **accepted)
+        run(spec, **options)
     return imports.seconds
 
 

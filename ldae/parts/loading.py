@@ -16,6 +16,8 @@ from ldae.parts.denoiser import Denoiser
 from ldae.parts.methods.encoder import Encoder
 from ldae.runtime.files import read_json, verified
 from ldae.runtime.randomness import Stream, stream
+from ldae.runtime.weights import read_weights
+from ldae.study.base import ExternalFile
 from ldae.study.checking import listed, nearest
 from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.spec import Features
@@ -27,7 +29,7 @@ HAS_NO_RUN = (
 )
 
 
-def build(stage: DenoiserStage, *, seed: int, tokenizer: Path, manifest: dict[str, Any]) -> Denoiser:
+def build(stage: DenoiserStage, *, seed: int, tokenizer: Path | None, manifest: dict[str, Any]) -> Denoiser:
     """An untrained denoiser; the same seed gives the same weights.
 
     Args:
@@ -35,12 +37,33 @@ def build(stage: DenoiserStage, *, seed: int, tokenizer: Path, manifest: dict[st
         seed: of the run.
         tokenizer: the folder of the tokenizer's fit.
         manifest: of the data set.
+
+    Raises:
+        ValueError: without a tokenizer.
     """
+    if tokenizer is None:
+        raise ValueError("a denoiser needs its tokenizer; name its folder with --tokenizer")
     fitted = load_file(verified(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
     classes = stage.weights.classes if isinstance(stage, AdoptStage) else len(manifest["classes"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, Stream.INITIAL))
         return Denoiser(stage, fitted, image_size=manifest["size"], classes=classes)
+
+
+def published_weights(
+    file: ExternalFile, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The published weights of a file by this project's names, as `convert` gives them.
+
+    Raises:
+        ValueError, OSError: in one line, for a file that is absent, another one, or of other weights.
+    """
+    path = Path(file.path).expanduser()
+    state = read_weights(path, file.sha256)
+    try:
+        return convert(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 class Trained(NamedTuple):
@@ -71,7 +94,9 @@ def stage_of(run: dict[str, Any]) -> DenoiserStage:
     return (AdoptStage if "weights" in spec else PretrainStage).model_validate(spec)
 
 
-def open_denoiser(folder: Path, tokenizer: Path, manifest: dict[str, Any], *, weights: str = "model") -> Denoiser:
+def open_denoiser(
+    folder: Path, tokenizer: Path | None, manifest: dict[str, Any], *, weights: str = "model"
+) -> Denoiser:
     """A trained denoiser, ready to be used; the arguments are those of `build` and `open_run`."""
     trained = open_run(folder, weights)
     denoiser = build(trained.stage, seed=trained.seed, tokenizer=tokenizer, manifest=manifest)
@@ -86,7 +111,7 @@ def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Mo
         if stage.weights is not None:
             return nn.ModuleDict({"encoder": Encoder(stage.size, image_size, class_token=True)})
         build_method: Callable[..., nn.Module] = import_module(f"ldae.parts.methods.{stage.method}").build
-        return build_method(stage.size, stage.recipe, image_size)
+        return build_method(stage.size, stage.training, image_size)
 
 
 def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = False) -> nn.Module:

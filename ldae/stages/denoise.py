@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ldae.runtime.arrays import save_arrays
 from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import atomic_write, checksums, read_json
 from ldae.runtime.progress import log
-from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.record import Options, origin, provenance
 from ldae.study.results import PicturesRecord
 from ldae.study.stage_specs import DenoiseStage
 
@@ -25,38 +26,20 @@ PANEL = 256  # the side of an enlarged panel, about, in pixels
 GAP, LINE, FONT = 8, 28, 15  # pixels between panels, of a line of words, and of its letters
 
 
-def denoise(
-    stage: DenoiseStage,
-    *,
-    row: str,
-    revision: int,
-    dataset: Path,
-    tokenizer: Path,
-    model: Path,
-    out: Path,
-) -> None:
-    """Writes `pictures.npz` (clean, noisy, denoised validation images, uint8) and `pictures.json` into `out`.
-
-    Args:
-        stage: how many images, and how much noise.
-        row: the row's name.
-        revision: of the code that denoises.
-        dataset, tokenizer, model: folders of earlier stages.
-        out: where to write.
-    """
-    device, manifest = pick_device(), read_json(dataset / "manifest.json")
-    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
-    denoiser = open_denoiser(model, tokenizer, manifest).to(device)
+def denoise(stage: DenoiseStage, **options: Unpack[Options]) -> None:
+    """Writes `pictures.npz` (clean, noisy, denoised validation images, uint8) and `pictures.json` into `out`."""
+    device, dataset, out = pick_device(), options["dataset"], options["out"]
+    made_from, manifest = origin("denoise", stage, options), read_json(dataset / "manifest.json")
+    denoiser = open_denoiser(options["model"], options["tokenizer"], manifest).to(device)
     val = Split.open(dataset, "val")
     spread = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # over all classes
     images = to_float(val.batch(spread, device)[0])
     result = denoise_images(denoiser, images, sigma=stage.sigma).converted(to_uint8)
     save_arrays(out / "pictures.npz", **{name: pixels.cpu().numpy() for name, pixels in result._asdict().items()})
     PicturesRecord(
-        row=row,
+        row=options["row"],
         sigma=stage.sigma,
-        lineage=lineage("denoise", stage, revision, read_json(model / "run.json")["lineage"]),
-        inputs=inputs,
+        **made_from,
         sha256=checksums(out / "pictures.npz"),
         provenance=provenance(device_name(device)),
     ).write(out / "pictures.json")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -19,16 +18,16 @@ from ldae.measures.intervals import grouped_mean
 from ldae.parts.folding import Folded, fold
 from ldae.parts.loading import open_baseline, open_denoiser
 from ldae.runtime.arrays import save_arrays
-from ldae.runtime.device import device_name, mixed_precision, pick_device
-from ldae.runtime.files import read_json, write_text
+from ldae.runtime.device import mixed_precision, pick_device
+from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
 from ldae.study.recipes import Finetuning
-from ldae.study.record import inputs_of, lineage, write_record
+from ldae.study.record import Options, origin
 from ldae.study.stage_specs import FinetuneStage
-from ldae.training.loop import history_text, trained
-from ldae.training.step import Descent
+from ldae.training.loop import trained
+from ldae.training.step import LossTask
 
 BETAS = (0.9, 0.999)  # MAE fine-tunes with AdamW's defaults
 HEAD_DEVIATION = 2e-5  # of the classifier's initial weights (MAE)
@@ -50,7 +49,7 @@ class DropPath(nn.Module):
         return branch * ((self.uniform >= self.rate) / (1 - self.rate))[:, None, None].to(branch.dtype)
 
 
-class Tuned(nn.Module):
+class FinetuningLoss(nn.Module):
     """The losses of a plain Vision Transformer with a classifier on the norm of its tokens' mean."""
 
     def __init__(self, network: nn.Module, recipe: Finetuning) -> None:
@@ -81,13 +80,7 @@ class Tuned(nn.Module):
 
 
 def vision_transformer(folded: Folded, *, classes: int, seed: int) -> nn.Module:
-    """A classifier of timm's that starts from a folded encoder.
-
-    Args:
-        folded: the encoder.
-        classes: of the data set.
-        seed: of the classifier's weights.
-    """
+    """A classifier of timm's that starts from a folded encoder; `seed` is of the classifier's own weights."""
     from timm.models.vision_transformer import VisionTransformer  # which takes seconds to import
 
     network = VisionTransformer(
@@ -136,17 +129,10 @@ def layer_groups(network: nn.Module, *, layer_decay: float, weight_decay: float)
     ]
 
 
-def tuning(network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batch: int | None = None) -> Descent:
-    """The fine-tuning of a network of `vision_transformer`.
-
-    Args:
-        network: the classifier.
-        stage: what fine-tuning reads of the row and the scale.
-        classes: of the data set.
-        micro_batch: the most images of a forward pass; None for the whole batch.
-    """
+def finetuning_task(network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batch: int = 0) -> LossTask:
+    """The fine-tuning of a network of `vision_transformer`; `micro_batch` as in `LossTask`."""
     recipe = stage.finetuning
-    tuned = Tuned(network, recipe)
+    loss = FinetuningLoss(network, recipe)
     size = PATCH * round(network.get_parameter("pos_embed").shape[1] ** 0.5)  # of its images, in pixels
 
     def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,10 +140,10 @@ def tuning(network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batc
         if recipe.magnitude:
             images = rand_augment(images, randomness, recipe.magnitude)
         images, targets = mixed(images, labels, randomness, classes=classes, recipe=recipe)
-        return images, targets, randomness.uniform(len(images), len(tuned.paths))
+        return images, targets, randomness.uniform(len(images), len(loss.paths))
 
-    return Descent(
-        tuned,
+    return LossTask(
+        loss,
         network,
         prepare,
         groups=layer_groups(network, layer_decay=stage.layer_decay, weight_decay=recipe.weight_decay),
@@ -169,89 +155,56 @@ def tuning(network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batc
     )
 
 
-def open_folded(stage: FinetuneStage, model: Path, tokenizer: Path | None, manifest: dict[str, Any]) -> Folded:
-    """The encoder of a finished run as a plain Vision Transformer; the arguments are those of `finetune`.
+def open_folded(stage: FinetuneStage, options: Options, manifest: dict[str, Any]) -> Folded:
+    """The encoder of a finished run as a plain Vision Transformer.
 
     Raises:
         ValueError: for a denoiser without its tokenizer, or an encoder that no plain Vision Transformer equals.
     """
-    if read_json(model / "run.json")["method"] != "denoiser":
-        network = open_baseline(model, manifest)
-    elif tokenizer is None:
-        raise ValueError(f"{model}: is a denoiser's; name the folder of its --tokenizer")
+    model = options["model"]
+    if read_json(model / "run.json")["method"] == "denoiser":
+        network: nn.Module = open_denoiser(model, options.get("tokenizer"), manifest)
     else:
-        network = open_denoiser(model, tokenizer, manifest)
+        network = open_baseline(model, manifest)
     try:
         return fold(network, time=stage.time, offset=stage.offset)
     except ValueError as error:
         raise ValueError(f"{model}: {error}") from None
 
 
-def finetune(
-    stage: FinetuneStage,
-    *,
-    row: str,
-    revision: int,
-    dataset: Path,
-    model: Path,
-    resume: Path,
-    out: Path,
-    tokenizer: Path | None = None,
-    micro_batch: int | None = None,
-    checkpoint_seconds: float = 300.0,
-) -> None:
+def finetune(stage: FinetuneStage, **options: Unpack[Options]) -> None:
     """Fine-tunes a trained row, or goes on where its last attempt stopped; its averaged weights are evaluated.
 
-    Args:
-        stage: what fine-tuning reads of the row and the scale.
-        row: its name.
-        revision: of the code that fine-tunes.
-        dataset, model: folders of earlier stages.
-        resume: a folder for checkpoints that outlives failed attempts.
-        out: gets `finetune.json`, `history.csv` and `correct.npz`: which validation images were classified rightly.
-        tokenizer: the folder of the tokenizer's fit; None for a method that has none.
-        micro_batch: images a forward pass, at most; None for the whole batch. It changes no number but by rounding.
-        checkpoint_seconds: between two checkpoints, at least.
+    It writes `finetune.json`, `history.csv` and `correct.npz` (which validation images were classified correctly) into
+    `out`.
 
     Raises:
-        ValueError: when the loss is no longer a number, and for a row that no plain Vision Transformer can stand for.
+        ValueError: for a loss that is not finite, and for a row that no plain Vision Transformer can stand for.
     """
-    device, manifest, run = pick_device(), read_json(dataset / "manifest.json"), read_json(model / "run.json")
-    made_from = lineage("finetune", stage, revision, run["lineage"])
-    seed, classes, recipe = run["seed"], len(manifest["classes"]), stage.finetuning
-    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
-    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
-    folded = open_folded(stage, model, tokenizer, manifest)
-    steps = recipe.total_steps(len(train))
+    device, dataset, out = pick_device(), options["dataset"], options["out"]
+    manifest, run = read_json(dataset / "manifest.json"), read_json(options["model"] / "run.json")
+    made_from, recipe = origin("finetune", stage, options), stage.finetuning
+    seed, classes = run["seed"], len(manifest["classes"])
+    images, val = Split.open(dataset, "train").as_stored, Split.open(dataset, "val")
+    folded, steps = open_folded(stage, options, manifest), recipe.total_steps(len(images))
 
     def fresh() -> nn.Module:
         return vision_transformer(folded, classes=classes, seed=stream(seed, Stream.CLASSIFIER)).to(device)
 
-    def start() -> Descent:
-        return tuning(fresh(), stage, classes=classes, micro_batch=micro_batch)
+    def start() -> LossTask:
+        return finetuning_task(fresh(), stage, classes=classes, micro_batch=options.get("micro_batch", 0))
 
-    with trained(
-        start,
-        train.as_stored,
-        title=row,
-        seed=stream(seed, Stream.FINETUNING),  # not the order and the crops of pretraining once more
-        total=steps,
-        batch=recipe.batch,
-        log_every=recipe.log_every,
-        made_from=[made_from, seed, inputs],
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-    ) as finished:
-        if finished is None:
+    row, own_seed = options["row"], stream(seed, Stream.FINETUNING)  # another order and other crops than in pretraining
+    with trained(start, images, recipe, options, made_from, title=row, seed=own_seed, steps=steps) as result:
+        if result is None:
             return
         network = fresh()
-        network.load_state_dict(finished.weights["average"])
+        network.load_state_dict(result.weights["average"])
         network.eval()
         with mixed_precision(device):
             right = correct(network, val, device)
         interval = grouped_mean(right.astype(np.float64), val.groups)
         macs = classifier_vit_macs(tokens=folded.grid**2, width=folded.width, blocks=folded.depth, classes=classes)
-        write_text(out / "history.csv", history_text(finished.history))
         save_arrays(out / "correct.npz", finetuned=right)
         about = {
             "row": row,
@@ -263,12 +216,4 @@ def finetune(
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "training_flops": 6 * steps * recipe.batch * macs,
         }
-        write_record(
-            out / "finetune.json",
-            about,
-            lineage=made_from,
-            inputs=inputs,
-            files=[out / "correct.npz", out / "history.csv"],
-            device=device_name(device),
-            training_seconds=finished.seconds,
-        )
+        result.write_record(out / "finetune.json", about | made_from, "correct.npz", "history.csv")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from ldae.measures.reconstruction import collapsed, psnr
 from ldae.parts.tokenizers import build, fit
 from ldae.parts.tokenizers.patches import patchify
 from ldae.parts.tokenizers.pixel import resize
-from ldae.runtime.files import checksums, read_json
+from ldae.runtime.files import checksums
 from ldae.runtime.progress import progress
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
-from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.record import Options, origin, provenance
 from ldae.study.results import TokenizerRecord
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import TokenizerStage
@@ -46,17 +46,10 @@ def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) ->
             bar.advance(len(images))
 
 
-def fit_tokenizer(stage: TokenizerStage, *, revision: int, dataset: Path, out: Path) -> None:
-    """Writes `tokenizer.safetensors`, and `tokenizer.json` with its reconstruction error and unused dimensions.
-
-    Args:
-        stage: the tokenizer and how it is fitted.
-        revision: of the code that fits.
-        dataset: the folder of the prepared images.
-        out: the output folder.
-    """
+def fit_tokenizer(stage: TokenizerStage, **options: Unpack[Options]) -> None:
+    """Writes `tokenizer.safetensors`, and `tokenizer.json` with its reconstruction error and unused dimensions."""
+    dataset, out, made_from = options["dataset"], options["out"], origin("tokenizer", stage, options)
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
-    manifest = read_json(dataset / "manifest.json")
     fitting = stage.fitting
     patches = sampled_patches(train, patch=stage.patch, num_patches=fitting.patches, seed=fitting.seed)
     fitted = fit(patches, stage)
@@ -73,8 +66,7 @@ def fit_tokenizer(stage: TokenizerStage, *, revision: int, dataset: Path, out: P
         collapsed_dims=collapsed(variance, has_prior=kind.has_prior),
         psnr={dim: round(value, 3) for dim, value in reconstructions.items()},
         explained=[round(float(share), 6) for share in explained],
-        lineage=lineage("tokenizer", stage, revision, manifest["lineage"]),
-        inputs=inputs_of(dataset=dataset),
+        **made_from,
         sha256=checksums(out / "tokenizer.safetensors"),
         provenance=provenance("CPU"),
     ).write(out / "tokenizer.json")

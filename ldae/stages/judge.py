@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import check_sha256, checksums, read_json, verified
 from ldae.runtime.progress import progress
 from ldae.study.base import ExternalFile
-from ldae.study.record import Lineage, inputs_of, lineage, provenance
+from ldae.study.record import Options, origin, provenance
 from ldae.study.results import DistanceRecord, ReferenceRecord
 from ldae.study.stage_specs import JudgeStage
 
@@ -40,37 +41,22 @@ def features_of(
             bar.advance(len(batch))
 
 
-def reference(
-    stage: JudgeStage,
-    *,
-    revision: int,
-    dataset: Path,
-    out: Path,
-    judge: Path | None = None,
-) -> None:
-    """Writes the mean and covariance of the true images' features, `reference.npz`, and `reference.json` into `out`.
+def reference(stage: JudgeStage, **options: Unpack[Options]) -> None:
+    """Writes the mean and covariance of the features of all training images, `reference.npz`, and `reference.json`.
 
-    Args:
-        stage: names the features, or a file of published statistics, whose numbers are copied.
-        revision: of the code that judges.
-        dataset: the folder of the prepared images; all training images are used.
-        out: the output folder.
-        judge: the folder of the study's own classifier, for `builtin` features.
+    Published statistics, where the stage names a file of them, are copied.
     """
-    device, inputs = pick_device(), inputs_of(dataset=dataset, judge=judge)
-    uses_judge = stage.judging.features == "builtin"
-    earlier = _lineages(dataset / "manifest.json", judge / "classifier.json" if judge and uses_judge else None)
+    device, out, made_from = pick_device(), options["out"], origin("judge", stage, options)
     if stage.judging.reference is not None:
         mean, covariance = published_statistics(stage.judging.reference)
     else:
-        extractor = open_extractor(stage.judging, judge, device)
-        batches = features_of(Split.open(dataset, "train"), extractor, device, title="true images")
+        extractor = open_extractor(stage.judging, options.get("judge"), device)
+        batches = features_of(Split.open(options["dataset"], "train"), extractor, device, title="true images")
         moments = Moments.of(features for _, features in batches)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     save_arrays(out / "reference.npz", mean=mean, covariance=covariance)
     ReferenceRecord(
-        lineage=lineage("judge", stage, revision, *earlier),
-        inputs=inputs,
+        **made_from,
         sha256=checksums(out / "reference.npz"),
         provenance=provenance(device_name(device)),
     ).write(out / "reference.json")
@@ -97,28 +83,14 @@ def published_statistics(weights: ExternalFile) -> tuple[np.ndarray, np.ndarray]
     return mean.astype(np.float64), covariance.astype(np.float64)
 
 
-def judge(
-    stage: JudgeStage,
-    *,
-    revision: int,
-    samples: Path,
-    reference: Path,
-    out: Path,
-    judge: Path | None = None,
-) -> None:
+def judge(stage: JudgeStage, **options: Unpack[Options]) -> None:
     """Writes `distance.json` into `out`: the distance of N samples, and its extrapolation to infinitely many.
-
-    Args:
-        stage: names the features.
-        revision: of the code that judges.
-        samples, reference: folders of earlier stages.
-        out: the output folder.
-        judge: the folder of the study's own classifier, for `builtin` features.
 
     Raises:
         ValueError: for a reference with features of another dimension than those of the samples.
     """
-    device, inputs = pick_device(), inputs_of(samples=samples, reference=reference, judge=judge)
+    samples, reference, judge = options["samples"], options["reference"], options.get("judge")
+    device, made_from = pick_device(), origin("judge", stage, options)
     extractor = open_extractor(stage.judging, judge, device)
     about = read_json(samples / "samples.json")
     images = open_array(verified(samples / "samples.npy", about), mapped=True)
@@ -133,7 +105,6 @@ def judge(
         dimensions, expected = covariance.shape[0], folds[0].covariance.shape[0]
         raise ValueError(f"{reference}: has {dimensions} dimensions, the samples' features {expected}")
     distance = extrapolate(folds, Reference(mean, covariance))
-    classifier = judge / "classifier.json" if judge is not None else None
     DistanceRecord(
         row=about["row"],
         seed=about["seed"],
@@ -142,13 +113,7 @@ def judge(
         value=round(distance.value, 6),
         infinite=round(distance.infinite, 6),
         error=round(distance.error, 6),
-        judge_accuracy=read_json(classifier)["accuracy"] if classifier is not None else None,
-        lineage=lineage("judge", stage, revision, *_lineages(samples / "samples.json", classifier)),
-        inputs=inputs,
+        judge_accuracy=read_json(judge / "classifier.json")["accuracy"] if judge is not None else None,
+        **made_from,
         provenance=provenance(device_name(device)),
-    ).write(out / "distance.json")
-
-
-def _lineages(*records: Path | None) -> list[Lineage]:
-    """The lineages in the records of earlier results; None for a result that is not used."""
-    return [read_json(path)["lineage"] for path in records if path is not None]
+    ).write(options["out"] / "distance.json")

@@ -1,33 +1,43 @@
-"""Stage: trains one row's denoiser and leaves its weights, its averaged weights and its history."""
+"""Stage: pretrains a row, a denoiser or a method that the paper compares with, or takes its published weights.
+
+Probes, samples and tables treat published weights like those of a training.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, NamedTuple, Unpack, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ldae.data.augment import two_views
 from ldae.data.crops import random_resized_crop
 from ldae.data.prepared import Latents, Split, choose_mirrored, flip, to_float
 from ldae.parts.denoiser import Denoiser
-from ldae.parts.loading import build
-from ldae.runtime.device import compile_blocks, device_name, pick_device
-from ldae.runtime.files import read_json, write_text
+from ldae.parts.loading import build, build_baseline, published_weights
+from ldae.parts.published import denoiser_weights, encoder_weights
+from ldae.parts.tokenizers.conv import LATENT_PATCH
+from ldae.runtime.device import compile_blocks, pick_device, recompute_activations
+from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
-from ldae.study.cost import pretrain_macs
-from ldae.study.record import inputs_of, lineage, write_record
-from ldae.study.stage_specs import PretrainStage
-from ldae.training.loop import Source, history_text, trained
-from ldae.training.step import Descent, decayed
+from ldae.study.cost import baseline_macs, pretrain_macs
+from ldae.study.methods import METHODS
+from ldae.study.recipes import Training
+from ldae.study.record import Options, origin, write_record
+from ldae.study.spec import PublishedWeights
+from ldae.study.stage_specs import AdoptStage, BaselineStage, PretrainStage
+from ldae.training.loop import Source, by_part, trained
+from ldae.training.step import LossTask, decayed
 
 SMALLEST_CROP = 0.2  # of the area, of a random resized crop in pretraining (MAE)
 
 
-def pretraining(denoiser: Denoiser, stage: PretrainStage, micro_batch: int | None = None) -> Descent:
-    """The training of a row's denoiser; `micro_batch` is the most images of a forward pass, by default all."""
+def denoiser_task(denoiser: Denoiser, stage: PretrainStage, micro_batch: int = 0) -> LossTask:
+    """The training of a row's denoiser; `micro_batch` is the most images of a forward pass, 0 for all."""
     training, recipe = stage.training, stage.recipe
 
     def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Any, ...]:
@@ -41,7 +51,7 @@ def pretraining(denoiser: Denoiser, stage: PretrainStage, micro_batch: int | Non
         return batch, labels, denoiser.draw(len(inputs), randomness)
 
     network, decay = denoiser.network, training.weight_decay
-    return Descent(
+    return LossTask(
         denoiser,
         network,
         prepare,
@@ -53,82 +63,134 @@ def pretraining(denoiser: Denoiser, stage: PretrainStage, micro_batch: int | Non
     )
 
 
-def pretrain(
-    stage: PretrainStage,
-    *,
-    row: str,
-    seed: int,
-    revision: int,
-    dataset: Path,
-    tokenizer: Path,
-    resume: Path,
-    out: Path,
-    micro_batch: int | None = None,
-    checkpoint_seconds: float = 300.0,
-) -> None:
-    """Trains a row, or goes on where its last attempt stopped.
+def baseline_task(module: nn.Module, stage: BaselineStage, size: int) -> LossTask:
+    """The training of a method on images of side `size`.
 
-    Args:
-        stage: what pretraining reads of the row and the scale.
-        row: the row's name, for messages.
-        seed: of initial weights, order and noise.
-        revision: of the code that trains.
-        dataset, tokenizer: folders of earlier stages.
-        resume: a folder for checkpoints that outlives failed attempts.
-        out: gets `model.safetensors`, `ema.safetensors`, `history.csv` and `run.json`.
-        micro_batch: images a forward pass, at most; None for the whole batch. It changes no number but by rounding.
-        checkpoint_seconds: between two checkpoints, at least.
+    The forward pass of `module`, one of `ldae.parts.methods`, gives the losses (n,) of the views and of what `draw`
+    returns.
+    """
+    method, training = METHODS[stage.method], stage.training
+    draw = getattr(module, "draw", None)
+
+    def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, ...]:
+        images = to_float(inputs)
+        if method.views == 2:
+            views: tuple[Tensor, ...] = two_views(images, randomness, size=size)
+        else:
+            views = (random_resized_crop(images, randomness, SMALLEST_CROP, size=size),)
+        return (*views, draw(len(images), randomness)) if draw is not None else views
+
+    weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    whole = [{"params": weights, "weight_decay": training.weight_decay}]
+    return LossTask(
+        module,
+        module,
+        prepare,
+        groups=whole if method.all_decay else decayed(module, training.weight_decay),
+        peak=training.peak_rate,
+        warmup=training.warmup,
+        betas=method.betas,
+        before=getattr(module, "before_step", None),
+    )
+
+
+class Pretraining(NamedTuple):
+    """How a row is pretrained."""
+
+    method: str
+    source: Source
+    recipe: Training
+    steps: int
+    macs: int  # of an image, forward
+
+
+def pretrain(stage: PretrainStage | AdoptStage | BaselineStage, **options: Unpack[Options]) -> None:
+    """Trains a row, or goes on where its last attempt stopped, or takes its published weights.
+
+    It writes `model.safetensors` and `run.json` into `out`, of a denoiser `ema.safetensors`, of a training
+    `history.csv`.
 
     Raises:
-        ValueError: when the loss is no longer a number.
+        ValueError, OSError: in one line, for a loss that is not finite, and for published weights that are absent or
+            not the expected ones.
     """
-    device = pick_device()
-    manifest = read_json(dataset / "manifest.json")
-    made_from = lineage("pretrain", stage, revision, read_json(tokenizer / "tokenizer.json")["lineage"])
-    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer)
-    images, training = Split.open(dataset, "train"), stage.training
-    source: Source = images.as_stored if stage.recipe.crop == "random" else images
-    if stage.tokenizer.traits.trained and stage.recipe.crop == "center":
-        source = Latents.open(tokenizer, images.labels)
+    if isinstance(stage, PretrainStage) or (isinstance(stage, BaselineStage) and stage.weights is None):
+        train(stage, options)
+    else:
+        take_published(stage, options)
 
-    def start() -> Descent:
-        denoiser = build(stage, seed=seed, tokenizer=tokenizer, manifest=manifest).to(device)
-        task = pretraining(denoiser, stage, micro_batch)
-        compile_blocks(denoiser.network.layers, device)
+
+def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
+    """Trains a row's network; the arguments are those of `pretrain`."""
+    dataset, tokenizer, seed, device = options["dataset"], options.get("tokenizer"), options["seed"], pick_device()
+    manifest, images = read_json(dataset / "manifest.json"), Split.open(dataset, "train")
+    made_from, training = origin("pretrain", stage, options), stage.training
+    source: Source = images.as_stored
+    if isinstance(stage, PretrainStage):
+        length, macs = stage.recipe.length, pretrain_macs(stage, images.size)
+        if stage.recipe.crop == "center":
+            cached = tokenizer if stage.tokenizer.traits.trained else None
+            source = images if cached is None else Latents.open(cached, images.labels)
+    else:
+        length, macs = 1.0, baseline_macs(stage, images.size)
+
+    def start() -> LossTask:
+        if isinstance(stage, PretrainStage):
+            denoiser = build(stage, seed=seed, tokenizer=tokenizer, manifest=manifest).to(device)
+            task = denoiser_task(denoiser, stage, options.get("micro_batch", 0))
+            layers: Iterable[nn.Module] = denoiser.network.layers
+        else:
+            module = build_baseline(stage, seed=seed, image_size=images.size).to(device)
+            task = baseline_task(module, stage, images.size)
+            layers = cast("list[nn.Module]", module.layers)
+            if options.get("recompute"):
+                recompute_activations(layers)
+        compile_blocks(layers, device)
         return task
 
-    with trained(
-        start,
-        source,
-        title=row,
-        seed=seed,
-        total=max(1, round(stage.recipe.length * training.total_steps(len(images)))),
-        batch=training.batch,
-        log_every=training.log_every,
-        made_from=[made_from, seed, inputs],
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-    ) as finished:
-        if finished is None:
-            return
-        files = {"network": out / "model.safetensors", "average": out / "ema.safetensors"}
-        for part, file in files.items():
-            save_weights(file, finished.weights[part])
-        write_text(out / "history.csv", history_text(finished.history))
-        images_seen = finished.steps * training.batch
-        about = {
-            "row": row,
-            "method": "denoiser",
-            "seed": seed,
-            "parameters": sum(tensor.numel() for tensor in finished.weights["network"].values()),
-            "training_flops": 6 * images_seen * pretrain_macs(stage, manifest["size"]),
-        }
-        write_record(
-            out / "run.json",
-            about,
-            lineage=made_from,
-            inputs=inputs,
-            files=[*files.values(), out / "history.csv"],
-            device=device_name(device),
-            training_seconds=finished.seconds,
-        )
+    steps = max(1, round(length * training.total_steps(len(images))))
+    with trained(start, source, training, options, made_from, title=options["row"], seed=seed, steps=steps) as result:
+        if result is not None:
+            network = result.weights["network"]
+            if isinstance(stage, PretrainStage):
+                weights = {"model": network, "ema": result.weights["average"]}
+            else:
+                weights = {"model": by_part(network)["encoder"]}
+            about = save(stage, weights, options, training_flops=6 * steps * training.batch * macs)
+            files = [*(f"{name}.safetensors" for name in weights), "history.csv"]
+            result.write_record(options["out"] / "run.json", about | made_from, *files)
+
+
+def take_published(stage: AdoptStage | BaselineStage, options: Options) -> None:
+    """Writes a row's published weights; the averaged ones of a DiT are the same."""
+    grid = read_json(options["dataset"] / "manifest.json")["size"] // PATCH
+    made_from, file = origin("pretrain", stage, options), cast(PublishedWeights, stage.weights)
+    if isinstance(stage, AdoptStage):
+        convert = partial(denoiser_weights, about=file, dim=stage.tokenizer.dim, patch=LATENT_PATCH, grid=grid)
+    else:
+        convert = partial(encoder_weights, about=file, grid=grid)
+    found = published_weights(file, convert)
+    weights = {name: found for name in (("model", "ema") if isinstance(stage, AdoptStage) else ("model",))}
+    about = save(stage, weights, options, training_flops=None)
+    write_record(
+        options["out"] / "run.json", about | made_from, [options["out"] / f"{name}.safetensors" for name in weights]
+    )
+
+
+def save(
+    stage: PretrainStage | AdoptStage | BaselineStage,
+    weights: dict[str, dict[str, Tensor]],
+    options: Options,
+    *,
+    training_flops: int | None,
+) -> dict[str, Any]:
+    """Writes the weights of each name and returns what the record says of them; None for an unknown cost."""
+    for name, state in weights.items():
+        save_weights(options["out"] / f"{name}.safetensors", state)
+    return {
+        "row": options["row"],
+        "method": stage.method if isinstance(stage, BaselineStage) else "denoiser",
+        "seed": options["seed"],
+        "parameters": sum(tensor.numel() for name, tensor in weights["model"].items() if name != "positions"),
+        "training_flops": training_flops,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from ldae.runtime.files import checksums, read_json
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.recipes import Probing
-from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.record import Options, origin, provenance
 from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.stage_specs import ProbeStage
 
@@ -37,49 +37,31 @@ def open_data(dataset: Path, probing: Probing, classes: int) -> Data:
     return Data(train, val, classes, held_out, pick_device())
 
 
-def probe(
-    stage: ProbeStage,
-    *,
-    row: str,
-    revision: int,
-    dataset: Path,
-    model: Path,
-    out: Path,
-    tokenizer: Path | None = None,
-) -> None:
+def probe(stage: ProbeStage, **options: Unpack[Options]) -> None:
     """Probes a trained row and the same network with random weights, at all blocks in one pass.
 
-    Args:
-        stage: the part of the row and of the scale that probing depends on.
-        row: its name.
-        revision: of the code that probes.
-        dataset, model: folders of earlier stages.
-        tokenizer: the folder of the tokenizer's fit; None for a method without a tokenizer.
-        out: gets `probe.json` and `correct.npz`: whether each validation image was classified correctly, by the name of
-            the encoder and the measure, e.g. "trained/0/linear".
+    It writes `probe.json` and `correct.npz` into `out`: whether each validation image was classified correctly, by the
+    name of the encoder and the measure, e.g. "trained/0/linear".
 
     Raises:
         ValueError: for a denoiser without its tokenizer.
     """
-    run, inputs = read_json(model / "run.json"), inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
-    manifest = read_json(dataset / "manifest.json")
-    data = open_data(dataset, stage.probing, len(manifest["classes"]))
+    dataset, model, tokenizer = options["dataset"], options["model"], options.get("tokenizer")
+    run, manifest = read_json(model / "run.json"), read_json(dataset / "manifest.json")
+    made_from, data = origin("probe", stage, options), open_data(dataset, stage.probing, len(manifest["classes"]))
     if run["method"] == "denoiser":
-        if tokenizer is None:
-            raise ValueError(f"{model}: is a denoiser; name the folder of its tokenizer with --tokenizer")
         encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
-        if (tokenizer / "latents.npy").exists():
+        if tokenizer is not None and (tokenizer / "latents.npy").exists():
             data = data._replace(latents=Latents.open(tokenizer, data.train.labels))
     else:
         encoders = baseline_encoders(stage, model, manifest, data.device)
-    results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=run["seed"], title=row)
-    about = {"row": row, "run": run["row"], "seed": run["seed"], "training_flops": run["training_flops"]}
-    about |= {"lineage": lineage("probe", stage, revision, run["lineage"]), "inputs": inputs}
-    _write(out, about, results, data.val.groups, data.device)
+    results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=run["seed"], title=options["row"])
+    about = {key: run[key] for key in ("seed", "training_flops")} | {"row": options["row"], "run": run["row"]}
+    _write(options["out"], about | made_from, results, data)
 
 
 def denoiser_encoders(
-    stage: ProbeStage, model: Path, tokenizer: Path, manifest: dict[str, Any], device: torch.device
+    stage: ProbeStage, model: Path, tokenizer: Path | None, manifest: dict[str, Any], device: torch.device
 ) -> Encoders:
     """A trained denoiser, and the same with random weights and gates of one."""
     trained = open_run(model)
@@ -129,25 +111,17 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], 
     return Encoders(lambda images, _: images, encode)
 
 
-def probe_pixels(stage: ProbeStage, *, revision: int, dataset: Path, out: Path) -> None:
+def probe_pixels(stage: ProbeStage, **options: Unpack[Options]) -> None:
     """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
-    manifest, inputs = read_json(dataset / "manifest.json"), inputs_of(dataset=dataset)
-    data = open_data(dataset, stage.probing, len(manifest["classes"]))
+    dataset, made_from = options["dataset"], origin("probe", stage, options)
+    data = open_data(dataset, stage.probing, len(read_json(dataset / "manifest.json")["classes"]))
     encoders = Encoders(lambda images, _: images, lambda images: [("trained/0", patchify(images, PATCH))])
     results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=0, title="raw pixels")
-    about = {"row": "raw pixels", "seed": 0, "inputs": inputs}
-    about["lineage"] = lineage("probe", stage, revision, manifest["lineage"])
-    _write(out, about, results, data.val.groups, data.device)
+    _write(options["out"], {"row": "raw pixels", "seed": 0} | made_from, results, data)
 
 
-def _write(
-    out: Path,
-    about: dict[str, Any],
-    results: dict[str, dict[str, Result]],
-    groups: NDArray[np.int64],
-    device: torch.device,
-) -> None:
-    """Writes `correct.npz` and then `probe.json`, on rank 0 alone; `groups` are those of the validation images."""
+def _write(out: Path, about: dict[str, Any], results: dict[str, dict[str, Result]], data: Data) -> None:
+    """Writes `correct.npz` and then `probe.json`, on rank 0 alone."""
     if ranks.number():
         return
     correct = {
@@ -158,14 +132,16 @@ def _write(
     }
     save_arrays(out / "correct.npz", **correct)
     encoders = {
-        encoder: {name: _estimate(f"{encoder}/{name}", result, correct, groups) for name, result in measures.items()}
+        encoder: {
+            name: _estimate(f"{encoder}/{name}", result, correct, data.val.groups) for name, result in measures.items()
+        }
         for encoder, measures in results.items()
     }
     ProbeRecord(
         **about,
         encoders=encoders,
         sha256=checksums(out / "correct.npz"),
-        provenance=provenance(device_name(device)),
+        provenance=provenance(device_name(data.device)),
     ).write(out / "probe.json")
 
 

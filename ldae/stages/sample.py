@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from ldae.parts.noise import Level
 from ldae.runtime import ranks
 from ldae.runtime.arrays import new_array, release_pages
 from ldae.runtime.device import compile_blocks, device_name, pick_device
-from ldae.runtime.files import atomic_write, checksums, read_json, write_json
+from ldae.runtime.files import atomic_write, read_json
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Stream, stream
-from ldae.study.record import inputs_of, lineage, provenance
+from ldae.study.record import Options, origin, write_record
 from ldae.study.scale import Sampling
 from ldae.study.stage_specs import SampleStage
 
@@ -48,35 +48,19 @@ def draw(denoiser: Denoiser, sampling: Sampling, process: Process, labels: Tenso
     return to_uint8(denoiser.tokenizer.decode(latents))
 
 
-def sample(
-    stage: SampleStage,
-    *,
-    row: str,
-    revision: int,
-    dataset: Path,
-    tokenizer: Path,
-    model: Path,
-    out: Path,
-) -> None:
+def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
     """Writes `samples.npy` (N, 3, S, S), uint8, and `samples.json` into `out`.
 
     Labels are drawn as often as the training set has them.
 
-    Args:
-        stage: how many, and by which method.
-        row: the row's name.
-        revision: of the code that samples.
-        dataset, tokenizer, model: folders of earlier stages.
-        out: where to write.
-
     Raises:
         ValueError: for a row whose schedule defines no diffusion process.
     """
-    sampling, device = stage.sampling, pick_device()
-    inputs = inputs_of(dataset=dataset, tokenizer=tokenizer, model=model)
-    manifest, run = read_json(dataset / "manifest.json"), open_run(model, "ema")
+    sampling, device, row, out = stage.sampling, pick_device(), options["row"], options["out"]
+    made_from, manifest = origin("sample", stage, options), read_json(options["dataset"] / "manifest.json")
+    run = open_run(options["model"], "ema")
     process = Process.of(run.stage.noise, sampling.steps)
-    denoiser = open_denoiser(model, tokenizer, manifest, weights="ema").to(device)
+    denoiser = open_denoiser(options["model"], options["tokenizer"], manifest, weights="ema").to(device)
     compile_blocks(denoiser.network.layers, device)
     classes = len(manifest["classes"])
     if denoiser.network.classes not in (0, classes):
@@ -84,7 +68,7 @@ def sample(
             f"{row}: its network knows {denoiser.network.classes} classes, the data set has {classes}; published "
             "weights are sampled from with the classes that they were trained with"
         )
-    known = Split.open(dataset, "train").labels
+    known = Split.open(options["dataset"], "train").labels
     chosen = np.random.default_rng([run.seed, Stream.SAMPLES]).integers(len(known), size=sampling.num)
     labels = known[torch.from_numpy(chosen)].to(device)
 
@@ -114,14 +98,5 @@ def sample(
             done += len(drawn)
             release_pages(samples)
         samples.flush()
-    write_json(
-        out / "samples.json",
-        {
-            "row": row,
-            "seed": run.seed,
-            "lineage": lineage("sample", stage, revision, run.run["lineage"]),
-            "inputs": inputs,
-            "sha256": checksums(out / "samples.npy"),
-            "provenance": provenance(device_name(device)),
-        },
-    )
+    about = {"row": row, "seed": run.seed} | made_from
+    write_record(out / "samples.json", about, [out / "samples.npy"], device=device_name(device))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ldae.data.prepared import Split, flip, to_float
 from ldae.measures.reconstruction import collapsed, psnr
 from ldae.parts.classifiers import SmallVGG
-from ldae.parts.loading import open_classifier
+from ldae.parts.loading import open_classifier, published_weights
 from ldae.parts.published import from_stable_diffusion
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer, Residual
 from ldae.parts.tokenizers.losses import (
@@ -32,17 +33,17 @@ from ldae.parts.tokenizers.losses import (
 from ldae.parts.tokenizers.pixel import fit as fit_moments
 from ldae.runtime import ranks
 from ldae.runtime.arrays import new_array, release_pages, save_row_checksums
-from ldae.runtime.device import device_name, pick_device, recompute_activations
-from ldae.runtime.files import atomic_write, read_json, write_text
+from ldae.runtime.device import pick_device, recompute_activations
+from ldae.runtime.files import atomic_write, read_json
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Randomness, Stream, stream
-from ldae.runtime.weights import read_weights, save_weights
-from ldae.study.base import PATCH, ExternalFile
-from ldae.study.record import inputs_of, lineage, write_record
+from ldae.runtime.weights import save_weights
+from ldae.study.base import PATCH
+from ldae.study.record import Options, origin
 from ldae.study.stage_specs import ConvolutionalStage
-from ldae.training.loop import history_text, trained
+from ldae.training.loop import TrainingResult, trained
 from ldae.training.optimizer import AdamW
-from ldae.training.step import learning_rate
+from ldae.training.step import learning_rate, set_rate
 
 BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
 WARMUP = 0.05
@@ -50,7 +51,7 @@ BATCH = 100  # images in encoding
 PUBLISHED = {"width": 128, "blocks": 2}  # KL-f8
 
 
-class Autoencoding:
+class AutoencoderTask:
     """An autoencoder, the discriminator that it plays against, and their optimizers."""
 
     def __init__(self, autoencoder: Autoencoder, stage: ConvolutionalStage, perceptual: Perceptual | None) -> None:
@@ -69,8 +70,8 @@ class Autoencoding:
         """One step of both networks on uint8 images (N, 3, S, S); labels are not looked at."""
         images = to_float(flip(inputs, randomness))
         rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            set_rate(optimizer, rate)
         mean, logvar = self.autoencoder.posterior(images)
         noise = randomness.normal(*mean.shape)
         decoded = self.autoencoder.decode(mean + (0.5 * logvar).exp() * noise)
@@ -154,59 +155,39 @@ def encoded(tokenizer: ConvTokenizer, train: Split, cache: np.ndarray, device: t
             bar.advance(len(indices))
 
 
-def train_tokenizer(
-    stage: ConvolutionalStage,
-    *,
-    revision: int,
-    dataset: Path,
-    resume: Path,
-    out: Path,
-    vgg: Path | None = None,
-    recompute: bool = False,
-    checkpoint_seconds: float = 300.0,
-) -> None:
-    """Writes `tokenizer.safetensors`, `latents.npy`, `history.csv` and `tokenizer.json` into `out`.
+def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> None:
+    """Trains a tokenizer, or takes published weights, and caches the latents of the training images.
 
-    Args:
-        stage: what training reads of the row and the scale.
-        revision: of the code that trains.
-        dataset: the folder of the prepared images.
-        resume: a folder for checkpoints that outlives failed attempts.
-        out: where to write.
-        vgg: the folder of the study's own VGG-style network, for a perceptual loss of its features.
-        recompute: whether activations are computed a second time rather than kept. It changes no number.
-        checkpoint_seconds: between two checkpoints, at least.
+    It writes `tokenizer.safetensors`, `latents.npy`, `history.csv` and `tokenizer.json` into `out`.
     """
-    device, manifest = pick_device(), read_json(dataset / "manifest.json")
+    device, dataset, vgg, out = pick_device(), options["dataset"], options.get("vgg"), options["out"]
+    size, recipe, made_from = (
+        read_json(dataset / "manifest.json")["size"],
+        stage.convolutional,
+        origin("tokenizer", stage, options),
+    )
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
-    recipe = stage.convolutional
-    before = [manifest["lineage"]]
-    if stage.needs_vgg and vgg is not None:
-        before.append(read_json(vgg / "classifier.json")["lineage"])
-    made_from = lineage("tokenizer", stage, revision, *before)
-    inputs = inputs_of(dataset=dataset, vgg=vgg if stage.needs_vgg else None)
 
-    def start() -> Autoencoding:
+    def start() -> AutoencoderTask:
         perceptual = perceptual_distance(stage, vgg)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(recipe.seed, Stream.INITIAL))
             autoencoder = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(device)
-            if recompute:
+            if options.get("recompute"):
                 recompute_activations(part for part in autoencoder.modules() if isinstance(part, Residual))
-            return Autoencoding(autoencoder, stage, perceptual.to(device) if perceptual else None)
+            return AutoencoderTask(autoencoder, stage, perceptual.to(device) if perceptual else None)
 
-    def write(weights: dict[str, Tensor], history: list[str], **measured: float) -> None:
+    def write(result: TrainingResult) -> None:
         blank = {"mean": torch.zeros(stage.dim), "variance": torch.ones(stage.dim)}
+        weights = result.weights["autoencoder"]
         fitted = {f"autoencoder.{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
         tokenizer = ConvTokenizer(fitted | blank, dim=stage.dim, scale="global").to(device)
-        tokens = (manifest["size"] // PATCH) ** 2
         with atomic_write(out / "latents.npy") as partial:
-            cache = new_array(partial, np.float16, (len(train), 2, tokens, stage.dim))
+            cache = new_array(partial, np.float16, (len(train), 2, (size // PATCH) ** 2, stage.dim))
             fitted |= fit_moments(encoded(tokenizer, train, cache, device))
             cache.flush()
         save_row_checksums(out / "latents.npy")
         save_weights(out / "tokenizer.safetensors", fitted)
-        write_text(out / "history.csv", history_text(history))
         tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
         about = {
             "kind": stage.tokenizer.kind,
@@ -216,44 +197,17 @@ def train_tokenizer(
             "posterior_noise": round(posterior_noise(tokenizer, val, fitted["variance"], device), 6),
             "perceptual": perceptual_name(stage),
         }
-        write_record(
-            out / "tokenizer.json",
-            about,
-            lineage=made_from,
-            inputs=inputs,
-            files=[out / "tokenizer.safetensors"],
-            device=device_name(device),
-            **measured,
-        )
+        result.write_record(out / "tokenizer.json", about | made_from, "tokenizer.safetensors")
 
     if stage.is_published and recipe.published is not None:
         if not ranks.number():
-            write(published_autoencoder(recipe.published), ["step,images"])
+            weights = published_weights(recipe.published, from_stable_diffusion)
+            write(TrainingResult({"autoencoder": weights}, history=["step,images"], seconds=0.0))
         return
-    with trained(
-        start,
-        train,
-        title=stage.tokenizer.name,
-        seed=recipe.seed,
-        total=recipe.steps,
-        batch=recipe.batch,
-        log_every=recipe.log_every,
-        made_from=[made_from, inputs],
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-    ) as finished:
-        if finished is not None:
-            write(finished.weights["autoencoder"], finished.history, training_seconds=finished.seconds)
-
-
-def published_autoencoder(weights: ExternalFile) -> dict[str, Tensor]:
-    """The state of a published autoencoder; a `ValueError` names, in one line, a file that holds none."""
-    path = Path(weights.path).expanduser()
-    state = read_weights(path, weights.sha256)
-    try:
-        return from_stable_diffusion(state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    name, seed = stage.tokenizer.name, recipe.seed
+    with trained(start, train, recipe, options, made_from, title=name, seed=seed, steps=recipe.steps) as result:
+        if result is not None:
+            write(result)
 
 
 @torch.inference_mode()

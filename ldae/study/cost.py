@@ -6,13 +6,12 @@ Functions count multiply-adds (MACs) of one image; FLOPs are twice as many.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
 from ldae.study.graph import Job
 from ldae.study.methods import METHODS, block_macs
 from ldae.study.scale import Classifier
-from ldae.study.spec import Recipe
 from ldae.study.stage_specs import (
     BaselineStage,
     ClassifierStage,
@@ -75,7 +74,7 @@ def pretrain_macs(stage: DenoiserStage, image_size: int) -> int:
 def baseline_macs(stage: BaselineStage, image_size: int) -> int:
     """What one image goes forward through with gradients; what has none counts a third."""
     tokens = (image_size // PATCH) ** 2
-    return METHODS[stage.method].macs(tokens, stage.size.width, stage.size.encoder_blocks, stage.recipe)
+    return METHODS[stage.method].macs(tokens, stage.size.width, stage.size.encoder_blocks, stage.training)
 
 
 def conv_macs(in_channels: int, out_channels: int, side: int, kernel: int = 3) -> int:
@@ -205,12 +204,12 @@ class Costs:
         study, stage = self.study, pretraining_of(self.study, row)
         macs = 0
         if isinstance(stage, PretrainStage):
-            recipe = cast(Recipe, stage.recipe)
+            recipe = stage.recipe
             images = max(1, round(recipe.length * stage.training.total_steps(self.data.train))) * stage.training.batch
             encoding = self._encoding(stage.tokenizer.name) if recipe.crop == "random" else 0
             macs = images * (3 * pretrain_macs(stage, self.size) + encoding)
         elif isinstance(stage, BaselineStage) and not study.is_published(row):
-            images = stage.recipe.total_steps(self.data.train) * stage.recipe.batch
+            images = stage.training.total_steps(self.data.train) * stage.training.batch
             macs = 3 * images * baseline_macs(stage, self.size)
         size = stage.size
         weights = transformer_parameters(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from ldae.runtime.files import checksums, read_json, write_json
 from ldae.runtime.process import Rank, imports, process_seconds
@@ -139,6 +139,37 @@ def inputs_of(**folders: Path | None) -> dict[str, str]:
     }
 
 
+class Options(TypedDict, total=False):
+    """The options of a stage's command, beside its specification."""
+
+    revision: Required[int]  # of the stage's code
+    out: Required[Path]  # where to write
+    row: str  # its name, for messages and results
+    seed: int
+    dataset: Path  # this and the next six: the folders of earlier results
+    tokenizer: Path | None  # None for a method without one
+    vgg: Path | None
+    model: Path
+    samples: Path
+    reference: Path
+    judge: Path | None
+    resume: Path  # a folder for checkpoints, which outlives failed attempts
+    checkpoint_seconds: float  # between two checkpoints, at least
+    micro_batch: int  # images a forward pass, at most; 0 for the whole batch. Numbers change by rounding alone
+    recompute: bool  # activation checkpointing; it changes no number
+
+
+def origin(stage: str, spec: Config, options: Options) -> dict[str, Any]:
+    """What a result is made from, as its record says: its `lineage` and its `inputs`; `stage` is its key in lineages.
+
+    Raises:
+        ValueError: for inputs that do not belong together.
+    """
+    folders = {name: folder for name, folder in options.items() if name in INPUTS and isinstance(folder, Path)}
+    made_from = lineage(stage, spec, options["revision"], common_lineage(folders))
+    return {"lineage": made_from, "inputs": inputs_of(**folders)}
+
+
 def provenance(device: str, **measured: float) -> dict[str, Any]:
     """Where and when a result was made and what it cost.
 
@@ -163,27 +194,18 @@ def provenance(device: str, **measured: float) -> dict[str, Any]:
 
 
 def write_record(
-    path: Path,
-    about: dict[str, Any],
-    *,
-    lineage: Lineage,
-    inputs: dict[str, str],
-    files: Iterable[Path],
-    device: str,
-    **measured: float,
+    path: Path, about: dict[str, Any], files: Iterable[Path], *, device: str = "CPU", **measured: float
 ) -> None:
     """Writes the record of a result, once its files are written.
 
     Args:
         path: of the record.
-        about: what the stage says of its result.
-        lineage, inputs: what it was made from.
+        about: what the stage says of its result, and its `origin`.
         files: of the result, whose checksums the record holds.
         device: the name of the processor or accelerator that did the work.
         measured: what the stage has measured itself, in seconds or images a second.
     """
-    made_from = {"lineage": lineage, "inputs": inputs, "sha256": checksums(*files)}
-    write_json(path, about | made_from | {"provenance": provenance(device, **measured)})
+    write_json(path, about | {"sha256": checksums(*files), "provenance": provenance(device, **measured)})
 
 
 def seconds_of(provenance: dict[str, Any]) -> float:

@@ -197,7 +197,7 @@ class BaselineStage(Baselines):
         return next((name for name in METHODS if getattr(self, name) is not None), "mae")
 
     @property
-    def recipe(self) -> Training:
+    def training(self) -> Training:
         """The recipe of the method; a `ValueError` for published weights, which have none."""
         recipe: Training | None = getattr(self, self.method)
         if recipe is None:

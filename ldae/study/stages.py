@@ -230,9 +230,9 @@ ENTRIES = (
         revision="pretrain",
         specs={
             "PretrainStage": "pretrain.pretrain",
-            "AdoptStage": "adopt.adopt",
-            "AdoptEncoderStage": "adopt.adopt_baseline",
-            "BaselineStage": "pretrain_baseline.pretrain_baseline",
+            "AdoptStage": "pretrain.pretrain",
+            "AdoptEncoderStage": "pretrain.pretrain",
+            "BaselineStage": "pretrain.pretrain",
         },
         place="pretrain/{row}/seed{seed}",
         title="{row}, seed {seed}",

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,11 +23,15 @@ from torch import Tensor, nn
 
 from ldae.data.prepared import Order
 from ldae.runtime import ranks
-from ldae.runtime.files import path_in_errors
+from ldae.runtime.device import device_name, pick_device
+from ldae.runtime.files import path_in_errors, write_text
 from ldae.runtime.locking import HEARTBEAT_SECONDS, heartbeat, sole_holder
 from ldae.runtime.progress import log, progress
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.stopping import Stopped, stopping
+from ldae.study.recipes import Training
+from ldae.study.record import Options, write_record
+from ldae.study.scale import Classifier, Convolutional
 from ldae.training.checkpoint import read_state, save_checkpoint
 from ldae.training.optimizer import AdamW
 
@@ -218,70 +223,70 @@ def mean_over_ranks(metrics: dict[str, Tensor | float], device: torch.device) ->
     return dict(zip(values, means.tolist(), strict=True))
 
 
-class Finished(NamedTuple):
-    """The results of a finished training."""
+@dataclass(frozen=True)
+class TrainingResult:
+    """The result of a finished training."""
 
     weights: dict[str, dict[str, Tensor]]  # the state of each part of the task's module, e.g. `network` and `average`
     history: list[str]  # lines of CSV, the header first
     seconds: float  # of all attempts
 
-    @property
-    def steps(self) -> int:
-        """The number of steps taken."""
-        return int(self.history[-1].partition(",")[0])
+    def write_record(self, path: Path, about: dict[str, Any], *files: str) -> None:
+        """Writes `history.csv` and then the record at `path`, with checksums of the named files beside it."""
+        write_text(path.parent / "history.csv", history_text(self.history))
+        device = device_name(pick_device())
+        write_record(path, about, [path.parent / name for name in files], device=device, training_seconds=self.seconds)
 
 
 @contextmanager
 def trained(
     build: Callable[[], Task],
     source: Source,
+    recipe: Training | Classifier | Convolutional,
+    options: Options,
+    made_from: dict[str, Any],
     *,
     title: str,
     seed: int,
-    total: int,
-    batch: int,
-    log_every: int,
-    made_from: Any,
-    resume: Path,
-    checkpoint_seconds: float,
-) -> Iterator[Finished | None]:
+    steps: int,
+) -> Iterator[TrainingResult | None]:
     """Trains or resumes, and holds an exclusive lock until the results are written; ranks other than 0 get None.
 
     Args:
         build: returns the task before its first step.
         source: of the batches.
+        recipe: of the training.
+        options: of the stage, which name the folder for checkpoints.
+        made_from: the `origin` of the results; a checkpoint of another origin or seed is not resumed.
         title: for messages.
         seed: of the order of images and of all random draws.
-        total: the number of steps.
-        batch: images per step, over all ranks.
-        log_every: steps per line of the history.
-        made_from: all that the results depend on, as plain values; a checkpoint of another run is not resumed.
-        resume: a folder for checkpoints; it survives failed attempts.
-        checkpoint_seconds: the least time between two checkpoints.
+        steps: how many to take.
 
     Raises:
         Stopped: after saving, if the process was asked to stop or its time limit is near.
         ValueError: if a metric is not finite.
     """
-    leads, identity = not ranks.number(), json.dumps(made_from, sort_keys=True)
+    leads, identity = not ranks.number(), json.dumps([made_from, seed], sort_keys=True)
+    resume = options["resume"]
     with sole_holder(resume, log) if leads else nullcontext():
         ranks.barrier()  # the others wait here until rank 0 holds the folder
         path = resume / "finished.pt"
         state = read_state(path, identity, torch.device("cpu")) if leads else None
         if not ranks.broadcast(state is not None):
-            run = Run(build(), title=title, seed=seed, total=total, batch=batch, log_every=log_every, identity=identity)
+            batch, log_every = recipe.batch, recipe.log_every
+            run = Run(build(), title=title, seed=seed, total=steps, batch=batch, log_every=log_every, identity=identity)
             run.restore(resume)
-            train(run, source, resume=resume, checkpoint_seconds=checkpoint_seconds)
+            train(run, source, resume=resume, checkpoint_seconds=options.get("checkpoint_seconds", 300.0))
             if leads:
                 state = run.results()
                 save_checkpoint(path, state)
         for name in ("checkpoint.pt", "previous.pt") if leads else ():
             (resume / name).unlink(missing_ok=True)
-        yield None if state is None else Finished(_by_part(state["weights"]), state["history"], state["seconds"])
+        yield None if state is None else TrainingResult(by_part(state["weights"]), state["history"], state["seconds"])
         ranks.barrier()  # the others leave once rank 0 has written
 
 
-def _by_part(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def by_part(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The state of each part of a module: `network.a.b` is `a.b` of the part `network`."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in weights.items():

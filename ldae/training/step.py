@@ -63,8 +63,8 @@ def gradient_norm(network: nn.Module) -> Tensor:
     return torch.stack(torch._foreach_norm(gradients)).norm()
 
 
-class Descent:
-    """The training of a network with one optimizer; `update` is the whole step."""
+class LossTask:
+    """The training of a network with one optimizer on the mean of a module's losses; `update` is the whole step."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Descent:
         warmup: float,
         betas: tuple[float, float] = BETAS,
         ema: float | None = None,
-        micro_batch: int | None = None,
+        micro_batch: int = 0,
         before: Callable[[float], None] | None = None,
     ) -> None:
         """Prepares the optimizer and the averaged weights.
@@ -92,7 +92,7 @@ class Descent:
             warmup: the share of the steps in which the rate rises.
             betas: of AdamW.
             ema: decay of the averaged weights; None for no average.
-            micro_batch: the most images per forward pass; None for the whole batch. Numbers change by rounding alone.
+            micro_batch: the most images per forward pass; 0 for the whole batch. Numbers change by rounding alone.
             before: called before each step with the share of the training that is over.
         """
         self.prepare, self.before, self.network = prepare, before, network

@@ -19,7 +19,6 @@ from ldae.runtime.randomness import Randomness
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
-from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe
 from ldae.stages.train_classifier import train_classifier
 from ldae.study.base import Size
@@ -155,9 +154,7 @@ def test_the_baselines_see_crops_of_the_larger_images(method: str, folders: tupl
     weights = []
     for folder in folders:
         out = tmp_path / folder.name
-        pretrain_baseline(
-            stage, row=method, seed=0, revision=1, dataset=folder / "dataset", resume=out / "resume", out=out
-        )
+        pretrain(stage, row=method, seed=0, revision=1, dataset=folder / "dataset", resume=out / "resume", out=out)
         weights.append((out / "model.safetensors").read_bytes())
     assert weights[0] != weights[1]
 

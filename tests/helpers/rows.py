@@ -13,7 +13,7 @@ from ldae.parts.denoiser import Denoiser
 from ldae.parts.tokenizers import pca, pixel
 from ldae.parts.tokenizers.conv import Autoencoder, ConvTokenizer
 from ldae.parts.tokenizers.patches import patchify
-from ldae.stages.pretrain import pretraining
+from ldae.stages.pretrain import denoiser_task
 from ldae.study.base import Size
 from ldae.study.recipes import Training
 from ldae.study.scale import Fitting
@@ -81,5 +81,5 @@ def run(row: str) -> Run:
     """A training run of a row at its first step."""
     stage, model = denoiser(row)
     return Run(
-        pretraining(model, stage), title=row, seed=0, total=60, batch=8, log_every=TRAINING.log_every, identity=""
+        denoiser_task(model, stage), title=row, seed=0, total=60, batch=8, log_every=TRAINING.log_every, identity=""
     )

@@ -48,7 +48,6 @@ from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.judge import judge, reference
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
-from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe, probe_pixels
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
@@ -233,7 +232,7 @@ def baseline_numbers(method: str, recipe: Training) -> Numbers:
     out = folder() / "trained" / method
     stage = BaselineStage.model_validate({"size": SIZE, method: recipe})
     folders = {"dataset": dataset(), "resume": out / "resume", "out": out}
-    pretrain_baseline(stage, row=method, seed=0, revision=1, **folders)
+    pretrain(stage, row=method, seed=0, revision=1, **folders)
     return last_line(out) | weights_of("weights", load_file(out / "model.safetensors"))
 
 

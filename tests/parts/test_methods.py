@@ -18,7 +18,7 @@ from ldae.parts.methods.mae import MAE
 from ldae.parts.methods.moco_v3 import MoCo, info_nce, momentum_at
 from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
-from ldae.stages.pretrain_baseline import method_task
+from ldae.stages.pretrain import baseline_task
 from ldae.study.base import Size
 from ldae.study.methods import METHODS, MAETraining, MoCoTraining
 from ldae.study.stage_specs import BaselineStage
@@ -86,13 +86,13 @@ def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]
 
 
 def test_all_that_moco_trains_decays(moco: MoCo) -> None:
-    found = decaying(method_task(moco, BaselineStage(size=ENCODER, moco_v3=MOCO_RECIPE), 64).optimizers[0], moco)
+    found = decaying(baseline_task(moco, BaselineStage(size=ENCODER, moco_v3=MOCO_RECIPE), 64).optimizers[0], moco)
     assert found[True] == {name for name, parameter in moco.named_parameters() if parameter.requires_grad}
     assert {"encoder.blocks.0.norm1.weight", "encoder.blocks.0.attn.qkv.bias"} <= found[True]
 
 
 def test_matrices_and_the_mask_token_of_mae_decay_and_norms_and_biases_do_not(mae: MAE) -> None:
-    found = decaying(method_task(mae, BaselineStage(size=ENCODER, mae=MAE_RECIPE), 64).optimizers[0], mae)
+    found = decaying(baseline_task(mae, BaselineStage(size=ENCODER, mae=MAE_RECIPE), 64).optimizers[0], mae)
     assert {name.rpartition(".")[2] for name in found[True]} == {"weight", "mask_token"}
     assert {name for name in found[True] if "norm" in name} == set()
     assert {name for name in found[False] if not name.endswith(".bias") and "norm" not in name} == set()

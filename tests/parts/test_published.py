@@ -25,7 +25,7 @@ from ldae.parts.published import resampled
 from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.runtime.files import checksums, read_json, sha256, write_json
 from ldae.runtime.weights import read_weights
-from ldae.stages.adopt import adopt, adopt_baseline
+from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import probe
 from ldae.stages.sample import sample
 from ldae.study.checking import StudyError
@@ -100,7 +100,7 @@ def adopted_dit(prepared: Path, vae: Path, folder: Path, weights: PublishedWeigh
     scale = Study.load(ROOT, {"scale": "smoke"}).scale
     out = folder / "dit"
     folders = {"dataset": prepared / "dataset", "tokenizer": vae, "out": out}
-    adopt(AdoptStage.of(row, scale), row="dit", seed=0, revision=1, **folders)
+    pretrain(AdoptStage.of(row, scale), row="dit", seed=0, revision=1, **folders)
     return out
 
 
@@ -108,7 +108,7 @@ def adopted_mae(prepared: Path, folder: Path, weights: PublishedWeights) -> Path
     row = Spec().changed({"method.name": "mae", "method.weights": weights.model_dump()})
     scale = Study.load(ROOT, {"scale": "smoke"}).scale
     out = folder / "mae"
-    adopt_baseline(BaselineStage.of(row, scale), row="mae", seed=0, revision=1, dataset=prepared / "dataset", out=out)
+    pretrain(BaselineStage.of(row, scale), row="mae", seed=0, revision=1, dataset=prepared / "dataset", out=out)
     return out
 
 

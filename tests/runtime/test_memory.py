@@ -34,7 +34,7 @@ from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Fitting, Photos
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import DatasetStage, PretrainStage, TokenizerStage
-from ldae.training.step import Descent
+from ldae.training.step import LossTask
 
 SIDE = 64
 FEW, MANY = 1000, 3000  # images
@@ -125,19 +125,19 @@ def test_steps_leave_no_tensors_behind(
     folders: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[int] = []
-    update = Descent.update
+    update = LossTask.update
 
     def counted(*arguments: Any, **options: Any) -> dict[str, Any]:
         alive.append(tensors())
         return update(*arguments, **options)
 
-    monkeypatch.setattr(Descent, "update", counted)
+    monkeypatch.setattr(LossTask, "update", counted)
     recipe = PretrainStage(
         tokenizer=Tokenizer(dim=8),
         size=Size(width=8, heads=1, encoder_blocks=1, decoder_blocks=1),
         training=Training(steps=20, batch=50, rate=0.01, warmup=0.0, log_every=4),
     )
-    given = {"dataset": folders[FEW], "tokenizer": folders[FEW // 4] / "pca", "resume": tmp_path / "resume"}
+    given = {"dataset": folders[FEW // 4], "tokenizer": folders[FEW // 4] / "pca", "resume": tmp_path / "resume"}
     pretrain(recipe, row="tiny", seed=0, revision=1, **given, out=tmp_path / "out", checkpoint_seconds=0.01)
     assert alive[-1] == alive[2]  # the optimizer has all its moments, and the last step's batch is there
 

@@ -32,7 +32,6 @@ from ldae.runtime.randomness import Randomness
 from ldae.runtime.ranks import first_host
 from ldae.stages.finetune import finetune
 from ldae.stages.pretrain import pretrain
-from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe
 from ldae.stages.sample import sample
 from ldae.stages.train_tokenizer import train_tokenizer
@@ -164,7 +163,7 @@ def test_a_baseline_trained_by_several_is_the_one_trained_by_one(method: str, pr
 
     def train(folder: Path) -> None:
         folders = {"dataset": prepared / "dataset", "resume": folder / "resume", "out": folder / "out"}
-        pretrain_baseline(stage, row=method, seed=0, revision=1, **folders)
+        pretrain(stage, row=method, seed=0, revision=1, **folders)
 
     def features(folder: Path) -> Tensor:
         """Less their mean, which MoCo's batch norm takes away: nothing says what it should be."""

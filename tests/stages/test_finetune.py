@@ -20,9 +20,8 @@ from ldae.data.rand_augment import HIGHEST, rand_augment
 from ldae.parts.folding import fold
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
-from ldae.stages.finetune import DropPath, Tuned, finetune, layer_groups, tuning, vision_transformer
+from ldae.stages.finetune import DropPath, FinetuningLoss, finetune, finetuning_task, layer_groups, vision_transformer
 from ldae.stages.pretrain import pretrain
-from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.study.base import Size
 from ldae.study.methods import MAETraining
 from ldae.study.recipes import Finetuning, Training
@@ -138,7 +137,7 @@ def test_the_loss_is_timms_with_smoothed_labels() -> None:
     tuned, labels, logits = network(), torch.arange(8) % 3, torch.randn(3)
     tuned.get_parameter("head.bias").data.copy_(logits)
     tuned.get_parameter("head.weight").data.zero_()  # so that all images have these logits
-    task = tuning(tuned, STAGE.model_copy(update={"finetuning": recipe}), classes=3)
+    task = finetuning_task(tuned, STAGE.model_copy(update={"finetuning": recipe}), classes=3)
     measured = task.update(torch.zeros(8, 3, 32, 32).byte(), labels, randomness(), step=0, total=8)
     expected = LabelSmoothingCrossEntropy(recipe.smoothing)(logits.expand(8, 3), labels)
     assert float(measured["loss"]) == pytest.approx(float(expected), rel=1e-5)
@@ -202,14 +201,18 @@ def test_drop_paths_leave_whole_branches_out_and_keep_the_mean() -> None:
     path.uniform = torch.tensor([0.1, 0.24, 0.25, 0.9])
     torch.testing.assert_close(path(branch), branch * torch.tensor([0, 0, 4 / 3, 4 / 3])[:, None, None])
     assert torch.equal(path.eval()(branch), branch)
-    tuned = Tuned(network("size_l"), RECIPE.model_copy(update={"drop_path": 0.2}))
+    tuned = FinetuningLoss(network("size_l"), RECIPE.model_copy(update={"drop_path": 0.2}))
     depth = len(tuned.paths) // 2
     assert [path.rate for path in tuned.paths] == pytest.approx(np.repeat(np.linspace(0, 0.2, depth), 2))
 
 
 def test_each_drop_path_has_its_own_numbers_and_all_are_used() -> None:
     recipe = RECIPE.model_copy(update={"drop_path": 0.5, "smoothing": 0.0})
-    tuned, images, targets = Tuned(network(), recipe), torch.rand(6, 3, 32, 32), torch.eye(3)[torch.arange(6) % 3]
+    tuned, images, targets = (
+        FinetuningLoss(network(), recipe),
+        torch.rand(6, 3, 32, 32),
+        torch.eye(3)[torch.arange(6) % 3],
+    )
     for parameter in tuned.parameters():  # else the classifier starts at zero
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     losses = tuned(images, targets, torch.ones(6, len(tuned.paths)))
@@ -222,7 +225,7 @@ def test_each_drop_path_has_its_own_numbers_and_all_are_used() -> None:
 
 def test_crops_are_cut_from_images_that_are_kept_larger() -> None:
     stage = STAGE.model_copy(update={"finetuning": RECIPE.model_copy(update={"batch": 4})})
-    task = tuning(network(), stage, classes=3)
+    task = finetuning_task(network(), stage, classes=3)
     run = Run(task, title="x", seed=0, total=8, batch=4, log_every=2, identity="")
     loss = run.update(torch.randint(256, (4, 3, 40, 40)).byte(), torch.arange(4) % 3)["loss"]
     assert float(loss) > 0
@@ -233,8 +236,8 @@ def test_micro_batches_equal_the_whole_batch() -> None:
     stage = STAGE.model_copy(update={"finetuning": RECIPE.model_copy(update={"batch": 8})})
     start = network()
     found = []
-    for micro_batch in (None, 3):
-        task = tuning(copy.deepcopy(start), stage, classes=3, micro_batch=micro_batch)
+    for micro_batch in (0, 3):
+        task = finetuning_task(copy.deepcopy(start), stage, classes=3, micro_batch=micro_batch)
         run = Run(task, title="x", seed=0, total=8, batch=8, log_every=2, identity="")
         losses = [run.update(images, labels)["loss"] for _ in range(3)]
         found.append([*losses, *task.module.parameters()])
@@ -243,7 +246,7 @@ def test_micro_batches_equal_the_whole_batch() -> None:
 
 
 def test_crops_are_cut_from_images_as_they_are_kept() -> None:
-    task = tuning(network(), STAGE, classes=3)
+    task = finetuning_task(network(), STAGE, classes=3)
     larger = torch.randint(256, (8, 3, 48, 48)).byte()
     measured = task.update(larger, torch.arange(8) % 3, randomness(), step=0, total=8)
     assert float(measured["loss"]) > 0
@@ -312,13 +315,13 @@ def test_fine_tuning_stopped_anywhere_ends_in_the_same_numbers(
 def test_a_baseline_is_fine_tuned_without_a_tokenizer(prepared: Path, tmp_path: Path) -> None:
     recipe = MAETraining(**TRAINING.model_dump(), decoder_width=16, decoder_heads=2, decoder_blocks=1)
     folders = {"dataset": prepared / "dataset", "resume": tmp_path / "r", "out": tmp_path / "mae"}
-    pretrain_baseline(BaselineStage(size=SIZE, mae=recipe), row="mae", seed=0, revision=1, **folders)
+    pretrain(BaselineStage(size=SIZE, mae=recipe), row="mae", seed=0, revision=1, **folders)
     tune(prepared, tmp_path / "mae", tmp_path, tokenizer=None)
     assert read_json(tmp_path / "out/finetune.json")["run"] == "mae"
 
 
 def test_a_denoiser_wants_its_tokenizer(prepared: Path, trained_row: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="name the folder of its --tokenizer"):
+    with pytest.raises(ValueError, match="name its folder with --tokenizer"):
         tune(prepared, trained_row, tmp_path, tokenizer=None)
 
 

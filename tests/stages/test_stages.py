@@ -22,7 +22,6 @@ from ldae.runtime.randomness import Randomness
 from ldae.stages.denoise import GAP, LINE, denoise, denoise_pictures
 from ldae.stages.judge import judge, reference
 from ldae.stages.pretrain import pretrain
-from ldae.stages.pretrain_baseline import pretrain_baseline
 from ldae.stages.probe import probe
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
@@ -335,13 +334,13 @@ def test_a_baseline_trains_and_is_probed_like_a_row(method: str, workshop: Works
     }
     stage = BaselineStage(size=SIZE, **{method: recipe[method]})
     folders = {"dataset": workshop.dataset, "resume": tmp_path / "resume", "out": tmp_path / "run"}
-    pretrain_baseline(stage, row=method, seed=0, revision=1, **folders)
+    pretrain(stage, row=method, seed=0, revision=1, **folders)
     run = read_json(tmp_path / "run/run.json")
     assert run["method"] == method
     assert run["training_flops"] > 0
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 4
     again = folders | {"resume": tmp_path / "resume2", "out": tmp_path / "recomputed"}
-    pretrain_baseline(stage, row=method, seed=0, revision=1, recompute=True, **again)
+    pretrain(stage, row=method, seed=0, revision=1, recompute=True, **again)
     assert read_json(tmp_path / "recomputed/run.json")["sha256"] == run["sha256"]
     probing = Probing(mode="cached", epochs=2, warmup=1, batch=24, rates=(1.0,))
     folders = {"dataset": workshop.dataset, "model": tmp_path / "run", "out": tmp_path / "probe"}

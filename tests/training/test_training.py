@@ -21,13 +21,13 @@ from ldae.parts.tokenizers.conv import Residual
 from ldae.runtime.device import recompute_activations
 from ldae.runtime.locking import sole_holder
 from ldae.stages import pretrain as stage_module
-from ldae.stages.pretrain import pretrain, pretraining
+from ldae.stages.pretrain import denoiser_task, pretrain
 from ldae.study.base import Size
 from ldae.study.recipes import Training
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import PretrainStage
 from ldae.training.loop import Run
-from ldae.training.step import Averaged, Descent, learning_rate
+from ldae.training.step import Averaged, LossTask, learning_rate
 
 STEPS = 14
 STAGE = PretrainStage(
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_ends_the_run_by_name(
 
 def test_weight_decay_shrinks_matrices_by_their_share_of_the_rate_and_nothing_else() -> None:
     plain, (stage, model) = run("ldae"), denoiser("ldae")
-    decaying = pretraining(
+    decaying = denoiser_task(
         model, stage.model_copy(update={"training": TRAINING.model_copy(update={"weight_decay": 0.3})})
     )
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -167,7 +167,7 @@ def test_weight_decay_shrinks_matrices_by_their_share_of_the_rate_and_nothing_el
 @pytest.mark.parametrize("row", ["pca", "ldae"])
 def test_micro_batches_equal_the_whole_batch(row: str) -> None:
     whole, parts = run(row), run(row)
-    assert isinstance(parts.task, Descent)
+    assert isinstance(parts.task, LossTask)
     parts.task.micro_batch = 3
     start = nn.utils.parameters_to_vector(whole.task.module.parameters()).detach().clone()
     for _ in range(4):
