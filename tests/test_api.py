@@ -67,11 +67,6 @@ ldae.load
     assert (said.stdout, said.stderr) == ("imported\n", "torch is wanted\n")
 
 
-def test_the_package_has_nothing_else() -> None:
-    with pytest.raises(ImportError, match="cannot import name 'lode'"):
-        from ldae import lode  # type: ignore[attr-defined]  # noqa: F401
-
-
 def test_a_run_is_open_in_one_call(finished: Path) -> None:
     run = load(str(finished / "pretrain/ldae/seed0"))
     assert (run.row, run.seed, run.image_size, run.classes) == ("ldae", 0, 32, ["a", "b", "c"])

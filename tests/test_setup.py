@@ -40,6 +40,11 @@ def test_the_conda_environment_has_the_same_pins() -> None:
     assert found == {canonical(r.name): pinned[canonical(r.name)] for r in requirements()}
 
 
-def test_the_only_profile_that_loads_itself_overrides_no_users_profile() -> None:
-    profile = yaml.safe_load((ROOT / "workflow/profiles/default/config.yaml").read_text())
-    assert profile == {"rerun-incomplete": True}
+def test_the_profile_that_loads_itself_overrides_nothing_of_the_slurm_profile() -> None:
+    """Snakemake lets `workflow/profiles/default` win over the profile that a user names."""
+    default, slurm = (
+        yaml.safe_load((ROOT / file).read_text())
+        for file in ("workflow/profiles/default/config.yaml", "slurm/config.v9+.yaml")
+    )
+    assert default
+    assert {key: slurm.get(key, value) for key, value in default.items()} == default

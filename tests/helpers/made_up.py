@@ -17,6 +17,7 @@ from ldae.runtime.files import checksums, write_json
 from ldae.study.definitions import claims_definition, view_definition
 from ldae.study.graph import Graph
 from ldae.study.record import Lineage
+from ldae.study.results import DistanceRecord, Estimates, ProbeEstimate, ProbeRecord, Record, TokenizerRecord
 from ldae.study.stage_specs import ProbeStage
 from ldae.study.study import Study
 
@@ -53,11 +54,16 @@ class MadeUp:
         """What the result at a place should be made from."""
         return self.graph.job_at(place).lineage
 
-    def record(self, path: str, about: dict[str, Any]) -> None:
+    def record(self, place: str, name: str, typed: type[Record] | None = None, /, **about: Any) -> None:
+        """Writes the record of the result at a place, through the product's own type where it has one."""
         self.started += 60
-        target = self.folder / path
-        write_json(target, about | {"provenance": provenance(self.started)})
-        if "dataset" not in path and "pixels" not in path:
+        target = self.folder / place / name
+        about |= {"lineage": self.lineage(place), "provenance": provenance(self.started)}
+        if typed is None:
+            write_json(target, about)
+        else:
+            typed(**about).write(target)
+        if place != "probe/pixels":
             self.records.append(target)
 
     def save(self, path: str, **arrays: Any) -> Path:
@@ -83,44 +89,31 @@ class MadeUp:
         about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
         write_json(self.folder / "dataset/manifest.json", about | {"sha256": checksums(groups)})
         encoders = self._probe("probe/pixels", {"trained/0": 0.2}, knn=0.1)
-        about = {
-            "row": "raw pixels",
-            "seed": 0,
-            "lineage": self.lineage("probe/pixels"),
-            "encoders": encoders,
-        }
-        self.record("probe/pixels/probe.json", about)
+        self.record("probe/pixels", "probe.json", ProbeRecord, row="raw pixels", seed=0, encoders=encoders)
         for name in study.tokenizers:
-            fit = self.save(
-                f"tokenizers/{name}/tokenizer.safetensors",
-                basis=self.rng.standard_normal((32, 768)),
-                variance=np.ones(32),
-            )
+            place = f"tokenizers/{name}"
+            basis = self.rng.standard_normal((32, 768))
+            fit = self.save(f"{place}/tokenizer.safetensors", basis=basis, variance=np.ones(32))
             kind, dim = [*name.split("-"), "32"][:2]
-            about = {
-                "kind": kind,
-                "psnr": {dim: 25.0},
-                "dims": 32,
-                "collapsed_dims": 0,
-                "sha256": checksums(fit),
-            }
-            self.record(f"tokenizers/{name}/tokenizer.json", about | {"lineage": self.lineage(f"tokenizers/{name}")})
+            about = {"kind": kind, "psnr": {int(dim): 25.0}, "dims": 32, "collapsed_dims": 0, "sha256": checksums(fit)}
+            self.record(place, "tokenizer.json", TokenizerRecord, **about)
         for name in study.scale.classifiers:
-            self.record(f"classifiers/{name}/classifier.json", {"lineage": self.lineage(f"classifiers/{name}")})
+            self.record(f"classifiers/{name}", "classifier.json")
 
     def _correct(self, share: float) -> Any:
         return (self.rng.permutation(NUM) < round(NUM * share)).astype(np.uint8)
 
-    def _probe(self, place: str, shares: dict[str, float], *, knn: float) -> dict[str, Any]:
+    def _probe(self, place: str, shares: dict[str, float], *, knn: float) -> dict[str, Estimates]:
         """Saves the arrays of a probe; returns its estimates, by encoder and measure."""
-        arrays, encoders = {}, dict[str, dict[str, Any]]()
+        arrays, encoders = {}, dict[str, Estimates]()
         for kind, share in shares.items():
             encoders[kind] = {}
-            for measure, value in (("linear", share), ("knn", knn)):
+            choice = {"rate": 3.0, "held_out": share, "rate_at_edge": True}
+            for measure, value, more in (("linear", share, choice), ("knn", knn, {})):
                 name = f"{kind}/{measure}"
                 arrays[name] = self._correct(value)
-                encoders[kind][measure] = {"value": value, "low": value - 0.1, "high": value + 0.1, "correct": name}
-            encoders[kind]["linear"] |= {"rate": 3, "held_out": share, "rate_at_edge": True}
+                about = {"value": value, "low": value - 0.1, "high": value + 0.1, "correct": name} | more
+                encoders[kind][measure] = ProbeEstimate.model_validate(about)
         self.save(f"{place}/correct.npz", **arrays)
         return encoders
 
@@ -128,7 +121,7 @@ class MadeUp:
         study, place = self.study, f"{row}/seed{seed}"
         about = {"row": row, "run": study.runs[row], "seed": seed, "training_flops": 1e12}
         if study.runs[row] == row:
-            self.record(f"pretrain/{place}/run.json", about | {"lineage": self.lineage(f"pretrain/{place}")})
+            self.record(f"pretrain/{place}", "run.json", **about)
             steps = np.arange(1, 9)
             history = {"step": steps, "images": 16 * steps, "loss": 1 / steps, "gradient_norm": 2 / steps}
             pd.DataFrame(history).to_csv(self.folder / f"pretrain/{place}/history.csv", index=False)
@@ -137,13 +130,11 @@ class MadeUp:
             share = 0.3 + 0.4 * self.rng.random()
             kinds = {f"{kind}/{o}": part for o in offsets for kind, part in (("trained", share), ("random", 0.25))}
             encoders = self._probe(f"probe/{place}", kinds, knn=0.3)
-            self.record(
-                f"probe/{place}/probe.json", about | {"lineage": self.lineage(f"probe/{place}"), "encoders": encoders}
-            )
+            self.record(f"probe/{place}", "probe.json", ProbeRecord, **about, encoders=encoders)
         if study.variants[row].fid:
             measured = {"value": 30.0, "infinite": 29.0 + seed, "error": 1.0, "judge_accuracy": 0.6, "num": 100}
-            about = {"row": row, "seed": seed, "lineage": self.lineage(f"judge/{place}")} | measured
-            self.record(f"judge/{place}/distance.json", about | {"distance": "Fréchet distance (judge)"})
+            about = {"row": row, "seed": seed, "distance": "Fréchet distance (judge)"} | measured
+            self.record(f"judge/{place}", "distance.json", DistanceRecord, **about)
 
     def _results(self, definition: dict[str, Any]) -> Results:
         return collect(

@@ -21,6 +21,7 @@ from ldae.readers.results import Results, collect
 from ldae.readers.tables import operations, write_cost, write_table
 from ldae.runtime.files import checksums, read_json, write_json
 from ldae.study.record import digest
+from ldae.study.results import DistanceRecord, ProbeEstimate, ProbeRecord
 from ldae.study.views import CODE, PACKAGE
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
@@ -57,20 +58,20 @@ def save(folder: Path, row: str, seed: int, share: float) -> None:
         folder / "correct.npz", **{kind: (order < round(NUM * part)).astype(np.uint8) for kind, part in kinds.items()}
     )
     estimates = {
-        name: {"value": kinds[name], "low": 0.0, "high": 1.0, "correct": name} for name in kinds if name != "finetuned"
+        name: ProbeEstimate(value=kinds[name], low=0.0, high=1.0, correct=name) for name in kinds if name != "finetuned"
     }
-    estimates["trained/0/linear"] |= {"rate": 1.0, "rate_at_edge": row == "second"}
+    chosen = {"rate": 1.0, "rate_at_edge": row == "second"}
+    estimates["trained/0/linear"] = estimates["trained/0/linear"].model_copy(update=chosen)
     encoders = {
         encoder: {measure: estimates[f"{encoder}/{measure}"] for measure in ("linear", "knn")}
         for encoder in ("trained/0", "random/0")
     }
-    about = {"row": row, "seed": seed, "lineage": LINEAGE, "encoders": encoders, "training_flops": 1e12}
-    write_json(folder / "probe.json", about | {"provenance": PROVENANCE})
-    distance = {"row": row, "seed": seed, "lineage": LINEAGE, "distance": "Fréchet distance (judge)", "num": 1000}
-    tuned = {"row": row, "seed": seed, "lineage": LINEAGE}
-    write_json(folder / "finetune.json", tuned | {"provenance": PROVENANCE})
+    about: dict[str, Any] = {"row": row, "seed": seed, "lineage": LINEAGE, "provenance": PROVENANCE}
+    ProbeRecord(**about, encoders=encoders, training_flops=1e12).write(folder / "probe.json")
+    write_json(folder / "finetune.json", about)
     measured = {"value": 100 * share, "infinite": 90 * share, "error": 1.0, "judge_accuracy": 0.6}
-    write_json(folder / "distance.json", distance | measured | {"provenance": PROVENANCE})
+    distance = DistanceRecord(**about, distance="Fréchet distance (judge)", num=1000, **measured)
+    distance.write(folder / "distance.json")
 
 
 def definition(seeds: list[int], names: tuple[str, ...] = ("second", "first"), **more: Any) -> dict[str, Any]:

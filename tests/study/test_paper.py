@@ -52,21 +52,12 @@ SHOWN += [
 ]
 
 
-@pytest.mark.parametrize(("what", "name", "value", "measure", "number"), SHOWN)
-def test_a_number_of_the_slides_stands_beside_its_row(
-    what: str, name: str, value: object, measure: str, number: float
-) -> None:
-    points = [point for point in STUDY.points(name) if value is None or point.value == value]
-    assert len(points) == 1, what
-    assert getattr(points[0].paper, measure) == number, what
-
-
-@pytest.mark.parametrize(("what", "name", "value", "measure", "number"), SHOWN)
-def test_a_row_with_a_number_of_the_slides_is_shown_in_a_table(
-    what: str, name: str, value: object, measure: str, number: float
-) -> None:
+def test_each_number_of_the_paper_stands_beside_its_row_and_is_shown_in_a_table() -> None:
     shown = {row for table in STUDY.file.tables.values() if table.target != "none" for row in STUDY.rows(table.names)}
-    assert {point.variant for point in STUDY.points(name)} <= shown, what
+    for what, name, value, measure, number in SHOWN:
+        (point,) = (point for point in STUDY.points(name) if value is None or point.value == value)
+        assert getattr(point.paper, measure) == number, what
+        assert point.variant in shown, what
 
 
 def test_differences_that_the_slides_name_follow_from_the_numbers() -> None:

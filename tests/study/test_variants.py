@@ -446,12 +446,6 @@ def test_a_mistake_on_the_command_line_is_told_by_name(root: Path, overrides: di
     assert all(word in text for word in words), text
 
 
-@pytest.mark.parametrize("content", ["", "- a\n- b\n", "just words\n", "\xff"])
-def test_a_file_that_is_no_study_is_refused(root: Path, content: str) -> None:
-    (root / "config.yaml").write_text(content, encoding="latin-1")
-    assert "config.yaml" in mistake(root)
-
-
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
