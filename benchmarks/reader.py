@@ -14,7 +14,7 @@ from comparison import in_turn, save
 from PIL import Image
 
 from ldae.data.prepared import Split, flip, to_float
-from ldae.data.sources.pixels import decode
+from ldae.data.sources.pixels import draw
 from ldae.runtime.arrays import save_row_checksums
 from ldae.runtime.files import checksums, write_json
 from ldae.runtime.randomness import Randomness
@@ -51,7 +51,7 @@ def main() -> None:
                 to_float(flip(images, randomness))
 
         def theirs() -> None:
-            pictures = np.stack([decode(file.read_bytes(), SIDE) for file in files])
+            pictures = np.stack([draw(file.read_bytes(), SIDE).pixels for file in files])
             to_float(flip(torch.from_numpy(pictures), randomness))
 
         report = in_turn(ours, theirs, 10)

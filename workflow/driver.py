@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldae.data.sources import presence
+from ldae.data.sources import opening
 from ldae.runtime import locking, slurm
 from ldae.runtime.files import write_text
 from ldae.runtime.machine import GPUS
@@ -153,7 +153,7 @@ def _delete_own(locks: dict[str, str]) -> None:
 
 def warn_about_images(dataset: Dataset) -> None:
     """Prints what would stop the preparation of the images, so that a dry run reports it too."""
-    if (problem := presence.problem(dataset)) is not None:
+    if (problem := opening.problem(dataset)) is not None:
         print(problem, file=sys.stderr)
 
 
@@ -162,7 +162,7 @@ def require_images(dataset: Dataset, jobs: Iterable[Any]) -> None:
 
     The job would report it too, but Snakemake deletes the earlier prepared images as soon as the job starts.
     """
-    if any(job.rule.name == "dataset" for job in jobs) and (problem := presence.problem(dataset)) is not None:
+    if any(job.rule.name == "dataset" for job in jobs) and (problem := opening.problem(dataset)) is not None:
         sys.exit(problem)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ldae.data.journal import LEFT_OUT, Journal
 from ldae.data.sources import Source
 from ldae.data.sources.listing import UNREADABLE
 from ldae.data.sources.tree import printable
-from ldae.runtime.files import write_text
+from ldae.runtime.files import atomic_write
 from ldae.runtime.progress import log
 
 MOST_PAIRS = 100  # pairs of equal files that a manifest lists
@@ -34,53 +33,47 @@ def most_broken(images: int) -> float:
     return max(1.0, min(0.1 * images, 10.0), 0.01 * images)
 
 
-def broken_images(journals: dict[str, Journal]) -> list[dict[str, str]]:
+def broken_images(source: Source, journals: dict[str, Journal]) -> list[dict[str, str]]:
     """The path and the reason of each broken image, both printable on one line."""
     return [
-        {"path": printable(image.path), "reason": printable(image.reason)}
-        for journal in journals.values()
-        for image in journal.broken
+        {"path": printable(source.splits[name].names[place]), "reason": printable(reason)}
+        for name, journal in journals.items()
+        for place, reason in journal.broken.items()
     ]
 
 
 def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool, out: Path) -> None:
-    """Lists the broken images in `broken.csv`, and refuses too many of them.
-
-    Args:
-        source: the data set.
-        journals: the outcome of each split's images.
-        allowed: whether any number of broken images is accepted.
-        out: the folder for `broken.csv`, which is written only if there are broken images.
+    """Lists the broken images, if there are any, in `broken.csv` in the folder `out`.
 
     Raises:
-        ValueError: if too many images are broken, or all of a class.
+        ValueError: if too many images of a split are broken and this is not `allowed`, or all of a class.
     """
-    images, path = broken_images(journals), out / "broken.csv"
+    images, path = broken_images(source, journals), out / "broken.csv"
     if not images:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    rows = csv.DictWriter(text, ("path", "reason"), lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(images)
-    write_text(path, text.getvalue())
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, ("path", "reason"), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(images)
     for name, journal in journals.items():
         if not journal.broken:
             continue
-        num, first = len(journal.broken), journal.broken[0]
-        counts = f"{name}: {num:,} of {len(journal):,} images {'is' if num == 1 else 'are'} broken"
-        example = f"{printable(first.path)}: {printable(first.reason)}; {path} lists {len(images):,}"
+        split, (place, reason) = source.splits[name], next(iter(journal.broken.items()))
+        num, is_one = len(journal.broken), len(journal.broken) == 1
+        counts = f"{name}: {num:,} of {len(journal):,} images {'is' if is_one else 'are'} broken"
+        example = f"{printable(split.names[place])}: {printable(reason)}; {path} lists {len(images):,}"
         if num > most_broken(len(journal)) and not allowed:
             raise ValueError(
                 f"{counts}, too many; the first is {example}; repair or remove them, or write broken: allow next to "
                 "path in the scale file to leave out any number"
             )
-        labels, readable = source.splits[name].labels, journal.groups != LEFT_OUT
-        if empty := set(labels.tolist()) - set(labels[readable].tolist()):
+        readable = split.labels[journal.groups != LEFT_OUT]
+        if empty := set(split.labels.tolist()) - set(readable.tolist()):
             raise ValueError(
                 f"{counts}, all of the class {source.classes[min(empty)]} among them; the first is {example}"
             )
-        log(f"{counts} and left out; {'it' if num == 1 else 'the first'} is {example}")
+        log(f"{counts} and left out; {'it' if is_one else 'the first'} is {example}")
 
 
 def in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:
@@ -91,9 +84,8 @@ def in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:
         return {"count": 0, "pairs": []}
     order = np.argsort(train, kind="stable")
     twins = order[np.searchsorted(train, val[places[:MOST_PAIRS]], sorter=order)].tolist()
-    names = {name: source.splits[name].names for name in ("train", "val")}
     pairs = [
-        [printable(names["train"][twin]), printable(names["val"][place])]
+        [printable(source.splits["train"].names[twin]), printable(source.splits["val"].names[place])]
         for twin, place in zip(twins, places[:MOST_PAIRS].tolist(), strict=True)
     ]
     log(

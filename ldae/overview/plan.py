@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ldae.data.sources import presence
+from ldae.data.sources import opening
 from ldae.overview.state import State
 from ldae.runtime.files import read_json
 from ldae.study.cost import Costs, DataSize
@@ -105,11 +105,11 @@ def size_of(graph: Graph, images: int | None) -> tuple[DataSize, str]:
         train, val = (sum(record["counts"][split].values()) for split in ("train", "val"))
         return DataSize(train, val, len(record["classes"])), ""
     if images is not None and not isinstance(dataset, Photos):
-        return DataSize(images, max(1, images // 20), presence.IMAGENET[2]), presence.problem(dataset) or ""
+        return DataSize(images, max(1, images // 20), opening.IMAGENET[2]), opening.problem(dataset) or ""
     try:
-        return DataSize(*presence.count(dataset)), ""
+        return DataSize(*opening.count(dataset)), ""
     except (ValueError, OSError) as error:
-        size = DataSize(*presence.IMAGENET)
+        size = DataSize(*opening.IMAGENET)
         assumed = f"{size.train:,} images for training are assumed, as in ImageNet; --images N gives another number"
         return size, f"{error}\nSo {assumed}."
 

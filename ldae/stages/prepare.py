@@ -10,18 +10,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
 from ldae.data import findings
-from ldae.data.journal import LEFT_OUT, Drawn, Journal, Outcome, open_journal
-from ldae.data.sources import Broken, ImageFiles, Images, Source, fingerprint, folder, photos, tars
+from ldae.data.journal import LEFT_OUT, Journal, open_journal
+from ldae.data.sources import Images, Picture, Source, fingerprint, opening
 from ldae.data.sources.pixels import white_above
 from ldae.runtime.arrays import file_row_checksums, new_array, release_pages, save_array
 from ldae.runtime.files import atomic_write, sha256, write_json
@@ -42,18 +42,6 @@ class Chunk(NamedTuple):
     places: Sequence[int]
     images: Images
 
-    @property
-    def start(self) -> int:
-        """The first position."""
-        return self.places[0]
-
-
-class SplitArrays(NamedTuple):
-    """Labels and groups of a split's images, without broken ones."""
-
-    labels: NDArray[np.int64]  # (N,)
-    groups: NDArray[np.int64]  # (N,) 0..G-1
-
 
 def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> None:
     """Writes the arrays of both splits, and finally their manifest, into the folder `out`.
@@ -73,7 +61,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         ValueError: in one line, if the data set cannot be used; no array or manifest is written then.
     """
     dataset, size = stage.dataset, stage.dataset.stored
-    source = _open(dataset)
+    source = opening.open_source(dataset)
     log(findings.summary(source))
     own_lineage, files = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,38 +72,40 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         for name, images in source.splits.items():
             journals[name] = stack.enter_context(open_journal(out / f"{name}.npy", identity))
             _draw(name, images, size, journals[name], run)
-        if fingerprint.identity(fingerprint.listing(dataset)) != files:
+        if fingerprint.identity(opening.listing(dataset)) != files:
             raise ValueError("the pictures were changed while they were prepared; start again")
-        findings.check_broken(
-            source, journals, allowed=not isinstance(dataset, Photos) and dataset.broken == "allow", out=out
-        )
+        allowed = not isinstance(dataset, Photos) and dataset.broken == "allow"
+        findings.check_broken(source, journals, allowed=allowed, out=out)
         white = _whiten(dataset, source, journals, run)
         splits = {name: _settle(images, journals[name]) for name, images in source.splits.items()}
-        sums = {name: file_row_checksums(journal.target) for name, journal in journals.items()}
+        for name, journal in journals.items():
+            splits[name]["checksums"] = file_row_checksums(journal.target)
         (out / "manifest.json").unlink(missing_ok=True)  # an old manifest must not describe new arrays
-    for name, split in splits.items():
-        save_array(out / f"{name}_labels.npy", split.labels)
-        save_array(out / f"{name}_groups.npy", split.groups)
-        save_array(out / f"{name}_checksums.npy", sums[name])
+    sums = {}
+    for name, arrays in splits.items():
+        for what, values in arrays.items():
+            path = out / f"{name}_{what}.npy"
+            save_array(path, values)
+            sums[path.name] = sha256(path)
     listing = source.listing
     if listing is not None and isinstance(dataset, Folder):
         listing = listing.with_digests(np.concatenate([journal.digests for journal in journals.values()]))
-    manifest = _manifest(dataset, source.classes, splits, out) | {
+    manifest = {
+        "source": dataset.source,
+        "size": dataset.size,
+        "classes": source.classes,
+        "counts": {name: _counts(arrays["labels"], source.classes) for name, arrays in splits.items()},
+        "groups": {name: len(np.unique(arrays["groups"])) for name, arrays in splits.items()},
+        "sha256": sums,
         "sources": fingerprint.record(listing, out / "sources.npz"),
         "pillow": PIL.__version__,
-        "broken": findings.broken_images(journals),
+        "broken": findings.broken_images(source, journals),
         "left_out": source.left_out.to_json(),
         "in_both": findings.in_both(source, journals),
         "white": white,
         "lineage": own_lineage,
     }
     write_json(out / "manifest.json", manifest)
-
-
-def _open(dataset: Dataset) -> Source:
-    if isinstance(dataset, Photos):
-        return photos.load(dataset)
-    return folder.load(dataset) if isinstance(dataset, Folder) else tars.load(dataset)
 
 
 def _check_space(source: Source, size: int, out: Path) -> None:
@@ -131,12 +121,17 @@ def _draw(name: str, images: Images, size: int, journal: Journal, run: Map) -> N
     target, total, done = journal.target, len(images.labels), len(journal)
     if not done:
         new_array(target, np.uint8, (total, 3, size, size))
-    places = (range(start, min(start + CHUNK, total)) for start in range(done, total, CHUNK))
-    chunks = (Chunk(target, part, images.part(part.start, part.stop)) for part in places)
     with progress(f"preparing {name}", total, "images", done) as bar:
-        for result in run(_fill, chunks):
+        for result in run(_fill, _chunks(target, range(done, total), images)):
             journal.add(result)
             bar.advance(len(result))
+
+
+def _chunks(target: Path, places: Sequence[int], images: Images, white: float | None = None) -> Iterator[Chunk]:
+    """The tasks that decode the images at some positions."""
+    for start in range(0, len(places), CHUNK):
+        part = places[start : start + CHUNK]
+        yield Chunk(target, part, images.at(part, white))
 
 
 def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run: Map) -> dict[str, Any] | None:
@@ -146,87 +141,65 @@ def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run:
 
     Returns:
         The manifest's entry `white`.
+
+    Raises:
+        ValueError: for colour images of 16 bits that use only the lower ones, because Pillow returns only the upper 8.
     """
     configured = dataset.white if isinstance(dataset, Folder) else None
-    deep = [image for journal in journals.values() for image in journal.deep.values()]
-    _refuse_dark_colours([image.largest for image in deep if image.colour], configured)
-    largest = max((image.largest for image in deep if not image.colour), default=None)
-    if largest is None:
+    grey = [value for journal in journals.values() for value in journal.grey.values()]
+    colour = [value for journal in journals.values() for value in journal.colour.values()]
+    if any(colour) and (configured or white_above(257 * max(colour))) < DARKEST:
+        raise ValueError(
+            f"{len(colour):,} colour images of 16 bits have no value above {max(colour) / 255:.0%} of white, and of 16 "
+            "bits only the upper 8 can be read; convert them to 8 bits a channel, with the white that is meant"
+        )
+    if not grey:
         return None
-    level = configured or white_above(largest)
-    num = sum(not image.colour for image in deep)
+    level = configured or white_above(max(grey))
     log(
-        f"{num:,} grey images of more than 8 bits: white is {level:g}, "
+        f"{len(grey):,} grey images of more than 8 bits: white is {level:g}, "
         + ("as dataset.white says" if configured else "measured; dataset.white sets another")
-        + f" (their largest value is {largest:g})"
+        + f" (their largest value is {max(grey):g})"
     )
     for name, journal in journals.items():
         if configured or len(np.load(journal.target, mmap_mode="r")) < len(journal):  # a compacted array is final
             continue
-        images = cast(ImageFiles, source.splits[name])
-        places = [place for place, image in journal.deep.items() if not image.colour]
-        parts = (places[start : start + CHUNK] for start in range(0, len(places), CHUNK))
-        deque(run(_fill, (Chunk(journal.target, part, images.with_white(part, level)) for part in parts)), maxlen=0)
-    return {"level": level, "measured": not configured, "largest": largest, "images": num}
+        deque(run(_fill, _chunks(journal.target, list(journal.grey), source.splits[name], level)), maxlen=0)
+    return {"level": level, "measured": not configured, "largest": max(grey), "images": len(grey)}
 
 
-def _refuse_dark_colours(largest: list[float], white: float | None) -> None:
-    """Refuses 16-bit colour images that use only the lower bits, because Pillow returns only the upper 8."""
-    level = white or white_above(257 * max(largest, default=255))
-    if any(largest) and level < DARKEST:
-        raise ValueError(
-            f"{len(largest):,} colour images of 16 bits have no value above {max(largest) / 255:.0%} of white, and of "
-            "16 bits only the upper 8 can be read; convert them to 8 bits a channel, with the white that is meant"
-        )
-
-
-def _settle(images: Images, journal: Journal) -> SplitArrays:
-    """Removes broken images from a split's array."""
+def _settle(images: Images, journal: Journal) -> dict[str, NDArray[Any]]:
+    """Removes broken images from a split's array; returns the labels and groups (N,) of the others."""
     groups = journal.groups
     readable = np.flatnonzero(groups != LEFT_OUT)
     if len(np.load(journal.target, mmap_mode="r")) > len(readable):
         _compact(journal.target, readable)
-    return SplitArrays(images.labels[readable], np.unique(groups[readable], return_inverse=True)[1])
+    return {"labels": images.labels[readable], "groups": np.unique(groups[readable], return_inverse=True)[1]}
 
 
-def _fill(chunk: Chunk) -> list[Outcome]:
-    """Decodes images into their positions; returns the outcome of each."""
+def _fill(chunk: Chunk) -> list[Picture]:
+    """Decodes images into their positions; returns them without their pixels."""
     array = np.load(chunk.target, mmap_mode="r+")
-    outcomes: list[Outcome] = []
-    for position, image in zip(chunk.places, chunk.images, strict=True):
-        if isinstance(image, Broken):
-            outcomes.append(image)
-        else:
-            array[position] = image.pixels
-            outcomes.append(Drawn(image.group, image.digest, image.deep))
+    pictures = []
+    for position, picture in zip(chunk.places, chunk.images, strict=True):
+        if picture.pixels is not None:
+            array[position] = picture.pixels
+        pictures.append(picture._replace(pixels=None))
     array.flush()  # before the journal records that they are on disk
-    return outcomes
+    return pictures
 
 
-def _compact(path: Path, kept: NDArray[np.int64]) -> None:
-    """Keeps only the images at positions `kept` of an array on disk."""
+def _compact(path: Path, readable: NDArray[np.int64]) -> None:
+    """Removes all but the images at the positions `readable` from an array on disk."""
     images = np.load(path, mmap_mode="r")
     with atomic_write(path) as partial:
-        compacted = new_array(partial, np.uint8, (len(kept), *images.shape[1:]))
-        for start in range(0, len(kept), CHUNK):
-            compacted[start : start + CHUNK] = images[kept[start : start + CHUNK]]
+        compacted = new_array(partial, np.uint8, (len(readable), *images.shape[1:]))
+        for start in range(0, len(readable), CHUNK):
+            compacted[start : start + CHUNK] = images[readable[start : start + CHUNK]]
             release_pages(images)
             release_pages(compacted)
 
 
-def _manifest(dataset: Dataset, classes: tuple[str, ...], splits: dict[str, SplitArrays], out: Path) -> dict[str, Any]:
-    """The part of the manifest that describes the arrays."""
-    files = [f"{name}_{part}.npy" for name in splits for part in ("labels", "groups", "checksums")]
-    return {
-        "source": dataset.source,
-        "size": dataset.size,
-        "classes": classes,
-        "counts": {name: _counts(split, classes) for name, split in splits.items()},
-        "groups": {name: len(np.unique(split.groups)) for name, split in splits.items()},
-        "sha256": {file: sha256(out / file) for file in files},
-    }
-
-
-def _counts(split: SplitArrays, classes: tuple[str, ...]) -> dict[str, int]:
-    counts = Counter(split.labels.tolist())
+def _counts(labels: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, int]:
+    counts = Counter(labels.tolist())
     return {name: counts[label] for label, name in enumerate(classes)}

@@ -162,7 +162,7 @@ def test_without_the_listing_names_and_sizes_decide(prepared: Prepared, tmp_path
 def test_of_many_files_only_the_folders_are_looked_at(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "MANY", 10)
     with monkeypatch.context() as patch:
-        patch.setattr(fingerprint, "listing", None)  # which would look at every file
+        patch.setattr(fingerprint.opening, "listing", None)  # which would look at every file
         assert changed(prepared) is None
     picture(Path(prepared[0].path) / "cat/new.bmp", 9)
     assert "19 files, 18 before" in str(changed(prepared))
@@ -249,7 +249,7 @@ def interrupted(dataset: Dataset, out: Path, monkeypatch: pytest.MonkeyPatch) ->
     fill = stage_module._fill
 
     def failing(chunk: Any) -> Any:
-        if chunk.start:
+        if chunk.places[0]:
             raise OSError("the disk is gone")
         return fill(chunk)
 
@@ -264,7 +264,7 @@ def filled(dataset: Dataset, out: Path, monkeypatch: pytest.MonkeyPatch) -> list
     fill, starts = stage_module._fill, []
 
     def counting(chunk: Any) -> Any:
-        starts.append(chunk.start)
+        starts.append(chunk.places[0])
         return fill(chunk)
 
     with monkeypatch.context() as patch:

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from ldae import cli
-from ldae.data.sources.pixels import decode
+from ldae.data.sources.pixels import draw
 from ldae.data.sources.tars import DEVKIT, TRAIN, VAL
 from ldae.runtime.files import sha256
 
@@ -189,7 +189,8 @@ ODD: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_picture_is_read_as_it_is_meant(name: str) -> None:
-    pixels = decode(ODD[name], SIDE)
+    pixels = draw(ODD[name], SIDE).pixels
+    assert pixels is not None
     assert pixels.shape == (3, SIDE, SIDE)
     np.testing.assert_allclose(pixels.mean((1, 2)), [254, 0, 0], atol=12)
 

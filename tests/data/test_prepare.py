@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 
 import ldae.stages.prepare as stage_module
 from ldae.data.findings import most_broken
-from ldae.data.sources import Picture, folder, photos
-from ldae.data.sources.pixels import centre_crop, decode
+from ldae.data.sources import folder, photos
+from ldae.data.sources.pixels import centre_crop, draw
 from ldae.runtime.arrays import row_checksums
 from ldae.runtime.files import read_json, sha256
 from ldae.stages.prepare import prepare
@@ -53,7 +53,7 @@ def some_photos(train: int = 50, val: int = 25, size: int = SIZE, seed: int = 0)
 
 def crops(dataset: Photos, split: str = "train") -> NDArray[np.uint8]:
     """The crops of one split (N, 3, S, S)."""
-    return np.stack([crop.pixels for crop in photos.load(dataset).splits[split] if isinstance(crop, Picture)])
+    return np.stack([crop.pixels for crop in photos.load(dataset).splits[split] if crop.pixels is not None])
 
 
 def some_folder(path: Path, val_fraction: float | None = None, seed: int = 0, **more: Any) -> Folder:
@@ -202,13 +202,13 @@ def test_a_killed_stage_goes_on_where_it_was(
     def dying(chunk: Any) -> Any:
         if len(filled) == chunks:
             os._exit(0)
-        filled.append(chunk.start)
+        filled.append(chunk.places[0])
         return fill(chunk)
 
     killed = get_context("fork").Process(target=_prepare_with, args=(dying, NINE_CHUNKS, tmp_path))
     killed.start()
     killed.join(60)
-    monkeypatch.setattr(stage_module, "_fill", lambda chunk: filled.append(chunk.start) or fill(chunk))
+    monkeypatch.setattr(stage_module, "_fill", lambda chunk: filled.append(chunk.places[0]) or fill(chunk))
     parts = run(NINE_CHUNKS, tmp_path)
     assert len(filled) == 9 - chunks
     assert parts == read_json(undisturbed / "manifest.json")
@@ -244,7 +244,7 @@ def test_files_that_were_exchanged_meanwhile_are_drawn_anew(tmp_path: Path, monk
     fill = stage_module._fill
 
     def failing(chunk: Any) -> Any:
-        if chunk.start >= 128:
+        if chunk.places[0] >= 128:
             raise OSError("the disk is gone")
         return fill(chunk)
 
@@ -389,9 +389,7 @@ def test_one_tree_is_split_within_each_class(tmp_path: Path) -> None:
     assert manifest["counts"] == {"train": {"many": 15, "two": 1}, "val": {"many": 5, "two": 1}}
 
     def validation(seed: int) -> tuple[str, ...]:
-        images = folder.load(some_folder(tree, val_fraction=0.25, seed=seed)).splits["val"]
-        assert isinstance(images, folder.Files)
-        return images.paths
+        return tuple(folder.load(some_folder(tree, val_fraction=0.25, seed=seed)).splits["val"].names)
 
     assert validation(0) == validation(0)
     assert validation(0) != validation(1)
@@ -438,7 +436,9 @@ def decoded(image: Image.Image, form: str = "png", **options: Any) -> NDArray[np
     """Saves and decodes an image, without a resize if it is square: rows, columns, channels."""
     file = io.BytesIO()
     image.save(file, form, **options)
-    return decode(file.getvalue(), SIZE).transpose(1, 2, 0)
+    pixels = draw(file.getvalue(), SIZE).pixels
+    assert pixels is not None
+    return pixels.transpose(1, 2, 0)
 
 
 def halves(mode: str, left: Any, right: Any) -> Image.Image:

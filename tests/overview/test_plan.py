@@ -13,7 +13,7 @@ from forked import Forked, forked
 from graph import Graph as Project
 
 from ldae.data.sources import Source, tars
-from ldae.data.sources.presence import IMAGENET_BYTES
+from ldae.data.sources.opening import IMAGENET_BYTES
 from ldae.overview.plan import plan, size_of
 from ldae.parts.network import Transformer
 from ldae.runtime.files import write_json

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,21 +76,21 @@ class Grey:
         return np.arange(self.num) % 2
 
     @property
-    def fingerprint(self) -> str:
-        return "grey"
+    def names(self) -> tuple[str, ...]:
+        return ()
 
-    def part(self, start: int, stop: int) -> Grey:
-        return replace(self, num=min(stop, self.num) - start)
+    def at(self, places: Sequence[int], white: float | None = None) -> Grey:
+        return replace(self, num=len(places))
 
     def __iter__(self) -> Iterator[Picture]:
         pixels = np.full((3, SIDE, SIDE), 7, np.uint8)
-        return (Picture(pixels, number) for number in range(self.num))
+        return (Picture(pixels) for _ in range(self.num))
 
 
 def test_preparing_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stage(num: int) -> None:
         monkeypatch.setattr(
-            prepare_module, "_open", lambda _: Source(("a", "b"), {"train": Grey(num), "val": Grey(100)})
+            prepare_module.opening, "open_source", lambda _: Source(("a", "b"), {"train": Grey(num), "val": Grey(100)})
         )
         dataset = Photos(source="photos", size=SIDE, train=num, val=100)
         prepare(DatasetStage(dataset=dataset), revision=1, out=tmp_path / str(num), workers=1)

@@ -12,28 +12,16 @@ from ldae.data.sources.listing import Listing
 from ldae.data.sources.tree import LeftOut
 
 
-class Deep(NamedTuple):
-    """Facts about an image with more than 8 bits per channel; its file does not say which value is white."""
-
-    largest: float  # the largest value; 0 to 255 for colour images, of which Pillow returns only the upper 8 bits
-    colour: bool
-
-
 class Picture(NamedTuple):
-    """One decoded image."""
+    """An image, or the reason why it cannot be read."""
 
-    pixels: NDArray[np.uint8]  # (3, S, S)
-    group: int  # images with the same number are not independent
-    digest: int = 0  # the first 64 bits of the SHA-256 of its file; 0 if it has no file of its own
-    deep: Deep | None = None
-
-
-class Broken(NamedTuple):
-    """An image that cannot be read."""
-
-    path: str  # relative to the data set's folder
-    reason: str
-    digest: int = 1  # as in `Picture`; 1 for a file that cannot be read at all
+    pixels: NDArray[np.uint8] | None  # (3, S, S); None for a broken image
+    digest: int = 0  # the first 64 bits of the SHA-256 of its file; 0 if it has no file of its own, 1 if unreadable
+    group: int | None = None  # images with the same number are not independent; None if it is independent of all others
+    # The largest value of an image with more than 8 bits per channel, as its file does not say which value is white:
+    grey: float | None = None
+    colour: float | None = None  # 0 to 255, because Pillow returns only the upper 8 bits
+    broken: str = ""  # the reason
 
 
 class Images(Protocol):
@@ -45,20 +33,13 @@ class Images(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """The name of each image (N,); empty if they have none."""
+        """The path of each image (N,), relative to the data set's folder; empty if they have none."""
 
-    def part(self, start: int, stop: int) -> Images:
-        """The images at positions start..stop; decoding them gives the same pixels as here."""
+    def at(self, places: Sequence[int], white: float | None = None) -> Images:
+        """The images at some positions, with another value as white in grey ones with more than 8 bits."""
 
-    def __iter__(self) -> Iterator[Picture | Broken]:
+    def __iter__(self) -> Iterator[Picture]:
         """Decodes or draws the images."""
-
-
-class ImageFiles(Images, Protocol):
-    """Images in files."""
-
-    def with_white(self, places: Sequence[int], white: float) -> ImageFiles:
-        """The images at these positions, decoded with this value as white in those with more than 8 bits."""
 
 
 class Source(NamedTuple):

@@ -9,28 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ldae.data.sources import folder, photos, tars
-from ldae.data.sources.listing import (
-    MOST_BYTES,
-    UNKNOWN,
-    UNREADABLE,
-    Listing,
-    file_digest,
-    read_folders,
-    read_listing,
-)
+from ldae.data.sources import opening, photos
+from ldae.data.sources.listing import MOST_BYTES, UNKNOWN, UNREADABLE, Listing, file_digest, read_listing
 from ldae.data.sources.tree import printable
-from ldae.runtime.arrays import report_damage
-from ldae.study.scale import Dataset, Folder, Photos
+from ldae.study.scale import Dataset, Photos
 
 MANY = 50_000  # with more files, files are checked only if a folder has changed
-
-
-def listing(dataset: Dataset) -> Listing | None:
-    """The files of a data set on disk; None for `photos`, which is identified by its contents."""
-    if isinstance(dataset, Photos):
-        return None
-    return folder.listing(dataset) if isinstance(dataset, Folder) else tars.listing(dataset)
 
 
 def identity(files: Listing | None) -> str:
@@ -65,30 +49,28 @@ def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) ->
         return None
     if isinstance(dataset, Photos):
         return _other_photograph(recorded)
-    root, saved = Path(dataset.path).expanduser(), prepared / "sources.npz"
-    differ = f"the pictures in {printable(str(root))} differ from those that were prepared"
+    root = Path(dataset.path).expanduser()
     if not root.exists():
-        elsewhere = (
-            manifest["lineage"]["dataset"]["spec"]["dataset"]["path"] != dataset.path
-        )  # a typing mistake rather than a missing disk
-        return (
-            f"{printable(str(root))}: is not a folder; write where the images are as dataset.path"
-            if elsewhere
-            else None
-        )
+        if manifest["lineage"]["dataset"]["spec"]["dataset"]["path"] == dataset.path:
+            return None  # a missing disk rather than a typing mistake
+        return f"{printable(str(root))}: is not a folder; write where the images are as dataset.path"
+    differ = f"the pictures in {printable(str(root))} differ from those that were prepared"
     try:
-        with os.scandir(root) as entries:
-            if next(entries, None) is None:  # e.g. an empty mount point
-                return None
-        if recorded["files"] > MANY and _same_folders(root, saved):
+        before: Listing | None = read_listing(prepared / "sources.npz")
+    except (OSError, ValueError):
+        before = None
+    try:
+        if not os.listdir(root):  # e.g. an empty mount point
             return None
-        now = listing(dataset)
+        if recorded["files"] > MANY and before is not None and _same_folders(root, before):
+            return None
+        now = opening.listing(dataset)
         assert now is not None
     except OSError:
         return None
     except ValueError as error:
         return f"{differ}: {error}"
-    what = _compared(root, now.by_name(), recorded, _read(saved, recorded))
+    what = _compared(root, now.by_name(), recorded, before)
     return what and f"{differ}: {what}"
 
 
@@ -104,27 +86,18 @@ def _other_photograph(recorded: dict[str, dict[str, str]]) -> str | None:
     return None
 
 
-def _same_folders(root: Path, saved: Path) -> bool:
+def _same_folders(root: Path, before: Listing) -> bool:
     """Whether the modification times of all folders are unchanged: no file was added, removed or renamed."""
     try:
-        with report_damage(saved):
-            folders = read_folders(saved)
-        return all(os.stat(root / name).st_mtime_ns == time for name, time in folders.items())
-    except (OSError, ValueError, KeyError):
+        return all(os.stat(root / name).st_mtime_ns == time for name, time in before.folders.items())
+    except OSError:
         return False
-
-
-def _read(saved: Path, recorded: dict[str, Any]) -> Listing | None:
-    """The listing next to a manifest, if it exists and belongs to it."""
-    try:
-        listing = read_listing(saved)
-    except (OSError, ValueError):
-        return None
-    return listing if listing.digest(listing.sizes) == recorded["names"] else None
 
 
 def _compared(root: Path, now: Listing, recorded: dict[str, Any], before: Listing | None) -> str | None:
     """The first difference between two listings that are sorted by name."""
+    if before is not None and before.digest(before.sizes) != recorded["names"]:  # it belongs to another manifest
+        before = None
     if now.digest(now.sizes) != recorded["names"]:
         if len(now.names) != recorded["files"]:
             return f"{len(now.names):,} files, {recorded['files']:,} before"

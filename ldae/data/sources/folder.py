@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ldae.data.sources import Broken, Picture, Source
+from ldae.data.sources import Images, Source
 from ldae.data.sources.listing import Listing
-from ldae.data.sources.pixels import draw
+from ldae.data.sources.pixels import ImageFiles
 from ldae.data.sources.tree import Entry, Tree, printable
 from ldae.study.scale import Folder
 
@@ -28,19 +24,24 @@ Classes = dict[str, list[Entry]]  # a class -> its images, sorted by their paths
 def load(dataset: Folder) -> Source:
     """Lists the images of both splits; a `ValueError` says in one line what is wrong with the folder or the scale."""
     tree = Tree(Path(dataset.path).expanduser())
-    splits = _splits(tree, dataset)
-    return Source(
-        tuple(splits["train"]),
-        {split: Files.of(tree.root, dataset, classes) for split, classes in splits.items()},
-        _listed_files(tree, splits),
-        tree.left_out,
-    )
+    try:
+        folders = _split_folders(tree, dataset)
+        if folders is not None:
+            splits = _existing_splits(tree, folders)
+        else:
+            splits = _random_splits(tree, dataset.val_fraction or 0.0, dataset.seed)
+    except ValueError as error:
+        raise ValueError(printable(str(error))) from None
+    entries = [entry for split in ("train", "val") for files in splits[split].values() for entry in files]
+    images = {split: _images(tree.root, dataset, classes) for split, classes in splits.items()}
+    return Source(tuple(splits["train"]), images, Listing.of(entries, tree.folders), tree.left_out)
 
 
-def listing(dataset: Folder) -> Listing:
-    """The files of both splits; errors as in `load`."""
-    tree = Tree(Path(dataset.path).expanduser())
-    return _listed_files(tree, _splits(tree, dataset))
+def _images(root: Path, dataset: Folder, classes: Classes) -> Images:
+    """All files of a split, by class and then by path."""
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
+    paths = tuple(file.path for files in classes.values() for file in files)
+    return ImageFiles(root, dataset.stored, paths, labels, white=dataset.white)
 
 
 def check(dataset: Folder) -> None:
@@ -54,75 +55,49 @@ def check(dataset: Folder) -> None:
         raise ValueError(printable(str(error))) from None
 
 
-def _splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
-    try:
-        folders = _split_folders(tree, dataset)
-        if folders is not None:
-            return _given(tree, folders)
-        return _divided(tree, dataset.val_fraction or 0.0, dataset.seed)
-    except ValueError as error:
-        raise ValueError(printable(str(error))) from None
-
-
 def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
-    """As `split_folders`; refuses a tree without splits if `val_fraction` is not set, and one with splits if it is."""
-    if not tree.root.is_dir():
-        raise ValueError(f"{tree.root}: is not a folder; write where the images are as dataset.path in the scale file")
-    folders = split_folders(tree, dataset.val)
-    if folders is None and dataset.val_fraction is None:
-        raise ValueError(
-            f"{tree.root}: does not have both train/ and val/; write dataset.val_fraction in the scale file, e.g. 0.1, "
-            "to split its class folders"
-        )
-    if folders is not None and dataset.val_fraction is not None:
-        train, val = folders["train"], folders["val"]
-        raise ValueError(
-            f"{tree.root}: has {train}/ and {val}/ already; remove dataset.val_fraction from the scale file"
-        )
-    return folders
-
-
-def _listed_files(tree: Tree, splits: dict[str, Classes]) -> Listing:
-    entries = [entry for split in ("train", "val") for files in splits[split].values() for entry in files]
-    return Listing.of(entries, tree.folders)
-
-
-def split_folders(tree: Tree, val: str | None) -> dict[str, str] | None:
     """The folders of the two splits, or None if the tree consists of class folders.
 
-    Args:
-        tree: the data set.
-        val: the validation folder that the user names.
-
     Raises:
-        ValueError: if it is ambiguous which folders are the splits.
+        ValueError: if there is no tree, if it is ambiguous which folders are the splits, or if `val_fraction` is set
+            for a tree with splits or not set for one without.
     """
-    names, _ = tree.level("")
+    root, val, divides = tree.root, dataset.val, dataset.val_fraction is not None
+    if not root.is_dir():
+        raise ValueError(f"{root}: is not a folder; write where the images are as dataset.path in the scale file")
+    names = tree.level("")[0]
     train, validation, test = ([name for name in names if name.lower() in words] for words in (TRAIN, VAL, TEST))
     if val is not None:
         if val not in names:
-            raise ValueError(f"{tree.root}: has no folder {val!r}, which dataset.val names; it has {_few(set(names))}")
-        train = train or [name for name in names if name != val and name not in test]
-        validation = [val]
+            raise ValueError(f"{root}: has no folder {val!r}, which dataset.val names; it has {_few(set(names))}")
+        train, validation = train or [name for name in names if name != val and name not in test], [val]
+        if not train:
+            raise ValueError(f"{root}: has no train/ beside {val}/")
     if train and test and not validation:
         raise ValueError(
-            f"{tree.root}: has {train[0]}/ and {test[0]}/ but no val/; write val: {test[0]} next to path in the scale "
-            f"file to validate on {test[0]}/"
+            f"{root}: has {train[0]}/ and {test[0]}/ but no val/; write val: {test[0]} next to path in the scale file "
+            f"to validate on {test[0]}/"
         )
     if not validation or not train:
-        if val is not None:
-            raise ValueError(f"{tree.root}: has no train/ beside {val}/")
-        return None
+        if divides:
+            return None
+        raise ValueError(
+            f"{root}: does not have both train/ and val/; write dataset.val_fraction in the scale file, e.g. 0.1, to "
+            "split its class folders"
+        )
     for purpose, candidates in (("training", train), ("validation", validation)):
         if len(candidates) > 1:
-            raise ValueError(
-                f"{tree.root}: {_listed(candidates)} may each be the split for {purpose}; rename those that are not"
-            )
+            folders = " and ".join(f"{name}/" for name in candidates)
+            raise ValueError(f"{root}: {folders} may each be the split for {purpose}; rename those that are not")
+    if divides:
+        raise ValueError(
+            f"{root}: has {train[0]}/ and {validation[0]}/ already; remove dataset.val_fraction from the scale file"
+        )
     tree.left_out.folders += [name for name in names if name not in (train[0], validation[0])]
     return {"train": train[0], "val": validation[0]}
 
 
-def _given(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
+def _existing_splits(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
     """The splits of a tree that has split folders."""
     train, val = folders["train"], folders["val"]
     splits = {split: _classes(tree, folder) for split, folder in folders.items()}
@@ -136,7 +111,7 @@ def _given(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
     return splits
 
 
-def _divided(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
+def _random_splits(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
     """Splits one tree: a random share of each class, at least one image and never all, is held out for validation."""
     classes = _classes(tree, "")
     _refuse_splits(tree.root, classes)
@@ -179,7 +154,7 @@ def _classes(tree: Tree, folder: str) -> Classes:
         raise ValueError(f"{place}: needs two class folders at least, has {len(folders)}{deeper}")
     if stray:
         raise ValueError(
-            f"{place / stray[0]}: is in no class folder; move it into one, or away ({len(stray)} such images)"
+            f"{tree.root / stray[0].path}: is in no class folder; move it into one, or away ({len(stray)} such images)"
         )
     classes: Classes = {}
     for spelling, name in sorted((_spelling(name), name) for name in folders):
@@ -198,62 +173,7 @@ def _spelling(name: str) -> str:
     return printable(unicodedata.normalize("NFC", name))
 
 
-def _listed(names: list[str]) -> str:
-    return " and ".join(f"{name}/" for name in names)
-
-
 def _few(names: set[str]) -> str:
     """The first few names of a set, for a message."""
     ordered = sorted(map(printable, names))
     return ", ".join(ordered[:3] + ["..."] * (len(ordered) > 3)) or "none"
-
-
-@dataclass(frozen=True)
-class Files:
-    """Image files of one split, by class and then by path; each image is its own group."""
-
-    root: Path
-    size: int
-    paths: tuple[str, ...]  # relative to `root`
-    labels: NDArray[np.int64]  # (N,)
-    white: float | None
-    positions: range | tuple[int, ...]  # of the files in their split
-
-    @classmethod
-    def of(cls, root: Path, dataset: Folder, classes: Classes) -> Files:
-        """All files of a split."""
-        labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
-        paths = tuple(file.path for files in classes.values() for file in files)
-        return cls(root, dataset.stored, paths, labels, dataset.white, range(len(paths)))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The path of each image."""
-        return self.paths
-
-    def part(self, start: int, stop: int) -> Files:
-        """The files at positions start..stop."""
-        return self._at(range(start, min(stop, len(self.paths))))
-
-    def with_white(self, places: Sequence[int], white: float) -> Files:
-        """The files at these positions, decoded with this white."""
-        return replace(self._at(places), white=white)
-
-    def _at(self, places: Sequence[int]) -> Files:
-        paths = tuple(self.paths[place] for place in places)
-        positions = tuple(self.positions[place] for place in places)
-        return replace(self, paths=paths, labels=self.labels[list(places)], positions=positions)
-
-    def __iter__(self) -> Iterator[Picture | Broken]:
-        """Decodes the files."""
-        for position, path in zip(self.positions, self.paths, strict=True):
-            try:
-                content = (self.root / path).read_bytes()
-            except PermissionError:
-                yield Broken(path, "may not be read")
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ELOOP) or not (self.root / path).is_symlink():
-                    raise  # a disk that fails is no broken image
-                yield Broken(path, "is a dangling link")
-            else:
-                yield draw(content, self.size, group=position, name=path, white=self.white)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldae.data.sources.tree import Entry
-from ldae.runtime.arrays import read_arrays
-from ldae.runtime.files import atomic_write
+from ldae.runtime.arrays import read_arrays, save_arrays
+from ldae.runtime.files import sha256
 
 UNKNOWN, UNREADABLE = 0, 1  # in the place of a file's digest
 MOST_BYTES = 10**9  # of files whose contents are compared when their times have changed
@@ -23,14 +23,13 @@ Times = dict[str, int]  # folder, relative to the data set's -> when its entries
 
 def digest_of(content: bytes) -> int:
     """The first 64 bits of the SHA-256 of a file's content."""
-    return int.from_bytes(hashlib.sha256(content).digest()[:8])
+    return int(hashlib.sha256(content).hexdigest()[:16], 16)
 
 
 def file_digest(path: Path) -> int:
     """The first 64 bits of the SHA-256 of a file on disk; `UNKNOWN` if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return int.from_bytes(hashlib.file_digest(file, "sha256").digest()[:8])
+        return int(sha256(path)[:16], 16)
     except OSError:
         return UNKNOWN
 
@@ -82,30 +81,17 @@ class Listing:
     def save(self, path: Path) -> None:
         """Writes the listing, atomically."""
         listing = self.by_name()
-        with atomic_write(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(
-                file,
-                names=_joined(listing.names),
-                sizes=listing.sizes,
-                times=listing.times,
-                digests=listing.digests,
-                folders=_joined(self.folders),
-                folder_times=np.array(list(self.folders.values()), dtype=np.int64),
-            )
+        folder_times = np.array(list(self.folders.values()), dtype=np.int64)
+        numbers = {"sizes": listing.sizes, "times": listing.times, "digests": listing.digests}
+        texts = {"names": _joined(listing.names), "folders": _joined(self.folders)}
+        save_arrays(path, **numbers, **texts, folder_times=folder_times)
 
 
 def read_listing(path: Path) -> Listing:
     """A saved listing, sorted by name; a `ValueError` names the file if it is damaged."""
     arrays = read_arrays(path, ("names", "sizes", "times", "digests", "folders", "folder_times"))
-    names = _texts(arrays["names"])
     folders = dict(zip(_texts(arrays["folders"]), arrays["folder_times"].tolist(), strict=True))
-    return Listing(names, arrays["sizes"], arrays["times"], arrays["digests"], folders)
-
-
-def read_folders(path: Path) -> Times:
-    """The folders of a saved listing."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return dict(zip(_texts(arrays["folders"]), arrays["folder_times"].tolist(), strict=True))
+    return Listing(_texts(arrays["names"]), arrays["sizes"], arrays["times"], arrays["digests"], folders)
 
 
 def _joined(texts: Iterable[str]) -> NDArray[np.uint8]:

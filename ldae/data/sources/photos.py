@@ -6,7 +6,7 @@ share no pixel. Colour and brightness are random, so only structure identifies t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -123,16 +123,9 @@ def draw_window(split: str, width: int, height: int, rng: np.random.Generator) -
 
 
 def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Random gamma, then random colours for dark and light; only the structure is preserved.
+    """Colours (3, S, S) for luminance (S, S) in 0..255: random gamma, then random colours for dark and light.
 
     In between, the contrast is made the same for all: it tells a page from a galaxy as surely as a colour would.
-
-    Args:
-        grey: luminance in 0..255 (S, S).
-        rng: the image's own.
-
-    Returns:
-        (3, S, S).
     """
     tone = (grey / 255) ** np.exp(rng.uniform(np.log(0.6), np.log(1.6)))
     level = np.clip(0.5 + (tone - tone.mean()) / max(6 * tone.std(), 1e-6), 0, 1)  # three deviations to each side
@@ -144,45 +137,37 @@ def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Crops:
-    """Random crops of one split, cycling through the photographs."""
+    """Random crops of one split, cycling through the photographs; each is drawn from its own randomness."""
 
     split: str
     size: int
     seed: tuple[int, int]
-    indices: range
+    indices: Sequence[int]
+    names = ()  # crops are not files
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The photograph of each crop (N,)."""
         return np.array(self.indices, dtype=np.int64) % len(PHOTOGRAPHS)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Empty, because crops are not files."""
-        return ()
-
-    def part(self, start: int, stop: int) -> Crops:
-        """The crops at positions start..stop."""
-        return replace(self, indices=self.indices[start:stop])
+    def at(self, places: Sequence[int], white: float | None = None) -> Crops:
+        """The crops at some positions; their white is fixed."""
+        return replace(self, indices=[self.indices[place] for place in places])
 
     def __iter__(self) -> Iterator[Picture]:
-        """Draws the crops, each from its own randomness."""
+        """Draws the crops."""
         return map(self._draw, self.indices)
 
     def _draw(self, index: int) -> Picture:
         label = index % len(PHOTOGRAPHS)
-        rng = np.random.default_rng([*self.seed, index])
-        window, grey = self._cut(luminance(label), rng)
-        if rng.random() < 0.5:
-            grey = grey[:, ::-1]
-        return Picture(recolour(grey, rng), window.group(label))
-
-    def _cut(self, photograph: Image.Image, rng: np.random.Generator) -> tuple[Window, NDArray[np.float32]]:
-        """A window that is not flat, if one is found, and its luminance in 0..255 (S, S)."""
-        for _ in range(TRIES):
+        rng, photograph = np.random.default_rng([*self.seed, index]), luminance(label)
+        for _ in range(TRIES):  # until a window is not flat
             window = draw_window(self.split, *photograph.size, rng)
             piece = photograph.crop(window.box)  # `resize(box=...)` would read beyond the window
             if np.asarray(piece).std() >= FLAT:
                 break
         scaled = piece.convert("F").resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return window, np.asarray(scaled).clip(0, 255)
+        grey = np.asarray(scaled).clip(0, 255)
+        if rng.random() < 0.5:
+            grey = grey[:, ::-1]
+        return Picture(recolour(grey, rng), group=window.group(label))

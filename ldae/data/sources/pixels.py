@@ -1,8 +1,11 @@
-"""Decodes an image file of any format: rotated upright, converted to RGB, cropped to the central square."""
+"""Decodes image files of any format: rotated upright, converted to RGB, cropped to the central square."""
 
 from __future__ import annotations
 
+import errno
 import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +13,70 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ldae.data.sources import Broken, Deep, Picture
-from ldae.data.sources.listing import digest_of
+from ldae.data.sources import Picture
+from ldae.data.sources.listing import UNREADABLE, digest_of
 from ldae.data.sources.tree import formats
 
 MOST_ELONGATED = 100  # sides, one to the other; scaled to the smaller one, a line of pixels would fill the memory
 LEAST = 0.01  # of the largest value: how far below black rounding and resizing may carry others
 
 
-def draw(content: bytes, size: int, *, group: int, name: str, white: float | None = None) -> Picture | Broken:
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files of one split, in a folder or inside a tar file; each image is independent of the others."""
+
+    root: Path  # the folder or the tar file
+    size: int
+    names: tuple[str, ...]  # relative to a folder
+    labels: NDArray[np.int64]  # (N,)
+    in_tar: NDArray[np.int64] | None = None  # (N, 2) offset and size of each image in a tar file
+    white: float | None = None
+
+    def at(self, places: Sequence[int], white: float | None = None) -> ImageFiles:
+        """The images at some positions, with another white if it is given."""
+        indices = list(places)
+        return replace(
+            self,
+            names=tuple(self.names[place] for place in places),
+            labels=self.labels[indices],
+            in_tar=None if self.in_tar is None else self.in_tar[indices],
+            white=self.white if white is None else white,
+        )
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Decodes the images."""
+        if self.in_tar is None:
+            yield from map(self._from_file, self.names)
+            return
+        with self.root.open("rb") as file:
+            for offset, size in self.in_tar:
+                file.seek(offset)
+                yield draw(file.read(size), self.size, self.white)
+
+    def _from_file(self, name: str) -> Picture:
+        path = self.root / name
+        try:
+            return draw(path.read_bytes(), self.size, self.white)
+        except PermissionError:
+            return Picture(None, UNREADABLE, broken="may not be read")
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP) or not path.is_symlink():
+                raise  # a disk that fails is no broken image
+            return Picture(None, UNREADABLE, broken="is a dangling link")
+
+
+def draw(content: bytes, size: int, white: float | None = None) -> Picture:
     """Decodes the content of a file, or says why it is broken."""
     digest = digest_of(content)
     try:
-        with _opened(content) as image:
-            deep = depth(image)
-            return Picture(to_pixels(image, size, white=white), group, digest, deep)
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
+            grey, colour = depth(image)
+            return Picture(to_pixels(image, size, white=white), digest, grey=grey, colour=colour)
     except UnidentifiedImageError:  # its message holds an address in memory
-        return Broken(name, "is not an image that Pillow can read" if content else "is empty", digest)
+        reason = "is not an image that Pillow can read" if content else "is empty"
     except Exception as error:  # on damaged bytes the decoders raise almost anything
-        return Broken(name, f"{type(error).__name__}: {error}", digest)
-
-
-def decode(content: bytes, size: int, *, white: float | None = None) -> NDArray[np.uint8]:
-    """Decodes an image file of any format with `to_pixels`."""
-    with _opened(content) as image:
-        return to_pixels(image, size, white=white)
+        reason = f"{type(error).__name__}: {error}"
+    return Picture(None, digest, broken=reason)
 
 
 def read_picture(path: Path, size: int, white: float | None) -> NDArray[np.uint8]:
@@ -45,14 +87,10 @@ def read_picture(path: Path, size: int, white: float | None) -> NDArray[np.uint8
     """
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; name the pictures in it")
-    drawn = draw(path.read_bytes(), size, group=0, name=str(path), white=white)
-    if isinstance(drawn, Broken):
-        raise ValueError(f"{path}: {drawn.reason}")
-    return drawn.pixels.copy()  # Pillow's own memory cannot be written to
-
-
-def _opened(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=formats())
+    picture = draw(path.read_bytes(), size, white)
+    if picture.pixels is None:
+        raise ValueError(f"{path}: {picture.broken}")
+    return picture.pixels.copy()  # Pillow's own memory cannot be written to
 
 
 def to_pixels(image: Image.Image, size: int, *, white: float | None = None) -> NDArray[np.uint8]:
@@ -72,14 +110,14 @@ def to_pixels(image: Image.Image, size: int, *, white: float | None = None) -> N
     return np.asarray(centre_crop(to_rgb(upright, white), size)).transpose(2, 0, 1)
 
 
-def depth(image: Image.Image) -> Deep | None:
-    """The largest value of an image with more than 8 bits per channel; None for other images."""
+def depth(image: Image.Image) -> tuple[float | None, float | None]:
+    """The largest value of a grey, and of a colour image with more than 8 bits per channel; None for others."""
     if _is_wide(image):
-        return Deep(float(_brightness(image).max()), colour=False)
+        return float(_brightness(image).max()), None
     if not any(";16" in str(tile) for tile in getattr(image, "tile", ())):  # the layout of its file, until it is loaded
-        return None
+        return None, None
     bands = image.convert("RGB").getextrema()
-    return Deep(float(max(largest for _, largest in bands)), colour=True)  # type: ignore[misc]
+    return None, float(max(largest for _, largest in bands))  # type: ignore[misc]
 
 
 def white_above(largest: float) -> float:
@@ -91,8 +129,10 @@ def white_above(largest: float) -> float:
 
 def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
     """Converts any mode to RGB; transparent images are drawn on white."""
-    if _is_wide(image):
-        image = _in_8_bits(image, white)
+    if _is_wide(image):  # which Pillow's `convert` would clip
+        values = _brightness(image)
+        white = white_above(float(values.max())) if white is None else white
+        image = Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -102,13 +142,6 @@ def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
 def _is_wide(image: Image.Image) -> bool:
     """Whether an image is grey with integers of more than 8 bits or floating point values."""
     return image.mode == "F" or image.mode.startswith("I")
-
-
-def _in_8_bits(image: Image.Image, white: float | None) -> Image.Image:
-    """Scales a grey image with more than 8 bits to 8 bits; Pillow's `convert` would clip it."""
-    values = _brightness(image)
-    white = white_above(float(values.max())) if white is None else white
-    return Image.fromarray(np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8))
 
 
 def _brightness(image: Image.Image) -> NDArray[Any]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ldae.data.sources import Broken, Picture, Source
+from ldae.data.sources import Images, Source
 from ldae.data.sources.listing import MOST_BYTES, UNKNOWN, Listing, file_digest
-from ldae.data.sources.pixels import draw
+from ldae.data.sources.pixels import ImageFiles
 from ldae.data.sources.tree import Entry
 from ldae.study.scale import ImageNet
 
@@ -56,16 +54,23 @@ def load(dataset: ImageNet) -> Source:
     truth = validation_labels(root / DEVKIT, names)
     if len(val) != len(truth):
         raise ValueError(f"{root / VAL}: holds {len(val)} images, and {DEVKIT} has labels for {len(truth)}")
-    splits = {
-        "train": Archived.of(root / TRAIN, dataset.stored, train),
-        "val": Archived.of(root / VAL, dataset.stored, list(zip(val, truth, strict=True))),
+    splits: dict[str, Images] = {
+        "train": _images(root / TRAIN, dataset.stored, train),
+        "val": _images(root / VAL, dataset.stored, list(zip(val, truth, strict=True))),
     }
     files = listing(dataset)
     digests = [
         file_digest(root / name) if size <= MOST_BYTES else UNKNOWN
         for name, size in zip(files.names, files.sizes, strict=True)
     ]
-    return Source(names, dict(splits), files.with_digests(np.array(digests, dtype=np.uint64)))
+    return Source(names, splits, files.with_digests(np.array(digests, dtype=np.uint64)))
+
+
+def _images(archive: Path, size: int, labelled: list[tuple[Member, int]]) -> ImageFiles:
+    """All images of a split."""
+    places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
+    labels = np.array([label for _, label in labelled], dtype=np.int64)
+    return ImageFiles(archive, size, tuple(member.name for member, _ in labelled), labels, in_tar=places)
 
 
 def listing(dataset: ImageNet) -> Listing:
@@ -85,9 +90,8 @@ def members(path: Path, *, start: int = 0) -> Iterator[Member]:
                     if member.isfile():
                         yield Member(member.name, member.offset_data, member.size)
                 file.seek(archive.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(
-                    tarfile.BLOCKSIZE
-                ):  # tarfile would accept this as the end, too
+                # tarfile would accept another block as the end, too
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(f"it breaks off at byte {archive.offset}")
         except tarfile.TarError as error:
             raise ValueError(f"{path}: is not a complete tar file ({error})") from None
@@ -132,45 +136,3 @@ def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
         if line not in labels:
             raise ValueError(f"{devkit}: line {number} of {TRUTH} is {line!r}, no class of which {TRAIN} has images")
     return [labels[line] for line in lines]
-
-
-@dataclass(frozen=True)
-class Archived:
-    """Images of one split inside a tar file; each image is its own group."""
-
-    archive: Path
-    size: int
-    names: tuple[str, ...]
-    places: NDArray[np.int64]  # (N, 2) offset and size of each image in the archive
-    labels: NDArray[np.int64]  # (N,)
-    positions: range | tuple[int, ...]  # of the images in their split
-    white: float | None = None
-
-    @classmethod
-    def of(cls, archive: Path, size: int, labelled: list[tuple[Member, int]]) -> Archived:
-        """All images of a split."""
-        places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
-        labels = np.array([label for _, label in labelled], dtype=np.int64)
-        names = tuple(member.name for member, _ in labelled)
-        return cls(archive, size, names, places, labels, range(len(names)))
-
-    def part(self, start: int, stop: int) -> Archived:
-        """The images at positions start..stop."""
-        return self._at(range(start, min(stop, len(self.names))))
-
-    def with_white(self, places: Sequence[int], white: float) -> Archived:
-        """The images at these positions, decoded with this white."""
-        return replace(self._at(places), white=white)
-
-    def _at(self, places: Sequence[int]) -> Archived:
-        names = tuple(self.names[place] for place in places)
-        positions = tuple(self.positions[place] for place in places)
-        indices = list(places)
-        return replace(self, names=names, positions=positions, places=self.places[indices], labels=self.labels[indices])
-
-    def __iter__(self) -> Iterator[Picture | Broken]:
-        """Decodes the images."""
-        with self.archive.open("rb") as file:
-            for position, name, (offset, size) in zip(self.positions, self.names, self.places, strict=True):
-                file.seek(offset)
-                yield draw(file.read(size), self.size, group=position, name=name, white=self.white)

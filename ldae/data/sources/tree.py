@@ -19,24 +19,10 @@ from PIL import Image
 
 # Formats that Pillow recognises but cannot decode, and PostScript, which it passes to another program.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-SYSTEM = {  # files of operating systems, NAS boxes and tools, in lower case
-    "__macosx",
-    "__pycache__",
-    "@eadir",
-    "@recently-snapshot",
-    "@recycle",
-    "#recycle",
-    "#snapshot",
-    "~snapshot",
-    "$recycle.bin",
-    "recycler",
-    "system volume information",
-    "lost+found",
-    "desktop.ini",
-    "ehthumbs.db",
-    "thumbs.db",
-    "icon\r",
-}
+SYSTEM = frozenset(  # files of operating systems, NAS boxes and tools, in lower case
+    "__macosx/__pycache__/@eadir/@recently-snapshot/@recycle/#recycle/#snapshot/~snapshot/$recycle.bin/recycler/"
+    "system volume information/lost+found/desktop.ini/ehthumbs.db/thumbs.db/icon\r".split("/")
+)
 NAMED_ENDINGS = 20  # endings of left-out files to count separately; the others are counted together
 UNREADABLE = -1  # the size of a dangling link
 
@@ -67,11 +53,6 @@ def endings() -> frozenset[str]:
     return frozenset(ending for ending, form in Image.registered_extensions().items() if form in known)
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or belongs to an operating system, a NAS box or a tool."""
-    return name.startswith(".") or name.lower() in SYSTEM
-
-
 def printable(text: str) -> str:
     """A file name as one line of valid UTF-8, with unprintable characters escaped."""
     text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
@@ -91,16 +72,15 @@ class LeftOut:
     circles: int = 0  # links to folders that are already being read
     folders: list[str] = field(default_factory=list)  # folders other than those of the two splits
 
-    def count_ending(self, name: str) -> None:
+    def count_ending(self, ending: str) -> None:
         """Counts a file that is not an image."""
-        ending = os.path.splitext(name)[1].lower()
         self.endings[ending if re.fullmatch(r"\.\w{1,8}", ending, re.ASCII) else "other" if ending else "none"] += 1
 
     def to_json(self) -> dict[str, Any]:
         """The non-zero counts, for the manifest."""
-        common = dict(self.endings.most_common(NAMED_ENDINGS))
-        if rest := self.endings.total() - sum(common.values()):
-            common["other"] = common.get("other", 0) + rest
+        common = Counter(dict(self.endings.most_common(NAMED_ENDINGS)))
+        if rest := self.endings.total() - common.total():
+            common["other"] += rest
         numbers = {"hidden": self.hidden, "special": self.special, "circles": self.circles}
         counts = {"endings": dict(sorted(common.items())), **numbers, "folders": [*map(printable, self.folders)]}
         return {name: value for name, value in counts.items() if value}
@@ -108,22 +88,16 @@ class LeftOut:
     def in_words(self) -> str:
         """The non-zero counts as a sentence, for the log."""
         counts = self.to_json()
-        parts = []
-        if kinds := counts.get("endings"):
-            number, listed = sum(kinds.values()), ", ".join(f"{ending} {num:,}" for ending, num in kinds.items())
-            parts.append(f"{number:,} {_plural(number, 'file')} of other kinds ({listed})")
-        if self.hidden:
-            parts.append(
-                f"{self.hidden:,} hidden or system {_plural(self.hidden, 'file or folder', 'files and folders')}"
-            )
-        if self.special:
-            parts.append(
-                f"{self.special:,} {_plural(self.special, 'FIFO, socket or device', 'FIFOs, sockets or devices')}"
-            )
-        if self.circles:
-            parts.append(f"{self.circles:,} {_plural(self.circles, 'link')} to folders that are read already")
+        kinds = ", ".join(f"{ending} {number:,}" for ending, number in counts.get("endings", {}).items())
+        numbers = (
+            (self.endings.total(), f"file of other kinds ({kinds})", f"files of other kinds ({kinds})"),
+            (self.hidden, "hidden or system file or folder", "hidden or system files and folders"),
+            (self.special, "FIFO, socket or device", "FIFOs, sockets or devices"),
+            (self.circles, "link to a folder that is read already", "links to folders that are read already"),
+        )
+        parts = [f"{number:,} {one if number == 1 else many}" for number, one, many in numbers if number]
         if self.folders:
-            parts.append("the " + _plural(len(self.folders), "folder") + " " + ", ".join(counts["folders"]))
+            parts.append(f"the folder{'s' * (len(self.folders) > 1)} {', '.join(counts['folders'])}")
         return ", ".join(parts)
 
 
@@ -133,51 +107,33 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.left_out = LeftOut()
-        self.folders: dict[
-            str, int
-        ] = {}  # modification time in nanoseconds of each listed folder, by path relative to the root
-        self._levels: dict[str, tuple[list[str], list[str]]] = {}
+        self.folders: dict[str, int] = {}  # when each listed folder, relative to the root, last changed, nanoseconds
+        self._contents: dict[str, tuple[dict[str, Identity], list[Entry]]] = {}
 
-    def level(self, folder: str) -> tuple[list[str], list[str]]:
-        """The sorted names of the subfolders and image files directly in `folder`.
+    def level(self, folder: str) -> tuple[list[str], list[Entry]]:
+        """The sorted names of the subfolders, and the sorted image files, directly in `folder`.
 
         Raises:
             ValueError: for a dangling link that may have been a folder.
         """
-        if folder in self._levels:  # a second listing would count left-out files twice
-            return self._levels[folder]
-        above, folders, pictures = self._above(folder), [], []
-        for name, path, about in self._entries(folder):
-            if about is not None and stat.S_ISDIR(about.st_mode):
-                if _identity(about) in above:
-                    self.left_out.circles += 1
-                else:
-                    folders.append(name)
-            elif self._is_picture(name, about):
-                pictures.append(name)
-            elif about is None and not os.path.splitext(name)[1]:
-                raise ValueError(f"{self.root / path}: is a dangling link; repair or remove it")
-        self._levels[folder] = sorted(folders), sorted(pictures)
-        return self._levels[folder]
+        folders, pictures = self._content(folder)
+        return sorted(os.path.basename(path) for path in folders), sorted(pictures)
 
     def pictures(self, folder: str) -> list[Entry]:
-        """All image files in `folder` and its subfolders, sorted by path.
+        """All image files in `folder` and its subfolders, sorted by path; errors as for `level`.
 
-        A folder that links reach twice, or that contains `folder`, is not read again.
+        A folder that links reach twice is read once.
         """
         visited, entries, pending = self._above(folder), [], [folder]
         while pending:
-            for name, path, about in self._entries(pending.pop()):
-                if about is not None and stat.S_ISDIR(about.st_mode):
-                    if _identity(about) in visited:
-                        self.left_out.circles += 1
-                    else:
-                        visited.add(_identity(about))
-                        pending.append(path)
-                elif self._is_picture(name, about):
-                    entries.append(
-                        Entry(path, about.st_size, about.st_mtime_ns) if about else Entry(path, UNREADABLE, 0)
-                    )
+            folders, pictures = self._content(pending.pop())
+            entries += pictures
+            for path, identity in folders.items():
+                if identity in visited:
+                    self.left_out.circles += 1
+                else:
+                    visited.add(identity)
+                    pending.append(path)
         return sorted(entries)
 
     def _above(self, folder: str) -> set[Identity]:
@@ -185,37 +141,50 @@ class Tree:
         parts = Path(folder).parts
         return {_identity(os.stat(self.root.joinpath(*parts[:depth]))) for depth in range(len(parts) + 1)}
 
+    def _content(self, folder: str) -> tuple[dict[str, Identity], list[Entry]]:
+        """The paths of the subfolders and the image files directly in `folder`; counts what is left out, once.
+
+        Links to folders that contain `folder` are left out.
+        """
+        if folder in self._contents:
+            return self._contents[folder]
+        self.folders[folder] = os.stat(self.root / folder).st_mtime_ns
+        above, folders, pictures = self._above(folder), {}, []
+        for name, path, status in self._entries(folder):
+            ending = os.path.splitext(name)[1].lower()
+            if status is None and not ending:
+                raise ValueError(f"{self.root / path}: is a dangling link; repair or remove it")
+            if status is not None and stat.S_ISDIR(status.st_mode):
+                if _identity(status) in above:
+                    self.left_out.circles += 1
+                else:
+                    folders[path] = _identity(status)
+            elif status is not None and not stat.S_ISREG(status.st_mode):
+                self.left_out.special += 1
+            elif ending not in endings():
+                self.left_out.count_ending(ending)
+            elif status is None:
+                pictures.append(Entry(path, UNREADABLE, 0))
+            else:
+                pictures.append(Entry(path, status.st_size, status.st_mtime_ns))
+        self._contents[folder] = folders, pictures
+        return folders, pictures
+
     def _entries(self, folder: str) -> Iterator[tuple[str, str, os.stat_result | None]]:
         """Name, path and status of all entries that are not hidden; the status of a dangling link is None."""
-        self.folders[folder] = os.stat(self.root / folder).st_mtime_ns
         with os.scandir(self.root / folder) as entries:
             for entry in entries:
-                if is_hidden(entry.name):
+                if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
                     self.left_out.hidden += 1
                     continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
                 try:
-                    about = entry.stat()
+                    status = entry.stat()
                 except OSError:
                     if not entry.is_symlink():
                         raise
-                    about = None
-                yield entry.name, path, about
-
-    def _is_picture(self, name: str, about: os.stat_result | None) -> bool:
-        """Whether a file is an image by its extension; other files are counted."""
-        if about is not None and not stat.S_ISREG(about.st_mode):
-            self.left_out.special += 1
-            return False
-        if os.path.splitext(name)[1].lower() in endings():
-            return True
-        self.left_out.count_ending(name)
-        return False
+                    status = None
+                yield entry.name, f"{folder}/{entry.name}" if folder else entry.name, status
 
 
-def _identity(about: os.stat_result) -> Identity:
-    return about.st_dev, about.st_ino
-
-
-def _plural(number: int, one: str, several: str | None = None) -> str:
-    return one if number == 1 else several or f"{one}s"
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
