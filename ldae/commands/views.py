@@ -50,12 +50,14 @@ def add(root: Root) -> None:
 def _write_view(arguments: argparse.Namespace) -> float:
     """Writes a table, a figure or the claims; returns when the imports were done."""
     from ldae.readers.results import collect
+    from ldae.study.definitions import DEFINITIONS
     from ldae.study.views import ViewRecord
 
-    shown, given = arguments.definition, {name: getattr(arguments, name) for name in FILES}
+    definition = DEFINITIONS[arguments.view].model_validate(arguments.definition)
+    shown, given = definition.sparse(), {name: getattr(arguments, name) for name in FILES}
     results, folder = None, arguments.out.parent.parent
     places = [str(path.parent.relative_to(folder)) for paths in given.values() for path in paths]
-    record = ViewRecord(arguments.view, shown, places=places, results=folder)
+    record = ViewRecord(arguments.view, definition, places=places, results=folder)
     if given["probes"]:
         (dataset,), (pixels,) = given["dataset"], given["pixels"]
         files = {name: given[name] for name in ("probes", "finetunes", "distances")}
@@ -98,11 +100,12 @@ def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
 def _write_cost(arguments: argparse.Namespace) -> float:
     """Adds up the cost; returns when the imports were done."""
     from ldae.readers.tables import write_cost
+    from ldae.study.definitions import CostDefinition
     from ldae.study.views import ViewRecord, place_of
 
     imported, folder = process_seconds(), arguments.out.parent.parent
     places = [place_of(path, folder) for path in arguments.results]
-    record = ViewRecord("cost", {"results": places}, places=places, results=folder)
+    record = ViewRecord("cost", CostDefinition(results=tuple(places)), places=places, results=folder)
     write_cost(arguments.results, out=arguments.out)
     record.write(arguments.out, ("md", "csv"))
     return imported
@@ -111,10 +114,11 @@ def _write_cost(arguments: argparse.Namespace) -> float:
 def _write_page(arguments: argparse.Namespace) -> float:
     """Writes the page of a study; returns when the imports were done."""
     from ldae.readers.report import write_page
+    from ldae.study.definitions import PageDefinition
     from ldae.study.views import ViewRecord
 
-    imported, shown = process_seconds(), arguments.definition
-    record = ViewRecord("report", shown, places=shown.get("inputs", ()), results=arguments.results)
-    write_page(shown, results=arguments.results, cost=arguments.cost, out=arguments.out)
+    imported, definition = process_seconds(), PageDefinition.model_validate(arguments.definition)
+    record = ViewRecord("report", definition, places=definition.inputs, results=arguments.results)
+    write_page(definition.sparse(), results=arguments.results, cost=arguments.cost, out=arguments.out)
     record.write(arguments.out, ("html",))
     return imported

@@ -134,7 +134,7 @@ def peak(claim: dict[str, Any], results: Results, measure: str) -> Finding:
     The quantity that decides is the best of the named values less the best of the others: it is resampled whole, its
     choice of the best included.
     """
-    points = claim["peak"]
+    points = claim["points"]
     scores = np.stack([measured(results.rows[row], measure) for row, _ in points])  # (values, seeds, N)
     named = np.array([value in claim["among"] for _, value in points])
     best = points[int(scores.mean((1, 2)).argmax())][1]
@@ -189,7 +189,7 @@ def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
 def paper_value(claim: dict[str, Any], paper: dict[str, dict[str, float]]) -> str:
     """The same quantity from the paper's own numbers, or nothing where it has not all of them."""
     if "peak" in claim:
-        known = [(paper[row]["probe"], value) for row, value in claim["peak"] if "probe" in paper[row]]
+        known = [(paper[row]["probe"], value) for row, value in claim["points"] if "probe" in paper[row]]
         return f"best at {max(known)[1]}" if known else ""
     if "rank" in claim:
         rows = [paper[name] for name in claim["rank"]]

@@ -51,7 +51,7 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
     jobs = graph.jobs_for(rows)
     records = {stage: [job.record for job in jobs if job.stage == stage] for stage in ("probe", "finetune", "judge")}
     found, _ = collect_rows(
-        describe(graph, rows),
+        describe(graph, rows).sparse(),
         dataset=graph.jobs["dataset"].record,
         probes=records["probe"],
         finetunes=records["finetune"],

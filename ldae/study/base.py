@@ -57,9 +57,13 @@ class Config(BaseModel):
                 raise ValueError(f"{field.alias or name}: found {json.dumps(value)}, should be a number")
         return values
 
+    def sparse(self) -> dict[str, Any]:
+        """The plain values of this part that differ from the defaults."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
     def to_json(self) -> str:
         """The canonical text of this part: only what differs from the defaults, keys sorted."""
-        return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.sparse(), sort_keys=True, separators=(",", ":"))
 
 
 class Size(Config):

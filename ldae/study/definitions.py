@@ -1,131 +1,255 @@
-"""What the commands of tables, figures, claims and pages are told about the study; no torch."""
+"""What the commands of tables, figures, claims and pages receive about the study; no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ldae.study.file import DimensionFigure, RowsFigure, SchedulesFigure, Table, Target
+from ldae.study.base import Config
+from ldae.study.file import Claim, DimensionFigure, Paper, SchedulesFigure, Target
+from ldae.study.measures import MeasureName
 from ldae.study.record import digest
-from ldae.study.rows import Point, Variant
+from ldae.study.rows import Point
 from ldae.study.spec import Spec
 
 if TYPE_CHECKING:
     from ldae.study.graph import Graph, Job
 
-
-def describe(graph: Graph, names: Iterable[str]) -> dict[str, Any]:
-    """The rows of a view by the names of rows and sweeps, and the seeds."""
-    return {
-        "rows": [_row(graph, point) for name in names for point in graph.study.points(name)],
-        "seeds": graph.study.file.seeds,
-        "pixels": digest(graph.job_at("probe/pixels").lineage),
-    }
+Records = tuple[tuple[str, str], ...]  # paths of records below the folder of results, and the lineage digest of each
 
 
-def view_definition(graph: Graph, kind: Literal["tables", "figures"], view: str) -> dict[str, Any]:
-    """A table or figure: its title, rows, labels, and the paper's numbers."""
-    study = graph.study
-    definition: Table | DimensionFigure | RowsFigure | SchedulesFigure = getattr(study.file, kind)[view]
-    hidden = {"rows", "names", "target", "filters"}
-    described = definition.model_dump(exclude=hidden, exclude_none=True) | describe(graph, definition.names)
-    if series := getattr(definition, "series", None):
-        described["series"] = [
-            {"label": label, "rows": [[point.variant, point.value] for point in study.points(sweep)]}
-            for label, sweep in series.items()
-        ]
-    if filters := getattr(definition, "filters", {}):
-        described["filters"] = [
-            {"label": label, "tokenizer": tokenizer.name, "dim": tokenizer.dim}
-            for label, row in filters.items()
-            for tokenizer in [study.variants[row].spec.tokenizer]
-        ]
-    return described
+class RowDefinition(Config):
+    """A row as readers see it, with the lineage digests that its results should have."""
+
+    name: str
+    label: str
+    paper: Paper
+    run: str  # the row that was trained
+    probe: str  # the row whose probe has the numbers
+    offset: int  # of the probed block
+    lineage: str  # of the probe
+    finetuned: str | None = None  # None for a row without fine-tuning
+    distance: str | None = None  # None for a row without samples
 
 
-def claims_definition(graph: Graph) -> dict[str, Any]:
-    """The paper's claims and the rows that they speak of."""
-    described = []
-    for name, claim in graph.study.file.claims.items():
-        values = claim.model_dump(exclude_none=True) | {"name": name}
-        if claim.peak is not None:
-            values["peak"] = [[point.variant, point.value] for point in graph.study.points(claim.peak)]
-        described.append(values)
-    names = dict.fromkeys(name for claim in graph.study.file.claims.values() for name in claim.names)
-    return describe(graph, names) | {"claims": described}
+class ViewDefinition(Config):
+    """The rows of a view, and what all their results share."""
+
+    rows: tuple[RowDefinition, ...]
+    seeds: tuple[int, ...]
+    pixels: str  # the lineage digest of the probe of raw pixels
 
 
-def page_definition(graph: Graph, *targets: Target) -> dict[str, Any]:
-    """A page: the tables, figures, claims and rows of some common targets, and where each row comes from."""
-    study = graph.study
-    tables = {name: table for name, table in study.file.tables.items() if table.target in targets}
-    figures = {name: figure for name, figure in study.file.figures.items() if figure.target in targets}
-    claims = study.file.claims if "all" in targets else {}
-    described = describe(graph, study.rows_on_page(*targets))
-    for row in described["rows"]:
-        row |= _origin(graph, study.variants[row["name"]])
-    shared = [graph.jobs["probe/pixels"], *graph.jobs_of(study.rows_on_page(*targets))] if described["rows"] else []
-    definitions = {name: graph.jobs[f"tables/{name}"].spec for name in tables}
-    return described | {
-        "records": _records(graph, (job for job in shared if "row" not in job.key)),
-        "scale": study.scale_name,
+class SeriesDefinition(Config):
+    """A sweep under its label in a view."""
+
+    label: str
+    rows: tuple[tuple[str, Any], ...]  # each row with its value of the key that the sweep changes
+
+
+class FilterDefinition(Config):
+    """A tokenizer whose filters a figure shows."""
+
+    label: str
+    tokenizer: str
+    dim: int
+
+
+class TableDefinition(ViewDefinition):
+    """A table; on a page it has no rows of its own."""
+
+    name: str
+    title: str
+    columns: tuple[MeasureName, ...]
+    series: tuple[SeriesDefinition, ...] | None = None  # None for a table with a line for each row
+
+
+class FigureDefinition(ViewDefinition):
+    """A figure; what its kind does not show is empty, and on a page it has no rows of its own."""
+
+    name: str
+    title: str
+    kind: str
+    series: tuple[SeriesDefinition, ...] = ()
+    filters: tuple[FilterDefinition, ...] = ()
+    schedules: dict[str, str] = {}  # noise schedules by label
+
+
+class ClaimDefinition(Claim):
+    """A claim of the paper by its name."""
+
+    name: str
+    rows: tuple[str, ...]
+    points: tuple[tuple[str, Any], ...] = ()  # the rows of the sweep `peak` with their values
+
+
+class ClaimsDefinition(ViewDefinition):
+    """The claims of the paper."""
+
+    claims: tuple[ClaimDefinition, ...]
+
+
+class PageRow(RowDefinition):
+    """A row of a page, and where it comes from."""
+
+    parent: str | None
+    changes: dict[str, tuple[Any, Any]]  # by dotted key: the parent's value and the row's own
+    spec: dict[str, Any]
+    records: Records
+    tokenizer: str | None = None  # None for a method without one
+
+
+class PageDefinition(ViewDefinition):
+    """A page: the tables, figures, claims and rows of some common targets."""
+
+    rows: tuple[PageRow, ...]
+    records: Records  # of the jobs that serve all rows
+    scale: str
+    settings: dict[str, Any]  # the scale's file, without what jobs ask of the machine
+    revisions: dict[str, int]
+    tables: tuple[TableDefinition, ...]
+    figures: tuple[FigureDefinition, ...]
+    claims: tuple[ClaimDefinition, ...]
+    inputs: tuple[str, ...]  # the places of all results that the page shows
+
+
+class CostDefinition(Config):
+    """A table of cost."""
+
+    results: tuple[str, ...]  # the places of the results whose cost it adds up
+
+
+DEFINITIONS: dict[str, type[Config]] = {  # by the command that receives them
+    "table": TableDefinition,
+    "figure": FigureDefinition,
+    "claims": ClaimsDefinition,
+    "cost": CostDefinition,
+    "report": PageDefinition,
+}
+
+
+def describe(graph: Graph, names: Iterable[str]) -> ViewDefinition:
+    """The rows behind the names of rows and sweeps."""
+    return ViewDefinition(
+        rows=tuple(_row(graph, point) for name in names for point in graph.study.points(name)),
+        seeds=tuple(graph.study.file.seeds),
+        pixels=digest(graph.job_at("probe/pixels").lineage),
+    )
+
+
+def table_definition(graph: Graph, name: str) -> TableDefinition:
+    """A table of the study."""
+    table = graph.study.file.tables[name]
+    return TableDefinition(
+        **dict(describe(graph, table.names)),
+        name=name,
+        title=table.title,
+        columns=table.columns,
+        series=_series(graph, table.series) if table.series is not None else None,
+    )
+
+
+def figure_definition(graph: Graph, name: str) -> FigureDefinition:
+    """A figure of the study."""
+    figure = graph.study.file.figures[name]
+    more: dict[str, Any] = {}
+    if isinstance(figure, SchedulesFigure):
+        more["schedules"] = figure.schedules
+    elif isinstance(figure, DimensionFigure):
+        tokenizers = {label: graph.study.variants[row].spec.tokenizer for label, row in figure.filters.items()}
+        more["filters"] = [{"label": label, "tokenizer": t.name, "dim": t.dim} for label, t in tokenizers.items()]
+        more["series"] = _series(graph, figure.series)
+    return FigureDefinition(
+        **dict(describe(graph, figure.names)), name=name, title=figure.title, kind=figure.kind, **more
+    )
+
+
+def claims_definition(graph: Graph) -> ClaimsDefinition:
+    """The paper's claims and their rows."""
+    claims = graph.study.file.claims
+    names = dict.fromkeys(name for claim in claims.values() for name in claim.names)
+    return ClaimsDefinition(**dict(describe(graph, names)), claims=_claims(graph, claims))
+
+
+def page_definition(graph: Graph, *targets: Target, inputs: Iterable[Job] = ()) -> PageDefinition:
+    """A page of some common targets, which shows the results of the jobs `inputs`."""
+    study, names = graph.study, graph.study.rows_on_page(*targets)
+    view = describe(graph, names)
+    shared = [graph.jobs["probe/pixels"], *graph.jobs_of(names)] if names else []
+    tables = [table_definition(graph, name) for name, table in study.file.tables.items() if table.target in targets]
+    figures = [figure_definition(graph, name) for name, each in study.file.figures.items() if each.target in targets]
+    return PageDefinition(
+        rows=tuple(_page_row(graph, row) for row in view.rows),
+        seeds=view.seeds,
+        pixels=view.pixels,
+        records=_records(graph, (job for job in shared if "row" not in job.key)),
+        scale=study.scale_name,
         # what a job asks of the machine changes no result
-        "settings": study.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
-        "revisions": study.file.revisions,
-        "tables": [
-            {"name": name, **{key: table[key] for key in ("title", "series", "columns") if key in table}}
-            for name, table in definitions.items()
-        ],
-        "figures": [{"name": name, "title": figure.title, "kind": figure.kind} for name, figure in figures.items()],
-        "claims": [
-            {"name": name, "rows": study.rows(claim.names)}
-            | claim.model_dump(include={"where", "above", "below", "within"}, exclude_none=True)
-            for name, claim in claims.items()
-        ],
-    }
+        settings=study.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
+        revisions=study.file.revisions,
+        tables=tuple(table.model_copy(update={"rows": ()}) for table in tables),
+        figures=tuple(figure.model_copy(update={"rows": ()}) for figure in figures),
+        claims=_claims(graph, study.file.claims) if "all" in targets else (),
+        inputs=tuple(job.place for job in inputs),
+    )
 
 
-def _origin(graph: Graph, variant: Variant) -> dict[str, Any]:
-    """Where a row comes from: its parent, what it changes of it, and its whole specification."""
+def _row(graph: Graph, point: Point) -> RowDefinition:
     study = graph.study
+    variant, probe, run = study.variants[point.variant], study.probes[point.variant], study.runs[point.variant]
+    return RowDefinition(
+        name=variant.name,
+        label=point.label,
+        paper=point.paper,
+        run=run,
+        probe=probe,
+        offset=variant.spec.features.offset,
+        lineage=_digest(graph, "probe", probe),
+        finetuned=_digest(graph, "finetune", variant.name) if variant.finetune else None,
+        distance=_digest(graph, "judge", run) if variant.fid else None,
+    )
+
+
+def _page_row(graph: Graph, row: RowDefinition) -> PageRow:
+    study = graph.study
+    variant = study.variants[row.name]
     parent = study.variants[variant.parent].spec if variant.parent is not None else Spec()
-    origin: dict[str, Any] = {
-        "parent": variant.parent,
-        "changes": {key: [before, after] for key, (before, after) in variant.spec.changes(parent).items()},
-        "spec": variant.spec.model_dump(exclude_defaults=True),
-        "records": _records(graph, (job for job in graph.jobs_of([variant.name]) if "row" in job.key)),
-    }
-    if study.is_denoiser(variant.name):
-        origin["tokenizer"] = variant.spec.tokenizer.name
-    return origin
+    return PageRow(
+        **dict(row),
+        parent=variant.parent,
+        changes=variant.spec.changes(parent),
+        spec=variant.spec.model_dump(exclude_defaults=True),
+        records=_records(graph, (job for job in graph.jobs_of([row.name]) if "row" in job.key)),
+        tokenizer=variant.spec.tokenizer.name if study.is_denoiser(row.name) else None,
+    )
 
 
-def _row(graph: Graph, point: Point) -> dict[str, Any]:
-    """A row as its readers see it, and the digests of what its results should be made from."""
-    study = graph.study
-    variant = study.variants[point.variant]
-    row: dict[str, Any] = {
-        "name": point.variant,
-        "label": point.label,
-        "paper": point.paper.model_dump(exclude_none=True),
-        "run": study.runs[point.variant],
-        "probe": study.probes[point.variant],
-        "offset": variant.spec.features.offset,
-        "lineage": _digest(graph, "probe", study.probes[point.variant]),
-    }
-    if variant.finetune:
-        row["finetuned"] = _digest(graph, "finetune", point.variant)
-    if variant.fid:
-        row["distance"] = _digest(graph, "judge", study.runs[point.variant])
-    return row
+def _series(graph: Graph, series: dict[str, str]) -> tuple[SeriesDefinition, ...]:
+    return tuple(SeriesDefinition(label=label, rows=_points(graph, sweep)) for label, sweep in series.items())
 
 
-def _records(graph: Graph, jobs: Iterable[Job]) -> list[list[str]]:
-    """The record of each job, below the folder of results, and the digest of what it should be made from; by seed."""
+def _points(graph: Graph, sweep: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((point.variant, point.value) for point in graph.study.points(sweep))
+
+
+def _claims(graph: Graph, claims: dict[str, Claim]) -> tuple[ClaimDefinition, ...]:
+    return tuple(
+        ClaimDefinition(
+            **dict(claim),
+            name=name,
+            rows=tuple(graph.study.rows(claim.names)),
+            points=_points(graph, claim.peak) if claim.peak is not None else (),
+        )
+        for name, claim in claims.items()
+    )
+
+
+def _records(graph: Graph, jobs: Iterable[Job]) -> Records:
+    """The record of each job, by seed."""
     ordered = sorted(jobs, key=lambda job: (job.key.get("seed", 0), list(graph.jobs).index(job.place)))
-    return [[str(job.record.relative_to(graph.results)), digest(job.lineage)] for job in ordered]
+    return tuple((str(job.record.relative_to(graph.results)), digest(job.lineage)) for job in ordered)
 
 
 def _digest(graph: Graph, folder: str, row: str) -> str:
-    """The digest of what a row's result should be made from; it is the same for each seed."""
+    """The lineage digest of a row's result, the same for each seed."""
     return digest(graph.job_at(f"{folder}/{row}/seed{graph.study.file.seeds[0]}").lineage)

@@ -11,8 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ldae.study.base import Config
 from ldae.study.checking import StudyError, listed, nearest
-from ldae.study.definitions import claims_definition, page_definition, view_definition
+from ldae.study.definitions import (
+    CostDefinition,
+    claims_definition,
+    figure_definition,
+    page_definition,
+    table_definition,
+)
 from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target
 from ldae.study.record import Lineage, lineage
 from ldae.study.stages import STAGES, Key, Stage
@@ -229,28 +236,27 @@ class Graph:
     def _add_views(self) -> None:
         study = self.study
         for name in study.file.tables:
-            self._add_view("table", name, f"tables/{name}", view_definition(self, "tables", name))
+            self._add_view("table", name, f"tables/{name}", table_definition(self, name))
         for name in study.file.figures:
-            self._add_view("figure", name, f"figures/{name}", view_definition(self, "figures", name))
+            self._add_view("figure", name, f"figures/{name}", figure_definition(self, name))
         if study.file.claims:
             self._add_view("claims", "claims", "tables/claims", claims_definition(self))
         for cost, targets in PAGES.values():
             views = [self.jobs[place] for place in (*self._views_in(targets), *self._claims_in(targets))]
             needed = self._with_inputs([*views, *self._results_of(study.rows_on_page(*targets))])
             added = {job: (job.record,) for job in needed if not job.is_view and job.stage != "dataset"}
-            definition = {"results": [job.place for job in added]}
+            definition = CostDefinition(results=tuple(job.place for job in added))
             self._add_view("cost", cost, f"tables/{cost}", definition, reads=added)
         for page, (_, targets) in PAGES.items():
             on_page = {job: self._page_files(job) for job in self._jobs_on_page(page)}
-            definition = page_definition(self, *targets) | {"inputs": [job.place for job in on_page]}
-            self._add_view("report", page, page, definition, reads=on_page)
+            self._add_view("report", page, page, page_definition(self, *targets, inputs=on_page), reads=on_page)
 
     def _add_view(
         self,
         stage: str,
         name: str,
         place: str,
-        definition: dict[str, Any],
+        definition: Config,
         *,
         reads: Mapping[Job, tuple[Path, ...]] | None = None,
     ) -> None:

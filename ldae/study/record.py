@@ -32,12 +32,12 @@ SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what 
 LONGEST = 80  # characters of a value in a message
 
 
-def lineage(stage: str, spec: Config, revision: int, *inputs: Lineage) -> Lineage:
+def lineage(stage: str, spec: Config, revision: int | str, *inputs: Lineage) -> Lineage:
     """The lineage of a result: those of its inputs, and its own stage."""
     merged: Lineage = {}
     for made in inputs:
         merged |= made
-    return merged | {stage: {"revision": revision, "spec": json.loads(spec.to_json())}}
+    return merged | {stage: {"revision": revision, "spec": spec.sparse()}}
 
 
 def digest(value: Any) -> str:

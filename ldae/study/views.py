@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ldae.runtime.files import checksums, read_json, sha256, write_json
-from ldae.study.record import Lineage, content, digest
+from ldae.study.base import Config
+from ldae.study.record import Lineage, content, digest, lineage
 from ldae.study.stages import RECORDS
 
 PACKAGE = Path(__file__).parent.parent
@@ -25,9 +25,9 @@ CODE = {
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
 
 
-def view_lineage(stage: str, definition: dict[str, Any]) -> Lineage:
+def view_lineage(stage: str, definition: Config) -> Lineage:
     """What a view is made from, beside the results that it shows: its definition, and its code."""
-    return {stage: {"revision": _code_digest(stage), "spec": json.loads(json.dumps(definition))}}
+    return lineage(stage, definition, _code_digest(stage))
 
 
 @cache
@@ -56,7 +56,7 @@ def digest_read(about: dict[str, Any], *, stage: str) -> str:
 class ViewRecord:
     """The record of a view. Its inputs are read before the view is, so that what changes meanwhile is noticed later."""
 
-    def __init__(self, stage: str, definition: dict[str, Any], *, places: Iterable[str], results: Path) -> None:
+    def __init__(self, stage: str, definition: Config, *, places: Iterable[str], results: Path) -> None:
         """Reads the records of what the view shows.
 
         Args:

@@ -14,7 +14,7 @@ from ldae.readers.figures import Inputs, write_figure
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import write_cost, write_table
 from ldae.runtime.files import checksums, write_json
-from ldae.study.definitions import claims_definition, view_definition
+from ldae.study.definitions import claims_definition, figure_definition, table_definition
 from ldae.study.graph import Graph
 from ldae.study.record import Lineage
 from ldae.study.results import DistanceRecord, Estimates, ProbeEstimate, ProbeRecord, Record, TokenizerRecord
@@ -149,19 +149,19 @@ class MadeUp:
         """Writes all tables, figures, verdicts and the cost; returns the latter."""
         study, tables = self.study, self.folder / "tables"
         for name, table in study.file.tables.items():
-            definition = view_definition(self.graph, "tables", name)
+            definition = table_definition(self.graph, name).sparse()
             fits = [path for path in self.records if path.name == "tokenizer.json"] if table.series else []
             write_table(definition, self._results(definition), tokenizers=fits, out=tables / name)
         for name in study.file.figures:
             self.draw(name, out=self.folder / "figures" / name)
-        claims = claims_definition(self.graph)
+        claims = claims_definition(self.graph).sparse()
         write_claims(claims, self._results(claims), out=tables / "claims")
         write_cost(self.records, out=tables / "cost_all")
         return tables / "cost_all.csv"
 
     def draw(self, name: str, *, out: Path) -> None:
         """Writes one figure."""
-        definition = view_definition(self.graph, "figures", name)
+        definition = figure_definition(self.graph, name).sparse()
         write_figure(definition, self._inputs(self.study.file.figures[name].kind, definition), out=out)
 
     def _inputs(self, kind: str, definition: dict[str, Any]) -> Inputs:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ldae.runtime.files import checksums, write_json
+from ldae.study.definitions import DEFINITIONS
 from ldae.study.graph import ENDINGS
 from ldae.study.record import common_lineage, digest, inputs_of
 from ldae.study.stages import INPUTS, STAGES, Stage
@@ -100,16 +101,17 @@ def _view(command: str, options: dict[str, list[str]], out: Path) -> str:
     results = _results(out)
     if command == "cost":
         places = [place_of(Path(path), results) for path in options["results"]]
-        definition = {"results": places}
+        values: dict[str, Any] = {"results": places}
     else:
-        definition = json.loads(options["definition"][0])
+        values = json.loads(options["definition"][0])
         files = [
             Path(word) for option in sorted(options) for word in options[option] if option not in ("definition", "out")
         ]
-        places = definition.get("inputs") or [str(file.parent.relative_to(results)) for file in files]
+        places = values.get("inputs") or [str(file.parent.relative_to(results)) for file in files]
+    definition = DEFINITIONS[command].model_validate(values)
     record = ViewRecord(command, definition, places=places, results=results)
     for ending in ENDINGS[command]:
-        out.with_suffix(f".{ending}").write_text(digest([definition, record.inputs]))
+        out.with_suffix(f".{ending}").write_text(digest([values, record.inputs]))
     record.write(out, ENDINGS[command])
     return str(out.with_suffix("").relative_to(results))
 

@@ -472,7 +472,7 @@ def test_a_weighted_sum_of_rows_is_resampled_as_one(folder: Path) -> None:
 @pytest.mark.parametrize(("among", "word"), [([16], "holds"), ([8], "does not hold"), ([8, 32], "does not hold")])
 def test_a_peak_is_found_where_it_is(among: list[int], word: str, folder: Path) -> None:
     wanted = definition([0, 1, 2], ("first", "second", "third"))
-    claim = {"peak": [["first", 8], ["second", 16], ["third", 32]], "among": among}
+    claim = {"peak": "dims", "points": [["first", 8], ["second", 16], ["third", 32]], "among": among}
     finding = judge(claim, results_of(folder, wanted), "accuracy")
     assert finding.verdict == word
     assert finding.said.startswith("best at 16")
@@ -502,7 +502,7 @@ def test_the_papers_side_of_a_claim_comes_from_its_own_numbers() -> None:
     paper = {"a": {"probe": 60.0, "fid": 20.0}, "b": {"probe": 62.5, "fid": 10.0}, "c": {}}
     assert paper_value({"sum": {"b": 1, "a": -1}}, paper) == "+2.5"
     assert paper_value({"sum": {"b": 1, "c": -1}}, paper) == ""
-    assert paper_value({"peak": [["a", 8], ["b", 16], ["c", 32]]}, paper) == "best at 16"
+    assert paper_value({"peak": "dims", "points": [["a", 8], ["b", 16], ["c", 32]]}, paper) == "best at 16"
     assert paper_value({"rank": ["a", "b"]}, paper) == "+1.00"
 
 

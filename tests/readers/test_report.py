@@ -88,7 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
     found = MadeUp(study_of(folder), folder / "results")
     cost = found.views()
     write_page(
-        page_definition(Graph(found.study), "main", "all"),
+        page_definition(Graph(found.study), "main", "all").sparse(),
         results=found.folder,
         cost=cost,
         out=found.folder / "report.html",
@@ -183,7 +183,7 @@ def test_a_figure_is_the_same_bytes_every_time(kind: str, made: MadeUp, tmp_path
 
 
 def test_a_main_page_shows_what_main_has(made: MadeUp, tmp_path: Path) -> None:
-    definition = page_definition(Graph(made.study), "main")
+    definition = page_definition(Graph(made.study), "main").sparse()
     write_page(
         definition, results=made.folder, cost=made.folder / "tables/cost_all.csv", out=tmp_path / "report_main.html"
     )
@@ -197,7 +197,7 @@ def test_what_is_not_there_is_said(made: MadeUp, tmp_path: Path) -> None:
         shutil.copytree(made.folder / folder, tmp_path / folder)
     (tmp_path / "tables/table2.csv").unlink()
     write_page(
-        page_definition(Graph(made.study), "main", "all"),
+        page_definition(Graph(made.study), "main", "all").sparse(),
         results=tmp_path,
         cost=tmp_path / "nowhere.csv",
         out=tmp_path / "page.html",
@@ -219,7 +219,7 @@ def test_a_result_of_another_specification_is_refused(path: str, made: MadeUp, t
     write_json(folder / path, about)
     with pytest.raises(ValueError, match=f"{path}: made from another specification"):
         write_page(
-            page_definition(Graph(made.study), "main", "all"),
+            page_definition(Graph(made.study), "main", "all").sparse(),
             results=folder,
             cost=folder / "tables/cost_all.csv",
             out=tmp_path / "x.html",
@@ -231,7 +231,7 @@ def test_the_reference_results_make_a_page_below_five_megabytes(tmp_path: Path) 
     study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
     results = ROOT / "results/reference"
     write_page(
-        page_definition(Graph(study), "main", "all"),
+        page_definition(Graph(study), "main", "all").sparse(),
         results=results,
         cost=results / "tables/cost.csv",
         out=tmp_path / "page.html",
@@ -342,7 +342,7 @@ def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
     warned = {line[0].row: cell.warning for line in sheet.lines for cell in line if cell.warning}
     assert warned == {"mae_l": "seed 1 apart: 15.6"}
     write_page(
-        page_definition(Graph(study), "main", "all"),
+        page_definition(Graph(study), "main", "all").sparse(),
         results=results,
         cost=tmp_path / "none.csv",
         out=tmp_path / "page.html",
@@ -357,7 +357,7 @@ def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
 def test_a_trajectory_that_is_a_chain_is_called_one(tmp_path: Path, tags: Tags) -> None:
     study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
     write_page(
-        page_definition(Graph(study), "main", "all"),
+        page_definition(Graph(study), "main", "all").sparse(),
         results=results,
         cost=tmp_path / "none.csv",
         out=tmp_path / "page.html",
@@ -530,7 +530,7 @@ def test_the_main_tables_show_all_columns_on_a_screen(width: int, browser: Brows
     """Tables 1 and 4 of the reference run, the widest that there are."""
     study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
     write_page(
-        page_definition(Graph(study), "main", "all"),
+        page_definition(Graph(study), "main", "all").sparse(),
         results=results,
         cost=tmp_path / "none.csv",
         out=tmp_path / "page.html",

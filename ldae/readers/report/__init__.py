@@ -152,7 +152,8 @@ def _picture(entry: dict[str, Any], folder: Path, colours: str) -> Picture | Non
     said += [colours] if colours and entry["kind"] in OF_DATA else []
     said += [FILTERS] if entry["kind"] == "dimension" and not is_drawing else []
     there = [path.name for ending in (".csv", *TYPES) if (path := folder / f"{entry['name']}{ending}").is_file()]
-    return Picture(**entry, description=" ".join(said), source=source, is_drawing=is_drawing, files=there)
+    shown = {key: entry[key] for key in ("name", "title", "kind")}
+    return Picture(**shown, description=" ".join(said), source=source, is_drawing=is_drawing, files=there)
 
 
 def _apart(lines: list[Record], labels: dict[str, str], seeds: list[int]) -> list[str]:
