@@ -56,9 +56,7 @@ class AttentiveHeads:
 
     def _logits(self, tokens: Tensor, *, training: bool = False) -> Tensor:
         """The logits (n, H, C) of tokens (n, T, F)."""
-        pooled = self._pool(tokens)
-        x = batch_norm(pooled.flatten(1), self.mean.view(-1), self.variance.view(-1), training=training)
-        x = x.view_as(pooled)
+        x = batch_norm(self._pool(tokens), self.mean, self.variance, training=training)
         return torch.einsum("nhf,fhc->nhc", x, self.matrices["weight"]) + self.bias
 
     def _pool(self, tokens: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ldae.measures.measure import Encoded, Measure, Result, Task
 
@@ -27,8 +26,14 @@ class Classifiers(Protocol):
 
 
 def batch_norm(x: Tensor, mean: Tensor, variance: Tensor, *, training: bool) -> Tensor:
-    """MAE's BatchNorm without affine of x (n, F); training updates the running mean (F,) and variance (F,) in place."""
-    return F.batch_norm(x, mean, variance, training=training, momentum=0.1, eps=1e-6)
+    """MAE's BatchNorm without affine of x (n, ...); training updates the running mean and variance (...) in place."""
+    if training:
+        num, running_mean, running_variance = len(x), mean, variance
+        mean = x.mean(0)
+        variance = (x - mean).square().mean(0)
+        running_mean.lerp_(mean.detach(), 0.1)
+        running_variance.lerp_(variance.detach() * (num / max(num - 1, 1)), 0.1)
+    return (x - mean) * (variance + 1e-6).rsqrt()
 
 
 class Lars:

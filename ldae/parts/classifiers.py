@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 VGG_FACTORS = (1, 2, 4, 8, 8)  # channels of VGG's stages, as multiples of the first one's
-VGG_DEPTHS = (1, 1, 1, 1, 1)  # convolutions of each stage; in equal time a deeper network learns less
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # keeps the variance through a ReLU (Brock et al. 2021, eq. 4)
 
 
@@ -40,18 +40,15 @@ class StandardisedConv(nn.Module):
 
 
 class Stages(nn.Module):
-    """VGG's convolutions, with a 2 x 2 maximum between its five stages."""
+    """VGG's five stages with a 2 x 2 maximum between them; one convolution each learns more in equal time than two."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        channels, stages = 3, []
-        for factor, depth in zip(VGG_FACTORS, VGG_DEPTHS, strict=True):
-            layers: list[nn.Module] = []
-            for _ in range(depth):
-                layers += [StandardisedConv(channels, factor * width, centre=channels > 3), nn.ReLU(inplace=True)]
-                channels = factor * width
-            stages.append(nn.Sequential(*layers))
-        self.stages = nn.ModuleList(stages)
+        channels = [3, *(factor * width for factor in VGG_FACTORS)]
+        self.stages = nn.ModuleList(
+            nn.Sequential(StandardisedConv(before, after, centre=before > 3), nn.ReLU(inplace=True))
+            for before, after in pairwise(channels)
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, 3, S, S) in [-1, 1] to each stage's last map (N, C, S / 2^i, S / 2^i), i = 0..4."""
@@ -64,21 +61,16 @@ class Stages(nn.Module):
 
 
 class SmallVGG(nn.Module):
-    """A narrow VGG whose activations a perceptual loss compares; `stages` is the network that gives them."""
+    """A narrow VGG, with `width` channels in the first stage; a perceptual loss compares the maps of its `stages`."""
 
     def __init__(self, classes: int, width: int) -> None:
-        """Of `width` channels in the first stage, 8 times as many in the last."""
         super().__init__()
         self.stages = Stages(width)
         self.head = nn.Linear(VGG_FACTORS[-1] * width, classes)
 
-    def activations(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, S, S) in [-1, 1] to five maps, after each stage's last ReLU."""
-        return self.stages(images)
-
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, S, S) in [-1, 1] to logits (N, classes)."""
-        return self.head(self.activations(images)[-1].mean((2, 3)))
+        return self.head(self.stages(images)[-1].mean((2, 3)))
 
 
 class Residual(nn.Module):
@@ -112,7 +104,7 @@ class SmallResNet(nn.Module):
     """
 
     def __init__(self, classes: int, width: int) -> None:
-        """Of `width` channels in the stem, 8 times as many in its features."""
+        """`width` channels in the stem, 8 times as many in its features."""
         super().__init__()
         stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
         layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU(inplace=True), Residual(width, width, 1)]

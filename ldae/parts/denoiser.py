@@ -39,11 +39,7 @@ class Denoiser(nn.Module):
     def __init__(self, stage: DenoiserStage, fitted: dict[str, Tensor], *, image_size: int, classes: int) -> None:
         """Composes a row's parts.
 
-        Args:
-            stage: what it is made of.
-            fitted: the tensors of the tokenizer's fit.
-            image_size: side of the images in pixels.
-            classes: of the data set; used only by rows that are given labels.
+        `fitted` are the tensors of the tokenizer's fit; only rows with labels use the number of `classes`.
         """
         super().__init__()
         self.tokenizer = tokenizers.build(stage.tokenizer, fitted)
@@ -93,11 +89,9 @@ class Denoiser(nn.Module):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Latents (N, T, d) of images (N, 3, S, S), or of cached latents (N, T, d) that only want standardising."""
-        return (
-            self.tokenizer.encode(inputs)
-            if inputs.dim() == 4
-            else cast(ConvTokenizer, self.tokenizer).standardise(inputs)
-        )
+        if inputs.dim() == 4:
+            return self.tokenizer.encode(inputs)
+        return cast(ConvTokenizer, self.tokenizer).standardise(inputs)
 
     def forward(self, inputs: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """The loss of each image (N,) of a batch in [-1, 1] (N, 3, S, S), or of cached latents, with labels (N,)."""
@@ -122,13 +116,10 @@ class Denoiser(nn.Module):
     def predict_clean(
         self, noisy: Tensor, time: Tensor, labels: Tensor | None = None, level: Level | None = None
     ) -> Tensor:
-        """The clean latents (N, T, d) that the network sees in noisy ones.
+        """The clean latents (N, T, d) that the network sees in noisy ones (N, T, d) at integer steps (N,).
 
-        Args:
-            noisy: (N, T, d).
-            time: integer steps (N,).
-            labels: (N,) for a network that was trained with them; None for its null label.
-            level: of the noise, where it is not the schedule's own at `time`: (N, 1, 1) each.
+        Without `labels` (N,) a network that was trained with them is given the null label. `level` (N, 1, 1) is that of
+        the noise, where it is not the schedule's own at `time`.
         """
         with mixed_precision(noisy.device):
             output = self.network(self.view(noisy), time, labels).float()

@@ -54,14 +54,13 @@ class Process(NamedTuple):
         chosen = [visits[round(step * last / (steps - 1))] for step in range(steps)] if steps > 1 else [visits[last]]
         times = torch.tensor(chosen)
         power = torch.tensor(levels.signal, dtype=torch.float64)[times].square()
-        before = torch.cat([torch.ones_like(power[:1]), power[:-1]])
-        beta = (1 - power / before).clamp_max(MAX_BETA)
+        beta = (1 - power / before(power)).clamp_max(MAX_BETA)
         return cls(times, beta, torch.cumprod(1 - beta, 0))
 
-    @property
-    def power_before(self) -> Tensor:
-        """The signal's power before each step (S,), 1 before the first."""
-        return torch.cat([torch.ones_like(self.power[:1]), self.power[:-1]])
+
+def before(power: Tensor) -> Tensor:
+    """The signal's power before each step (S,), 1 before the first."""
+    return torch.cat([torch.ones_like(power[:1]), power[:-1]])
 
 
 class Update(NamedTuple):
@@ -74,35 +73,28 @@ class Update(NamedTuple):
 
 def ddpm(process: Process) -> Update:
     """Ancestral sampling from q(x' | x, x_0), whose variance is fixed (Ho et al., 2020, eq. 6 and 7)."""
-    power, before = process.power, process.power_before
-    noise = 1 - power
+    noise, noise_before = 1 - process.power, 1 - before(process.power)
     return Update(
-        clean=process.beta * before.sqrt() / noise,
-        noisy=(1 - process.beta).sqrt() * (1 - before) / noise,
-        deviation=(process.beta * (1 - before) / noise).sqrt(),
+        clean=process.beta * before(process.power).sqrt() / noise,
+        noisy=(1 - process.beta).sqrt() * noise_before / noise,
+        deviation=(process.beta * noise_before / noise).sqrt(),
     )
 
 
 def ddim(process: Process) -> Update:
     """The same noise at a lower level, without any that is fresh (Song et al., 2021, eq. 12 with eta = 0)."""
-    power, before = process.power, process.power_before
-    kept = ((1 - before) / (1 - power)).sqrt()
-    return Update(clean=before.sqrt() - power.sqrt() * kept, noisy=kept, deviation=torch.zeros_like(kept))
+    power, power_before = process.power, before(process.power)
+    noisy = ((1 - power_before) / (1 - power)).sqrt()
+    return Update(clean=power_before.sqrt() - power.sqrt() * noisy, noisy=noisy, deviation=torch.zeros_like(noisy))
 
 
 def sample_latents(
     predict: Predict, process: Process, noise: Tensor, *, method: str, generator: torch.Generator
 ) -> Tensor:
-    """Latents from pure noise, both (N, T, d).
+    """Latents (N, T, d) from standard normal noise (N, T, d), by a method of METHODS.
 
-    Clean latents are not clipped on the way, as in DiT: those of a tokenizer have no bounds.
-
-    Args:
-        predict: gives the clean latents.
-        process: the steps.
-        noise: standard normal, where the process starts.
-        method: of METHODS.
-        generator: of the noise that `ddpm` adds, on the noise's device.
+    Clean latents are not clipped on the way, as in DiT: those of a tokenizer have no bounds. The `generator`, on the
+    noise's device, draws the fresh noise of `ddpm`.
     """
     update = METHODS[method](process)
     times = process.times.to(noise.device)

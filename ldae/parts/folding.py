@@ -35,31 +35,44 @@ class Folded(NamedTuple):
     activation: str  # of its MLPs, as timm calls it
 
 
+@torch.no_grad()
 def fold(network: nn.Module, *, time: int, offset: int) -> Folded:
-    """The encoder of a trained row or baseline, as a plain Vision Transformer.
+    """The encoder of a trained row, a `Denoiser`, or of a baseline, an `Encoder`, as a plain Vision Transformer.
 
-    Args:
-        network: a `Denoiser`, or the `Encoder` of MAE or MoCo v3.
-        time: the step that the conditioning is fixed to; methods without noise have none.
-        offset: of the last block kept, from the encoder's last: +1 is the decoder's first.
+    The conditioning is fixed to the step `time`; methods without noise have none. The last block is the one at `offset`
+    from the encoder's last: +1 is the decoder's first.
 
     Raises:
-        ValueError: for a time step or block that there is not, and for a tokenizer that is no affine map of patches.
+        ValueError: for a time step or block that does not exist, and for a tokenizer that is no affine map of patches.
     """
     depth = depth_of(network, time=time, offset=offset)
-    with torch.no_grad():
-        if isinstance(network, Denoiser):
-            return _fold_denoiser(network, time, depth)
-        assert isinstance(network, Encoder)
-        return _fold_encoder(network, depth)
+    exact: Any = copy.deepcopy(network).double()
+    if isinstance(network, Denoiser):
+        if not network.linear_tokenizer:
+            raise ValueError(
+                "no patch embedding can stand for its tokenizer, which is not an affine map of patches; rows with "
+                f"tokenizer.kind {alternatives(kinds_with('linear'))} can be exported, and other methods than denoising"
+            )
+        times = torch.tensor([network.noise.nearest(time)], device=network.noise.signal.device)
+        condition = network.network.condition(times, None).double()  # without a label, as in probing
+        state = _embedding(lambda x: exact.network.embed(exact.view(exact.encode(x))), exact.network.positions)
+        blocks = [_fold_block(block, condition) for block in exact.network.layers[:depth]]
+        heads, activation = network.network.layers[0].heads, "gelu_tanh"
+    else:  # a plain Vision Transformer already, of timm's blocks
+        if exact.class_token is not None:
+            raise ValueError("it is a published encoder with a class token; take that from where it was published")
+        state = _embedding(lambda x: exact.embed(exact.patches(x)), exact.positions)
+        blocks = [block.state_dict() for block in exact.blocks[:depth]]
+        heads, activation = exact.blocks[0].attn.num_heads, "gelu"
+    for number, block in enumerate(blocks):
+        state |= {f"blocks.{number}.{name}": tensor for name, tensor in block.items()}
+    _, num_tokens, width = state["pos_embed"].shape
+    rounded = {name: tensor.float().cpu().contiguous() for name, tensor in state.items()}
+    return Folded(rounded, width, depth, heads, grid=round(num_tokens**0.5), activation=activation)
 
 
 def depth_of(network: nn.Module, *, time: int, offset: int) -> int:
-    """How many blocks a representation comes after; the arguments and errors are those of `fold`.
-
-    Raises:
-        ValueError: for a time or a block that the network does not have.
-    """
+    """How many blocks a representation comes after; the arguments and errors are those of `fold`."""
     if not 0 <= time < NUM_TIMES:
         raise ValueError(f"time: {time} is not a time step; there are 0 to {NUM_TIMES - 1}")
     if isinstance(network, Denoiser):
@@ -73,32 +86,6 @@ def depth_of(network: nn.Module, *, time: int, offset: int) -> int:
             f"{1 - encoder_blocks:+d} to {blocks - encoder_blocks:+d}"
         )
     return encoder_blocks + offset
-
-
-def _fold_denoiser(denoiser: Denoiser, time: int, depth: int) -> Folded:
-    if not denoiser.linear_tokenizer:
-        raise ValueError(
-            "no patch embedding can stand for its tokenizer, which is not an affine map of patches; rows with "
-            f"tokenizer.kind {alternatives(kinds_with('linear'))} can be exported, and other methods than denoising"
-        )
-    times = torch.tensor([denoiser.noise.nearest(time)], device=denoiser.noise.signal.device)
-    condition = denoiser.network.condition(times, None).double()  # without a label, as in probing
-    exact = copy.deepcopy(denoiser).double()
-
-    def embed(images: Tensor) -> Tensor:
-        return exact.network.embed(exact.view(exact.encode(images)))
-
-    state = _embedding(embed, exact.network.positions)
-    for number, block in enumerate(exact.network.layers[:depth]):
-        state |= {f"blocks.{number}.{name}": tensor for name, tensor in _fold_block(block, condition).items()}
-    return Folded(
-        _rounded(state),
-        width=len(state["patch_embed.proj.bias"]),
-        depth=depth,
-        heads=denoiser.network.layers[0].heads,
-        grid=denoiser.grid,
-        activation="gelu_tanh",
-    )
 
 
 def _fold_block(block: Block, condition: Tensor) -> dict[str, Tensor]:
@@ -120,24 +107,6 @@ def _fold_block(block: Block, condition: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _fold_encoder(encoder: Encoder, depth: int) -> Folded:
-    """A baseline's encoder is a plain Vision Transformer already, of timm's blocks."""
-    if encoder.class_token is not None:
-        raise ValueError("it is a published encoder with a class token; take that from where it was published")
-    exact = copy.deepcopy(encoder).double()
-    state = _embedding(lambda images: exact.embed(exact.patches(images)), exact.positions)
-    kept: Any = exact.blocks[:depth]
-    state |= {f"blocks.{name}": tensor for name, tensor in kept.state_dict().items()}
-    return Folded(
-        _rounded(state),
-        width=len(state["patch_embed.proj.bias"]),
-        depth=depth,
-        heads=kept[0].attn.num_heads,
-        grid=round(len(exact.positions) ** 0.5),
-        activation="gelu",
-    )
-
-
 def _embedding(embed: Callable[[Tensor], Tensor], positions: Tensor) -> dict[str, Tensor]:
     """The patch embedding that an affine map of images of one patch (N, 3, 16, 16) to tokens (N, 1, h) amounts to.
 
@@ -151,7 +120,3 @@ def _embedding(embed: Callable[[Tensor], Tensor], positions: Tensor) -> dict[str
         "patch_embed.proj.bias": bias,
         "pos_embed": positions[None],
     }
-
-
-def _rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}

@@ -30,17 +30,7 @@ HAS_NO_RUN = (
 
 
 def build(stage: DenoiserStage, *, seed: int, tokenizer: Path | None, manifest: dict[str, Any]) -> Denoiser:
-    """An untrained denoiser; the same seed gives the same weights.
-
-    Args:
-        stage: what it is made of.
-        seed: of the run.
-        tokenizer: the folder of the tokenizer's fit.
-        manifest: of the data set.
-
-    Raises:
-        ValueError: without a tokenizer.
-    """
+    """An untrained denoiser with the tokenizer of a folder, for a data set; the same seed gives the same weights."""
     if tokenizer is None:
         raise ValueError("a denoiser needs its tokenizer; name its folder with --tokenizer")
     fitted = load_file(verified(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))

@@ -12,21 +12,24 @@ from torch import Tensor
 class Moments:
     """Mean and covariance of a stream of features, in float64 on the device of the features.
 
-    Batches are joined by their own means and scatter matrices (Chan, Golub and LeVeque, 1979), so that a large common
-    offset costs no digits.
+    The sums are about the first batch's mean, so that a large common offset costs no digits.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._mean = self._scatter = torch.zeros((), dtype=torch.float64)
+        self._shift = self._total = self._outer = torch.empty(0, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
         """Adds features (n, F), of any float type."""
-        if len(features):
-            features = features.double()
-            mean = features.mean(0)
-            centred = features - mean
-            self._join(len(features), mean, centred.T @ centred)
+        if not len(features):
+            return
+        features = features.double()
+        if not self.count:
+            self._start(features.mean(0))
+        centred = features - self._shift
+        self.count += len(centred)
+        self._total += centred.sum(0)
+        self._outer.addmm_(centred.T, centred)
 
     @classmethod
     def of(cls, batches: Iterable[Tensor]) -> Self:
@@ -41,28 +44,34 @@ class Moments:
         """What one stream of all the features would have given; the others stay as they are."""
         joint = cls()
         for other in others:
-            if other.count:
-                joint._join(other.count, other._mean, other._scatter)
+            if not other.count:
+                continue
+            if not joint.count:
+                joint._start(other._shift)
+            step = other._shift - joint._shift
+            total = other._total + other.count * step
+            joint.count += other.count
+            joint._total += total
+            # sum (x + s)(x + s)^T = sum x x^T + s (sum x)^T + (sum (x + s)) s^T
+            joint._outer += other._outer
+            joint._outer.addr_(step, other._total).addr_(total, step)
         return joint
-
-    def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        total = self.count + count
-        step = mean - self._mean
-        self._mean = self._mean + step * (count / total)
-        self._scatter = self._scatter + scatter + torch.outer(step, step) * (self.count * count / total)
-        self.count = total
 
     @property
     def mean(self) -> Tensor:
         """The mean (F,)."""
         self._require_two()
-        return self._mean
+        return self._shift + self._total / self.count
 
     @property
     def covariance(self) -> Tensor:
         """The unbiased covariance (F, F)."""
         self._require_two()
-        return self._scatter / (self.count - 1)
+        return (self._outer - torch.outer(self._total, self._total / self.count)) / (self.count - 1)
+
+    def _start(self, shift: Tensor) -> None:
+        self._shift, self._total = shift, torch.zeros_like(shift)
+        self._outer = shift.new_zeros(len(shift), len(shift))
 
     def _require_two(self) -> None:
         if self.count < 2:

@@ -82,15 +82,10 @@ class Transformer(nn.Module):
         conditioning: int,
         classes: int = 0,
     ) -> None:
-        """Builds and initialises it.
+        """Builds and initialises it for images of `grid` x `grid` tokens.
 
-        Args:
-            in_dim, out_dim: dimensions of a token on either side.
-            grid: tokens along a side of the image; T = grid^2.
-            width, heads: of every block.
-            encoder_blocks, decoder_blocks: how many of them.
-            conditioning: width of the time embedding, a quarter of `width` in the paper (App. A), all of it in DiT.
-            classes: 0 for a network without labels; else label `classes` is the null label.
+        The width of the `conditioning` is a quarter of `width` in the paper (App. A), all of it in DiT. With `classes`,
+        label `classes` is the null label; 0 is a network without labels.
         """
         super().__init__()
         self.encoder_blocks = encoder_blocks
@@ -115,9 +110,8 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        for name, parameter in self.time.named_parameters():
-            if name.endswith("weight"):
-                nn.init.normal_(parameter, std=0.02)
+        for layer in (self.time[0], self.time[2]):
+            nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
         for zero in (*(block.modulation for block in self.layers), self.head_modulation, self.head):
             nn.init.zeros_(zero.weight)
 

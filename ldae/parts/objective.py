@@ -77,22 +77,21 @@ def projected_error(output: Tensor, target: Tensor, *, basis: Tensor, deviation:
     """The weighted squared error of an image, sum_i w_i r_i^2 with r = V (target - output) (eq. 4), per token.
 
     The full basis is orthonormal, so sum_{i>d} r_i^2 = |target - output|^2 - sum_{i<=d} r_i^2, and the D x D product
-    that the equation asks for is never made.
+    that the equation asks for is never computed.
 
     Args:
-        output: predicted pixels (N, T, D).
-        target: the image's pixels (N, T, D).
+        output, target: predicted pixels and those of the image (N, T, D).
         basis: the first d principal components V_d (d, D), orthonormal rows.
         deviation: what each component's residual is divided by (d,): ones for pixel units, the components' standard
             deviations for whitened units; the dropped components are divided by the last of them.
         tail: the weight of the dropped components, w_i for i > d.
 
     Returns:
-        The errors (N, T), divided by d so that the kept components weigh as they do in a loss on latents.
+        The errors (N, T), divided by d so that the first d components weigh as they do in a loss on latents.
     """
-    kept = F.linear(output, basis) - F.linear(target, basis)  # (N, T, d)
-    error = (kept / deviation).square().sum(-1)
+    residual = F.linear(output, basis) - F.linear(target, basis)  # (N, T, d)
+    error = (residual / deviation).square().sum(-1)
     if tail:
-        dropped = F.mse_loss(output, target, reduction="none").sum(-1) - kept.square().sum(-1)
+        dropped = F.mse_loss(output, target, reduction="none").sum(-1) - residual.square().sum(-1)
         error = error + tail * dropped / deviation[-1] ** 2
     return error / len(basis)

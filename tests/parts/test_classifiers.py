@@ -12,9 +12,9 @@ from ldae.parts.classifiers import CLASSIFIERS, SmallResNet, SmallVGG, Standardi
 def test_vggs_maps_halve_from_stage_to_stage(size: int) -> None:
     network = SmallVGG(5, 4)
     images = torch.randn(2, 3, size, size)
-    shapes = [tuple(each.shape) for each in network.activations(images)]
+    shapes = [tuple(each.shape) for each in network.stages(images)]
     assert shapes == [(2, 4 * factor, size >> i, size >> i) for i, factor in enumerate((1, 2, 4, 8, 8))]
-    assert all((each >= 0).all() and (each > 0).any() for each in network.activations(images))
+    assert all((each >= 0).all() and (each > 0).any() for each in network.stages(images))
     assert network(images).shape == (2, 5)
 
 
@@ -43,7 +43,7 @@ def test_the_logits_are_a_linear_map_of_the_averaged_features(kind: str) -> None
     network = CLASSIFIERS[kind](5, 4).eval()
     images = torch.randn(2, 3, 32, 32)
     if isinstance(network, SmallVGG):
-        features = network.activations(images)[-1].mean((2, 3))
+        features = network.stages(images)[-1].mean((2, 3))
     else:
         assert isinstance(network, SmallResNet)
         features = network.features(images)
@@ -68,8 +68,8 @@ def test_classes_that_differ_in_colour_are_learned(kind: str) -> None:
 def test_vggs_activations_depend_neither_on_the_batch_nor_on_the_mode() -> None:
     network = SmallVGG(5, 4)
     images = torch.randn(4, 3, 32, 32)
-    together = network.train().activations(images)
-    alone = network.eval().activations(images[:1])
+    together = network.train().stages(images)
+    alone = network.eval().stages(images[:1])
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours[:1], theirs)
 
@@ -79,7 +79,7 @@ def test_an_activation_of_vgg_depends_on_the_pixels_below_it_alone() -> None:
     images = torch.randn(1, 3, 64, 64)
     changed = images.clone()
     changed[..., 32:] = 0
-    for before, after in zip(network.activations(images)[:3], network.activations(changed)[:3], strict=True):
+    for before, after in zip(network.stages(images)[:3], network.stages(changed)[:3], strict=True):
         quarter = before.shape[-1] // 4
         assert torch.equal(before[..., :quarter], after[..., :quarter])
         assert not torch.equal(before, after)
@@ -89,7 +89,7 @@ def test_vgg_sees_brightness() -> None:
     torch.manual_seed(0)
     grey = torch.full((1, 3, 64, 64), 0.2)
     network = SmallVGG(5, 4)
-    for dark, bright in zip(network.activations(grey), network.activations(grey + 0.5), strict=True):
+    for dark, bright in zip(network.stages(grey), network.stages(grey + 0.5), strict=True):
         centre = dark.shape[-1] // 2
         assert not torch.equal(dark[..., centre, centre], bright[..., centre, centre])
 
@@ -110,5 +110,5 @@ def test_filters_are_standardised_whatever_the_weights() -> None:
 
 def test_a_batch_of_noise_keeps_its_variance_through_vgg() -> None:
     torch.manual_seed(0)
-    for each in SmallVGG(5, 16).activations(torch.randn(8, 3, 64, 64)):
+    for each in SmallVGG(5, 16).stages(torch.randn(8, 3, 64, 64)):
         assert 0.2 < float(each.detach().square().mean().sqrt()) < 5

@@ -79,7 +79,7 @@ def test_the_tokenizer_s_formulas_count_what_it_does(monkeypatch: pytest.MonkeyP
 
 
 def test_the_classifiers_formulas_count_what_they_do() -> None:
-    assert counted(lambda: SmallVGG(5, 8).activations(IMAGES)) == 2 * small_vgg_macs(64, 8)
+    assert counted(lambda: SmallVGG(5, 8).stages(IMAGES)) == 2 * small_vgg_macs(64, 8)
     assert counted(lambda: SmallResNet(5, 8).features(IMAGES)) == 2 * small_resnet_macs(64, 8)
 
 

@@ -6,6 +6,8 @@ Shapes: N images of S x S pixels, C channels of the latent map, w width of a lay
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -85,18 +87,14 @@ class Attention(nn.Module):
         return x + self.proj(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
-class Level(nn.Module):
-    """Residual blocks at one resolution, then the step to the next one."""
-
-    def __init__(self, in_width: int, out_width: int, *, blocks: int, resample: nn.Module) -> None:
-        super().__init__()
-        widths = [in_width] + [out_width] * blocks
-        self.blocks = nn.Sequential(*(Residual(a, b) for a, b in pairwise(widths)))
-        self.resample = resample
-
-    def forward(self, x: Tensor) -> Tensor:
-        """X (N, in_width, h, h) to (N, out_width, h', h'), h' the side after resampling."""
-        return self.resample(self.blocks(x))
+def levels(widths: list[int], *, blocks: int, resample: Callable[[int], nn.Module]) -> nn.Sequential:
+    """For each pair of widths, residual blocks at one resolution and the step to the next one, which the last lacks."""
+    steps = [*(resample(width) for width in widths[1:-1]), nn.Identity()]
+    sequence = nn.Sequential()
+    for (before, width), step in zip(pairwise(widths), steps, strict=True):
+        residuals = nn.Sequential(*(Residual(a, b) for a, b in pairwise([before] + [width] * blocks)))
+        sequence.append(nn.Sequential(OrderedDict(blocks=residuals, resample=step)))
+    return sequence
 
 
 def halving(width: int) -> nn.Module:
@@ -133,10 +131,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
         widths = [width] + [width * multiple for multiple in MULTIPLES]
-        steps = [halving(b) for b in widths[1:-1]] + [nn.Identity()]
-        self.levels = nn.Sequential(
-            *(Level(a, b, blocks=blocks, resample=step) for (a, b), step in zip(pairwise(widths), steps, strict=True))
-        )
+        self.levels = levels(widths, blocks=blocks, resample=halving)
         self.middle = middle(widths[-1])
         self.norm = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
@@ -155,13 +150,7 @@ class Decoder(nn.Module):
         widths = [width * multiple for multiple in (MULTIPLES[-1], *reversed(MULTIPLES))]
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.middle = middle(widths[0])
-        steps = [Doubling(b) for b in widths[1:-1]] + [nn.Identity()]
-        self.levels = nn.Sequential(
-            *(
-                Level(a, b, blocks=blocks + 1, resample=step)
-                for (a, b), step in zip(pairwise(widths), steps, strict=True)
-            )
-        )
+        self.levels = levels(widths, blocks=blocks + 1, resample=Doubling)
         self.norm = group_norm(width)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
@@ -177,10 +166,7 @@ class Autoencoder(nn.Module):
     def __init__(self, *, width: int, blocks: int, channels: int) -> None:
         """Builds it, with torch's own initial weights as latent diffusion does.
 
-        Args:
-            width: channels of the first level, 128 in KL-f8; the others have 2, 4 and 4 times as many.
-            blocks: residual blocks a level, 2 in KL-f8; the decoder has one more.
-            channels: C, 4 in KL-f8.
+        KL-f8 has a `width` of 128 channels at the first level, 2 residual `blocks` a level, and C = 4 `channels`.
         """
         super().__init__()
         self.encoder = Encoder(width=width, blocks=blocks, out_channels=2 * channels)
@@ -206,12 +192,9 @@ class Autoencoder(nn.Module):
 
 def sizes(state: dict[str, Tensor]) -> dict[str, int]:
     """The arguments of the `Autoencoder` whose state this is."""
-    blocks = {name for name in state if re.fullmatch(r"encoder\.levels\.0\.blocks\.\d+\.conv1\.weight", name)}
-    return {
-        "width": len(state["encoder.conv_in.weight"]),
-        "blocks": len(blocks),
-        "channels": len(state["post_quant.weight"]),
-    }
+    blocks = [name for name in state if re.fullmatch(r"encoder\.levels\.0\.blocks\.\d+\.conv1\.weight", name)]
+    width, channels = len(state["encoder.conv_in.weight"]), len(state["post_quant.weight"])
+    return {"width": width, "blocks": len(blocks), "channels": channels}
 
 
 def freeze(module: nn.Module) -> None:

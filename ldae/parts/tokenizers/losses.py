@@ -49,25 +49,8 @@ def unit(activations: Tensor) -> Tensor:
     return activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + 1e-10)
 
 
-class ScaledVGG(nn.Module):
-    """VGG16's activations for images in [-1, 1]."""
-
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, S, S) to maps (N, C, H, W) of 64, 128, 256, 512, 512 channels, each half as high and wide."""
-        return self.layers((images - self.shift) / self.scale)
-
-
 def vgg16_features(path: Path, sha256: str) -> nn.Module:
-    """VGG16's relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, which LPIPS compares, as a `ScaledVGG` in float32.
+    """VGG16's relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, which LPIPS compares, of images in [-1, 1].
 
     The file, `.safetensors` or one of `torch.save` with this SHA-256, holds ImageNet weights as timm or torchvision
     name them, `features.N.weight`; those of the classifier are ignored.
@@ -75,7 +58,8 @@ def vgg16_features(path: Path, sha256: str) -> nn.Module:
     Raises:
         FileNotFoundError, ValueError: as `read_weights`, and for weights of another network.
     """
-    import timm
+    import timm  # which takes seconds, as does torchvision
+    from torchvision.transforms.v2 import Normalize
 
     with torch.device("meta"):  # which allocates neither these layers nor the classifier's 480 MB
         layers = timm.create_model("vgg16", pretrained=False, features_only=True, out_indices=tuple(range(5)))
@@ -84,7 +68,7 @@ def vgg16_features(path: Path, sha256: str) -> nn.Module:
     shapes = {published[name]: shape for name, shape in shapes_of(layers.state_dict()).items()}
     check_shapes(stored, shapes, f"VGG16 ({path})")
     layers.load_state_dict({name: stored[theirs].float() for name, theirs in published.items()}, assign=True)
-    return ScaledVGG(layers).eval().requires_grad_(False)
+    return nn.Sequential(Normalize(LPIPS_SHIFT, LPIPS_SCALE), layers).eval().requires_grad_(False)
 
 
 def lpips_weights(path: Path, sha256: str) -> list[Tensor]:
@@ -103,7 +87,7 @@ class PatchDiscriminator(nn.Module):
     """The PatchGAN of pix2pix with three layers, as LDM trains it: every logit judges 70 x 70 pixels."""
 
     def __init__(self, width: int = 64) -> None:
-        """Of `width` channels in the first layer, 8 times as many in the last hidden one."""
+        """`width` channels in the first layer, 8 times as many in the last hidden one."""
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for factor, stride in ((2, 2), (4, 2), (8, 1)):
