@@ -87,34 +87,54 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone, entered, whose owner has followed the README: own rows, own images in `~/pictures`, own scale."""
-    project = Project.fresh(tmp_path / "project", "../config.yaml").folder
+def followed(home: Path) -> Path:
+    """A clone in a home, whose owner has followed the README: own rows, own images in `~/pictures`, own scale."""
+    project = Project.fresh(home / "project", "../config.yaml").folder
     trained = [values for values in OF_STUDIES.values() if "sha256" not in str(values)]
     study_with(project, trained)
     (readme,) = (values for place, values in OF_SCALES.items() if place.startswith("README"))
     (project / "scales/mine.yaml").write_text(yaml.safe_dump(readme))
     for name in ("cat", "dog"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (home / "pictures" / name).mkdir(parents=True)
         for number in range(10):
-            Image.new("RGB", (90, 70), (20 * number, 99, 0)).save(tmp_path / f"pictures/{name}/{number}.jpg")
-        shutil.copy(tmp_path / f"pictures/{name}/3.jpg", project / f"{name}.jpg")
+            Image.new("RGB", (90, 70), (20 * number, 99, 0)).save(home / f"pictures/{name}/{number}.jpg")
+        shutil.copy(home / f"pictures/{name}/3.jpg", project / f"{name}.jpg")
     shutil.copy(project / "dog.jpg", project / "dog.png")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(project)
     return project
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a clone."""
+    return followed(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture
-def trained(project: Path, finished: Path) -> Path:
-    """The same clone with results at laptop scale: trained rows of a small network, and tables."""
+def project(clone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The clone, entered by its owner."""
+    monkeypatch.setenv("HOME", str(clone.parent))
+    monkeypatch.chdir(clone)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def clone_with_results(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    """Another one with results at laptop scale: trained rows of a small network, and tables."""
+    project = followed(tmp_path_factory.mktemp("home"))
     (project / "results/laptop").mkdir(parents=True)
     for place in ("dataset", "tokenizers", "pretrain"):
         (project / "results/laptop" / place).symlink_to(finished / place)
     (project / "results/laptop/tables").symlink_to(ROOT / "results/reference/tables")
     (project / "results/reference").symlink_to(ROOT / "results/reference")
     return project
+
+
+@pytest.fixture
+def trained(clone_with_results: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That one, entered by its owner."""
+    monkeypatch.setenv("HOME", str(clone_with_results.parent))
+    monkeypatch.chdir(clone_with_results)
+    return clone_with_results
 
 
 def test_each_block_is_of_a_kind_that_is_tested() -> None:

@@ -238,13 +238,12 @@ def test_a_plan_begins_with_what_is_wrong_with_the_images(mistake: str, tmp_path
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_dry_run_says_what_is_wrong_with_the_images(mistake: str, tmp_path: Path) -> None:
     dataset, words = MISTAKES[mistake]
-    folder = Project.fresh(tmp_path / "project").folder
+    project = Project.fresh(tmp_path / "project")
     for name in ("cat", "dog"):
         pictures(tmp_path / "pictures" / name, 3)
-    of_pictures(folder, dataset.replace("PICTURES", str(tmp_path / "pictures")))
-    said = forked("run", "table3", "--scale", "mine", "--dry-run", folder=folder)
-    assert said.returncode == 0, said.stderr
-    assert [words in line for line in said.stderr.splitlines()].count(True) == 1
+    of_pictures(project.folder, dataset.replace("PICTURES", str(tmp_path / "pictures")))
+    said = project.dry_run("table3", "--config", "scale=mine")
+    assert [words in line for line in said.splitlines()].count(True) == 1
 
 
 @pytest.mark.parametrize("question", ["plan", "status", "why"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import driver
 import pytest
 
-from ldae.runtime import slurm
+from ldae.runtime import launch, slurm
 from ldae.study.base import Size
 from ldae.study.recipes import Training
 from ldae.study.stage_specs import PretrainStage
@@ -163,11 +163,17 @@ def test_what_slurm_says_of_a_person_s_own_step_is_no_option_of_the_ranks(
     ],
 )
 def test_ranks_of_one_node_are_started_without_slurm(
-    variables: dict[str, str], allocation: dict[str, str], training: list[str]
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [*training, "--processes", "2"]
-    said = subprocess.run(command, env=allocation | variables, capture_output=True, text=True, check=False)
-    assert (said.returncode, said.stdout) == (0, ""), said.stderr
+    """Here only the choice; `test_ranks.py` has a command that starts its ranks itself."""
+    for name in ("SLURM_JOB_NUM_NODES", "LDAE_NODES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"SLURM_JOB_ID": "7", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "_here", lambda command, processes: 10 + processes)
+    with pytest.raises(SystemExit) as ended:
+        launch.spawn_ranks(2, threads=1)
+    assert ended.value.code == 12
 
 
 def test_processes_that_the_nodes_cannot_share_alike_are_refused(

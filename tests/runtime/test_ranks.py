@@ -418,6 +418,7 @@ def test_ranks_that_wait_for_a_training_elsewhere_stop_together(prepared: Path, 
     assert "SIGTERM was received" in first.stderr and "Traceback" not in first.stderr
 
 
+@pytest.mark.graph  # it takes as long as many of the others together
 def test_torchrun_can_start_the_ranks(prepared: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "ldae.cli", *sampling(prepared, tmp_path / "2")]

@@ -147,6 +147,7 @@ def test_it_is_planned_and_told_about(project: Graph) -> None:
     log.unlink()
 
 
+@pytest.mark.graph
 def test_snakemake_runs_it_for_the_page_and_for_a_row(project: Graph) -> None:
     said = project.run("--dry-run", "main")
     assert ["norms", "3"] in [line.split() for line in said.splitlines()]
