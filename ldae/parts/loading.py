@@ -19,6 +19,7 @@ from ldae.runtime.randomness import Stream, stream
 from ldae.runtime.weights import read_weights
 from ldae.study.base import ExternalFile
 from ldae.study.checking import listed, nearest
+from ldae.study.methods import METHODS
 from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.spec import Features
 from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
@@ -72,7 +73,7 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
         ValueError: for a method that is not a denoiser, and for files that are damaged.
     """
     run = read_json(folder / "run.json")
-    if run["method"] != "denoiser":
+    if not METHODS[run["method"]].denoises:
         raise ValueError(f"{folder}: holds {run['method']}, which is not a denoiser")
     stage = stage_of(run)
     return Trained(stage, run["seed"], run, load_file(verified(folder / f"{weights}.safetensors", run)))
@@ -153,7 +154,9 @@ class Finished(NamedTuple):
             if record.run != run["row"] or record.lineage["pretrain"] != run["lineage"]["pretrain"]:
                 continue
             stage = ProbeStage.model_validate(record.lineage["probe"]["spec"])
-            same = (stage.time == features.time and stage.noisy == features.noisy) or run["method"] != "denoiser"
+            same = (stage.time == features.time and stage.noisy == features.noisy) or not METHODS[
+                run["method"]
+            ].denoises
             if same and features.offset in stage.offsets:
                 return {name: record.encoders[f"{name}/{features.offset}"]["linear"] for name in ("trained", "random")}
         return None
@@ -200,7 +203,7 @@ def open_finished(folder: Path) -> Finished:
         raise FileNotFoundError(f"{folder}: {HAS_NO_RUN}")
     results, run = folder.absolute().parent.parent.parent, read_json(folder / "run.json")
     needed = [results / "dataset/manifest.json"]
-    stage = stage_of(run) if run["method"] == "denoiser" else None
+    stage = stage_of(run) if METHODS[run["method"]].denoises else None
     if stage is not None:
         needed.append(results / "tokenizers" / stage.tokenizer.name / "tokenizer.json")
     for path in needed:

@@ -110,7 +110,7 @@ def model_card(folded: Folded, finished: Finished, features: Features, about: di
     grid, data, pretraining = folded.grid, specs["dataset"].get("dataset", {}), specs["pretrain"]
     lines = {
         "row": f"`{run['row']}`, seed {run['seed']}",
-        "method": METHODS[run["method"]].title if run["method"] in METHODS else "denoising (l-DAE's family)",
+        "method": METHODS[run["method"]].title,
         "network": f"{depth}, width {folded.width}, {folded.heads} heads, patch {PATCH}, "
         f"{sum(tensor.numel() for tensor in folded.state.values()):,} parameters, positions included",
         "training images": f"{data.get('source', 'images')}, {size} x {size} pixels, {len(classes)} classes",
@@ -123,7 +123,7 @@ def model_card(folded: Folded, finished: Finished, features: Features, about: di
 Its conditioning at time step t = {features.time} is folded into the weights, and so is all that stands between the
 pixels and the first block: no time step, no label and no tokenizer is needed.
 """
-        if run["method"] == "denoiser"
+        if METHODS[run["method"]].denoises
         else ""
     )
     table = "\n".join(f"| {heading} | {text} |" for heading, text in lines.items())

@@ -23,6 +23,7 @@ from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
+from ldae.study.methods import METHODS
 from ldae.study.recipes import Finetuning
 from ldae.study.record import Options, origin
 from ldae.study.stage_specs import FinetuneStage
@@ -162,7 +163,7 @@ def open_folded(stage: FinetuneStage, options: Options, manifest: dict[str, Any]
         ValueError: for a denoiser without its tokenizer, or an encoder that no plain Vision Transformer equals.
     """
     model = options["model"]
-    if read_json(model / "run.json")["method"] == "denoiser":
+    if METHODS[read_json(model / "run.json")["method"]].denoises:
         network: nn.Module = open_denoiser(model, options.get("tokenizer"), manifest)
     else:
         network = open_baseline(model, manifest)

@@ -25,7 +25,7 @@ from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
 from ldae.study.cost import baseline_macs, pretrain_macs
-from ldae.study.methods import METHODS
+from ldae.study.methods import BASELINES
 from ldae.study.recipes import Training
 from ldae.study.record import Options, origin, write_record
 from ldae.study.spec import PublishedWeights
@@ -69,7 +69,7 @@ def baseline_task(module: nn.Module, stage: BaselineStage, size: int) -> LossTas
     The forward pass of `module`, one of `ldae.parts.methods`, gives the losses (n,) of the views and of what `draw`
     returns.
     """
-    method, training = METHODS[stage.method], stage.training
+    method, training = BASELINES[stage.method], stage.training
     draw = getattr(module, "draw", None)
 
     def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, ...]:
@@ -189,7 +189,7 @@ def save(
         save_weights(options["out"] / f"{name}.safetensors", state)
     return {
         "row": options["row"],
-        "method": stage.method if isinstance(stage, BaselineStage) else "denoiser",
+        "method": stage.method,
         "seed": options["seed"],
         "parameters": sum(tensor.numel() for name, tensor in weights["model"].items() if name != "positions"),
         "training_flops": training_flops,

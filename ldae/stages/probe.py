@@ -24,6 +24,7 @@ from ldae.runtime.device import compile_blocks, device_name, mixed_precision, pi
 from ldae.runtime.files import checksums, read_json
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
+from ldae.study.methods import METHODS
 from ldae.study.recipes import Probing
 from ldae.study.record import Options, origin, provenance
 from ldae.study.results import ProbeEstimate, ProbeRecord
@@ -49,7 +50,7 @@ def probe(stage: ProbeStage, **options: Unpack[Options]) -> None:
     dataset, model, tokenizer = options["dataset"], options["model"], options.get("tokenizer")
     run, manifest = read_json(model / "run.json"), read_json(dataset / "manifest.json")
     made_from, data = origin("probe", stage, options), open_data(dataset, stage.probing, len(manifest["classes"]))
-    if run["method"] == "denoiser":
+    if METHODS[run["method"]].denoises:
         encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
         if tokenizer is not None and (tokenizer / "latents.npy").exists():
             data = data._replace(latents=Latents.open(tokenizer, data.train.labels))

@@ -53,7 +53,7 @@ def _check_figure(
             raise StudyError(f"{place}: {row.name!r} has no samples; name rows with paper.fid or fid: true")
         if figure.kind == "curves" and row.spec.method.weights is not None:
             raise StudyError(f"{place}: {row.name!r} was not trained here and has no curve; name trained rows")
-        if figure.kind in ("noise", "denoising") and row.spec.method.name != "denoiser":
+        if figure.kind in ("noise", "denoising") and not row.spec.method.traits.denoises:
             raise StudyError(f"{place}: {row.name!r} does not denoise; name a denoiser's row")
 
 

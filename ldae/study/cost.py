@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
 from ldae.study.graph import Job
-from ldae.study.methods import METHODS, block_macs
+from ldae.study.methods import BASELINES, block_macs
 from ldae.study.scale import Classifier
 from ldae.study.stage_specs import (
     BaselineStage,
@@ -74,7 +74,7 @@ def pretrain_macs(stage: DenoiserStage, image_size: int) -> int:
 def baseline_macs(stage: BaselineStage, image_size: int) -> int:
     """What one image goes forward through with gradients; what has none counts a third."""
     tokens = (image_size // PATCH) ** 2
-    return METHODS[stage.method].macs(tokens, stage.size.width, stage.size.encoder_blocks, stage.training)
+    return BASELINES[stage.method].macs(tokens, stage.size.width, stage.size.encoder_blocks, stage.training)
 
 
 def conv_macs(in_channels: int, out_channels: int, side: int, kernel: int = 3) -> int:

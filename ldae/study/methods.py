@@ -1,7 +1,7 @@
-"""The methods that the paper compares with (Sec. 5): recipe, cost and how each is trained; no torch.
+"""The methods that pretrain an encoder: the denoiser, and those that the paper compares with (Sec. 5); no torch.
 
-`ldae.parts.methods` has a module of the same name with the networks and their losses. What is counted are multiply-adds
-(MACs) of one image.
+`ldae.parts.methods` has a module for each of the latter, of the same name, with the networks and their losses. Costs
+are multiply-adds (MACs) of one image.
 """
 
 from __future__ import annotations
@@ -16,17 +16,24 @@ from ldae.study.base import PATCH_DIM, Positive
 from ldae.study.recipes import Training
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method that pretrains an encoder without being a denoiser."""
+@dataclass(frozen=True, kw_only=True)
+class MethodTraits:
+    """A method that pretrains an encoder."""
 
     title: str
+    denoises: bool = False  # whether it has a tokenizer, noise and a decoder, and can be sampled from
+    has_published_weights: bool = False  # whether a row may take some instead of training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(MethodTraits):
+    """A method that the paper compares with."""
+
     recipe: type[Training]  # its keys in a scale file, under `baselines`
-    macs: Callable[[int, int, int, Any], int]  # of tokens, width and blocks of the encoder, and of the recipe
+    macs: Callable[[int, int, int, Any], int]  # from tokens, width and blocks of the encoder, and the recipe
     views: int = 1  # 1: a random crop; 2: two augmented views of the image
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     all_decay: bool = False  # whether biases and norms decay, too
-    has_published_weights: bool = False  # whether a row may take some instead of training
 
 
 class MAETraining(Training):
@@ -72,7 +79,14 @@ def moco_macs(tokens: int, width: int, blocks: int, recipe: MoCoTraining) -> int
     return 2 * (encoder + projector + predictor) + round(2 / 3 * (encoder + projector))
 
 
-METHODS = {
-    "mae": Method("MAE", MAETraining, mae_macs, has_published_weights=True),
-    "moco_v3": Method("MoCo v3", MoCoTraining, moco_macs, views=2, betas=(0.9, 0.999), all_decay=True),
+BASELINES = {
+    "mae": Baseline(title="MAE", recipe=MAETraining, macs=mae_macs, has_published_weights=True),
+    "moco_v3": Baseline(
+        title="MoCo v3", recipe=MoCoTraining, macs=moco_macs, views=2, betas=(0.9, 0.999), all_decay=True
+    ),
 }
+METHODS: dict[str, MethodTraits] = {
+    "denoiser": MethodTraits(title="denoising (l-DAE's family)", denoises=True, has_published_weights=True),
+    **BASELINES,
+}
+(PUBLISHED_ENCODER,) = (name for name, method in BASELINES.items() if method.has_published_weights)

@@ -66,7 +66,7 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
                 f"{place}.set: features.offset: there is not a block {spec.features.offset} of {size.encoder_blocks} + "
                 f"{size.decoder_blocks}, counted from the encoder's last"
             )
-        if spec.method.weights is not None and spec.method.name == "denoiser" and not scale.convolutional.published:
+        if spec.method.weights is not None and spec.method.traits.denoises and not scale.convolutional.published:
             raise StudyError(
                 f"{place}: method.weights of a DiT, which works on the latents of Stable Diffusion's VAE; "
                 "name that as convolutional.published in the scale file"
@@ -114,7 +114,7 @@ def _variant(variant: Variant, place: str) -> Variant:
     if variant.finetune or variant.paper.finetune is not None:
         if spec.method.weights is not None:
             raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
-        if spec.method.name == "denoiser" and not spec.tokenizer.traits.linear:
+        if spec.method.traits.denoises and not spec.tokenizer.traits.linear:
             raise StudyError(
                 f"{place}: tokenizer.kind {spec.tokenizer.kind!r} cannot be fine-tuned: no patch embedding can replace "
                 "its network; finetune: true and paper.finetune need a patch-wise tokenizer"
@@ -122,7 +122,7 @@ def _variant(variant: Variant, place: str) -> Variant:
         variant = replace(variant, finetune=True)
     if not variant.fid and variant.paper.fid is None:
         return variant
-    if spec.method.name != "denoiser":
+    if not spec.method.traits.denoises:
         raise StudyError(f"{place}: {spec.method.name} cannot be sampled from; FID needs a denoiser")
     if obstacle := spec.noise.levels.obstacle:
         raise StudyError(
@@ -158,7 +158,7 @@ def _check_recipe(spec: Spec, scale: Scale, place: str) -> None:
 def _has_block(spec: Spec, scale: Scale) -> bool:
     """Whether the network has the block that the row probes."""
     size = scale.size_of(spec)
-    blocks = size.encoder_blocks + (size.decoder_blocks if spec.method.name == "denoiser" else 0)
+    blocks = size.encoder_blocks + (size.decoder_blocks if spec.method.traits.denoises else 0)
     return 1 <= size.encoder_blocks + spec.features.offset <= blocks
 
 

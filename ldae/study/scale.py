@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, create_model, model_validator
 
 from ldae.study.base import NUM_TIMES, PATCH, Architecture, Config, ExternalFile, Fraction, Positive, Size
-from ldae.study.methods import METHODS
+from ldae.study.methods import BASELINES
 from ldae.study.recipes import Finetuning, Probing, Training
 from ldae.study.spec import Spec
 
@@ -155,7 +155,7 @@ class Judging(Config):
         return self
 
 
-_fields: dict[str, Any] = {name: (method.recipe | None, None) for name, method in METHODS.items()}
+_fields: dict[str, Any] = {name: (method.recipe | None, None) for name, method in BASELINES.items()}
 _Recipes = create_model("_Recipes", __base__=Config, **_fields)
 
 
@@ -245,21 +245,21 @@ class Scale(Config):
 
     def recipe_for(self, method: str) -> Training:
         """The recipe of a method that pretrains; one that the scale does not give has the denoisers' keys."""
-        if method not in METHODS:
+        if method not in BASELINES:
             return self.training
         recipe: Training | None = getattr(self.baselines, method)
-        return recipe or METHODS[method].recipe.model_validate(self.training.model_dump())
+        return recipe or BASELINES[method].recipe.model_validate(self.training.model_dump())
 
     def size_of(self, row: Spec) -> Size:
         """The size of a row's network."""
         published = row.method.weights
-        return published.size(row.method.name) if published else self.sizes.named(row.network.size)
+        return published.size(row.method.traits) if published else self.sizes.named(row.network.size)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         batches = {
             "training": self.training.batch,
-            **{f"baselines.{name}": self.recipe_for(name).batch for name in METHODS},
+            **{f"baselines.{name}": self.recipe_for(name).batch for name in BASELINES},
             "finetuning": self.finetuning.batch,
             "convolutional": self.convolutional.batch,
         }

@@ -17,7 +17,7 @@ from ldae.study.base import (
     Positive,
     Size,
 )
-from ldae.study.methods import METHODS
+from ldae.study.methods import METHODS, MethodTraits
 from ldae.study.objectives import ERRORS, PREDICTIONS, WEIGHTS
 from ldae.study.recipes import Training
 from ldae.study.schedules import SCHEDULES, TIMES, Levels
@@ -44,9 +44,9 @@ class PublishedWeights(ExternalFile):
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
         return self
 
-    def size(self, method: str) -> Size:
+    def size(self, method: MethodTraits) -> Size:
         """Of the network: the first half of a DiT's blocks are the encoder, and its conditioning has the full width."""
-        encoder = max(1, self.blocks // 2) if method == "denoiser" else self.blocks
+        encoder = max(1, self.blocks // 2) if method.denoises else self.blocks
         return Size(
             width=self.width,
             heads=self.heads,
@@ -106,13 +106,18 @@ class Noise(Config):
     """How strongly the latents are corrupted at each time step (paper, Sec. 4.1, 4.3 and 4.4)."""
 
     schedule: Annotated[str, word(SCHEDULES)] = "gamma2"
-    sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of `single`
+    sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of `single`, without effect on other schedules
     times: Annotated[str, word(TIMES)] = "uniform"  # how training draws its time steps
 
     @property
     def levels(self) -> Levels:
         """The strengths of signal and noise at each time step."""
         return SCHEDULES[self.schedule](self.sigma)
+
+    @property
+    def has_sigma(self) -> bool:
+        """Whether the levels of this schedule depend on `sigma`."""
+        return self.levels != SCHEDULES[self.schedule](2 * self.sigma)
 
 
 class Network(Config):
@@ -189,15 +194,20 @@ class Recipe(Config):
 class Method(Config):
     """What pretrains the encoder: a denoiser of the parts above, or a method that the paper compares with (Sec. 5)."""
 
-    name: Annotated[str, word(("denoiser", *METHODS))] = "denoiser"
+    name: Annotated[str, word(METHODS)] = "denoiser"
     weights: PublishedWeights | None = None  # taken instead of training
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        published = ["denoiser", *(name for name, method in METHODS.items() if method.has_published_weights)]
-        if self.weights is not None and self.name not in published:
+        if self.weights is not None and not self.traits.has_published_weights:
+            published = [name for name, method in METHODS.items() if method.has_published_weights]
             raise ValueError(f"method.weights: published weights are read for method.name {alternatives(published)}")
         return self
+
+    @property
+    def traits(self) -> MethodTraits:
+        """What this method can do."""
+        return METHODS[self.name]
 
 
 class Features(Config):
@@ -253,7 +263,7 @@ class Spec(Config):
                 f"noise.schedule: {self.noise.schedule!r} on images needs objective.predict {possible}, "
                 f"found {self.objective.predict!r}"
             )
-        if self.method.weights is not None and self.method.name == "denoiser":
+        if self.method.weights is not None and self.method.traits.denoises:
             for part, fields in PUBLISHED_DIT.items():
                 for field, wanted in fields.items():
                     if (found := getattr(getattr(self, part), field)) != wanted:
@@ -287,7 +297,9 @@ class Spec(Config):
         method, part = self.method, key.partition(".")[0]
         if method.weights is not None and (part == "recipe" or key == "network.size"):
             return "the row takes published weights and is not trained"
-        if method.name == "denoiser" or part in ("method", "features") or key == "network.size":
+        if key == "noise.sigma" and method.traits.denoises and not self.noise.has_sigma:
+            return f"noise.schedule {self.noise.schedule!r} has its own noise levels; only 'single' takes one"
+        if method.traits.denoises or part in ("method", "features") or key == "network.size":
             return None
         if key in ("recipe.rate", "recipe.batch", "recipe.weight_decay"):
             return None

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from ldae.study.base import PATCH, Architecture, Config, Positive, Size
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
-from ldae.study.methods import METHODS
+from ldae.study.methods import BASELINES, PUBLISHED_ENCODER
 from ldae.study.recipes import Finetuning, LayerDecay, Probing, Training
 from ldae.study.scale import Baselines, Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
-from ldae.study.spec import Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
+from ldae.study.spec import Method, Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
 from ldae.study.tokenizers import TOKENIZERS, kinds_with
 from ldae.study.words import word
 
@@ -117,6 +117,11 @@ class DenoiserStage(Config):
     objective: Objective = Objective()
     size: Size
 
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return Method().name
+
 
 class PretrainStage(DenoiserStage):
     """What pretraining a denoiser depends on."""
@@ -193,8 +198,8 @@ class BaselineStage(Baselines):
 
     @property
     def method(self) -> str:
-        """The name of the method; published encoders are those of `mae`."""
-        return next((name for name in METHODS if getattr(self, name) is not None), "mae")
+        """The name of the method; only one has published encoders."""
+        return next((name for name in BASELINES if getattr(self, name) is not None), PUBLISHED_ENCODER)
 
     @property
     def training(self) -> Training:

@@ -142,12 +142,12 @@ class Study:
     @cached_property
     def tokenizers(self) -> dict[str, TokenizerStage | ConvolutionalStage]:
         """The tokenizers to fit, by name."""
-        rows = [v.spec.tokenizer for v in self.variants.values() if v.spec.method.name == "denoiser"]
+        rows = [v.spec.tokenizer for v in self.variants.values() if v.spec.method.traits.denoises]
         return {tokenizer.name: tokenizer_stage(tokenizer, self.scale) for tokenizer in rows}
 
     def is_denoiser(self, row: str) -> bool:
         """Whether a row is a denoiser, and not a method that the paper compares with."""
-        return self.variants[row].spec.method.name == "denoiser"
+        return self.variants[row].spec.method.traits.denoises
 
     def is_convolutional(self, tokenizer: str) -> bool:
         """Whether a tokenizer is trained rather than fitted."""

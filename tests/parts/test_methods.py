@@ -20,7 +20,7 @@ from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain import baseline_task
 from ldae.study.base import Size
-from ldae.study.methods import METHODS, MAETraining, MoCoTraining
+from ldae.study.methods import BASELINES, MAETraining, MoCoTraining
 from ldae.study.stage_specs import BaselineStage
 from ldae.training.optimizer import AdamW
 
@@ -72,8 +72,8 @@ def test_the_encoder_sees_images_normalised_by_imagenets_mean_and_deviation(
 
 def test_every_method_has_a_module_of_its_name_and_every_module_is_a_method() -> None:
     modules = {module.name for module in pkgutil.iter_modules(methods.__path__)}
-    assert modules == {*METHODS, "encoder"}
-    assert all(callable(importlib.import_module(f"ldae.parts.methods.{name}").build) for name in METHODS)
+    assert modules == {*BASELINES, "encoder"}
+    assert all(callable(importlib.import_module(f"ldae.parts.methods.{name}").build) for name in BASELINES)
 
 
 def decaying(optimizer: AdamW, network: torch.nn.Module) -> dict[bool, set[str]]:

@@ -356,6 +356,7 @@ def test_a_word_of_another_file_is_answered_with_its_place(
         ("predict: clean", "predict: cleen", ["predict_clean", "objective.predict", "'cleen'", "'noise'", "'clean'"]),
         ("from: pca", "from: pcaa", ["predict_clean.from", "'pcaa'", "did you mean 'pca'"]),
         ("{noise.schedule: single}", "{noise.sigma: -1}", ["single_level", "noise.sigma", "-1", "greater than 0"]),
+        ("{noise.schedule: single}", "{noise.sigma: 1}", ["noise.sigma: changes nothing", "'gamma2'", "'single'"]),
         ("{noise.schedule: single}", "{tokenizer.dim: 769}", ["single_level", "tokenizer.dim", "769", "768"]),
         ("{noise.schedule: single}", "{tokenizer.kind: pixel}", ["single_level", "tokenizer.dim", "32", "768"]),
         ("{noise.schedule: single}", "{objective.tail: 0.1}", ["single_level", "objective.tail", "'image'"]),
