@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, NamedTuple, Unpack, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,6 @@ from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
 from ldae.study.cost import baseline_macs, pretrain_macs
 from ldae.study.methods import BASELINES
-from ldae.study.recipes import Training
 from ldae.study.record import Options, origin, write_record
 from ldae.study.spec import PublishedWeights
 from ldae.study.stage_specs import AdoptStage, BaselineStage, PretrainStage
@@ -92,16 +91,6 @@ def baseline_task(module: nn.Module, stage: BaselineStage, size: int) -> LossTas
         betas=method.betas,
         before=getattr(module, "before_step", None),
     )
-
-
-class Pretraining(NamedTuple):
-    """How a row is pretrained."""
-
-    method: str
-    source: Source
-    recipe: Training
-    steps: int
-    macs: int  # of an image, forward
 
 
 def pretrain(stage: PretrainStage | AdoptStage | BaselineStage, **options: Unpack[Options]) -> None:

@@ -48,7 +48,6 @@ from ldae.training.step import learning_rate, set_rate
 BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
 WARMUP = 0.05
 BATCH = 100  # images in encoding
-PUBLISHED = {"width": 128, "blocks": 2}  # KL-f8
 
 
 class AutoencoderTask:
