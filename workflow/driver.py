@@ -48,10 +48,8 @@ def set_slurm_environment(*, main: bool, nodes: int) -> None:
         nodes: of a job that runs as several processes.
     """
     if main:
-        slurm.clear_job_environment()
         slurm.set_job_environment(submitted=False, nodes=nodes)
     elif "slurm-jobstep" in sys.argv:  # the plugin's executor inside a job, before Snakemake knows it
-        slurm.clear_job_environment()
         slurm.set_job_environment(submitted=True, nodes=None)
 
 

@@ -6,7 +6,6 @@ Inputs and outputs are in [-1, 1]; brightness, colours and thresholds refer to i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,10 +27,8 @@ YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 def two_views(images: Tensor, randomness: Randomness, *, size: int | None = None) -> tuple[Tensor, Tensor]:
     """Two random views (N, 3, S, S) of images (N, 3, S', S') in [-1, 1]; S is `size`, or S'."""
-    first, second = (
-        augment(images, randomness, blurred=b, solarized=s, size=size) for b, s in zip(BLURRED, SOLARIZED, strict=True)
-    )
-    return first, second
+    first = augment(images, randomness, blurred=BLURRED[0], solarized=SOLARIZED[0], size=size)
+    return first, augment(images, randomness, blurred=BLURRED[1], solarized=SOLARIZED[1], size=size)
 
 
 def augment(
@@ -51,15 +48,11 @@ def augment(
     colours = torch.where((uniform[5] < GREYED)[:, None, None], to_grey(x.device) @ colours, colours)
     x = torch.baddbmm(offset, colours, x.flatten(2)).view_as(x).clamp_(0, 1)
     sigma = x.shape[-1] * (SIGMAS[0] + (SIGMAS[1] - SIGMAS[0]) * uniform[7])
-    x = apply_to_some(x, uniform[6] < blurred, lambda part, indices: blur(part, sigma[indices]))
-    x = apply_to_some(x, uniform[8] < solarized, lambda part, _: torch.where(part < 0.5, part, 1 - part))
+    chosen = (uniform[6] < blurred).nonzero()[:, 0]
+    if len(chosen):
+        x[chosen] = blur(x[chosen], sigma[chosen])
+    x = torch.where((uniform[8] < solarized)[:, None, None, None] & (x >= 0.5), 1 - x, x)
     return 2 * x - 1
-
-
-def apply_to_some(x: Tensor, mask: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Applies `change(images, indices)` to the images (N, ...) where `mask` (N,) is true."""
-    indices = mask.nonzero()[:, 0]
-    return x.index_copy(0, indices, change(x[indices], indices)) if len(indices) else x
 
 
 def to_grey(device: torch.device) -> Tensor:
@@ -72,14 +65,9 @@ def jitter(
 ) -> tuple[Tensor, Tensor]:
     """Colour jitter of images (N, 3, S, S) as one affine map per image: a matrix (N, 3, 3) and an offset (N, 1, 1).
 
-    The changes are applied in the order of the arguments; values are clipped to [0, 1] only at the end.
-
-    Args:
-        x: the images.
-        brightness: (N,) multiplies them.
-        contrast: (N,) multiplies the difference from the mean luminance.
-        saturation: (N,) multiplies the difference from each pixel's luminance.
-        turn: (N,) rotation of the hue, in full circles.
+    The changes (N,) are applied in the order of the arguments; values are clipped to [0, 1] only at the end. Brightness
+    multiplies pixels, contrast their difference from the mean luminance, saturation that from each pixel's luminance;
+    `turn` is the rotation of the hue in full circles.
     """
     brightness, contrast, saturation = (f[:, None, None] for f in (brightness, contrast, saturation))
     grey = to_grey(x.device)
@@ -90,13 +78,11 @@ def jitter(
 
 def hue_rotation(turn: Tensor) -> Tensor:
     """The colour matrices (N, 3, 3) that rotate the hue by fractions (N,) of a circle."""
-    to_yiq = turn.new_tensor(YIQ)
-    angle = 2 * math.pi * turn
-    rotation = torch.zeros(len(turn), 3, 3, device=turn.device)
-    rotation[:, 0, 0] = 1
+    to_yiq, angle = turn.new_tensor(YIQ), 2 * math.pi * turn
+    rotation = torch.eye(3, device=turn.device).repeat(len(turn), 1, 1)
     rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
-    rotation[:, 1, 2] = -angle.sin()
     rotation[:, 2, 1] = angle.sin()
+    rotation[:, 1, 2] = -angle.sin()
     return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
 
 

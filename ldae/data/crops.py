@@ -28,26 +28,28 @@ class Windows(NamedTuple):
     height: Tensor
 
 
-def random_resized_crop(
-    images: Tensor,
-    randomness: Randomness,
-    smallest: float = 0.08,
-    *,
-    size: int | None = None,
-    kernel: Kernel | None = None,
-) -> Tensor:
-    """A random window of each image (`torchvision_windows`), scaled to one size and mirrored with probability one half.
+def cubic(distance: Tensor) -> Tensor:
+    """Keys's kernel (1981) of bicubic interpolation with a = -0.5, as in Pillow, at distances in pixels."""
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    return torch.where(distance <= 1, near, torch.where(distance < REACH, far, 0.0))
 
-    Args:
-        images: (N, 3, S, S).
-        randomness: on the images' device.
-        smallest: the smallest share of the area.
-        size: the side of the crops; None for that of the images.
-        kernel: of the interpolation; None for `cubic`.
+
+def linear(distance: Tensor) -> Tensor:
+    """The kernel of bilinear interpolation."""
+    return (1 - distance).clamp_min(0)
+
+
+def random_resized_crop(
+    images: Tensor, randomness: Randomness, smallest: float = 0.08, *, size: int | None = None, kernel: Kernel = cubic
+) -> Tensor:
+    """A random window of each image (N, 3, S, S) by `torchvision_windows`, scaled to (N, 3, size, size).
+
+    `smallest` is the smallest share of the area; `size` is that of the images by default.
     """
     pixels = images.shape[-1]
     windows = torchvision_windows(len(images), randomness, smallest, pixels=pixels)
-    return cut(images, windows, size or pixels, kernel or cubic)
+    return cut(images, windows, size or pixels, kernel)
 
 
 def probe_crop(images: Tensor, randomness: Randomness, *, size: int | None = None) -> Tensor:
@@ -109,28 +111,12 @@ def cut(images: Tensor, windows: Windows, size: int, kernel: Kernel) -> Tensor:
     return crops.clamp_(-1, 1)
 
 
-def cubic(distance: Tensor) -> Tensor:
-    """Keys's kernel (1981) of bicubic interpolation with a = -0.5, as in Pillow, at distances in pixels."""
-    near = (1.5 * distance - 2.5) * distance.square() + 1
-    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-    return torch.where(distance <= 1, near, torch.where(distance < REACH, far, 0.0))
-
-
-def linear(distance: Tensor) -> Tensor:
-    """The kernel of bilinear interpolation."""
-    return (1 - distance).clamp_min(0)
-
-
 def interpolation(centre: Tensor, extent: Tensor, *, points: int, pixels: int, kernel: Kernel = cubic) -> Tensor:
     """The interpolation weights (N, points, pixels) from a row of pixels to the points of a window.
 
     Where a window has more pixels than points, the kernel is widened by that factor against aliasing, as in Pillow.
 
-    Args:
-        centre, extent: of each window (N,), in coordinates from -1 to 1; a negative extent mirrors it.
-        points: the number of points of a window.
-        pixels: the number of pixels of the row; beyond it, the outermost pixels are repeated.
-        kernel: of the interpolation.
+    `centre` and `extent` (N,) are those of `Windows`. Beyond the row, the outermost pixels are repeated.
     """
     steps = (2 * torch.arange(points, device=centre.device) + 1) / points - 1
     places = ((centre[:, None] + extent[:, None] * steps + 1) * pixels - 1) / 2  # (N, points), in pixels

@@ -18,14 +18,8 @@ def mixed(
 ) -> tuple[Tensor, Tensor]:
     """Mixes images (N, 3, S, S) and their labels (N,) in pairs; the last image of an odd batch stays as it is.
 
-    Where the recipe has both mixup and cutmix, each pair gets one of them with equal probability.
-
-    Args:
-        images: the batch, or this rank's part of it.
-        labels: class indices.
-        randomness: on the images' device.
-        classes: the number of classes.
-        recipe: the parameters of the two Beta distributions; 0 switches a method off.
+    The recipe has the parameters of the two Beta distributions; 0 switches a method off. Where it has both mixup and
+    cutmix, each pair gets one of them with equal probability.
 
     Returns:
         The images, and targets for `F.cross_entropy`: probabilities (N, classes), or the labels where nothing is mixed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,8 @@ class Split:
         """Images (n, 3, S', S') scaled to (n, 3, S, S)."""
         if stored.shape[-1] == self.size:
             return stored
-        size = (self.size, self.size)
-        shrunk: NDArray[np.uint8] = interpolate(
-            torch.from_numpy(stored), size=size, mode="bicubic", antialias=True
-        ).numpy()
+        size, images = (self.size, self.size), torch.from_numpy(stored)
+        shrunk: NDArray[np.uint8] = interpolate(images, size=size, mode="bicubic", antialias=True).numpy()
         return shrunk
 
 
@@ -107,9 +106,7 @@ def flip(images: Tensor, randomness: Randomness) -> Tensor:
     """Mirrors each image (N, 3, S, S) of any type with probability one half."""
     num = len(images)
     mirrored = randomness.uniform(num) < 0.5
-    both = torch.cat(
-        [images, images.flip(-1)]
-    )  # whole images are then copied, four times faster than a choice per pixel
+    both = torch.cat([images, images.flip(-1)])  # to copy whole images, four times faster than a choice per pixel
     return both.index_select(0, torch.arange(num, device=images.device) + num * mirrored)
 
 
@@ -124,18 +121,15 @@ class Order:
     """An endless shuffled order of a training set: a pure function of the position, so that training can resume."""
 
     def __init__(self, num_images: int, seed: int) -> None:
-        self.num_images = num_images
-        self.seed = seed
-        self._epochs: dict[int, NDArray[np.int64]] = {}  # the permutations in use
+        self.num_images, self.seed = num_images, seed
+        self._permutation = lru_cache(maxsize=2)(self._permuted)  # a slice seldom spans more than two epochs
 
     def slice(self, start: int, size: int) -> NDArray[np.int64]:
         """The indices at positions start..start + size; each epoch visits every image once."""
         epochs = range(start // self.num_images, (start + size - 1) // self.num_images + 1)
-        self._epochs = {epoch: self._permutation(epoch) for epoch in epochs}
-        joined = np.concatenate(list(self._epochs.values()))
+        joined = np.concatenate([self._permutation(epoch) for epoch in epochs])
         offset = start - epochs.start * self.num_images
         return joined[offset : offset + size]
 
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        known = self._epochs.get(epoch)
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_images) if known is None else known
+    def _permuted(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_images)

@@ -24,12 +24,10 @@ Operation = Callable[[Image.Image], Image.Image]
 
 
 def rand_augment(images: Tensor, randomness: Randomness, magnitude: float) -> Tensor:
-    """Applies two random operations, each with probability 0.5, to every image.
+    """Applies two random operations, each with probability 0.5, to every image (N, 3, S, S) in [-1, 1].
 
-    Args:
-        images: (N, 3, S, S) in [-1, 1]: the batch, or this rank's part of it. They are rounded to 8 bits.
-        randomness: on the images' device.
-        magnitude: the mean strength of an operation, in 0..10; its standard deviation is 0.5.
+    The images are rounded to 8 bits. `magnitude` in 0..10 is the mean strength of an operation; its standard deviation
+    is 0.5.
     """
     seeds = randomness.integers(2**32, len(images)).tolist()
     pixels = to_uint8(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -39,14 +37,10 @@ def rand_augment(images: Tensor, randomness: Randomness, magnitude: float) -> Te
 
 
 def drawn(seeds: list[int], magnitude: float) -> list[list[Operation]]:
-    """The operations for each image, in order.
+    """The operations for each image, in order, by its seed in 0..2**32 - 1.
 
     timm draws from the global generators of Python and NumPy as it changes an image. Here it only draws, so that
     threads can change the images; the generators' states are restored.
-
-    Args:
-        seeds: one for each image, in 0..2**32 - 1.
-        magnitude: as for `rand_augment`.
     """
     from timm.data.auto_augment import rand_augment_transform  # takes seconds to import
 
@@ -57,14 +51,12 @@ def drawn(seeds: list[int], magnitude: float) -> list[list[Operation]]:
         operation.aug_fn = partial(_postponed, operation.aug_fn)
     states = random.getstate(), np.random.get_state()
     operations = []
-    try:
-        for seed in seeds:
-            random.seed(seed)
-            np.random.seed(seed)
-            operations.append(transform([]))
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+    for seed in seeds:
+        random.seed(seed)
+        np.random.seed(seed)
+        operations.append(transform([]))
+    random.setstate(states[0])
+    np.random.set_state(states[1])
     return operations
 
 

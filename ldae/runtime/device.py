@@ -19,16 +19,11 @@ def pick_device() -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """The name of the processor or accelerator."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpu_name()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def compile_blocks(blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Compiles a network's blocks in place on an accelerator; they are alike, so that one compilation serves all.
-
-    On a CPU it would take longer than it saves.
-    """
+    """Compiles a network's blocks in place on an accelerator; on a CPU it would take longer than it saves."""
     if device.type == "cuda":
         for block in blocks:
             block.compile(dynamic=False)  # one that serves several shapes would be slower

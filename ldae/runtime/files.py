@@ -95,10 +95,7 @@ def verified(path: Path, record: dict[str, Any]) -> Path:
 
 
 def history_file(run: Path) -> Path:
-    """The path of a finished training's `history.csv`; a `ValueError` names it if it is damaged.
-
-    It is not checked if the training's record has no checksum of it.
-    """
+    """The path of a training's `history.csv`; a `ValueError` names it if it differs from the training's record."""
     path, record = run / "history.csv", run / "run.json"
     about = read_json(record) if record.is_file() else {}
     return verified(path, about) if path.name in about.get("sha256", {}) else path

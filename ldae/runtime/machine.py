@@ -20,23 +20,20 @@ def cpu_name() -> str:
 
 def described_workers(workers: int) -> str:
     """The processor and the number of worker processes, for a stage without torch."""
-    return f"on {cpu_name()}: {_counted(workers, 'worker process', 'worker processes')}"
+    return f"on {cpu_name()}: {workers} worker process{'es' * (workers > 1)}"
 
 
 def described(precision: str, *, needs_gpu: bool, processes: int, threads: int) -> Iterator[str]:
-    """The device, the processes, the threads and the precision in a line; and a warning where a GPU is missing.
+    """The device, the processes on all machines, the threads of each and the precision in a line.
 
-    Args:
-        precision: of the stage's inner loop: float64, float32, or on a GPU one of `ON_GPU`.
-        needs_gpu: whether the stage computes on a GPU where there is one.
-        processes: that share the work, on all machines.
-        threads: of each process.
+    A second line warns where a GPU is missing. `precision` is that of the inner loop: float64, float32, or on a GPU one
+    of `ON_GPU`.
     """
     import torch
 
     on_gpu = torch.cuda.is_available() and needs_gpu
     device = torch.cuda.get_device_name() if on_gpu else cpu_name()
-    words = [_counted(threads, "thread", "threads")]
+    words = [f"{threads} thread{'s' * (threads > 1)}"]
     if processes > 1:
         words = [f"{processes} processes{', a GPU each' if on_gpu else ''}", f"{words[0]} each"]
     words.append(ON_GPU.get(precision, precision) if on_gpu or precision not in ON_GPU else "float32")
@@ -45,10 +42,6 @@ def described(precision: str, *, needs_gpu: bool, processes: int, threads: int) 
     if asked and not on_gpu and needs_gpu:
         why = "it is built without CUDA" if torch.version.cuda is None else "does nvidia-smi, and is it allocated?"
         yield (
-            f"warning: the scale asks for {_counted(asked, 'GPU', 'GPUs')} (resources.gpu), but torch "
+            f"warning: the scale asks for {asked} GPU{'s' * (asked > 1)} (resources.gpu), but torch "
             f"{torch.__version__} sees none ({why}); this job computes on the CPU"
         )
-
-
-def _counted(num: int, one: str, many: str) -> str:
-    return f"{num} {one if num == 1 else many}"

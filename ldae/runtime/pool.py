@@ -45,13 +45,12 @@ def pool(workers: int) -> Iterator[Map]:
             yield ordered_map
         except BrokenProcessPool:
             raise ChildProcessError(
-                "a worker process was killed; was there too little memory? Start it again to continue"
+                "a worker process was killed, perhaps for memory; start again to continue"
             ) from None
 
 
 def _start_worker() -> None:
     """Makes a worker end with its parent, also if the parent ended while the worker was importing."""
     die_with_parent()
-    parent = parent_process()
-    if parent is None or not parent.is_alive():
+    if (parent := parent_process()) is None or not parent.is_alive():
         os._exit(1)

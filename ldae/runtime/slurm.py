@@ -20,7 +20,7 @@ IDENTITY = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME", "
 
 
 def set_job_environment(*, submitted: bool, nodes: int | None) -> None:
-    """Sets the variables that tell this Snakemake process's stages about its Slurm job.
+    """Sets the variables that tell this Snakemake process's stages about its Slurm job, in place of another job's.
 
     Snakemake's Slurm plugin removes most of Slurm's variables before it starts a rule's command.
 
@@ -28,17 +28,13 @@ def set_job_environment(*, submitted: bool, nodes: int | None) -> None:
         submitted: whether this is the first process of a job that `snakemake --profile slurm` submitted.
         nodes: the most nodes that a stage may use; None for all nodes of the job.
     """
+    for name in (JOB, NODES):
+        os.environ.pop(name, None)
     job, job_nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NUM_NODES")
     if job is not None and job_nodes is not None:
         os.environ[NODES] = f"{job} {min(int(job_nodes), nodes or int(job_nodes))}"
     if job is not None and submitted:
         os.environ[JOB] = f"{job} {time.time() - process_seconds()}"
-
-
-def clear_job_environment() -> None:
-    """Removes the variables that another Snakemake process has set for its own job."""
-    for name in (JOB, NODES):
-        os.environ.pop(name, None)
 
 
 def submitted_job() -> str | None:

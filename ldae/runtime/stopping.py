@@ -7,6 +7,7 @@ import signal
 import time
 from types import FrameType
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = 75  # exit status of a stage that saved its state and can be resumed (EX_TEMPFAIL)
 
 
@@ -27,14 +28,14 @@ class Stopping:
 
         A tenth of the limit, at most two minutes, is reserved for saving.
         """
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, self._hear)
         if minutes is not None:
             self._deadline = time.monotonic() + 60 * minutes - min(6 * minutes, 120.0) - elapsed
 
     def give_up(self) -> None:
         """Makes each later signal to stop raise `Stopped` at once, wherever the process is."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, self._abandon)
 
     def asked(self) -> str | None:
