@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from ldae.measures.attentive import AttentiveHeads
 from ldae.measures.knn import KNN
 from ldae.measures.linear import Heads
-from ldae.measures.measure import Encoded, Measure, Task, implementation
+from ldae.measures.measure import Encoded, Task
 from ldae.measures.rates import head_rate
-from ldae.study.measures import MEASURES
 from ldae.study.recipes import Probing
 
 
@@ -185,8 +184,3 @@ def test_attentive_probes_of_one_pass_do_not_interact() -> None:
     for index, single in enumerate(alone):
         for name, matrix in together.matrices.items():
             torch.testing.assert_close(matrix[:, index], single.matrices[name][:, 0], rtol=1e-4, atol=1e-7)
-
-
-def test_each_measure_of_the_registry_is_implemented() -> None:
-    for name in MEASURES:
-        assert issubclass(implementation(name), Measure)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import typing
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,32 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ldae.parts.diffusion import METHODS
 from ldae.parts.noise import TIMES, Level, NoiseSchedule
 from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
 from ldae.runtime.randomness import Randomness
-from ldae.study import objectives, schedules
 from ldae.study.base import Config
-from ldae.study.scale import Sampling
 from ldae.study.schedules import SCHEDULES, sampled
 from ldae.study.spec import Noise, Objective
 from ldae.study.words import alternatives
-
-
-@pytest.mark.parametrize(
-    ("words", "implementations"),
-    [
-        (objectives.PREDICTIONS, PREDICTIONS),
-        (objectives.WEIGHTS, WEIGHTS),
-        (objectives.ERRORS, ERRORS),
-        (schedules.TIMES, TIMES),
-        (typing.get_args(Sampling.model_fields["method"].annotation), METHODS),
-    ],
-)
-def test_every_word_has_an_implementation_and_every_implementation_a_word(
-    words: Collection[str], implementations: dict[str, Any]
-) -> None:
-    assert set(words) == set(implementations)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""Every word that a study may say has an implementation, and every implementation a word; streams do not collide."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Collection
+from importlib import import_module
+
+import pytest
+
+from ldae.measures.measure import Measure, implementation
+from ldae.parts import diffusion, noise, objective, tokenizers
+from ldae.parts.classifiers import CLASSIFIERS
+from ldae.readers.figures import FIGURES
+from ldae.runtime.randomness import Stream
+from ldae.study import file, measures, methods, objectives, schedules, stages
+from ldae.study import tokenizers as kinds
+from ldae.study.base import Architecture
+from ldae.study.scale import Sampling
+
+FIGURE_KINDS = [
+    kind
+    for figure in typing.get_args(typing.get_args(file.Figure)[0])
+    for kind in typing.get_args(figure.model_fields["kind"].annotation)
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "implementations"),
+    [
+        (objectives.PREDICTIONS, objective.PREDICTIONS),
+        (objectives.WEIGHTS, objective.WEIGHTS),
+        (objectives.ERRORS, objective.ERRORS),
+        (schedules.TIMES, noise.TIMES),
+        (typing.get_args(Sampling.model_fields["method"].annotation), diffusion.METHODS),
+        (typing.get_args(Architecture), CLASSIFIERS),
+        (FIGURE_KINDS, FIGURES),
+    ],
+)
+def test_words_are_the_names_of_implementations(words: Collection[str], implementations: Collection[str]) -> None:
+    assert sorted(words) == sorted(implementations)
+
+
+def test_each_tokenizer_measure_and_method_is_implemented_by_the_module_of_its_name() -> None:
+    for kind in kinds.TOKENIZERS:
+        assert callable(tokenizers.module_of(kind).build)
+    for name in measures.MEASURES:
+        assert issubclass(implementation(name), Measure)
+    for method in methods.METHODS:
+        assert callable(import_module(f"ldae.parts.methods.{method}").build)
+
+
+def test_each_stage_of_the_graph_has_its_function() -> None:
+    for stage in stages.STAGES.values():
+        for function in stage.specs.values():
+            module, _, name = function.partition(".")
+            assert inspect.isfunction(getattr(import_module(f"ldae.stages.{module}"), name)), stage.name
+
+
+def test_no_two_streams_of_random_numbers_are_the_same() -> None:
+    assert len(Stream) == len(Stream.__members__)  # an equal number would be another name of the same stream
