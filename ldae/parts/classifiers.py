@@ -1,7 +1,4 @@
-"""Two small networks trained with labels on the study's own images.
-
-One whose features measure perceptual differences, one that judges samples.
-"""
+"""Two small classifiers of the study's own images: one for perceptual differences, one that judges samples."""
 
 from __future__ import annotations
 
@@ -24,10 +21,9 @@ class StandardisedConv(nn.Module):
     in contrast from a perceptual loss; and the network learns faster than with plain filters or group normalisation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, centre: bool = True) -> None:
-        """With `centre` off the filters keep their mean, and the layer sees brightness."""
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.centre = centre
+        self.centre = in_channels > 3  # filters of images keep their mean, and see brightness
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3) / math.sqrt(9 * in_channels))
         self.gain = nn.Parameter(torch.full((out_channels, 1, 1, 1), RELU_GAIN))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -46,7 +42,7 @@ class Stages(nn.Module):
         super().__init__()
         channels = [3, *(factor * width for factor in VGG_FACTORS)]
         self.stages = nn.ModuleList(
-            nn.Sequential(StandardisedConv(before, after, centre=before > 3), nn.ReLU(inplace=True))
+            nn.Sequential(StandardisedConv(before, after), nn.ReLU(inplace=True))
             for before, after in pairwise(channels)
         )
 

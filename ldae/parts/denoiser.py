@@ -53,16 +53,11 @@ class Denoiser(nn.Module):
         self.image_output = stage.network.image_output
         self.dim = stage.tokenizer.dim
         self.grid = image_size // PATCH
-        size = stage.size
         self.network = Transformer(
             in_dim=PATCH_DIM if self.image_input else self.dim,
             out_dim=PATCH_DIM if self.image_output else self.dim,
             grid=self.grid,
-            width=size.width,
-            heads=size.heads,
-            encoder_blocks=size.encoder_blocks,
-            decoder_blocks=size.decoder_blocks,
-            conditioning=max(1, round(size.width * size.conditioning)),
+            size=stage.size,
             classes=classes if stage.network.labels else 0,
         )
         if self.image_output:

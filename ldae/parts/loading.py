@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +24,7 @@ from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.spec import Features
 from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
 
+Converted = TypeVar("Converted")
 HAS_NO_RUN = (
     "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0, which `ldae run ldae` "
     "makes"
@@ -41,10 +42,8 @@ def build(stage: DenoiserStage, *, seed: int, tokenizer: Path | None, manifest: 
         return Denoiser(stage, fitted, image_size=manifest["size"], classes=classes)
 
 
-def published_weights(
-    file: ExternalFile, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """The published weights of a file by this project's names, as `convert` gives them.
+def published_weights(file: ExternalFile, convert: Callable[[dict[str, Tensor]], Converted]) -> Converted:
+    """What `convert` makes of the published weights of a file.
 
     Raises:
         ValueError, OSError: in one line, for a file that is absent, another one, or of other weights.
@@ -127,9 +126,8 @@ class Finished(NamedTuple):
     def denoiser(self) -> Denoiser:
         """The network of a row; a `ValueError` for a baseline's."""
         if not isinstance(self.network, Denoiser):
-            raise ValueError(
-                f"{self.run['row']}: is {self.run['method']}, which does not denoise; name a denoiser's run"
-            )
+            row, method = self.run["row"], self.run["method"]
+            raise ValueError(f"{row}: is {method}, which does not denoise; name a denoiser's run")
         return self.network
 
     @property
@@ -165,11 +163,8 @@ class Finished(NamedTuple):
 def find_run(folder: Path, *, row: str | None = None, seed: int | None = None) -> Path:
     """The folder of a finished run.
 
-    Args:
-        folder: the run's own, e.g. results/laptop/pretrain/ldae/seed0; its row's, results/laptop/pretrain/ldae; or the
-            results of a scale, results/laptop.
-        row: its name, where `folder` is the results of a scale with several rows.
-        seed: of the run, where there are several; the smallest by default.
+    It is found from the run's own folder, e.g. results/laptop/pretrain/ldae/seed0, from its row's, or from the results
+    of a scale, results/laptop, which may need the name of a `row`. Without a `seed`, it is the run of the smallest one.
 
     Raises:
         ValueError, FileNotFoundError: in one line, where there is no such run, and where several rows could be meant.

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldae.study.base import Size
+
 TIME_FREQUENCIES = 256  # width of the sinusoidal time embedding (DiT)
 
 
@@ -75,20 +77,17 @@ class Transformer(nn.Module):
         in_dim: int,
         out_dim: int,
         grid: int,
-        width: int,
-        heads: int,
-        encoder_blocks: int,
-        decoder_blocks: int,
-        conditioning: int,
+        size: Size,
         classes: int = 0,
     ) -> None:
         """Builds and initialises it for images of `grid` x `grid` tokens.
 
-        The width of the `conditioning` is a quarter of `width` in the paper (App. A), all of it in DiT. With `classes`,
-        label `classes` is the null label; 0 is a network without labels.
+        With `classes`, label `classes` is the null label; 0 is a network without labels.
         """
         super().__init__()
-        self.encoder_blocks = encoder_blocks
+        width, depth = size.width, size.encoder_blocks + size.decoder_blocks
+        conditioning = max(1, round(width * size.conditioning))  # a quarter of the width (App. A), all of it in DiT
+        self.encoder_blocks = size.encoder_blocks
         self.classes = classes
         self.embed = nn.Linear(in_dim, width)
         self.register_buffer("positions", grid_positions(grid, width), persistent=False)
@@ -96,8 +95,7 @@ class Transformer(nn.Module):
             nn.Linear(TIME_FREQUENCIES, conditioning), nn.SiLU(), nn.Linear(conditioning, conditioning)
         )
         self.label = nn.Embedding(classes + 1, conditioning) if classes else None
-        depth = encoder_blocks + decoder_blocks
-        self.blocks = nn.ModuleList(Block(width, heads, conditioning) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, size.heads, conditioning) for _ in range(depth))
         self.head_modulation = nn.Linear(conditioning, 2 * width)
         self.head = nn.Linear(width, out_dim)
         self.initialise()

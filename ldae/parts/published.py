@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ldae.parts.network import Transformer, grid_positions
 from ldae.parts.tokenizers.conv import MULTIPLES, Autoencoder, sizes
@@ -119,18 +118,9 @@ def denoiser_weights(
             f"pos_embed has {positions.shape[1]} tokens, those of images of {PATCH * side} pixels; the data set's have "
             f"{PATCH * grid}, so give dataset.size: {PATCH * side}"
         )
+    size = about.size("denoiser")
     with torch.device("meta"):
-        network = Transformer(
-            in_dim=dim,
-            out_dim=2 * dim,
-            grid=grid,
-            width=about.width,
-            heads=about.heads,
-            encoder_blocks=about.blocks,
-            decoder_blocks=0,
-            conditioning=about.width,
-            classes=about.classes,
-        ).state_dict()
+        network = Transformer(in_dim=dim, out_dim=2 * dim, grid=grid, size=size, classes=about.classes).state_dict()
     shapes: Shapes = {"pos_embed": (1, grid**2, about.width)}
     shapes |= {renamed(name, DIT): shape for name, shape in shapes_of(network).items()}
     shapes["x_embedder.proj.weight"] = (about.width, dim // patch**2, patch, patch)
@@ -153,7 +143,8 @@ def encoder_weights(state: Mapping[str, Tensor], about: PublishedWeights, *, gri
     Raises:
         ValueError: for weights of another size.
     """
-    from timm.models.vision_transformer import VisionTransformer  # imports timm, which takes seconds
+    from timm.layers.pos_embed import resample_abs_pos_embed  # timm takes seconds to import
+    from timm.models.vision_transformer import VisionTransformer
 
     state = {name: tensor.float() for name, tensor in state.items() if not name.startswith(MAE_DECODER)}
     positions = state.get("pos_embed", torch.empty(0))
@@ -170,21 +161,13 @@ def encoder_weights(state: Mapping[str, Tensor], about: PublishedWeights, *, gri
         )
     what = f"an encoder of MAE's of width {about.width} and {about.blocks} blocks"
     check_shapes(state, shapes_of(network.state_dict()), what)
+    positions = resample_abs_pos_embed(positions, [grid, grid])[0]
     return {
         "embed.weight": state["patch_embed.proj.weight"].flatten(1),
         "embed.bias": state["patch_embed.proj.bias"],
-        "positions": resampled(positions[0, 1:], grid).contiguous(),
-        "class_token": state["cls_token"][0, 0] + positions[0, 0],
+        "positions": positions[1:].contiguous(),
+        "class_token": state["cls_token"][0, 0] + positions[0],
     } | {name: tensor for name, tensor in state.items() if name.startswith("blocks.")}
-
-
-def resampled(positions: Tensor, grid: int) -> Tensor:
-    """Embeddings (T, h) of a square grid of tokens, interpolated for one of `grid` on a side, as timm does."""
-    side = round(len(positions) ** 0.5)
-    if side == grid:
-        return positions
-    table = positions.T.reshape(1, -1, side, side)
-    return F.interpolate(table, size=(grid, grid), mode="bicubic", antialias=True).flatten(2)[0].T
 
 
 def from_stable_diffusion(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -95,7 +95,8 @@ class AutoencoderTask:
             # respect to the decoded images are computed once; the inner products below have the same gradients.
             gradients = [torch.autograd.grad(term, decoded)[0] for term in (nll, generator)]
             nll, generator_part = ((gradient * decoded).sum() for gradient in gradients)
-            weight = self.recipe.adversarial_weight * adaptive_weight(nll, generator_part, self.autoencoder.last_layer)
+            last_layer = self.autoencoder.decoder.conv_out.weight
+            weight = self.recipe.adversarial_weight * adaptive_weight(nll, generator_part, last_layer)
             loss = loss + weight * generator
             surrogate = nll + weight * generator_part + self.recipe.kl * kl
         self._descend(0, surrogate, self.autoencoder)
@@ -128,9 +129,9 @@ def perceptual_distance(stage: ConvolutionalStage, vgg: Path | None) -> Perceptu
     if not stage.perceptual:
         return None
     recipe = stage.convolutional
-    weights = lpips_weights(Path(recipe.lpips.path).expanduser(), recipe.lpips.sha256) if recipe.lpips else []
+    weights = published_weights(recipe.lpips, lpips_weights) if recipe.lpips else []
     if recipe.perceptual != "builtin":
-        return Perceptual(vgg16_features(Path(recipe.perceptual.path).expanduser(), recipe.perceptual.sha256), weights)
+        return Perceptual(published_weights(recipe.perceptual, vgg16_features), weights)
     if vgg is None:
         raise ValueError("a perceptual loss with convolutional.perceptual 'builtin' needs --vgg, the trained network")
     if weights:

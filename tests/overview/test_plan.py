@@ -17,6 +17,7 @@ from ldae.data.sources.opening import IMAGENET_BYTES
 from ldae.overview.plan import plan, size_of
 from ldae.parts.network import Transformer
 from ldae.runtime.files import write_json
+from ldae.study.base import Size
 from ldae.study.cost import Costs, DataSize, transformer_parameters
 from ldae.study.graph import Graph, Job
 from ldae.study.stages import Cost
@@ -95,9 +96,8 @@ def test_seeds_multiply_the_jobs_that_have_one() -> None:
 
 
 def test_the_formula_counts_the_networks_weights() -> None:
-    network = Transformer(
-        in_dim=6, out_dim=5, grid=3, width=32, heads=2, encoder_blocks=2, decoder_blocks=1, conditioning=8
-    )
+    size = Size(width=32, heads=2, encoder_blocks=2, decoder_blocks=1, conditioning=0.25)
+    network = Transformer(in_dim=6, out_dim=5, grid=3, size=size)
     found = sum(parameter.numel() for parameter in network.parameters())
     assert found == transformer_parameters(width=32, blocks=3, in_dim=6, out_dim=5, conditioning=8)
 

@@ -96,12 +96,12 @@ def test_vgg_sees_brightness() -> None:
 
 def test_filters_are_standardised_whatever_the_weights() -> None:
     torch.manual_seed(0)
-    layer = StandardisedConv(3, 4)
-    images = torch.randn(2, 3, 8, 8)
+    layer = StandardisedConv(5, 4)
+    images = torch.randn(2, 5, 8, 8)
     before = layer(images)
     layer.weight.data = layer.weight.data * 7 + 2
     torch.testing.assert_close(layer(images), before, rtol=1e-4, atol=1e-5)
-    reference = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    reference = nn.Conv2d(5, 4, 3, padding=1, bias=False)
     for out in range(4):
         filter_ = layer.weight.data[out] - layer.weight.data[out].mean()
         reference.weight.data[out] = layer.gain.data[out] * filter_ / filter_.norm()

@@ -216,7 +216,6 @@ def test_maps_are_an_eighth_as_high_and_wide_and_are_decoded_to_images() -> None
     mean, log_variance = autoencoder.posterior(images)
     assert mean.shape == log_variance.shape == (2, CHANNELS, 8, 8)
     assert autoencoder.decode(mean).shape == images.shape
-    assert autoencoder.last_layer.shape == (3, WIDTH, 3, 3)
 
 
 def test_log_variances_are_limited() -> None:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from ldae.parts.network import Transformer
 from ldae.parts.published import from_dit
+from ldae.study.base import Size
 
 
-def network(**changes: int) -> Transformer:
-    sizes = dict(in_dim=6, out_dim=6, grid=3, width=32, heads=2, encoder_blocks=2, decoder_blocks=1, conditioning=8)
+def network(*, conditioning: float = 0.25, classes: int = 0) -> Transformer:
+    size = Size(width=32, heads=2, encoder_blocks=2, decoder_blocks=1, conditioning=conditioning)
     torch.manual_seed(0)
-    return Transformer(**(sizes | changes))
+    return Transformer(in_dim=6, out_dim=6, grid=3, size=size, classes=classes)
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -95,11 +96,7 @@ def test_published_weights_give_the_published_output(null_label: bool) -> None:
         in_dim=channels * patch**2,
         out_dim=2 * channels * patch**2,
         grid=size // patch,
-        width=width,
-        heads=4,
-        encoder_blocks=2,
-        decoder_blocks=1,
-        conditioning=width,
+        size=Size(width=width, heads=4, encoder_blocks=2, decoder_blocks=1, conditioning=1.0),
         classes=classes,
     )
     ours.load_state_dict(from_dit(theirs.state_dict(), ours.state_dict(), patch=patch))
@@ -148,6 +145,6 @@ def test_a_network_that_knows_labels_is_given_the_null_label_for_features() -> N
 
 def test_the_conditioning_is_narrow_and_costs_few_parameters() -> None:
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
-    narrow, wide = network(conditioning=8).blocks[0], network(conditioning=32).blocks[0]
+    narrow, wide = network(conditioning=0.25).blocks[0], network(conditioning=1.0).blocks[0]
     assert count(narrow.modulation) == 8 * 6 * 32 + 6 * 32
     assert count(wide) - count(narrow) == 24 * 6 * 32

@@ -63,10 +63,9 @@ ENCODER = Size(width=32, heads=2, encoder_blocks=2, decoder_blocks=2)
 
 
 def test_the_transformer_s_formula_counts_what_it_does() -> None:
-    sizes = {"in_dim": 6, "out_dim": 6, "width": 32, "conditioning": 8}
-    network = Transformer(grid=3, heads=2, encoder_blocks=2, decoder_blocks=1, **sizes)
+    network = Transformer(in_dim=6, out_dim=6, grid=3, size=ENCODER)
     found = counted(lambda: network(torch.zeros(1, 9, 6), torch.tensor([1])))
-    assert found == transformer_macs(tokens=9, blocks=3, **sizes)
+    assert found == transformer_macs(tokens=9, blocks=4, in_dim=6, out_dim=6, width=32, conditioning=8)
 
 
 def test_the_tokenizer_s_formulas_count_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:

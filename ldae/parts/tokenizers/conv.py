@@ -175,11 +175,6 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(width=width, blocks=blocks, in_channels=channels)
         self.to(memory_format=memory_format())
 
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight of the decoder's last convolution, at which gradients of its losses are compared."""
-        return cast(nn.Parameter, self.decoder.conv_out.weight)
-
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, S, S) in [-1, 1] to mean and log variance of their latents, (N, C, S/8, S/8) each."""
         mean, log_variance = self.quant(self.encoder(images)).chunk(2, dim=1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from torch.nn import functional as F
 
 from ldae.parts.published import check_shapes, shapes_of
 from ldae.runtime import ranks
-from ldae.runtime.weights import read_weights
 
 VGG_CHANNELS = (64, 128, 256, 512, 512)  # of relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3
 # ImageNet's mean and standard deviation for images in [-1, 1], as LPIPS has them
@@ -49,14 +47,11 @@ def unit(activations: Tensor) -> Tensor:
     return activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + 1e-10)
 
 
-def vgg16_features(path: Path, sha256: str) -> nn.Module:
+def vgg16_features(state: Mapping[str, Tensor]) -> nn.Module:
     """VGG16's relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, which LPIPS compares, of images in [-1, 1].
 
-    The file, `.safetensors` or one of `torch.save` with this SHA-256, holds ImageNet weights as timm or torchvision
-    name them, `features.N.weight`; those of the classifier are ignored.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_weights`, and for weights of another network.
+    The state holds ImageNet weights as timm or torchvision name them, `features.N.weight`; those of the classifier are
+    ignored, and weights of another network are a `ValueError`.
     """
     import timm  # which takes seconds, as does torchvision
     from torchvision.transforms.v2 import Normalize
@@ -64,23 +59,18 @@ def vgg16_features(path: Path, sha256: str) -> nn.Module:
     with torch.device("meta"):  # which allocates neither these layers nor the classifier's 480 MB
         layers = timm.create_model("vgg16", pretrained=False, features_only=True, out_indices=tuple(range(5)))
     published = {name: name.replace("features_", "features.") for name in layers.state_dict()}
-    stored = {name: tensor for name, tensor in read_weights(path, sha256).items() if name in published.values()}
+    stored = {name: tensor.float() for name, tensor in state.items() if name in published.values()}
     shapes = {published[name]: shape for name, shape in shapes_of(layers.state_dict()).items()}
-    check_shapes(stored, shapes, f"VGG16 ({path})")
-    layers.load_state_dict({name: stored[theirs].float() for name, theirs in published.items()}, assign=True)
+    check_shapes(stored, shapes, "VGG16")
+    layers.load_state_dict({name: stored[theirs] for name, theirs in published.items()}, assign=True)
     return nn.Sequential(Normalize(LPIPS_SHIFT, LPIPS_SCALE), layers).eval().requires_grad_(False)
 
 
-def lpips_weights(path: Path, sha256: str) -> list[Tensor]:
-    """LPIPS' linear layers for VGG16, each (1, C, 1, 1), from the file that LPIPS' authors distribute.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_weights`, and for other weights than LPIPS'.
-    """
-    stored = read_weights(path, sha256)
+def lpips_weights(state: Mapping[str, Tensor]) -> list[Tensor]:
+    """LPIPS' linear layers for VGG16, each (1, C, 1, 1), by its authors' names; other weights are a `ValueError`."""
     shapes = {f"lin{layer}.model.1.weight": (1, channels, 1, 1) for layer, channels in enumerate(VGG_CHANNELS)}
-    check_shapes(stored, shapes, f"LPIPS ({path})")
-    return [stored[name].float() for name in shapes]
+    check_shapes(state, shapes, "LPIPS")
+    return [state[name].float() for name in shapes]
 
 
 class PatchDiscriminator(nn.Module):
@@ -116,7 +106,7 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     return -fake_logits.mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """The factor that gives both scalar losses equal gradients at the decoder's last layer (VQGAN, eq. 7).
 
     It is |grad reconstruction| / (|grad adversarial| + 1e-4), at most 10^4, without a gradient; constants from LDM. The
