@@ -21,11 +21,8 @@ MOST_PAIRS = 100  # pairs of equal files that a manifest lists
 def summary(source: Source) -> str:
     """One line with the numbers of images and classes, and what was left out."""
     train, val = (len(source.splits[name].labels) for name in ("train", "val"))
-    left_out = source.left_out.in_words()
-    return (
-        f"{train + val:,} images of {len(source.classes):,} classes: {train:,} for training, {val:,} for validation"
-        + (f"; left out: {left_out}" if left_out else "")
-    )
+    counts = f"{train:,} for training, {val:,} for validation{source.left_out.in_words()}"
+    return f"{train + val:,} images of {len(source.classes):,} classes: {counts}"
 
 
 def most_broken(images: int) -> float:
@@ -45,8 +42,7 @@ def broken_images(source: Source, journals: dict[str, Journal]) -> list[dict[str
 def check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool, out: Path) -> None:
     """Lists the broken images, if there are any, in `broken.csv` in the folder `out`.
 
-    Raises:
-        ValueError: if too many images of a split are broken and this is not `allowed`, or all of a class.
+    Too many of them in a split are a `ValueError` unless they are `allowed`, and so are all images of a class.
     """
     images, path = broken_images(source, journals), out / "broken.csv"
     if not images:

@@ -49,9 +49,7 @@ def report_damage(path: Path) -> Iterator[None]:
 def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
     """Creates an array on disk, with its whole space reserved, to be filled through a memory map.
 
-    Raises:
-        OSError: with the name `path`, if the disk has too little space. (If the disk were full later, SIGBUS would kill
-            the writer without a message.)
+    An `OSError` names `path` if the disk has too little space. If it were full later, SIGBUS would kill the writer.
     """
     with path_in_errors(path):
         array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -72,20 +70,10 @@ def release_pages(array: NDArray[Any]) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def chunks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Iterates over a memory-mapped array in slices of rows, with only the current slice in memory."""
-    step = max(1, RESIDENT // (rows[:1].nbytes or 1))
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step]
-        release_pages(rows)
-
-
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
-    """All arrays of an `.npz` file; zip checksums are verified.
+    """All arrays of an `.npz` file; a `ValueError` names the file if it is damaged or lacks one of the `names`.
 
-    Raises:
-        ValueError: with the file's name, if it is damaged or lacks one of the `names`. (One flipped bit in the zip
-            directory can hide an array.)
+    One flipped bit in the zip directory can hide an array.
     """
     with report_damage(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         arrays_by_name = {name: arrays[name] for name in arrays}
@@ -111,9 +99,14 @@ def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def file_row_checksums(path: Path) -> NDArray[np.uint64]:
-    """The checksums of all rows of a `.npy` file."""
+    """The checksums of all rows of a `.npy` file, of which only a slice is in memory at a time."""
     rows = open_array(path, mapped=True)
-    return np.concatenate([row_checksums(chunk) for chunk in chunks(rows)])
+    sums = np.empty(len(rows), dtype=np.uint64)
+    step = max(1, RESIDENT // (rows[:1].nbytes or 1))
+    for start in range(0, len(rows), step):
+        sums[start : start + step] = row_checksums(rows[start : start + step])
+        release_pages(rows)
+    return sums
 
 
 def save_row_checksums(path: Path) -> None:
@@ -130,11 +123,7 @@ class CheckedRows:
     """An array on disk whose rows are verified against their checksums when they are read."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the array without reading it.
-
-        Raises:
-            ValueError: if the number of checksums differs from the number of rows.
-        """
+        """Opens the array without reading it; a `ValueError` says that there are more or fewer checksums than rows."""
         self.path, self.rows = path, open_array(path, mapped=True)
         self._sums: NDArray[np.uint64] = open_array(checksums_path(path))
         if len(self._sums) != len(self.rows):

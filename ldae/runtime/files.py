@@ -19,10 +19,8 @@ os.umask(UMASK)
 def atomic_write(path: Path) -> Iterator[Path]:
     """An atomic write: yields a temporary path next to `path`, which is synced and renamed if the block succeeds.
 
-    Every file of the graph has one writer at a time, so a writer overwrites the temporary file of a killed one.
-
-    Raises:
-        OSError: with the name `path`, if the disk is full or not writable; the previous file remains.
+    Every file of the graph has one writer at a time, so a writer overwrites the temporary file of a killed one. If the
+    disk is full or not writable, an `OSError` names `path`, and the previous file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -108,12 +106,7 @@ def sha256(path: Path) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Checks the SHA-256 of a file that the user has provided.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-        ValueError: if its SHA-256 differs.
-    """
+    """Checks a file that the user has provided: `FileNotFoundError`, or `ValueError` if its SHA-256 differs."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: does not exist; put the file with sha256 {expected} there")
     if (actual := sha256(path)) != expected.lower():

@@ -75,8 +75,7 @@ def description(locks: list[str] | None = None) -> str:
 def sole_holder(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Waits until no other process holds `folder`, then holds it until the block ends; the caller renews the heartbeat.
 
-    Raises:
-        Stopped: if this process is asked to stop while it waits.
+    Raises `Stopped` if this process is asked to stop while it waits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, logged = folder / "lock", False
@@ -119,11 +118,7 @@ def heartbeat(folder: Path) -> None:
 
 @contextmanager
 def registered(folder: Path) -> Iterator[Path]:
-    """Registers this Snakemake process until the block ends, and renews its file meanwhile; yields that file.
-
-    Args:
-        folder: Snakemake's own folder, `.snakemake`.
-    """
+    """Registers this process in the folder `.snakemake` until the block ends, and yields its file, which it renews."""
     path = folder / "drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, description())
@@ -146,11 +141,7 @@ def make_way(own: Path, locked: Callable[[], bool]) -> None:
     """Removes the locks of dead drivers, and ends this process, with one line, where a living one locks its files.
 
     A driver on another machine cannot be asked. It is known to live when it renews its file; until then it is waited
-    for, `SILENT_SECONDS` at the most.
-
-    Args:
-        own: this process's file.
-        locked: whether some of the files that it would make, or need, are locked.
+    for, `SILENT_SECONDS` at the most. `own` is this process's file; `locked` says whether files it needs are locked.
     """
     first: dict[Path, float] = {}
     while True:

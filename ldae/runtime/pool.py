@@ -22,10 +22,8 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 def pool(workers: int) -> Iterator[Map]:
     """An ordered `map` over several worker processes; with one worker, the built-in `map`.
 
-    Only a few tasks are queued at a time. The executor's own `map` would queue all of ImageNet at once.
-
-    Raises:
-        ChildProcessError: if a worker ends before its task.
+    Only a few tasks are queued at a time; the executor's own `map` would queue all of ImageNet at once. A worker that
+    ends before its task is a `ChildProcessError`.
     """
     if workers == 1:
         yield map

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,22 +52,18 @@ class Randomness:
 
     def uniform(self, *shape: int, batch: int = 0) -> Tensor:
         """Numbers in [0, 1) of a shape whose dimension `batch` counts this rank's images."""
-        drawn = torch.rand(self._full_shape(shape, batch), generator=self._generator, device=self.device)
-        return self._of_this_rank(drawn, batch)
+        return self._part(torch.rand, list(shape), batch)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers of a shape whose first dimension counts this rank's images."""
-        drawn = torch.randn(self._full_shape(shape, 0), generator=self._generator, device=self.device)
-        return self._of_this_rank(drawn, 0)
+        return self._part(torch.randn, list(shape))
 
     def integers(self, stop: int, num: int) -> Tensor:
         """Integers (num,) in 0..stop - 1, one for each of this rank's images."""
-        drawn = torch.randint(stop, self._full_shape((num,), 0), generator=self._generator, device=self.device)
-        return self._of_this_rank(drawn, 0)
+        return self._part(partial(torch.randint, stop), [num])
 
-    def _full_shape(self, shape: tuple[int, ...], batch: int) -> list[int]:
-        return [size * self.parts if place == batch else size for place, size in enumerate(shape)]
-
-    def _of_this_rank(self, drawn: Tensor, batch: int) -> Tensor:
-        size = drawn.shape[batch] // self.parts
-        return drawn.narrow(batch, self.part * size, size)
+    def _part(self, draw: Callable[..., Tensor], shape: list[int], batch: int = 0) -> Tensor:
+        """This rank's part of the numbers for the whole batch."""
+        num = shape[batch]
+        shape[batch] = num * self.parts
+        return draw(shape, generator=self._generator, device=self.device).narrow(batch, self.part * num, num)

@@ -35,10 +35,8 @@ SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 def group() -> Iterator[Rank]:
     """Joins the process group that the environment describes, until the block ends; only rank 0 logs.
 
-    If ranks fail, the first one raises its error and the others exit with status 1.
-
-    Raises:
-        Stopped: if a rank was asked to stop.
+    If ranks fail, the first one raises its error and the others exit with status 1; `Stopped` says that one was asked to
+    stop.
     """
     rank = Rank.from_environment()
     if rank.number:
@@ -72,12 +70,8 @@ def group() -> Iterator[Rank]:
 def _meet(rank: Rank) -> Store:
     """Waits until all ranks have started, and returns their key-value store, which rank 0 or torchrun hosts.
 
-    PyTorch's own rendezvous would wait inside C++, where signals cannot end it.
-
-    Raises:
-        Stopped: if this process is asked to stop while it waits.
-        OSError: on one rank of each machine, if some ranks have not started within `SECONDS_TO_MEET`; on rank 0 if it
-            cannot listen.
+    PyTorch's own rendezvous would wait inside C++, where signals cannot end it. On one rank of each machine a
+    `TimeoutError` says which ranks have not come within `SECONDS_TO_MEET`; an `OSError` says that rank 0 cannot listen.
     """
     host, port, name = _meeting_point()
     hosts = not rank.number and not (launched_by() == "torchrun" and "TORCHELASTIC_USE_AGENT_STORE" in os.environ)

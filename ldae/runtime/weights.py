@@ -33,14 +33,16 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a safetensors or PyTorch file with the expected SHA-256; nothing in the file is executed.
 
     The file may be a training checkpoint that stores its weights under one of `NESTED` and its options as an
-    `argparse.Namespace`, like the files of DiT and MAE.
-
-    Raises:
-        ValueError, FileNotFoundError: if the file is absent, has another SHA-256, or contains other objects.
+    `argparse.Namespace`, like the files of DiT and MAE. A `ValueError` says that it has another SHA-256 or contains
+    other objects.
     """
     check_sha256(path, sha256)
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds of exceptions for files that it did not write
         raise ValueError(f"{path}: {_refusal(error, path.name)}") from None
     if not isinstance(state, dict):
@@ -51,12 +53,6 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} contains values that are not finite")
     return tensors
-
-
-def _unpickled(path: Path) -> Any:
-    """The content of a PyTorch file: tensors, plain values and `argparse.Namespace`; nothing else is loaded."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _refusal(error: Exception, name: str) -> str:

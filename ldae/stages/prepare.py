@@ -57,8 +57,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     - `white`: for grey images with more than 8 bits (otherwise None): its `level`, whether it was `measured`, the
       `largest` value, and the number of `images`.
 
-    Raises:
-        ValueError: in one line, if the data set cannot be used; no array or manifest is written then.
+    A `ValueError` says in one line why the data set cannot be used; no array or manifest is written then.
     """
     dataset, size = stage.dataset, stage.dataset.stored
     source = opening.open_source(dataset)
@@ -138,12 +137,8 @@ def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run:
     """Decodes grey images with more than 8 bits again, with one white for the whole data set.
 
     They were first decoded with a white from each single image. A stage that is killed here decodes all of them again.
-
-    Returns:
-        The manifest's entry `white`.
-
-    Raises:
-        ValueError: for colour images of 16 bits that use only the lower ones, because Pillow returns only the upper 8.
+    Colour images of 16 bits that use only the lower ones are a `ValueError`, because Pillow returns only the upper 8.
+    Returns the manifest's entry `white`.
     """
     configured = dataset.white if isinstance(dataset, Folder) else None
     grey = [value for journal in journals.values() for value in journal.grey.values()]

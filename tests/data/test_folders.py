@@ -192,7 +192,7 @@ def test_hidden_and_system_folders_hold_no_pictures_at_any_depth(name: str, tmp_
     assert source.classes == ("cat", "dog")
     assert sum(len(images.labels) for images in source.splits.values()) == 9
     assert source.left_out.to_json() == {"hidden": 3}
-    assert source.left_out.in_words() == "3 hidden or system files and folders"
+    assert source.left_out.in_words() == "; left out: 3 hidden or system files and folders"
 
 
 def test_hidden_and_system_files_are_no_pictures(tmp_path: Path) -> None:

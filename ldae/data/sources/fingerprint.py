@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,11 @@ def record(files: Listing | None, path: Path) -> dict[str, Any]:
 
 
 def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) -> str | None:
-    """One line on how the files differ from those that were prepared.
+    """One line on how a data set's files differ from those that were `prepared` in a folder with this manifest.
 
-    Args:
-        dataset: what the scale asks for.
-        manifest: what was prepared.
-        prepared: the folder of the prepared images, with the manifest and the listing of the files.
-
-    Returns:
-        None if the files are the same, wherever they are and whatever their times; if they are not accessible; and if
-        the manifest does not describe them. With more than `MANY` files, they are checked only if a folder has changed.
-        If files with new times exceed 1 GB, only names and sizes are compared.
+    None if the files are the same, wherever they are and whatever their times; if they are not accessible; and if the
+    manifest does not describe them. With more than `MANY` files, they are checked only if a folder has changed. Beyond
+    1 GB of files with new times, only names and sizes are compared.
     """
     recorded = manifest.get("sources")
     if not recorded or manifest["source"] != dataset.source:
@@ -55,10 +50,9 @@ def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) ->
             return None  # a missing disk rather than a typing mistake
         return f"{printable(str(root))}: is not a folder; write where the images are as dataset.path"
     differ = f"the pictures in {printable(str(root))} differ from those that were prepared"
-    try:
-        before: Listing | None = read_listing(prepared / "sources.npz")
-    except (OSError, ValueError):
-        before = None
+    before: Listing | None = None
+    with suppress(OSError, ValueError):
+        before = read_listing(prepared / "sources.npz")
     try:
         if not os.listdir(root):  # e.g. an empty mount point
             return None
@@ -75,14 +69,12 @@ def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) ->
 
 
 def _other_photograph(recorded: dict[str, dict[str, str]]) -> str | None:
-    try:
+    with suppress(ValueError, OSError):
         now = photos.hashes()
-    except (ValueError, OSError):
-        return None
-    for package, files in recorded.items():
-        for file, digest in files.items():
-            if now.get(package, {}).get(file, digest) != digest:
-                return f"{package}'s {file} is another file than the one that was prepared"
+        for package, files in recorded.items():
+            for file, digest in files.items():
+                if now.get(package, {}).get(file, digest) != digest:
+                    return f"{package}'s {file} is another file than the one that was prepared"
     return None
 
 

@@ -26,10 +26,7 @@ def load(dataset: Folder) -> Source:
     tree = Tree(Path(dataset.path).expanduser())
     try:
         folders = _split_folders(tree, dataset)
-        if folders is not None:
-            splits = _existing_splits(tree, folders)
-        else:
-            splits = _random_splits(tree, dataset.val_fraction or 0.0, dataset.seed)
+        splits = _existing_splits(tree, folders) if folders else _random_splits(tree, dataset)
     except ValueError as error:
         raise ValueError(printable(str(error))) from None
     entries = [entry for split in ("train", "val") for files in splits[split].values() for entry in files]
@@ -45,10 +42,7 @@ def _images(root: Path, dataset: Folder, classes: Classes) -> Images:
 
 
 def check(dataset: Folder) -> None:
-    """Raises the same `ValueError` if the folder is missing, or has no splits and no `val_fraction` is set.
-
-    Fast, because it does not list the images.
-    """
+    """Raises the same `ValueError` as `load` for the outermost folder, without listing the images."""
     try:
         _split_folders(Tree(Path(dataset.path).expanduser()), dataset)
     except ValueError as error:
@@ -58,9 +52,7 @@ def check(dataset: Folder) -> None:
 def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
     """The folders of the two splits, or None if the tree consists of class folders.
 
-    Raises:
-        ValueError: if there is no tree, if it is ambiguous which folders are the splits, or if `val_fraction` is set
-            for a tree with splits or not set for one without.
+    A `ValueError` says what is missing or ambiguous, or that `val_fraction` should be set or removed.
     """
     root, val, divides = tree.root, dataset.val, dataset.val_fraction is not None
     if not root.is_dir():
@@ -111,7 +103,7 @@ def _existing_splits(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
     return splits
 
 
-def _random_splits(tree: Tree, val_fraction: float, seed: int) -> dict[str, Classes]:
+def _random_splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
     """Splits one tree: a random share of each class, at least one image and never all, is held out for validation."""
     classes = _classes(tree, "")
     _refuse_splits(tree.root, classes)
@@ -119,8 +111,8 @@ def _random_splits(tree: Tree, val_fraction: float, seed: int) -> dict[str, Clas
     for label, (name, files) in enumerate(classes.items()):
         if len(files) < 2:
             raise ValueError(f"{tree.root / name}: has a single image; to split a class takes two at least")
-        num_val = min(max(round(val_fraction * len(files)), 1), len(files) - 1)
-        validation = set(np.random.default_rng([seed, label]).permutation(len(files))[:num_val].tolist())
+        num_val = min(max(round((dataset.val_fraction or 0.0) * len(files)), 1), len(files) - 1)
+        validation = set(np.random.default_rng([dataset.seed, label]).permutation(len(files))[:num_val].tolist())
         splits["train"][name] = [file for i, file in enumerate(files) if i not in validation]
         splits["val"][name] = [file for i, file in enumerate(files) if i in validation]
     return splits
@@ -162,9 +154,7 @@ def _classes(tree: Tree, folder: str) -> Classes:
             raise ValueError(f"{place}: has two class folders that are called {spelling}; rename one")
         classes[spelling] = tree.pictures(f"{folder}/{name}" if folder else name)
         if not classes[spelling]:
-            left_out = tree.left_out.in_words()
-            beside = f"; left out: {left_out}" if left_out else ""
-            raise ValueError(f"{place / name}: has no images in a readable format{beside}")
+            raise ValueError(f"{place / name}: has no images in a readable format{tree.left_out.in_words()}")
     return classes
 
 

@@ -39,11 +39,7 @@ def problem(dataset: Dataset) -> str | None:
 
 
 def count(dataset: Dataset) -> tuple[int, int, int]:
-    """The numbers of training images, validation images and classes, counted from the list of files.
-
-    Raises:
-        ValueError, OSError: in one line, for what cannot be prepared.
-    """
+    """The numbers of training images, validation images and classes; errors as in `open_source`."""
     if dataset.source == "imagenet":
         tars.check(dataset)
         root = Path(dataset.path).expanduser()

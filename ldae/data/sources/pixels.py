@@ -80,11 +80,7 @@ def draw(content: bytes, size: int, white: float | None = None) -> Picture:
 
 
 def read_picture(path: Path, size: int, white: float | None) -> NDArray[np.uint8]:
-    """The central square of a user's own image file, uint8 (3, size, size).
-
-    Raises:
-        ValueError: for a folder or another file that is not an image.
-    """
+    """The central square of a user's own image file, uint8 (3, size, size); a `ValueError` if it is none."""
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; name the pictures in it")
     picture = draw(path.read_bytes(), size, white)
@@ -94,15 +90,10 @@ def read_picture(path: Path, size: int, white: float | None) -> NDArray[np.uint8
 
 
 def to_pixels(image: Image.Image, size: int, *, white: float | None = None) -> NDArray[np.uint8]:
-    """An image of any mode and size as RGB (3, size, size): upright, the central square.
+    """An image of any mode and size as RGB (3, size, size): upright, the central square, the first frame.
 
-    Args:
-        image: its first frame is taken.
-        size: the side of the square.
-        white: the value that is white in grey images of more than 8 bits; by default `white_above` their largest.
-
-    Raises:
-        ValueError: for one that is too elongated for a square, or has values that are no brightness.
+    `white` is the value that is white in grey images of more than 8 bits, by default `white_above` their largest. A
+    `ValueError` refuses an image that is too elongated for a square, or has values that are not brightness.
     """
     upright = ImageOps.exif_transpose(image)
     if max(upright.size) > MOST_ELONGATED * min(upright.size):

@@ -47,7 +47,7 @@ def load(dataset: ImageNet) -> Source:
     if not classes:
         raise ValueError(f"{root / TRAIN}: holds nothing; expected a tar file for each class")
     names = tuple(PurePosixPath(member.name).stem for member in classes)
-    train = [(member, label) for label, inner in enumerate(classes) for member in inside(root / TRAIN, inner)]
+    train = [(member, label) for label, inner in enumerate(classes) for member in members(root / TRAIN, inner)]
     if lacking := set(range(len(classes))) - {label for _, label in train}:
         raise ValueError(f"{root / TRAIN}: {classes[min(lacking)].name} holds no images")
     val = sorted(members(root / VAL), key=lambda member: member.name)
@@ -80,37 +80,29 @@ def listing(dataset: ImageNet) -> Listing:
     return Listing.of([Entry(name, status.st_size, status.st_mtime_ns) for name, status in files], {})
 
 
-def members(path: Path, *, start: int = 0) -> Iterator[Member]:
-    """The files in a tar archive that starts at byte `start` of a file; a `ValueError` names an invalid archive."""
+def members(path: Path, outer: Member | None = None) -> Iterator[Member]:
+    """The files in a tar archive, or in the archive `outer` inside it; a `ValueError` names an invalid one."""
     with path.open("rb") as file:
-        file.seek(start)
+        file.seek(outer.offset if outer else 0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
                     if member.isfile():
-                        yield Member(member.name, member.offset_data, member.size)
+                        name = f"{PurePosixPath(outer.name).stem}/{member.name}" if outer else member.name
+                        yield Member(name, member.offset_data, member.size)
                 file.seek(archive.offset)
                 # tarfile would accept another block as the end, too
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(f"it breaks off at byte {archive.offset}")
         except tarfile.TarError as error:
-            raise ValueError(f"{path}: is not a complete tar file ({error})") from None
-
-
-def inside(path: Path, outer: Member) -> Iterator[Member]:
-    """The files in a tar archive inside the tar file at `path`; a `ValueError` names a damaged one."""
-    try:
-        for member in members(path, start=outer.offset):
-            yield member._replace(name=f"{PurePosixPath(outer.name).stem}/{member.name}")
-    except ValueError as error:
-        raise ValueError(f"{error}: {outer.name}, in it") from None
+            where = f": {outer.name}, in it" if outer else ""
+            raise ValueError(f"{path}: is not a complete tar file ({error}){where}") from None
 
 
 def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
     """The label of each validation image in the order of their names, as indices into `classes`.
 
-    Raises:
-        ValueError: for a file that is damaged or incomplete, or names a class that `classes` lacks.
+    A `ValueError` says what is damaged or lacking.
     """
     from scipy.io import loadmat
 

@@ -86,7 +86,7 @@ class LeftOut:
         return {name: value for name, value in counts.items() if value}
 
     def in_words(self) -> str:
-        """The non-zero counts as a sentence, for the log."""
+        """The non-zero counts as the end of a sentence; empty if nothing is left out."""
         counts = self.to_json()
         kinds = ", ".join(f"{ending} {number:,}" for ending, number in counts.get("endings", {}).items())
         numbers = (
@@ -98,7 +98,7 @@ class LeftOut:
         parts = [f"{number:,} {one if number == 1 else many}" for number, one, many in numbers if number]
         if self.folders:
             parts.append(f"the folder{'s' * (len(self.folders) > 1)} {', '.join(counts['folders'])}")
-        return ", ".join(parts)
+        return f"; left out: {', '.join(parts)}" if parts else ""
 
 
 class Tree:
@@ -111,19 +111,12 @@ class Tree:
         self._contents: dict[str, tuple[dict[str, Identity], list[Entry]]] = {}
 
     def level(self, folder: str) -> tuple[list[str], list[Entry]]:
-        """The sorted names of the subfolders, and the sorted image files, directly in `folder`.
-
-        Raises:
-            ValueError: for a dangling link that may have been a folder.
-        """
+        """The sorted names of the subfolders, and the sorted image files, directly in `folder`."""
         folders, pictures = self._content(folder)
         return sorted(os.path.basename(path) for path in folders), sorted(pictures)
 
     def pictures(self, folder: str) -> list[Entry]:
-        """All image files in `folder` and its subfolders, sorted by path; errors as for `level`.
-
-        A folder that links reach twice is read once.
-        """
+        """All image files in `folder` and its subfolders, sorted by path; links may reach a folder twice."""
         visited, entries, pending = self._above(folder), [], [folder]
         while pending:
             folders, pictures = self._content(pending.pop())
@@ -144,7 +137,8 @@ class Tree:
     def _content(self, folder: str) -> tuple[dict[str, Identity], list[Entry]]:
         """The paths of the subfolders and the image files directly in `folder`; counts what is left out, once.
 
-        Links to folders that contain `folder` are left out.
+        Links to folders that contain `folder` are left out. A dangling link that may have led to a folder is a
+        `ValueError`.
         """
         if folder in self._contents:
             return self._contents[folder]
