@@ -35,8 +35,8 @@ SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 def group() -> Iterator[Rank]:
     """Joins the process group that the environment describes, until the block ends; only rank 0 logs.
 
-    If ranks fail, the first one raises its error and the others exit with status 1; `Stopped` says that one was asked to
-    stop.
+    If ranks fail, the first one raises its error and the others exit with status 1. `Stopped` says that a rank was
+    asked to stop.
     """
     rank = Rank.from_environment()
     if rank.number:
