@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldae.measures.measure import Encoded, Task
+from ldae.measures.measure import Encoded
 from ldae.measures.rates import Lars, RateSearch, batch_norm
 
 QUERIES = 8  # at most; each pools an equal part of the values
@@ -73,10 +73,7 @@ class AttentiveHeads:
 class Attentive(RateSearch):
     """The accuracy of a classifier that pools the tokens with learned queries."""
 
-    def __init__(self, task: Task, example: Encoded) -> None:
-        assert example.tokens is not None
-        width = example.tokens.shape[2]
-        super().__init__(task, *(AttentiveHeads(width, task.classes, task.rates, task.generator()) for _ in range(2)))
+    classifiers = AttentiveHeads
 
     def inputs(self, images: Encoded) -> Tensor:
         """The tokens (n, T, F)."""

@@ -48,8 +48,7 @@ def extract(
     decides the randomness. With `tokens`, these are kept beside the pooled features.
     """
     randomness = Randomness(crop.device)
-    pooled: dict[str, Tensor] = {}
-    all_tokens: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}  # tokens (n, T, F), or features (n, F)
     for turn, start in enumerate(range(0, len(images), batch)):
         is_mine = turn % ranks.size() == ranks.number()
         if not is_mine and turn:  # every rank encodes the first batch, which shows the encoders' names and widths
@@ -57,17 +56,13 @@ def extract(
         inputs = windows(split, images[start : start + batch], crop, randomness, position=first + start)
         randomness.restart(crop.seed, Stream.CORRUPT, 0 if crop.view is None else crop.view + 1, first + start)
         for name, encoded in encoders.encode(encoders.prepare(inputs, randomness)):
-            if name not in pooled:
-                pooled[name] = torch.zeros(len(images), encoded.shape[2], device=crop.device)
-                all_tokens |= {name: torch.zeros(len(images), *encoded.shape[1:], device=crop.device)} if tokens else {}
+            values = encoded if tokens else encoded.mean(1)
+            if name not in stored:
+                stored[name] = torch.zeros(len(images), *values.shape[1:], device=crop.device)
             if is_mine:
-                pooled[name][start : start + len(encoded)] = encoded.mean(1)
-                if tokens:
-                    all_tokens[name][start : start + len(encoded)] = encoded
-    return {
-        name: Encoded(ranks.all_reduce_sum(features), ranks.all_reduce_sum(all_tokens[name]) if tokens else None)
-        for name, features in pooled.items()
-    }
+                stored[name][start : start + len(values)] = values
+    whole = {name: ranks.all_reduce_sum(values) for name, values in stored.items()}
+    return {name: Encoded(values.mean(1), values) if tokens else Encoded(values) for name, values in whole.items()}
 
 
 def windows(

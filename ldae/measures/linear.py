@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ldae.measures.measure import Encoded, Task
+from ldae.measures.measure import Encoded
 from ldae.measures.rates import Lars, RateSearch, batch_norm
 
 
 class Heads:
     """H linear classifiers on one normalised input, differing in their learning rates; they do not interact."""
 
-    def __init__(self, features: int, classes: int, rates: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, width: int, classes: int, rates: Tensor, generator: torch.Generator) -> None:
         """Starts all heads from the same weights, on the device of the generator and of the peak `rates` (H,)."""
         device = rates.device
-        initial = 0.01 * torch.empty(features, 1, classes, device=device).normal_(generator=generator)
-        self.weight = initial.expand(features, len(rates), classes).clone()
+        initial = 0.01 * torch.empty(width, 1, classes, device=device).normal_(generator=generator)
+        self.weight = initial.expand(width, len(rates), classes).clone()
         self.bias = torch.zeros(len(rates), classes, device=device)
         self.optimizer = Lars((self.weight, self.bias), rates)
-        self.mean, self.variance = torch.zeros(features, device=device), torch.ones(features, device=device)
+        self.mean, self.variance = torch.zeros(width, device=device), torch.ones(width, device=device)
 
     def step(self, features: Tensor, labels: Tensor, share: float) -> None:
         """Trains every head on a batch (n, F) with labels (n,), at `share` of its peak rate."""
@@ -41,9 +41,7 @@ class Heads:
 class Linear(RateSearch):
     """The accuracy of a linear classifier on the mean of the tokens (paper, App. A)."""
 
-    def __init__(self, task: Task, example: Encoded) -> None:
-        width = example.features.shape[1]
-        super().__init__(task, *(Heads(width, task.classes, task.rates, task.generator()) for _ in range(2)))
+    classifiers = Heads
 
     def inputs(self, images: Encoded) -> Tensor:
         """The pooled features (n, F)."""

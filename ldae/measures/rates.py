@@ -17,6 +17,9 @@ MOMENTUM, TRUST = 0.9, 0.001  # LARS, as in MAE's linear probe
 class Classifiers(Protocol):
     """H classifiers that differ in their learning rates."""
 
+    def __init__(self, width: int, classes: int, rates: Tensor, generator: torch.Generator) -> None:
+        """Starts all from the same weights, on the device of the generator and of the peak `rates` (H,)."""
+
     def step(self, inputs: Tensor, labels: Tensor, share: float) -> None:
         """Trains each on a batch (n, ...) with labels (n,), at `share` of its peak rate."""
 
@@ -73,8 +76,14 @@ class RateSearch(Measure):
     rate, and one on all images, whose accuracy at that rate is the result.
     """
 
-    def __init__(self, task: Task, choosing: Classifiers, final: Classifiers) -> None:
-        self.rates, self.choosing, self.final = task.probing.rates, choosing, final
+    classifiers: type[Classifiers]
+
+    def __init__(self, task: Task, example: Encoded) -> None:
+        width = self.inputs(example).shape[-1]
+        self.choosing, self.final = (
+            self.classifiers(width, task.classes, task.rates, task.generator()) for _ in range(2)
+        )
+        self.rates = task.probing.rates
         self.num_held_out = 0
         self.num_correct = torch.zeros(len(self.rates), dtype=torch.long, device=task.rates.device)  # held-out images
         self.correct: list[Tensor] = []  # (n, H) of each part of the validation images

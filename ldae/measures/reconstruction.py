@@ -12,7 +12,6 @@ from ldae.data.prepared import Split, to_float
 from ldae.parts.tokenizers import Tokenizer
 
 IMAGES = 1000  # at most so many validation images
-PEAK = 2.0  # images are in [-1, 1]
 BATCH = 100
 
 
@@ -24,7 +23,8 @@ def psnr(tokenizer: Tokenizer, val: Split, device: torch.device) -> float:
         for start in range(0, len(numbers), BATCH):
             images = to_float(val.batch(numbers[start : start + BATCH], device)[0])
             total += (tokenizer.decode(tokenizer.encode(images)) - images).square().flatten(1).mean(1).sum().item()
-    return 10 * math.log10(PEAK**2 / max(total / len(numbers), 1e-12))
+    peak = 2.0  # images are in [-1, 1]
+    return 10 * math.log10(peak**2 / max(total / len(numbers), 1e-12))
 
 
 def collapsed(variance: Tensor, *, has_prior: bool) -> int:

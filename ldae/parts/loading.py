@@ -25,10 +25,7 @@ from ldae.study.spec import Features
 from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
 
 Converted = TypeVar("Converted")
-HAS_NO_RUN = (
-    "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0, which `ldae run ldae` "
-    "makes"
-)
+HAS_NO_RUN = "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0"
 
 
 def build(stage: DenoiserStage, *, seed: int, tokenizer: Path | None, manifest: dict[str, Any]) -> Denoiser:

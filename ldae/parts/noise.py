@@ -18,14 +18,6 @@ class Level(NamedTuple):
     signal: Tensor
     noise: Tensor
 
-    def signal_share(self) -> Tensor:
-        """The signal's part of the power.
-
-        It is the paper's weight gamma^2 where gamma^2 + sigma^2 = 1 (eq. 3) and its 1 / (1 + sigma^2) where gamma = 1
-        (Sec. 4.3), so that removing the input scaling changes the schedule alone.
-        """
-        return self.signal**2 / (self.signal**2 + self.noise**2)
-
 
 def uniform(num_times: int, num: int, randomness: Randomness) -> Tensor:
     """Time steps (num,), each of `num_times` equally likely (DDPM)."""

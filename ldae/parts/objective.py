@@ -55,11 +55,12 @@ def uniform(level: Level) -> Tensor:
 
 
 def signal(level: Level) -> Tensor:
-    """Cleaner inputs count more: lambda = gamma^2, or 1 / (1 + sigma^2) without input scaling (Sec. 4.3).
+    """Cleaner inputs count more, by the signal's part of the power; shaped as the level, between 0 and 1.
 
-    Shaped as the level, between 0 and 1.
+    It is the paper's gamma^2 where gamma^2 + sigma^2 = 1 (eq. 3) and its 1 / (1 + sigma^2) where gamma = 1 (Sec. 4.3),
+    so that removing the input scaling changes the schedule alone.
     """
-    return level.signal_share()
+    return level.signal**2 / (level.signal**2 + level.noise**2)
 
 
 WEIGHTS: dict[str, Callable[[Level], Tensor]] = {f.__name__: f for f in (uniform, signal)}

@@ -29,42 +29,25 @@ DIT: Patterns = (  # our names -> facebookresearch/DiT's, whose blocks are the e
 )
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 WHOLE_MODEL = "first_stage_model."  # what the VAE's names begin with in a checkpoint of the diffusion model
-VAES: dict[str, tuple[str, Patterns]] = {  # for each naming: a name that tells it, and its names -> ours
-    "latent-diffusion": (
-        "encoder.down.0.block.0.norm1.weight",
-        (
-            (r"\.mid\.block_1\.", ".middle.0."),
-            (r"\.mid\.attn_1\.", ".middle.1."),
-            (r"\.mid\.block_2\.", ".middle.2."),
-            (r"\.(down|up)\.(\d)\.", r".levels.\2."),
-            (r"\.block\.", ".blocks."),
-            (r"\.(down|up)sample\.conv\.", ".resample.1."),
-            (r"\.nin_shortcut\.", ".shortcut."),
-            (r"\.proj_out\.", ".proj."),
-            (r"\.norm_out\.", ".norm."),
-            (r"^(post_)?quant_conv\.", r"\1quant."),
-        ),
-    ),
-    "diffusers": (
-        "encoder.down_blocks.0.resnets.0.norm1.weight",
-        (
-            (r"\.mid_block\.resnets\.0\.", ".middle.0."),
-            (r"\.mid_block\.attentions\.0\.", ".middle.1."),
-            (r"\.mid_block\.resnets\.1\.", ".middle.2."),
-            (r"\.(down|up)_blocks\.(\d)\.", r".levels.\2."),
-            (r"\.resnets\.", ".blocks."),
-            (r"\.(down|up)samplers\.0\.conv\.", ".resample.1."),
-            (r"\.conv_shortcut\.", ".shortcut."),
-            (r"\.group_norm\.", ".norm."),
-            (r"\.(to_q|query)\.", ".q."),
-            (r"\.(to_k|key)\.", ".k."),
-            (r"\.(to_v|value)\.", ".v."),
-            (r"\.(to_out\.0|proj_attn)\.", ".proj."),
-            (r"\.conv_norm_out\.", ".norm."),
-            (r"^(post_)?quant_conv\.", r"\1quant."),
-        ),
-    ),
+VAE_SIGNS = {  # of the two namings, a name that tells it
+    "latent-diffusion": "encoder.down.0.block.0.norm1.weight",
+    "diffusers": "encoder.down_blocks.0.resnets.0.norm1.weight",
 }
+VAE: Patterns = (  # the names of latent diffusion or of diffusers -> ours; no name is in both
+    (r"\.(mid\.block_1|mid_block\.resnets\.0)\.", ".middle.0."),
+    (r"\.(mid\.attn_1|mid_block\.attentions\.0)\.", ".middle.1."),
+    (r"\.(mid\.block_2|mid_block\.resnets\.1)\.", ".middle.2."),
+    (r"\.(down|up)(_blocks)?\.(\d)\.", r".levels.\3."),
+    (r"\.(block|resnets)\.", ".blocks."),
+    (r"\.(down|up)(sample|samplers\.0)\.conv\.", ".resample.1."),
+    (r"\.(nin|conv)_shortcut\.", ".shortcut."),
+    (r"\.(norm_out|conv_norm_out|group_norm)\.", ".norm."),
+    (r"\.(to_q|query)\.", ".q."),
+    (r"\.(to_k|key)\.", ".k."),
+    (r"\.(to_v|value)\.", ".v."),
+    (r"\.(proj_out|to_out\.0|proj_attn)\.", ".proj."),
+    (r"^(post_)?quant_conv\.", r"\1quant."),
+)
 
 
 def renamed(name: str, patterns: Patterns) -> str:
@@ -182,24 +165,24 @@ def from_stable_diffusion(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if any(name.startswith(WHOLE_MODEL) for name in state):
         state = {k.removeprefix(WHOLE_MODEL): v for k, v in state.items() if k.startswith(WHOLE_MODEL)}
-    naming = next((naming for naming, (sign, _) in VAES.items() if sign in state), None)
+    naming = next((naming for naming, sign in VAE_SIGNS.items() if sign in state), None)
     if naming is None:
         found = repr(next(iter(state))) if state else "nothing"
-        known = " or ".join(f"{sign!r} ({naming})" for naming, (sign, _) in VAES.items())
+        known = " or ".join(f"{sign!r} ({naming})" for naming, sign in VAE_SIGNS.items())
         raise ValueError(f"not the weights of a Stable Diffusion VAE: found {found}, expected {known} among the names")
     mapped = {}
     for published, tensor in state.items():
         if not published.startswith(VAE_PARTS):
             continue
-        name = renamed(published, VAES[naming][1])
+        name = renamed(published, VAE)
         if naming == "latent-diffusion":  # which counts the decoder's levels from the highest resolution
             name = re.sub(r"^(decoder\.levels\.)(\d)", lambda m: f"{m[1]}{len(MULTIPLES) - 1 - int(m[2])}", name)
         if re.search(r"\.middle\.1\.[^.]+\.weight$", name) and tensor.ndim == 2:  # linear, here a 1 x 1 convolution
             tensor = tensor[:, :, None, None]
         mapped[name] = tensor.float()
-    for needed in ("encoder.conv_in.weight", "post_quant.weight"):
-        if needed not in mapped:
-            raise ValueError(f"not the weights of a KL-f8 VAE: {needed} is absent")
+    for name in ("encoder.conv_in.weight", "post_quant.weight"):  # which `sizes` reads
+        if name not in mapped:
+            raise ValueError(f"not the weights of a KL-f8 VAE: {name} is absent")
     with torch.device("meta"):
         expected = Autoencoder(**sizes(mapped)).state_dict()
     check_shapes(mapped, shapes_of(expected), "a KL-f8 VAE")

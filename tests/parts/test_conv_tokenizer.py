@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ldae.parts import tokenizers
 from ldae.parts.published import from_stable_diffusion
 from ldae.parts.tokenizers import pixel
-from ldae.parts.tokenizers.conv import Attention, Autoencoder, ConvTokenizer, group_norm, halving, sizes
+from ldae.parts.tokenizers.conv import Attention, Autoencoder, ConvTokenizer, GroupNorm, halving, sizes
 from ldae.study.spec import Tokenizer
 
 WIDTH, BLOCKS, CHANNELS = 4, 2, 3
@@ -237,7 +237,7 @@ def test_halving_pads_on_the_right_and_below_alone() -> None:
 
 
 def test_groups_have_at_least_two_channels_and_number_at_most_32() -> None:
-    assert [group_norm(width).num_groups for width in (4, 8, 32, 64, 128, 512)] == [2, 4, 16, 32, 32, 32]
+    assert [GroupNorm(width).num_groups for width in (4, 8, 32, 64, 128, 512)] == [2, 4, 16, 32, 32, 32]
 
 
 def test_every_weight_has_a_gradient() -> None:
