@@ -7,7 +7,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ldae.runtime.process import Rank, die_with_driver, die_with_parent, importing, launched_by, process_seconds
+from ldae.runtime.process import (
+    Rank,
+    die_with_driver,
+    die_with_parent,
+    importing,
+    imports,
+    launched_by,
+    process_seconds,
+)
 from ldae.runtime.progress import RESUMABLE, log
 from ldae.runtime.slurm import is_running, requeue
 from ldae.runtime.stopping import STOPPED, Stopped, stopping
@@ -59,9 +67,9 @@ def _run_command() -> None:
         complete(root)
         arguments = root.parse_args()
     try:
-        imported = arguments.action(arguments)
-        if imported is not None:
-            log(f"done in {process_seconds():.1f} s, of which imports took {imported:.1f} s")
+        arguments.action(arguments)
+        if imports.seconds:
+            log(f"done in {process_seconds():.1f} s, of which imports took {imports.seconds:.1f} s")
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:

@@ -79,7 +79,9 @@ class Root(Parser):
         self.groups: dict[str, list[argparse.Action]] = {}
         self._commands = self.add_subparsers(metavar="<command>", required=True, parser_class=Parser)
 
-    def command(self, group: str, name: str, text: str, *, about: str = "", examples: str = "") -> Parser:
+    def command(
+        self, group: str, name: str, text: str, *, about: str = "", examples: str = "", **defaults: Any
+    ) -> Parser:
         """Adds a command.
 
         Args:
@@ -88,6 +90,7 @@ class Root(Parser):
             text: what it does, for the list of commands.
             about: further sentences for the command's own help.
             examples: command lines, each with a comment.
+            defaults: values of arguments that no option sets, such as the `action` that runs the command.
         """
         self.groups.setdefault(group, []).append(argparse.Action([], name, metavar=name, help=text))
         command: Parser = self._commands.add_parser(
@@ -96,6 +99,7 @@ class Root(Parser):
             epilog=f"Examples:\n{examples}" if examples else None,
             formatter_class=Help,
         )
+        command.set_defaults(**defaults)
         return command
 
     def format_help(self) -> str:

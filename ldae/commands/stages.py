@@ -22,64 +22,58 @@ if TYPE_CHECKING:
     from ldae.study.base import Config
 
 GROUP = "stages of the graph, called by the rules (snakemake -p prints each command as it runs)"
+FOLDER = {"type": Path, "metavar": "DIR"}
+COUNT = {"type": int, "metavar": "N"}
+OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (  # the word of `Stage.options`, the option, its help
+    ("row", "row", "the row's name, for messages and results", {"required": True, "metavar": "NAME"}),
+    ("seed", "seed", "random seed (default 0)", {"type": int, "default": 0, "metavar": "K"}),
+    ("resume", "resume", "the folder for checkpoints, to resume an interrupted run", FOLDER | {"required": True}),
+    ("resume", "checkpoint-seconds", "seconds between checkpoints (default 300)", {"type": float, "metavar": "S"}),
+    ("resume", "minutes", "time limit of a Slurm job; saves and stops shortly before it", {"type": float}),
+    ("processes", "processes", "processes that share each batch, one per GPU, over all nodes (default 1)", COUNT),
+    ("micro_batch", "micro-batch", "most images per forward pass (default 0: the whole batch)", COUNT),
+    (
+        "recompute",
+        "recompute",
+        "1: activation checkpointing, which needs less memory",
+        {"type": int, "choices": (0, 1)},
+    ),
+)
 
 
 def add(root: Root) -> None:
     """Adds these commands, in the order in which they run."""
     for stage in STAGES.values():
-        _options(root.command(GROUP, stage.command, stage.help), stage)
+        _add_options(root.command(GROUP, stage.command, stage.help, action=_run, stage=stage.name), stage)
 
 
-def _options(command: Parser, stage: Stage) -> None:
-    """Adds the options of a stage's command."""
-
+def _add_options(command: Parser, stage: Stage) -> None:
     def option(name: str, text: str, **how: Any) -> None:
         command.add_argument(f"--{name}", help=text, **how)
 
-    command.set_defaults(action=_run, stage=stage.name)
     option("spec", "what the stage reads of the row and the scale, as JSON", required=True, metavar="JSON")
-    option("revision", "revision of the stage's code (default 1)", type=int, default=1, metavar="N")
+    option("revision", "revision of the stage's code (default 1)", **COUNT, default=1)
     option("lineage", "digest of the expected lineage (default: not checked)", metavar="DIGEST")
     for folder in stage.folders:
-        option(folder, FOLDERS[folder], type=Path, metavar="DIR", required=folder in stage.required)
-    option("out", "where to write", type=Path, required=True, metavar="DIR")
+        option(folder, FOLDERS[folder], **FOLDER, required=folder in stage.required)
+    option("out", "where to write", **FOLDER, required=True)
     threads = "worker processes" if stage.name == "dataset" else "CPU threads"
-    option("threads", f"{threads} (default 1)", type=int, default=1, metavar="N")
-    if "row" in stage.options:
-        option("row", "the row's name, for messages and results", required=True, metavar="NAME")
-    if "seed" in stage.options:
-        option("seed", "random seed (default 0)", type=int, default=0, metavar="K")
-    if "resume" in stage.options:
-        option(
-            "resume",
-            "the folder for checkpoints, to resume an interrupted run",
-            type=Path,
-            required=True,
-            metavar="DIR",
-        )
-        option(
-            "checkpoint-seconds", "seconds between checkpoints (default 300)", type=float, default=300.0, metavar="S"
-        )
-        text = "time limit of a job submitted by `snakemake --profile slurm`; saves and stops shortly before it"
-        option("minutes", text, type=float, metavar="M")
-    if "processes" in stage.options:
-        text = "processes that share each batch, one per GPU, over all nodes of a Slurm job (default 1)"
-        option("processes", text, type=int, default=1, metavar="N")
-    if "micro_batch" in stage.options:
-        option(
-            "micro-batch", "most images per forward pass (default 0: the whole batch)", type=int, default=0, metavar="N"
-        )
-    if "recompute" in stage.options:
-        text = "1: activation checkpointing, slower but with less memory (default 0)"
-        option("recompute", text, type=int, choices=(0, 1), default=0, metavar="0|1")
+    option("threads", f"{threads} (default 1)", **COUNT, default=1)
+    for word, name, text, how in OPTIONS:
+        if word in stage.options:
+            option(name, text, **how)
 
 
-def _run(arguments: argparse.Namespace) -> float:
-    """Runs a stage's function with the options of the command line; returns the seconds until imports were done."""
+def _run(arguments: argparse.Namespace) -> None:
+    """Runs a stage's function with the options of the command line."""
     options = vars(arguments)
     del options["action"]
     stage = STAGES[options.pop("stage")]
-    threads, limit, processes = options.pop("threads"), options.pop("minutes", None), options.pop("processes", 1)
+    threads, limit, processes = (
+        options.pop("threads"),
+        options.pop("minutes", None),
+        options.pop("processes", None) or 1,
+    )
     spec, function = _read_spec(stage, options.pop("spec"))
     _check_inputs(stage, spec, options, options.pop("lineage"))
     copies = getattr(spec, "weights", None) is not None  # published weights, which is no work for a GPU or to share
@@ -112,12 +106,11 @@ def _run(arguments: argparse.Namespace) -> float:
     options = {key: value for key, value in options.items() if value is not None}
     if not computes:
         run(spec, **options, workers=threads)
-        return imports.seconds
+        return
     from ldae.runtime import ranks
 
     with ranks.group():
         run(spec, **options)
-    return imports.seconds
 
 
 def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected: str | None) -> None:

@@ -6,79 +6,52 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldae.commands.parsing import Parser, Root
-from ldae.commands.shell import completed, scales
+from ldae.commands.parsing import Root
+from ldae.commands.shell import add_scale_and_study, completed, overrides, rows
 
 if TYPE_CHECKING:
     from ldae.study.study import Study
 
 GROUP = "the study in this folder"
 TRACKERS = ("tensorboard", "wandb", "trackio")
-QUESTIONS = (
-    (
-        "plan",
-        "estimate what targets cost: jobs, FLOPs, hours and disk space, before anything runs",
-        "  ldae plan all --scale gpu            # everything, on one GPU\n"
-        "  ldae plan figure5 pca                # a figure and a row",
-    ),
-    (
-        "status",
-        "show the progress of each training, and the last log line of each failed job",
-        "  ldae status                          # all of the study\n"
-        "  ldae status table3 --seeds 0,1,2     # one table, three seeds",
-    ),
-    (
-        "why",
-        "show what would run again, and which change is the reason",
-        "  ldae why                             # all of the study\n"
-        "  ldae why figure5                     # one figure",
-    ),
-)
 
 
 def add(root: Root) -> None:
     """Adds these commands."""
-    command = root.command(
-        GROUP,
+    command = partial(root.command, GROUP)
+    listing = command(
         "list",
         "list the rows as a tree, each with its one change; the sweeps; the targets",
         examples="  ldae list\n  ldae list --study tests/study.yaml",
+        action=_list,
     )
-    command.set_defaults(action=_list)
-    _of_study(command)
-    command = root.command(
-        GROUP,
+    show = command(
         "show",
         "show a row in full: its configuration, what the scale adds, its lineage and its results",
         examples="  ldae show ldae\n  ldae show pca_d8 --scale imagenet   # one value of a sweep",
+        action=_show,
     )
-    command.set_defaults(action=_show)
-    completed(command.add_argument("row", metavar="ROW", help="the name of the row"), _rows)
-    _of_study(command)
-    command = root.command(
-        GROUP,
+    completed(show.add_argument("row", metavar="ROW", help="the name of the row"), rows)
+    diff = command(
         "diff",
         "show the keys in which two rows differ, and the stages that they do not share",
         examples="  ldae diff pca ldae\n  ldae diff mae_l ldae_l --scale imagenet",
+        action=_diff,
     )
-    command.set_defaults(action=_diff)
-    for place in ("first", "second"):
-        completed(command.add_argument(place, metavar=place.upper(), help="the name of a row"), _rows)
-    _of_study(command)
-    command = root.command(
-        GROUP,
+    compare = command(
         "compare",
         "compare two results folders row by row: two scales, studies, commits or machines",
         examples="  ldae compare results/laptop results/mine\n  ldae compare results/reference results/laptop",
+        action=_compare,
     )
-    command.set_defaults(action=_compare)
     for place in ("first", "second"):
-        command.add_argument(place, type=Path, metavar=place.upper(), help="a results folder")
-    command = root.command(
-        GROUP,
+        completed(diff.add_argument(place, metavar=place.upper(), help="the name of a row"), rows)
+        compare.add_argument(place, type=Path, metavar=place.upper(), help="a results folder")
+    track = command(
         "track",
         "copy the histories of trainings, finished or running, to TensorBoard, W&B or trackio",
         about="Steps that the tracker already has are skipped, so the command can be repeated. TensorBoard's files are "
@@ -86,13 +59,12 @@ def add(root: Root) -> None:
         examples="  ldae track results/laptop --to tensorboard\n"
         "  ldae track results/laptop --to trackio --follow             # until interrupted\n"
         "  WANDB_MODE=offline ldae track results/laptop --to wandb     # for `wandb sync` later",
+        action=_track,
     )
-    command.set_defaults(action=_track)
-    command.add_argument("results", type=Path, metavar="RESULTS", help="a results folder")
-    command.add_argument("--to", choices=TRACKERS, metavar="NAME", required=True, help=", ".join(TRACKERS))
-    command.add_argument("--follow", action="store_true", help="go on with running trainings until interrupted")
-    command = root.command(
-        GROUP,
+    track.add_argument("results", type=Path, metavar="RESULTS", help="a results folder")
+    track.add_argument("--to", choices=TRACKERS, metavar="NAME", required=True, help=", ".join(TRACKERS))
+    track.add_argument("--follow", action="store_true", help="go on with running trainings until interrupted")
+    run = command(
         "run",
         "run rows, sweeps or other targets, and everything that they need, with Snakemake",
         about="A row is trained and probed; if it has fine-tuning or an FID, also fine-tuned or sampled and judged.",
@@ -100,38 +72,41 @@ def add(root: Root) -> None:
         "  ldae run pca_d --seeds 0,1,2            # a sweep, three seeds\n"
         "  ldae run table3 -n                      # a dry run: what a table needs\n"
         "  ldae run dit --profile slurm --scale imagenet",
+        action=_run,
     )
-    command.set_defaults(action=_run)
-    completed(command.add_argument("names", nargs="+", metavar="NAME", help="rows, sweeps or targets"), _targets)
-    command.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
-    command.add_argument("--profile", metavar="NAME", help="a Snakemake profile, e.g. slurm, instead of --cores")
-    command.add_argument("-n", "--dry-run", action="store_true", help="only show what would run")
-    _of_study(command)
-    for name, text, examples in QUESTIONS:
-        command = root.command(GROUP, name, text, examples=examples)
-        command.set_defaults(action=_ask, question=name)
-        targets = command.add_argument(
-            "targets", nargs="*", default=["all"], metavar="TARGET", help="targets, sweeps or rows (default: all)"
-        )
-        completed(targets, _targets)
-        _of_study(command)
-        if name == "plan":
-            command.add_argument(
-                "--images", type=int, metavar="N", help="size of the training set, if it is not prepared yet"
-            )
-            command.add_argument(
-                "--jobs", type=int, metavar="N", help="jobs at a time (default: as many as cores or GPUs allow)"
-            )
-
-
-def _of_study(command: Parser) -> None:
-    """Adds the options that override the scale, the seeds and the study's file."""
-    scale = command.add_argument(
-        "--scale", metavar="NAME", help="a scale, by the name of its file in scales/ (default: the study's)"
+    completed(run.add_argument("names", nargs="+", metavar="NAME", help="rows, sweeps or targets"), _targets)
+    run.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
+    run.add_argument("--profile", metavar="NAME", help="a Snakemake profile, e.g. slurm, instead of --cores")
+    run.add_argument("-n", "--dry-run", action="store_true", help="only show what would run")
+    plan = command(
+        "plan",
+        "estimate what targets cost: jobs, FLOPs, hours and disk space, before anything runs",
+        examples="  ldae plan all --scale gpu            # everything, on one GPU\n"
+        "  ldae plan figure5 pca                # a figure and a row",
+        action=_plan,
     )
-    scale.completer = scales  # type: ignore[attr-defined]
-    command.add_argument("--seeds", type=_seeds, metavar="LIST", help="seeds, e.g. 0,1,2 (default: the study's)")
-    command.add_argument("--study", metavar="FILE", help="a study's file (default: config.yaml)")
+    plan.add_argument("--images", type=int, metavar="N", help="size of the training set, if it is not prepared yet")
+    plan.add_argument("--jobs", type=int, metavar="N", help="jobs at a time (default: as many as cores or GPUs allow)")
+    status = command(
+        "status",
+        "show the progress of each training, and the last log line of each failed job",
+        examples="  ldae status                          # all of the study\n"
+        "  ldae status table3 --seeds 0,1,2     # one table, three seeds",
+        action=_status,
+    )
+    why = command(
+        "why",
+        "show what would run again, and which change is the reason",
+        examples="  ldae why                             # all of the study\n"
+        "  ldae why figure5                     # one figure",
+        action=_why,
+    )
+    text = "targets, sweeps or rows (default: all)"
+    for asked in (plan, status, why):
+        completed(asked.add_argument("targets", nargs="*", default=["all"], metavar="TARGET", help=text), _targets)
+    for of_study in (listing, show, diff, run, plan, status, why):
+        add_scale_and_study(of_study)
+        of_study.add_argument("--seeds", type=_seeds, metavar="LIST", help="seeds, e.g. 0,1,2 (default: the study's)")
 
 
 def _seeds(text: str) -> str:
@@ -140,12 +115,6 @@ def _seeds(text: str) -> str:
         return str([int(word) for word in text.removeprefix("[").removesuffix("]").split(",")])
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a list of numbers, e.g. 0,1,2") from None
-
-
-def _overrides(arguments: argparse.Namespace) -> dict[str, str]:
-    """The study's settings that the command line overrides."""
-    overrides = {key: getattr(arguments, key) for key in ("scale", "seeds", "study")}
-    return {key: value for key, value in overrides.items() if value is not None}
 
 
 def _study(arguments: argparse.Namespace) -> Study:
@@ -158,7 +127,7 @@ def _study(arguments: argparse.Namespace) -> Study:
             arguments.study = os.path.relpath(arguments.study, root)
         os.chdir(root)
         print(f"in {root}", file=sys.stderr)
-    return Study.load(Path(), _overrides(arguments))
+    return Study.load(Path(), overrides(arguments))
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -199,28 +168,30 @@ def _run(arguments: argparse.Namespace) -> None:
     dry = ["--dry-run"] if arguments.dry_run else []
     study = _study(arguments)
     targets = results_for(study, arguments.names)
-    overrides = {"scale": study.scale_name} | _overrides(arguments)  # a profile may set another scale
-    config = ["--config", *(f"{key}={value}" for key, value in overrides.items())]
-    request = json.dumps({"names": arguments.names, "overrides": overrides})
+    settings = {"scale": study.scale_name} | overrides(arguments)  # a profile may set another scale
+    config = ["--config", *(f"{key}={value}" for key, value in settings.items())]
+    request = json.dumps({"names": arguments.names, "overrides": settings})
     sys.stdout.flush()
     snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]
     os.execv(sys.executable, [sys.executable, "-m", "ldae.commands.drive", request, *snakemake])
 
 
-def _ask(arguments: argparse.Namespace) -> None:
-    """Prints the answer of `plan`, `status` or `why`."""
+def _plan(arguments: argparse.Namespace) -> None:
     from ldae.overview.plan import plan
-    from ldae.overview.status import status, why
 
-    study, root = _study(arguments), Path()
-    if arguments.question == "plan":
-        print(plan(study, root, arguments.targets, images=arguments.images, slots=arguments.jobs))
-    else:
-        print({"status": status, "why": why}[arguments.question](study, root, arguments.targets))
+    print(plan(_study(arguments), Path(), arguments.targets, images=arguments.images, slots=arguments.jobs))
 
 
-def _rows(study: Study) -> list[str]:
-    return list(study.variants)
+def _status(arguments: argparse.Namespace) -> None:
+    from ldae.overview.status import status
+
+    print(status(_study(arguments), Path(), arguments.targets))
+
+
+def _why(arguments: argparse.Namespace) -> None:
+    from ldae.overview.status import why
+
+    print(why(_study(arguments), Path(), arguments.targets))
 
 
 def _targets(study: Study) -> list[str]:

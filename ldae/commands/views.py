@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldae.commands.parsing import Root
-from ldae.runtime.process import process_seconds
+from ldae.runtime.process import imports
 
 GROUP = "readers of results, which the rules call"
 FILES = {
@@ -47,8 +47,8 @@ def add(root: Root) -> None:
     page.add_argument("--out", type=Path, required=True, metavar="HTML", help="where to write")
 
 
-def _write_view(arguments: argparse.Namespace) -> float:
-    """Writes a table, a figure or the claims; returns when the imports were done."""
+def _write_view(arguments: argparse.Namespace) -> None:
+    """Writes a table, a figure or the claims."""
     from ldae.readers.results import collect
     from ldae.study.definitions import DEFINITIONS
     from ldae.study.views import ViewRecord
@@ -65,27 +65,26 @@ def _write_view(arguments: argparse.Namespace) -> float:
     if arguments.view == "figure":
         from ldae.readers.figures import Inputs, write_figure
 
-        imported = process_seconds()
+        imports.mark()
         kinds = ("histories", "pictures", "samples", "tokenizers")
         inputs = Inputs(results, **{kind: given[kind] for kind in kinds}, schedules=_signal_powers(shown))
         write_figure(shown, inputs, out=arguments.out)
         record.write(arguments.out, ("png", "svg", "csv"))
-        return imported
+        return
     if results is None:
         raise ValueError(f"{arguments.view}: names no --probes")
     if arguments.view == "table":
         from ldae.readers.tables import write_table
 
-        imported = process_seconds()
+        imports.mark()
         write_table(shown, results, tokenizers=given["tokenizers"], out=arguments.out)
         record.write(arguments.out, ("md", "csv", "tex"))
     else:
         from ldae.readers.claims import write_claims
 
-        imported = process_seconds()
+        imports.mark()
         write_claims(shown, results, out=arguments.out)
         record.write(arguments.out, ("md", "csv"))
-    return imported
 
 
 def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
@@ -97,28 +96,28 @@ def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
     return {label: np.square(SCHEDULES[name](1.0).signal) for label, name in shown.get("schedules", {}).items()}
 
 
-def _write_cost(arguments: argparse.Namespace) -> float:
-    """Adds up the cost; returns when the imports were done."""
+def _write_cost(arguments: argparse.Namespace) -> None:
+    """Adds up the cost."""
     from ldae.readers.tables import write_cost
     from ldae.study.definitions import CostDefinition
     from ldae.study.views import ViewRecord, place_of
 
-    imported, folder = process_seconds(), arguments.out.parent.parent
+    imports.mark()
+    folder = arguments.out.parent.parent
     places = [place_of(path, folder) for path in arguments.results]
     record = ViewRecord("cost", CostDefinition(results=tuple(places)), places=places, results=folder)
     write_cost(arguments.results, out=arguments.out)
     record.write(arguments.out, ("md", "csv"))
-    return imported
 
 
-def _write_page(arguments: argparse.Namespace) -> float:
-    """Writes the page of a study; returns when the imports were done."""
+def _write_page(arguments: argparse.Namespace) -> None:
+    """Writes the page of a study."""
     from ldae.readers.report import write_page
     from ldae.study.definitions import PageDefinition
     from ldae.study.views import ViewRecord
 
-    imported, definition = process_seconds(), PageDefinition.model_validate(arguments.definition)
+    imports.mark()
+    definition = PageDefinition.model_validate(arguments.definition)
     record = ViewRecord("report", definition, places=definition.inputs, results=arguments.results)
     write_page(definition.sparse(), results=arguments.results, cost=arguments.cost, out=arguments.out)
     record.write(arguments.out, ("html",))
-    return imported

@@ -15,6 +15,7 @@ from typing import IO
 import torch._dynamo  # noqa: F401  # or each fork would do it, for a test's optimizer of torch or the linear tokenizers'
 
 from ldae import cli
+from ldae.runtime.process import imports
 
 
 class Forked:
@@ -74,6 +75,7 @@ def _run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    imports.seconds = 0.0  # a program of its own has no stage behind it
     sys.argv = ["a program", *arguments]
     for number, file in ((1, out), (2, err)):
         os.dup2(file.fileno(), number)
