@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ldae.data.prepared import Latents, Split
-from ldae.data.sources.pixels import decode
+from ldae.data.sources.pixels import draw
 from ldae.measures.extraction import Crop, windows
 from ldae.parts.tokenizers.conv import ConvTokenizer
 from ldae.runtime.files import checksums, read_json, sha256, write_json
@@ -394,7 +394,7 @@ def test_a_users_own_pictures_are_denoised(
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "a.jpg", tmp_path / "other/a.jpg")
     denoise_pictures([tmp_path / "a.jpg", tmp_path / "other/a.jpg"], **options, out=tmp_path / "out")
-    clean = decode((tmp_path / "a.jpg").read_bytes(), 32).transpose(1, 2, 0)
+    clean = draw((tmp_path / "a.jpg").read_bytes(), 32).pixels.transpose(1, 2, 0)
     for name in ("a.png", "a-2.png"):
         with Image.open(tmp_path / "out" / name) as sheet:
             pixels = np.asarray(sheet)
