@@ -48,7 +48,7 @@ from ldae.study.cost import (
     pretrain_macs,
     tokenizer_training_macs,
 )
-from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage, FinetuneStage, pretraining_of
+from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage, FinetuneStage
 from ldae.study.study import Study
 from ldae.training.loop import Run, Task
 
@@ -82,7 +82,7 @@ class Stages:
 
     def denoiser(self, row: str) -> tuple[DenoiserStage, Denoiser]:
         """A row's network with random weights that let everything through."""
-        stage = cast(DenoiserStage, pretraining_of(self.study, row))
+        stage = cast(DenoiserStage, self.study.pretraining(row))
         fitted = pca.fit([torch.randn(4000, PATCH_DIM, generator=torch.Generator().manual_seed(0))])
         denoiser = Denoiser(stage, fitted, image_size=self.size, classes=self.classes)
         denoiser.network.open_gates()
@@ -96,7 +96,7 @@ class Stages:
 
     def pretrain(self, row: str) -> Loop:
         """Training a row or a baseline; three passes of its network's arithmetic."""
-        stage = pretraining_of(self.study, row)
+        stage = self.study.pretraining(row)
         if isinstance(stage, BaselineStage):
             module = cast(MAE | MoCo, build_baseline(stage, seed=0, image_size=self.size).to(self.device))
             task = baseline_task(module, stage, self.size)

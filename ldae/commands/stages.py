@@ -16,7 +16,7 @@ from ldae.runtime.process import Rank, importing, imports, keep_memory
 from ldae.runtime.progress import log
 from ldae.runtime.slurm import job_seconds, nodes_of_job, submitted_job
 from ldae.runtime.stopping import stopping
-from ldae.study.stages import FOLDERS, INPUTS, STAGES, Stage
+from ldae.study.stages import FOLDERS, STAGES, Stage
 
 if TYPE_CHECKING:
     from ldae.study.base import Config
@@ -54,9 +54,15 @@ def _add_options(command: Parser, stage: Stage) -> None:
     option("spec", "what the stage reads of the row and the scale, as JSON", required=True, metavar="JSON")
     option("revision", "revision of the stage's code (default 1)", **COUNT, default=1)
     option("lineage", "digest of the expected lineage (default: not checked)", metavar="DIGEST")
+<<<<<<< HEAD
     for folder in stage.folders:
         option(folder, FOLDERS[folder], **FOLDER, required=folder in stage.required)
     option("out", "where to write", **FOLDER, required=True)
+=======
+    for folder in stage.inputs:
+        option(folder, FOLDERS[folder].help, type=Path, metavar="DIR", required=not FOLDERS[folder].is_optional)
+    option("out", "where to write", type=Path, required=True, metavar="DIR")
+>>>>>>> f8c32fd (What an entry of a stage leaves out follows from its name; one function describes the pretraining of a row)
     threads = "worker processes" if stage.name == "dataset" else "CPU threads"
     option("threads", f"{threads} (default 1)", **COUNT, default=1)
     for word, name, text, how in OPTIONS:
@@ -69,12 +75,17 @@ def _run(arguments: argparse.Namespace) -> None:
     options = vars(arguments)
     del options["action"]
     stage = STAGES[options.pop("stage")]
+<<<<<<< HEAD
     threads, limit, processes = (
         options.pop("threads"),
         options.pop("minutes", None),
         options.pop("processes", None) or 1,
     )
     spec, function = _read_spec(stage, options.pop("spec"))
+=======
+    threads, limit, processes = options.pop("threads"), options.pop("minutes", None), options.pop("processes", 1)
+    spec = _read_spec(stage, options.pop("spec"))
+>>>>>>> f8c32fd (What an entry of a stage leaves out follows from its name; one function describes the pretraining of a row)
     _check_inputs(stage, spec, options, options.pop("lineage"))
     copies = getattr(spec, "weights", None) is not None  # published weights, which is no work for a GPU or to share
     processes = 1 if copies else processes
@@ -89,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if computes:
         keep_memory()
         _limit_threads(own_threads)
-    module, name = function.split(".")
+    module, name = stage.function.split(".")
     with importing():
         run = getattr(importlib.import_module(f"ldae.stages.{module}"), name)
     stopping.check("before it began")
@@ -121,7 +132,7 @@ def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected:
     """
     from ldae.study.record import common_lineage, digest, lineage
 
-    folders = {key: options[key] for key in INPUTS if options.get(key) is not None}
+    folders = {key: options[key] for key in FOLDERS if options.get(key) is not None}
     before = common_lineage(folders)
     if expected not in (None, digest(lineage(stage.lineage_key(spec), spec, options["revision"], before))):
         inputs = ", ".join(map(str, folders.values())) or "no input"
@@ -131,17 +142,17 @@ def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected:
         )
 
 
-def _read_spec(stage: Stage, text: str) -> tuple[Config, str]:
-    """Parses a stage's specification, and returns it with the function that runs it."""
+def _read_spec(stage: Stage, text: str) -> Config:
+    """Parses what a stage reads of the row and the scale."""
     from pydantic import ValidationError
 
     from ldae.study import stage_specs
 
     errors: list[ValidationError] = []
-    for name, function in stage.specs.items():
+    for name in stage.specs:
         try:
             spec: Config = getattr(stage_specs, name).model_validate_json(text)
-            return spec, function
+            return spec
         except ValidationError as error:
             errors.append(error)
     mistake = errors[0].errors()[0]

@@ -21,7 +21,7 @@ from ldae.study.graph import COMMON, PAGES, Graph, Job
 from ldae.study.record import digest, leaves
 from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
-from ldae.study.stage_specs import DenoiserStage, FinetuneStage, pretraining_of
+from ldae.study.stage_specs import DenoiserStage, FinetuneStage
 from ldae.study.study import Study
 
 OWN = "green"  # the style of what a row changes itself
@@ -165,7 +165,7 @@ def row_settings(study: Study, name: str) -> dict[str, Any]:
 
 def scale_settings(study: Study, name: str) -> dict[str, Any]:
     """The scale's settings for a row, by dotted keys: data, size, tokenizer's fit, training, probe and sampling."""
-    stage, scale = pretraining_of(study, name), study.scale
+    stage, scale = study.pretraining(name), study.scale
     parts: dict[str, Any] = {"dataset": scale.dataset, "size": stage.size}
     if isinstance(stage, DenoiserStage):
         fit = study.tokenizers[stage.tokenizer.name]

@@ -11,7 +11,6 @@ from torch import Tensor
 from ldae.parts.network import Transformer, grid_positions
 from ldae.parts.tokenizers.conv import MULTIPLES, Autoencoder, sizes
 from ldae.study.base import PATCH
-from ldae.study.methods import METHODS
 from ldae.study.spec import PublishedWeights
 
 Shapes = dict[str, tuple[int, ...]]
@@ -102,7 +101,7 @@ def denoiser_weights(
             f"pos_embed has {positions.shape[1]} tokens, those of images of {PATCH * side} pixels; the data set's have "
             f"{PATCH * grid}, so give dataset.size: {PATCH * side}"
         )
-    size = about.size(METHODS["denoiser"])
+    size = about.size(denoises=True)
     with torch.device("meta"):
         network = Transformer(in_dim=dim, out_dim=2 * dim, grid=grid, size=size, classes=about.classes).state_dict()
     shapes: Shapes = {"pos_embed": (1, grid**2, about.width)}

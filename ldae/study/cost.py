@@ -20,7 +20,6 @@ from ldae.study.stage_specs import (
     FinetuneStage,
     PretrainStage,
     ProbeStage,
-    pretraining_of,
 )
 from ldae.study.stages import Cost, Key
 from ldae.study.study import Study
@@ -201,7 +200,7 @@ class Costs:
 
     def pretraining(self, row: str) -> Cost:
         """Disk holds each weight as float32 twice, among the run's own files and as the result, and so its average."""
-        study, stage = self.study, pretraining_of(self.study, row)
+        study, stage = self.study, self.study.pretraining(row)
         macs = 0
         if isinstance(stage, PretrainStage):
             recipe = stage.recipe
@@ -225,7 +224,7 @@ class Costs:
     def probe(self, key: Key) -> Cost:
         """Each image goes through the trained and the random encoder; then linear classifiers of all rates train."""
         study, probing, row = self.study, self.study.scale.probing, self.study.variants[key["row"]]
-        stage, size = ProbeStage.for_job(study, key), pretraining_of(study, study.runs[row.name]).size
+        stage, size = ProbeStage.for_job(study, key), study.pretraining(study.runs[row.name]).size
         encoder = transformer_macs(
             tokens=self.tokens,
             width=size.width,
@@ -246,7 +245,7 @@ class Costs:
     def finetuning(self, key: Key) -> Cost:
         """Three forward passes' worth for each training image; the weights and their average stay on the disk."""
         stage = FinetuneStage.for_job(self.study, key)
-        size, classes = pretraining_of(self.study, self.study.runs[key["row"]]).size, self.data.classes
+        size, classes = self.study.pretraining(self.study.runs[key["row"]]).size, self.data.classes
         blocks = size.encoder_blocks + stage.offset
         macs = classifier_vit_macs(tokens=self.tokens, width=size.width, blocks=blocks, classes=classes)
         images = 3 * stage.finetuning.total_steps(self.data.train) * stage.finetuning.batch + self.data.val
@@ -257,7 +256,7 @@ class Costs:
 
     def sampling(self, row: str) -> Cost:
         """A forward pass for each image and step; there are no more steps than times."""
-        sampling, stage = self.study.scale.sampling, pretraining_of(self.study, row)
+        sampling, stage = self.study.scale.sampling, self.study.pretraining(row)
         assert isinstance(stage, DenoiserStage)
         steps = min(sampling.steps, NUM_TIMES)
         return Cost(2.0 * sampling.num * steps * pretrain_macs(stage, self.size), sampling.num * 3.0 * self.size**2)

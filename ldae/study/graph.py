@@ -121,8 +121,7 @@ class Graph:
 
     def _describe(self, stage: Stage, key: Key) -> Job:
         study, folder = self.study, self.results / stage.place.format(**key)
-        places = stage.inputs(study, key)
-        inputs = {option: self.job_at(place) for option, place in places.items() if place is not None}
+        inputs = {option: self.job_at(place) for option, place in stage.places(study, key).items()}
         spec = stage.spec(study, key)
         merged = (job.lineage for job in inputs.values())
         return Job(

@@ -22,7 +22,7 @@ from typing import Any, Required, TypedDict
 from ldae.runtime.files import checksums, read_json, write_json
 from ldae.runtime.process import Rank, imports, process_seconds
 from ldae.study.base import Config
-from ldae.study.stages import INPUTS
+from ldae.study.stages import FOLDERS
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
 SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what they should be made from
@@ -113,7 +113,7 @@ def common_lineage(folders: dict[str, Path]) -> Lineage:
         ValueError: for results that do not belong together: made from different things, or one computed from another
             result than the one that is given too.
     """
-    records = {option: read_json(folder / INPUTS[option]) for option, folder in folders.items()}
+    records = {option: read_json(folder / FOLDERS[option].record) for option, folder in folders.items()}
     merged: Lineage = {}
     origin: dict[str, Path] = {}
     for option, about in records.items():
@@ -134,9 +134,8 @@ def common_lineage(folders: dict[str, Path]) -> Lineage:
 
 def inputs_of(**folders: Path | None) -> dict[str, str]:
     """Digests of the results that a job reads, by the names of its options; an option that is not used has None."""
-    return {
-        option: content(read_json(folder / INPUTS[option])) for option, folder in folders.items() if folder is not None
-    }
+    given = {option: folder for option, folder in folders.items() if folder is not None}
+    return {option: content(read_json(folder / FOLDERS[option].record)) for option, folder in given.items()}
 
 
 class Options(TypedDict, total=False):
@@ -165,7 +164,7 @@ def origin(stage: str, spec: Config, options: Options) -> dict[str, Any]:
     Raises:
         ValueError: for inputs that do not belong together.
     """
-    folders = {name: folder for name, folder in options.items() if name in INPUTS and isinstance(folder, Path)}
+    folders = {name: folder for name, folder in options.items() if name in FOLDERS and isinstance(folder, Path)}
     made_from = lineage(stage, spec, options["revision"], common_lineage(folders))
     return {"lineage": made_from, "inputs": inputs_of(**folders)}
 

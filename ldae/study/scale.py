@@ -253,7 +253,7 @@ class Scale(Config):
     def size_of(self, row: Spec) -> Size:
         """The size of a row's network."""
         published = row.method.weights
-        return published.size(row.method.traits) if published else self.sizes.named(row.network.size)
+        return published.size(denoises=row.method.traits.denoises) if published else self.sizes.named(row.network.size)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:

@@ -44,9 +44,9 @@ class PublishedWeights(ExternalFile):
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
         return self
 
-    def size(self, method: MethodTraits) -> Size:
+    def size(self, *, denoises: bool) -> Size:
         """Of the network: the first half of a DiT's blocks are the encoder, and its conditioning has the full width."""
-        encoder = max(1, self.blocks // 2) if method.denoises else self.blocks
+        encoder = max(1, self.blocks // 2) if denoises else self.blocks
         return Size(
             width=self.width,
             heads=self.heads,

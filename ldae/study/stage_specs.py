@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field
 
@@ -21,18 +21,22 @@ if TYPE_CHECKING:
     from ldae.study.study import Study
 
 
-class DatasetStage(Config):
+class StageSpec(Config):
+    """What a stage depends on."""
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """What a job reads: the parts of the scale that the fields name."""
+        return cls(**{name: getattr(study.scale, name) for name in cls.model_fields if name in Scale.model_fields})
+
+
+class DatasetStage(StageSpec):
     """What preparing the images depends on."""
 
     dataset: Dataset
 
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self:
-        """The preparation of a study's images."""
-        return cls(dataset=study.scale.dataset)
 
-
-class ClassifierStage(Config):
+class ClassifierStage(StageSpec):
     """What training a small classifier depends on."""
 
     architecture: Architecture
@@ -45,7 +49,7 @@ class ClassifierStage(Config):
         return cls(architecture=architecture, classifier=study.scale.classifiers[architecture])
 
 
-class TokenizerStage(Config):
+class TokenizerStage(StageSpec):
     """What fitting a tokenizer depends on."""
 
     kind: Annotated[str, word([name for name, kind in TOKENIZERS.items() if not kind.trained])] = "pca"
@@ -53,26 +57,14 @@ class TokenizerStage(Config):
     dim: int | None = None  # None for a fit of all dimensions
     fitting: Fitting = Fitting()
 
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self | None:
-        """The fit of a `tokenizer`; None for one that is trained."""
-        stage = study.tokenizers[key["tokenizer"]]
-        return stage if isinstance(stage, cls) else None
 
-
-class ConvolutionalStage(Config):
+class ConvolutionalStage(StageSpec):
     """What training a convolutional tokenizer depends on."""
 
     dim: int
     perceptual: bool = False
     adversarial: bool = False
     convolutional: Convolutional
-
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self | None:
-        """The training of a `tokenizer`; None for one that is fitted."""
-        stage = study.tokenizers[key["tokenizer"]]
-        return stage if isinstance(stage, cls) else None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -108,7 +100,7 @@ def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | Conv
     )
 
 
-class DenoiserStage(Config):
+class DenoiserStage(StageSpec):
     """What a denoiser is, wherever its weights come from."""
 
     tokenizer: Tokenizer = Tokenizer()
@@ -129,52 +121,14 @@ class PretrainStage(DenoiserStage):
     recipe: Recipe = Recipe()
     training: Training
 
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self | None:
-        """The training of a `row`'s denoiser; None for a row of another method, or of published weights."""
-        trains = study.is_denoiser(key["row"]) and not study.is_published(key["row"])
-        return cls.of(study.variants[key["row"]].spec, study.scale) if trains else None
-
-    @classmethod
-    def of(cls, row: Spec, scale: Scale) -> Self:
-        """The pretraining of one row."""
-        return cls(
-            tokenizer=row.tokenizer,
-            noise=row.noise,
-            network=row.network,
-            objective=row.objective,
-            recipe=Recipe(crop=row.recipe.crop, length=row.recipe.length),
-            size=scale.size_of(row),
-            training=scale.training_of(row),
-        )
-
 
 class AdoptStage(DenoiserStage):
     """What taking a published DiT's weights depends on."""
 
     weights: PublishedWeights
 
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self | None:
-        """The published weights of a `row`'s denoiser; None for another row."""
-        adopts = study.is_denoiser(key["row"]) and study.is_published(key["row"])
-        return cls.of(study.variants[key["row"]].spec, study.scale) if adopts else None
 
-    @classmethod
-    def of(cls, row: Spec, scale: Scale) -> Self:
-        """The row's weights and what they are composed with."""
-        assert row.method.weights is not None
-        return cls(
-            tokenizer=row.tokenizer,
-            noise=row.noise,
-            network=row.network.model_copy(update={"size": Network().size}),  # the weights have their own
-            objective=row.objective,
-            size=scale.size_of(row),
-            weights=row.method.weights,
-        )
-
-
-class BaselineStage(Baselines):
+class BaselineStage(Baselines, StageSpec):
     """What pretraining with a method that the paper compares with, or taking its published weights, depends on.
 
     One of the methods has its recipe, under its name.
@@ -182,19 +136,6 @@ class BaselineStage(Baselines):
 
     size: Size
     weights: PublishedWeights | None = None
-
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self | None:
-        """The pretraining of a `row`; None for a denoiser."""
-        return None if study.is_denoiser(key["row"]) else cls.of(study.variants[key["row"]].spec, study.scale)
-
-    @classmethod
-    def of(cls, row: Spec, scale: Scale) -> Self:
-        """The pretraining of one row; exactly one of the two recipes, or weights, are given."""
-        size = scale.size_of(row)
-        if row.method.weights is not None:
-            return cls(size=size, weights=row.method.weights)
-        return cls.model_validate({"size": size, row.method.name: scale.training_of(row)})
 
     @property
     def method(self) -> str:
@@ -210,18 +151,21 @@ class BaselineStage(Baselines):
         return recipe
 
 
-class AdoptEncoderStage(BaselineStage):
-    """What taking the published weights of an encoder depends on."""
+def pretraining_stage(row: Spec, scale: Scale) -> PretrainStage | AdoptStage | BaselineStage:
+    """The pretraining of a row by its method, or its published weights."""
+    size, weights = scale.size_of(row), row.method.weights
+    if not row.method.traits.denoises:
+        own = {"weights": weights} if weights is not None else {row.method.name: scale.training_of(row)}
+        return BaselineStage.model_validate({"size": size, **own})
+    parts: dict[str, Any] = {part: getattr(row, part) for part in ("tokenizer", "noise", "network", "objective")}
+    if weights is not None:  # which have a size of their own
+        parts["network"] = row.network.model_copy(update={"size": Network().size})
+        return AdoptStage.model_validate({**parts, "size": size, "weights": weights})
+    recipe = Recipe(crop=row.recipe.crop, length=row.recipe.length)
+    return PretrainStage.model_validate({**parts, "size": size, "recipe": recipe, "training": scale.training_of(row)})
 
-    weights: PublishedWeights
 
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self | None:
-        """The weights of a `row`; None for a denoiser, and for a row that is trained."""
-        return super().for_job(study, key) if study.is_published(key["row"]) else None
-
-
-class ProbeStage(Config):
+class ProbeStage(StageSpec):
     """What probing depends on, beside the network that it probes: one pass over the images serves all `offsets`."""
 
     offsets: tuple[int, ...] = (0,)
@@ -253,7 +197,7 @@ class PixelsStage(ProbeStage):
         return cls(probing=study.scale.probing)
 
 
-class FinetuneStage(Config):
+class FinetuneStage(StageSpec):
     """What fine-tuning depends on, beside the encoder that it starts from."""
 
     offset: int = 0
@@ -268,7 +212,7 @@ class FinetuneStage(Config):
 
     @classmethod
     def of(cls, row: Spec, scale: Scale) -> Self:
-        """The fine-tuning of one row; of the layer decays it sees its own size's alone."""
+        """The fine-tuning of a row; of the layer decays it reads only that of its size."""
         recipe = scale.finetuning
         return cls(
             offset=row.features.offset,
@@ -278,43 +222,20 @@ class FinetuneStage(Config):
         )
 
 
-class SampleStage(Config):
-    """What sampling depends on, beside the network that samples."""
+class SampleStage(StageSpec):
+    """What sampling depends on, beside the network."""
 
     sampling: Sampling
 
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self:
-        """The sampling at a study's scale."""
-        return cls(sampling=study.scale.sampling)
 
-
-class JudgeStage(Config):
-    """What comparing samples with true images depends on, beside the samples and a classifier's features."""
+class JudgeStage(StageSpec):
+    """What comparing samples with real images depends on, beside the samples and a classifier's features."""
 
     judging: Judging
 
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self:
-        """The judging at a study's scale."""
-        return cls(judging=study.scale.judging)
 
-
-class DenoiseStage(Config):
-    """What showing a row's denoising depends on, beside its network."""
+class DenoiseStage(StageSpec):
+    """What denoising pictures of a row depends on, beside its network."""
 
     num: Positive = 12  # validation images
     sigma: Annotated[float, Field(gt=0)] = math.sqrt(1 / 3)  # the level of the paper's Fig. 7
-
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self:
-        """The same pictures for every row."""
-        return cls()
-
-
-def pretraining_of(study: Study, row: str) -> PretrainStage | AdoptStage | BaselineStage:
-    """What the pretraining of a row depends on, whatever its method."""
-    key = {"row": row}
-    stage = PretrainStage.for_job(study, key) or AdoptStage.for_job(study, key) or BaselineStage.for_job(study, key)
-    assert stage is not None
-    return stage

@@ -8,8 +8,8 @@ nothing heavy, because the help of `ldae` reads it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,25 +18,29 @@ if TYPE_CHECKING:
     from ldae.study.study import Study
 
 Key = dict[str, Any]  # which job of a stage: its `row` and `seed`, its `tokenizer`, or its `architecture`
-Places = dict[str, str | None]  # the option of a command, and where the result that it names lies
+Place = Callable[["Study", Key], str | None]
 
-FOLDERS = {  # the options that name earlier results
-    "dataset": "the prepared images",
-    "tokenizer": "the fitted tokenizer, for a row that has one",
-    "vgg": "the classifier of the perceptual loss, if it is trained in the graph",
-    "model": "the trained row",
-    "samples": "a row's samples",
-    "reference": "the feature statistics of the real images",
-    "judge": "the classifier that extracts features, if it is trained in the graph",
-}
-INPUTS = {  # and the record in each of these folders
-    "dataset": "manifest.json",
-    "tokenizer": "tokenizer.json",
-    "vgg": "classifier.json",
-    "model": "run.json",
-    "samples": "samples.json",
-    "reference": "reference.json",
-    "judge": "classifier.json",
+
+class Folder(NamedTuple):
+    """An option of commands that names the folder of an earlier result."""
+
+    help: str
+    record: str  # the file in the folder that says what the result was made from
+    is_optional: bool = False
+
+
+FOLDERS = {
+    "dataset": Folder("the prepared images", "manifest.json"),
+    "tokenizer": Folder("the fitted tokenizer, for a row that has one", "tokenizer.json", is_optional=True),
+    "vgg": Folder(
+        "the classifier of the perceptual loss, if it is trained in the graph", "classifier.json", is_optional=True
+    ),
+    "model": Folder("the trained row", "run.json"),
+    "samples": Folder("a row's samples", "samples.json"),
+    "reference": Folder("the feature statistics of the real images", "reference.json"),
+    "judge": Folder(
+        "the classifier that extracts features, if it is trained in the graph", "classifier.json", is_optional=True
+    ),
 }
 
 
@@ -49,40 +53,49 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of the graph."""
+    """One stage of the graph; what an entry leaves empty follows from its name or command."""
 
     name: str  # of its rule
-    command: str  # `ldae <command>`
+    command: str = ""  # `ldae <command>`; by default the name
     help: str
-    revision: str  # its key in the study's `revisions`, which is also its key in lineages
-    # What a job reads: the first of these classes of `ldae.study.stage_specs` that fits it; and the function of
-    # `ldae.stages` that the command calls with it, as "<module>.<function>".
-    specs: dict[str, str]
-    place: str  # where its result lies in the results folder, e.g. "probe/{row}/seed{seed}"
-    title: str  # a job for a reader, e.g. "{row}, seed {seed}"
-    record: str  # the file in which a result says what it was made from
-    files: tuple[str, ...]  # the other files that later jobs or people read
+    revision: str = ""  # its key in the study's `revisions` and in lineages; by default the name
+    function: str = ""  # of `ldae.stages`, as "<module>.<function>"; by default both are the command
+    # What a job reads: the classes of `ldae.study.stage_specs` that it may have, and which one a job has, by default as
+    # the first class says.
+    specs: tuple[str, ...]
+    spec_of: Callable[[Study, Key], Config] | None = None
+    place: str = ""  # where its result lies in the results folder; by default "<name>/{row}/seed{seed}"
+    title: str = "{row}, seed {seed}"  # of a job, for a reader
+    record: str = ""  # the file in which a result says what it was made from; by default "<name>.json"
+    files: tuple[str, ...] = ()  # the other files that later jobs or people read
     absent: Callable[[Study, Key], Collection[str]] = lambda study, key: ()  # those of them that a job does not leave
     # The jobs that a study asks for: of a stage of rows, those that serve some row (None where a row needs none of its
     # jobs), each once for a seed; of another stage, their keys.
     serving: Callable[[Study, str], str | None] | None = None
-    shared: Callable[[Study], Iterable[Key]] = lambda study: ()
-    inputs: Callable[[Study, Key], Places] = lambda study, key: {}
-    required: tuple[str, ...] = ()  # the options that name earlier results of every job
-    optional: tuple[str, ...] = ()  # and of some
-    options: tuple[
-        str, ...
-    ] = ()  # further options of the command: row, seed, resume, processes, micro_batch, recompute
+    shared: Callable[[Study], Iterable[Key]] = lambda study: [{}]
+    # Where the earlier results lie that a job reads, by the option that names each: the place, or what gives it, None
+    # for a job that does not need it.
+    inputs: Mapping[str, str | Place] = field(default_factory=dict)
+    # Further options of the command: row, seed, resume, processes, micro_batch, recompute.
+    options: tuple[str, ...] = ()
     on_gpu: bool = True  # where the scale names GPUs; one, or with `processes` all of them
     precision: str = "float32"  # of its inner loop, as `ldae.runtime.machine` names it
     cost: Callable[[Costs, Key], Cost] = lambda costs, key: Cost()
     is_result: bool = False  # whether tables show its numbers of a row
     comes_first: Callable[[Key], bool] = lambda key: False  # whether its jobs wait for no row
 
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The options that name earlier results, in the order of `FOLDERS`."""
-        return tuple(folder for folder in FOLDERS if folder in (*self.required, *self.optional))
+    def __post_init__(self) -> None:
+        command = self.command or self.name
+        module = command.replace("-", "_")
+        defaults = {
+            "command": command,
+            "revision": self.name,
+            "function": f"{module}.{module}",
+            "place": f"{self.name}/{{row}}/seed{{seed}}",
+            "record": f"{self.name}.json",
+        }
+        for name, value in defaults.items():
+            object.__setattr__(self, name, getattr(self, name) or value)
 
     def keys(self, study: Study) -> list[Key]:
         """The jobs that a study asks for; those of one seed come before those of the next."""
@@ -93,23 +106,25 @@ class Stage:
 
     def key_of(self, place: str) -> Key | None:
         """The job whose result lies at a place of the results folder; None where another stage's does."""
-        pattern = re.escape(self.place).replace(r"\{", "{").replace(r"\}", "}")
-        pattern = pattern.replace("{seed}", r"(?P<seed>0|[1-9]\d*)")
+        pattern = self.place.replace("{seed}", r"(?P<seed>0|[1-9]\d*)")
         match = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern), place)
         if match is None:
             return None
         return {name: int(value) if name == "seed" else value for name, value in match.groupdict().items()}
 
-    def spec(self, study: Study, key: Key) -> Config:
-        """What a job reads of its row and of the scale.
+    def places(self, study: Study, key: Key) -> dict[str, str]:
+        """Where the earlier results lie that a job reads, by the option that names each."""
+        places = {
+            option: place.format(**key) if isinstance(place, str) else place(study, key)
+            for option, place in self.inputs.items()
+        }
+        return {option: place for option, place in places.items() if place is not None}
 
-        Raises:
-            StudyError: for a job that the study cannot describe, e.g. of a classifier without a recipe.
-        """
+    def spec(self, study: Study, key: Key) -> Config:
+        """What a job reads of its row and of the scale."""
         from ldae.study import stage_specs
 
-        found = (getattr(stage_specs, name).for_job(study, key) for name in self.specs)
-        spec: Config = next(spec for spec in found if spec is not None)
+        spec: Config = (self.spec_of or getattr(stage_specs, self.specs[0]).for_job)(study, key)
         return spec
 
     def lineage_key(self, spec: Config) -> str:
@@ -118,20 +133,13 @@ class Stage:
         return key
 
 
-def _tokenizer(study: Study, row: str) -> str | None:
+def _tokenizer(study: Study, key: Key) -> str | None:
     """The place of the tokenizer that a row's network is given; None for a method without one."""
-    run = study.runs[row]
+    run = study.runs[key["row"]]
     return f"tokenizers/{study.variants[run].spec.tokenizer.name}" if study.is_denoiser(run) else None
 
 
-def _trained(study: Study, key: Key) -> Places:
-    """What a job reads that looks at a trained row."""
-    row = key["row"]
-    model = f"pretrain/{study.runs[row]}/seed{key['seed']}"
-    return {"dataset": "dataset", "tokenizer": _tokenizer(study, row), "model": model}
-
-
-def _judge(study: Study) -> str | None:
+def _judge(study: Study, key: Key) -> str | None:
     """The place of the study's own classifier, where it judges samples."""
     return "classifiers/resnet" if study.scale.judging.features == "builtin" else None
 
@@ -151,19 +159,22 @@ def _judged(study: Study, row: str) -> str | None:
     return study.runs[row] if study.variants[row].fid else None
 
 
+TRAINED: dict[str, str | Place] = {  # what a job reads that looks at a trained row
+    "dataset": "dataset",
+    "tokenizer": _tokenizer,
+    "model": lambda study, key: f"pretrain/{study.runs[key['row']]}/seed{key['seed']}",
+}
 ARRAYS = tuple(f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_labels", "_groups", "_checksums"))
 ENTRIES = (
     Stage(
         name="dataset",
         command="prepare",
         help="prepare the images of a data set",
-        revision="dataset",
-        specs={"DatasetStage": "prepare.prepare"},
+        specs=("DatasetStage",),
         place="dataset",
         title="images",
         record="manifest.json",
         files=ARRAYS,
-        shared=lambda study: [{}],
         on_gpu=False,
         cost=lambda costs, key: costs.dataset(),
     ),
@@ -171,15 +182,12 @@ ENTRIES = (
         name="classifier",
         command="train-classifier",
         help="train a small classifier with labels",
-        revision="classifier",
-        specs={"ClassifierStage": "train_classifier.train_classifier"},
+        specs=("ClassifierStage",),
         place="classifiers/{architecture}",
         title="{architecture}",
-        record="classifier.json",
         files=("weights.safetensors", "history.csv"),
         shared=lambda study: [{"architecture": name} for name in study.scale.classifiers],
-        inputs=lambda study, key: {"dataset": "dataset"},
-        required=("dataset",),
+        inputs={"dataset": "dataset"},
         options=("resume",),
         comes_first=lambda key: key["architecture"] == "vgg",  # the longest chain of jobs begins with it
         precision="TF32",
@@ -189,15 +197,13 @@ ENTRIES = (
         name="tokenizer",
         command="fit-tokenizer",
         help="fit a tokenizer to training patches",
-        revision="tokenizer",
-        specs={"TokenizerStage": "fit_tokenizer.fit_tokenizer"},
+        specs=("TokenizerStage",),
+        spec_of=lambda study, key: study.tokenizers[key["tokenizer"]],
         place="tokenizers/{tokenizer}",
         title="{tokenizer}",
-        record="tokenizer.json",
         files=("tokenizer.safetensors",),
         shared=lambda study: _tokenizers(study, convolutional=False),
-        inputs=lambda study, key: {"dataset": "dataset"},
-        required=("dataset",),
+        inputs={"dataset": "dataset"},
         on_gpu=False,
         precision="float64",
         cost=lambda costs, key: costs.tokenizer(key["tokenizer"]),
@@ -207,60 +213,42 @@ ENTRIES = (
         command="train-tokenizer",
         help="train a convolutional tokenizer and cache the training set's latents",
         revision="tokenizer",
-        specs={"ConvolutionalStage": "train_tokenizer.train_tokenizer"},
+        specs=("ConvolutionalStage",),
+        spec_of=lambda study, key: study.tokenizers[key["tokenizer"]],
         place="tokenizers/{tokenizer}",
         title="{tokenizer}",
         record="tokenizer.json",
         files=("tokenizer.safetensors", "latents.npy", "latents_checksums.npy", "history.csv"),
         shared=lambda study: _tokenizers(study, convolutional=True),
-        inputs=lambda study, key: {
+        inputs={
             "dataset": "dataset",
-            "vgg": "classifiers/vgg" if study.needs_vgg(key["tokenizer"]) else None,
+            "vgg": lambda study, key: "classifiers/vgg" if study.needs_vgg(key["tokenizer"]) else None,
         },
-        required=("dataset",),
-        optional=("vgg",),
         options=("resume", "processes", "recompute"),
         precision="TF32",
         cost=lambda costs, key: costs.tokenizer(key["tokenizer"]),
     ),
     Stage(
         name="pretrain",
-        command="pretrain",
         help="pretrain a row, resuming an interrupted run, or load its published weights",
-        revision="pretrain",
-        specs={
-            "PretrainStage": "pretrain.pretrain",
-            "AdoptStage": "pretrain.pretrain",
-            "AdoptEncoderStage": "pretrain.pretrain",
-            "BaselineStage": "pretrain.pretrain",
-        },
-        place="pretrain/{row}/seed{seed}",
-        title="{row}, seed {seed}",
+        specs=("PretrainStage", "AdoptStage", "BaselineStage"),
+        spec_of=lambda study, key: study.pretraining(key["row"]),
         record="run.json",
         files=("model.safetensors", "ema.safetensors", "history.csv"),
         absent=_absent_of_pretraining,
         serving=lambda study, row: study.runs[row],
-        inputs=lambda study, key: {"dataset": "dataset", "tokenizer": _tokenizer(study, key["row"])},
-        required=("dataset",),
-        optional=("tokenizer",),
+        inputs={"dataset": "dataset", "tokenizer": _tokenizer},
         options=("row", "seed", "resume", "processes", "micro_batch", "recompute"),
         precision="bfloat16",
         cost=lambda costs, key: costs.pretraining(key["row"]),
     ),
     Stage(
         name="probe",
-        command="probe",
         help="probe a trained row and the same network with random weights",
-        revision="probe",
-        specs={"ProbeStage": "probe.probe"},
-        place="probe/{row}/seed{seed}",
-        title="{row}, seed {seed}",
-        record="probe.json",
+        specs=("ProbeStage",),
         files=("correct.npz",),
         serving=lambda study, row: study.probes[row],
-        inputs=_trained,
-        required=("dataset", "model"),
-        optional=("tokenizer",),
+        inputs=TRAINED,
         options=("row", "processes"),
         is_result=True,
         precision="bfloat16",
@@ -271,30 +259,22 @@ ENTRIES = (
         command="probe-pixels",
         help="probe raw pixels, without a network",
         revision="probe",
-        specs={"PixelsStage": "probe.probe_pixels"},
+        function="probe.probe_pixels",
+        specs=("PixelsStage",),
         place="probe/pixels",
         title="raw pixels",
         record="probe.json",
         files=("correct.npz",),
-        shared=lambda study: [{}],
-        inputs=lambda study, key: {"dataset": "dataset"},
-        required=("dataset",),
+        inputs={"dataset": "dataset"},
         comes_first=lambda key: True,  # the first table has it
     ),
     Stage(
         name="finetune",
-        command="finetune",
         help="fine-tune a trained row with labels, end to end, as a plain Vision Transformer",
-        revision="finetune",
-        specs={"FinetuneStage": "finetune.finetune"},
-        place="finetune/{row}/seed{seed}",
-        title="{row}, seed {seed}",
-        record="finetune.json",
+        specs=("FinetuneStage",),
         files=("correct.npz", "history.csv"),
         serving=lambda study, row: row if study.variants[row].finetune else None,
-        inputs=_trained,
-        required=("dataset", "model"),
-        optional=("tokenizer",),
+        inputs=TRAINED,
         options=("row", "resume", "processes", "micro_batch"),
         is_result=True,
         precision="bfloat16",
@@ -302,56 +282,37 @@ ENTRIES = (
     ),
     Stage(
         name="sample",
-        command="sample",
         help="sample images from a trained row",
-        revision="sample",
-        specs={"SampleStage": "sample.sample"},
+        specs=("SampleStage",),
         place="samples/{row}/seed{seed}",
-        title="{row}, seed {seed}",
         record="samples.json",
         files=("samples.npy",),
         serving=_judged,
-        inputs=_trained,
-        required=("dataset", "tokenizer", "model"),
+        inputs=TRAINED,
         options=("row", "processes"),
         precision="bfloat16",
         cost=lambda costs, key: costs.sampling(key["row"]),
     ),
     Stage(
         name="reference",
-        command="reference",
         help="compute feature statistics of the real images",
         revision="judge",
-        specs={"JudgeStage": "judge.reference"},
+        function="judge.reference",
+        specs=("JudgeStage",),
         place="judge/reference",
         title="true images",
-        record="reference.json",
         files=("reference.npz",),
-        shared=lambda study: [{}],
-        inputs=lambda study, key: {"dataset": "dataset", "judge": _judge(study)},
-        required=("dataset",),
-        optional=("judge",),
+        inputs={"dataset": "dataset", "judge": _judge},
         precision="TF32",
         cost=lambda costs, key: costs.judging(0 if costs.study.scale.judging.reference else costs.data.train),
     ),
     Stage(
         name="judge",
-        command="judge",
         help="compute the Fréchet distance of samples from real images",
-        revision="judge",
-        specs={"JudgeStage": "judge.judge"},
-        place="judge/{row}/seed{seed}",
-        title="{row}, seed {seed}",
+        specs=("JudgeStage",),
         record="distance.json",
-        files=(),
         serving=_judged,
-        inputs=lambda study, key: {
-            "samples": f"samples/{key['row']}/seed{key['seed']}",
-            "reference": "judge/reference",
-            "judge": _judge(study),
-        },
-        required=("samples", "reference"),
-        optional=("judge",),
+        inputs={"samples": "samples/{row}/seed{seed}", "reference": "judge/reference", "judge": _judge},
         is_result=True,
         precision="TF32",
         cost=lambda costs, key: costs.judging(costs.study.scale.sampling.num),
@@ -360,15 +321,12 @@ ENTRIES = (
         name="denoise",
         command="denoise-validation",
         help="denoise validation images",
-        revision="denoise",
-        specs={"DenoiseStage": "denoise.denoise"},
-        place="denoise/{row}/seed{seed}",
-        title="{row}, seed {seed}",
+        function="denoise.denoise",
+        specs=("DenoiseStage",),
         record="pictures.json",
         files=("pictures.npz",),
         serving=lambda study, row: study.runs[row] if row in study.pictured else None,
-        inputs=_trained,
-        required=("dataset", "tokenizer", "model"),
+        inputs=TRAINED,
         options=("row",),
         precision="bfloat16",
     ),

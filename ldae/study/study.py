@@ -23,8 +23,12 @@ from ldae.study.scale import Scale
 from ldae.study.scale_file import not_of_a_study, read_scale
 from ldae.study.spec import Features, Spec
 from ldae.study.stage_specs import (
+    AdoptStage,
+    BaselineStage,
     ConvolutionalStage,
+    PretrainStage,
     TokenizerStage,
+    pretraining_stage,
     tokenizer_stage,
 )
 from ldae.study.stages import STAGES
@@ -144,6 +148,10 @@ class Study:
         """The tokenizers to fit, by name."""
         rows = [v.spec.tokenizer for v in self.variants.values() if v.spec.method.traits.denoises]
         return {tokenizer.name: tokenizer_stage(tokenizer, self.scale) for tokenizer in rows}
+
+    def pretraining(self, row: str) -> PretrainStage | AdoptStage | BaselineStage:
+        """What the pretraining of a row depends on."""
+        return pretraining_stage(self.variants[row].spec, self.scale)
 
     def is_denoiser(self, row: str) -> bool:
         """Whether a row is a denoiser, and not a method that the paper compares with."""

@@ -40,7 +40,7 @@ def test_every_stage_of_the_graph_has_a_command_that_explains_its_options(
         parser.parse_args([stage.command, "--help"])
     assert not ended.value.code
     said = capsys.readouterr().out
-    for option in ("spec", "out", *stage.folders, *stage.options):
+    for option in ("spec", "out", *stage.inputs, *stage.options):
         assert re.search(rf"^  --{option.replace('_', '-')} \S+\s+\w", said, re.MULTILINE), option
 
 

@@ -20,7 +20,7 @@ from ldae.runtime.files import checksums, write_json
 from ldae.study.definitions import DEFINITIONS
 from ldae.study.graph import ENDINGS
 from ldae.study.record import common_lineage, digest, inputs_of
-from ldae.study.stages import INPUTS, STAGES, Stage
+from ldae.study.stages import FOLDERS, STAGES, Stage
 from ldae.study.views import ViewRecord, place_of
 
 COMMANDS = {stage.command: stage for stage in STAGES.values()}
@@ -81,7 +81,7 @@ def _do(command: str, words: list[str], changed: str) -> str:
 
 
 def _stage(stage: Stage, options: dict[str, list[str]], out: Path, changed: str) -> str:
-    folders = {option: Path(values[0]) for option, values in options.items() if option in INPUTS}
+    folders = {option: Path(values[0]) for option, values in options.items() if option in FOLDERS}
     record, spec = out / stage.record, json.loads(options["spec"][0])
     own = {"revision": int(options["revision"][0]), "spec": spec}
     lineage = common_lineage(folders) | {spec.get("architecture", stage.revision): own}

@@ -32,7 +32,7 @@ from ldae.study.graph import Graph as StudyGraph
 from ldae.study.recipes import Probing
 from ldae.study.scale import Sampling, Scale
 from ldae.study.spec import PublishedWeights, Spec
-from ldae.study.stage_specs import AdoptStage, BaselineStage, ProbeStage, SampleStage, pretraining_of
+from ldae.study.stage_specs import AdoptStage, BaselineStage, ProbeStage, SampleStage, pretraining_stage
 from ldae.study.study import Study
 
 DIT = {"width": 32, "heads": 4, "blocks": 3}
@@ -99,7 +99,7 @@ def adopted_dit(prepared: Path, vae: Path, folder: Path, weights: PublishedWeigh
     scale = Study.load(ROOT, {"scale": "smoke"}).scale
     out = folder / "dit"
     folders = {"dataset": prepared / "dataset", "tokenizer": vae, "out": out}
-    pretrain(AdoptStage.of(row, scale), row="dit", seed=0, revision=1, **folders)
+    pretrain(pretraining_stage(row, scale), row="dit", seed=0, revision=1, **folders)
     return out
 
 
@@ -107,7 +107,7 @@ def adopted_mae(prepared: Path, folder: Path, weights: PublishedWeights) -> Path
     row = Spec().changed({"method.name": "mae", "method.weights": weights.model_dump()})
     scale = Study.load(ROOT, {"scale": "smoke"}).scale
     out = folder / "mae"
-    pretrain(BaselineStage.of(row, scale), row="mae", seed=0, revision=1, dataset=prepared / "dataset", out=out)
+    pretrain(pretraining_stage(row, scale), row="mae", seed=0, revision=1, dataset=prepared / "dataset", out=out)
     return out
 
 
@@ -334,7 +334,7 @@ def test_published_rows_are_planned_and_probed_like_the_others(tmp_path: Path) -
 
 def test_the_size_of_published_weights_is_their_own(tmp_path: Path) -> None:
     found = Study.load(study(tmp_path), {})
-    dit, mae = pretraining_of(found, "dit_xl"), pretraining_of(found, "mae_b")
+    dit, mae = found.pretraining("dit_xl"), found.pretraining("mae_b")
     assert isinstance(dit, AdoptStage) and isinstance(mae, BaselineStage)
     assert (dit.size.width, dit.size.encoder_blocks, dit.size.decoder_blocks, dit.size.conditioning) == (
         1152,
@@ -354,7 +354,7 @@ def test_the_training_of_other_rows_concerns_no_published_one(tmp_path: Path) ->
         scale.read_text().replace("steps: 40", "steps: 41").replace("width: 32, heads: 2", "width: 64, heads: 2")
     )
     after = Study.load(tmp_path, {})
-    assert pretraining_of(before, "pca") != pretraining_of(after, "pca")
+    assert before.pretraining("pca") != after.pretraining("pca")
     lineages = [{place: job.lineage for place, job in StudyGraph(study).jobs.items()} for study in (before, after)]
     for row in ("dit_xl", "mae_b"):
         assert lineages[0][f"pretrain/{row}/seed0"] == lineages[1][f"pretrain/{row}/seed0"]

@@ -12,14 +12,13 @@ from ldae.study.base import Config
 from ldae.study.scale import Scale
 from ldae.study.spec import Spec
 from ldae.study.stage_specs import (
-    BaselineStage,
     ClassifierStage,
     DatasetStage,
     FinetuneStage,
     JudgeStage,
-    PretrainStage,
     ProbeStage,
     SampleStage,
+    pretraining_stage,
     tokenizer_stage,
 )
 
@@ -62,10 +61,10 @@ STAGES: dict[str, Config] = {
     "classifier": ClassifierStage(architecture="vgg", classifier=SCALE.classifiers["vgg"]),
     "pca": tokenizer_stage(LDAE.tokenizer, SCALE),
     "conv": tokenizer_stage(CONV.tokenizer, SCALE),
-    "ldae": PretrainStage.of(LDAE, SCALE),
-    "longer": PretrainStage.of(LONGER, SCALE),
-    "mae": BaselineStage.of(MAE, SCALE),
-    "moco_v3": BaselineStage.of(MOCO, SCALE),
+    "ldae": pretraining_stage(LDAE, SCALE),
+    "longer": pretraining_stage(LONGER, SCALE),
+    "mae": pretraining_stage(MAE, SCALE),
+    "moco_v3": pretraining_stage(MOCO, SCALE),
     "probe": ProbeStage(probing=SCALE.probing),
     "finetune": FinetuneStage.of(LONGER, SCALE),
     "sample": SampleStage(sampling=SCALE.sampling),
@@ -110,7 +109,7 @@ def test_a_row_changes_the_rate_the_batch_and_the_weight_decay_of_its_recipe(row
     assert after.total_steps(400) * after.batch == before.total_steps(400) * before.batch  # as many images
     assert (after.warmup, after.ema) == (before.warmup, before.ema)
     changed = row.changed({"recipe.rate": 3})
-    stage = PretrainStage.of(changed, SCALE) if method == "training" else BaselineStage.of(changed, SCALE)
+    stage = pretraining_stage(changed, SCALE)
     before_it = RECORDED[{"training": "longer" if row is LONGER else "ldae"}.get(method, method)]
     assert json.loads(stage.to_json()) == before_it | {method: before_it[method] | {"rate": 3 * before.rate}}
 

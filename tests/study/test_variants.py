@@ -17,7 +17,7 @@ from ldae.study.recipes import Probing
 from ldae.study.scale import Folder, Photos, Sampling, Scale
 from ldae.study.schedules import SCHEDULES, Levels
 from ldae.study.spec import Features, Spec
-from ldae.study.stage_specs import FinetuneStage, pretraining_of
+from ldae.study.stage_specs import FinetuneStage
 from ldae.study.study import RULES, Study
 
 WEIGHTS = f"method.name: mae, method.weights: {{path: x, sha256: {64 * 'a'}, width: 32, heads: 2, blocks: 2}}"
@@ -59,7 +59,7 @@ def test_a_row_of_the_papers_is_its_parent_with_one_part_changed(name: str) -> N
 def test_what_a_training_reads_survives_its_text_at_every_scale(scale: str) -> None:
     study = Study.load(ROOT, {"scale": scale})
     for row in study.variants:
-        stage = pretraining_of(study, row)
+        stage = study.pretraining(row)
         assert type(stage).model_validate_json(stage.to_json()) == stage
 
 
@@ -151,14 +151,14 @@ def test_every_rule_is_known_so_that_no_table_or_figure_takes_its_name() -> None
 
 
 def test_the_order_of_keys_means_nothing(root: Path) -> None:
-    before = pretraining_of(Study.load(root, {}), "predict_clean").to_json()
+    before = Study.load(root, {}).pretraining("predict_clean").to_json()
     edit(
         root,
         "config.yaml",
         "{objective.predict: clean, objective.weight: signal}",
         "{objective.weight: signal, objective.predict: clean}",
     )
-    assert pretraining_of(Study.load(root, {}), "predict_clean").to_json() == before
+    assert Study.load(root, {}).pretraining("predict_clean").to_json() == before
 
 
 def test_seeds_may_come_from_a_command_line(root: Path) -> None:

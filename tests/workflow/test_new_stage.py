@@ -13,17 +13,11 @@ from graph import Graph
 HELPERS = Path(__file__).parents[1] / "helpers"
 ENTRY = """    Stage(
         name="norms",
-        command="norms",
         help="the mean norm of a trained row's weights",
-        revision="norms",
-        specs={"NormsStage": "norms.norms"},
-        place="norms/{row}/seed{seed}",
-        title="{row}, seed {seed}",
-        record="norms.json",
+        specs=("NormsStage",),
         files=("norms.npy",),
         serving=lambda study, row: study.runs[row],
-        inputs=lambda study, key: {"model": f"pretrain/{key['row']}/seed{key['seed']}"},
-        required=("model",),
+        inputs={"model": "pretrain/{row}/seed{seed}"},
         options=("row",),
         cost=lambda costs, key: Cost(flops=2e6 * costs.tokens),
         is_result=True,
@@ -32,15 +26,10 @@ ENTRY = """    Stage(
 STAGES = {"""
 SPEC = '''
 
-class NormsStage(Config):
+class NormsStage(StageSpec):
     """What the norms depend on, beside the weights."""
 
     order: Positive = 2
-
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self:
-        """The same norms for every row."""
-        return cls()
 '''
 FUNCTION = """
 from ldae.runtime.files import atomic_write, checksums, read_json, write_json
