@@ -54,15 +54,9 @@ def _add_options(command: Parser, stage: Stage) -> None:
     option("spec", "what the stage reads of the row and the scale, as JSON", required=True, metavar="JSON")
     option("revision", "revision of the stage's code (default 1)", **COUNT, default=1)
     option("lineage", "digest of the expected lineage (default: not checked)", metavar="DIGEST")
-<<<<<<< HEAD
-    for folder in stage.folders:
-        option(folder, FOLDERS[folder], **FOLDER, required=folder in stage.required)
-    option("out", "where to write", **FOLDER, required=True)
-=======
     for folder in stage.inputs:
-        option(folder, FOLDERS[folder].help, type=Path, metavar="DIR", required=not FOLDERS[folder].is_optional)
-    option("out", "where to write", type=Path, required=True, metavar="DIR")
->>>>>>> f8c32fd (What an entry of a stage leaves out follows from its name; one function describes the pretraining of a row)
+        option(folder, FOLDERS[folder].help, **FOLDER, required=not FOLDERS[folder].is_optional)
+    option("out", "where to write", **FOLDER, required=True)
     threads = "worker processes" if stage.name == "dataset" else "CPU threads"
     option("threads", f"{threads} (default 1)", **COUNT, default=1)
     for word, name, text, how in OPTIONS:
@@ -75,17 +69,12 @@ def _run(arguments: argparse.Namespace) -> None:
     options = vars(arguments)
     del options["action"]
     stage = STAGES[options.pop("stage")]
-<<<<<<< HEAD
     threads, limit, processes = (
         options.pop("threads"),
         options.pop("minutes", None),
         options.pop("processes", None) or 1,
     )
-    spec, function = _read_spec(stage, options.pop("spec"))
-=======
-    threads, limit, processes = options.pop("threads"), options.pop("minutes", None), options.pop("processes", 1)
     spec = _read_spec(stage, options.pop("spec"))
->>>>>>> f8c32fd (What an entry of a stage leaves out follows from its name; one function describes the pretraining of a row)
     _check_inputs(stage, spec, options, options.pop("lineage"))
     copies = getattr(spec, "weights", None) is not None  # published weights, which is no work for a GPU or to share
     processes = 1 if copies else processes
