@@ -13,27 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from documents import ROOT, blocks, commands
 from forked import Forked
 from graph import Graph as Project
 from PIL import Image
-from rows import FITTED, TRAINING, denoiser, images
-from torch import Tensor
 
 from ldae.cli import parser
-from ldae.parts.denoiser import Denoiser
-from ldae.parts.noise import Level, NoiseSchedule
-from ldae.parts.objective import PREDICTIONS
-from ldae.stages.pretrain import denoiser_task
 from ldae.study.file import StudyFile
 from ldae.study.graph import Graph
 from ldae.study.scale import Scale
-from ldae.study.schedules import SCHEDULES
-from ldae.study.spec import Noise, Objective
 from ldae.study.study import Study
-from ldae.training.loop import Run
 
 SUM = "a" * 64  # for a checksum that the reader fills in
 VAE = f"convolutional: {{published: {{path: vae.safetensors, sha256: {SUM}}}}}"
@@ -245,38 +235,3 @@ def test_commands_that_run_the_graph_start(project: Path) -> None:
         if words[0] == "run" and "slurm" not in words:
             ended = Forked(*words, "-n", folder=project, environment=environment).ended()
             assert ended.returncode == 0, f"{place}: {ended.stderr}"
-
-
-class Velocity:
-    """Velocity prediction, as the README describes it."""
-
-    def target(self, clean: Tensor, noise: Tensor, level: Level) -> Tensor:
-        return level.signal * noise - level.noise * clean
-
-    def clean(self, output: Tensor, noisy: Tensor, level: Level) -> Tensor:
-        return (level.signal * noisy - level.noise * output) / (level.signal**2 + level.noise**2)
-
-
-def test_the_readme_s_velocity_can_be_inverted_and_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PREDICTIONS, "velocity", Velocity())
-    clean, noise = torch.randn(2, 3, 4, 8, dtype=torch.float64)
-    for schedule in SCHEDULES:
-        level = NoiseSchedule(Noise(schedule=schedule)).double().level(torch.zeros(3, dtype=torch.int64))
-        noisy = level.signal * clean + level.noise * noise
-        recovered = Velocity().clean(Velocity().target(clean, noise, level), noisy, level)
-        torch.testing.assert_close(recovered, clean)
-    stage, _ = denoiser("pca")
-    objective = Objective.model_construct(predict="velocity", weight="uniform", tail=0.0, units="pixel")
-    stage = stage.model_copy(update={"objective": objective})
-    model = Denoiser(stage, FITTED[stage.tokenizer.name], image_size=32, classes=3)
-    run = Run(
-        denoiser_task(model, stage),
-        title="velocity",
-        seed=0,
-        total=60,
-        batch=TRAINING.batch,
-        log_every=1,
-        identity="",
-    )
-    losses = [float(run.update(images(), torch.arange(8) % 3)["loss"]) for _ in range(30)]
-    assert losses[-1] < losses[0]

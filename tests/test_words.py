@@ -14,7 +14,7 @@ from ldae.parts import diffusion, noise, objective, tokenizers
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.readers.figures import FIGURES
 from ldae.runtime.randomness import Stream
-from ldae.study import file, measures, methods, objectives, schedules, stages
+from ldae.study import file, measures, methods, schedules, spec, stages
 from ldae.study import tokenizers as kinds
 from ldae.study.base import Architecture
 from ldae.study.scale import Sampling
@@ -29,9 +29,9 @@ FIGURE_KINDS = [
 @pytest.mark.parametrize(
     ("words", "implementations"),
     [
-        (objectives.PREDICTIONS, objective.PREDICTIONS),
-        (objectives.WEIGHTS, objective.WEIGHTS),
-        (objectives.ERRORS, objective.ERRORS),
+        (spec.PREDICTIONS, objective.PREDICTIONS),
+        (spec.WEIGHTS, objective.WEIGHTS),
+        (spec.ERRORS, objective.ERRORS),
         (schedules.TIMES, noise.TIMES),
         (typing.get_args(Sampling.model_fields["method"].annotation), diffusion.METHODS),
         (typing.get_args(Architecture), CLASSIFIERS),

@@ -18,7 +18,6 @@ from ldae.study.base import (
     Size,
 )
 from ldae.study.methods import METHODS, MethodTraits
-from ldae.study.objectives import ERRORS, PREDICTIONS, WEIGHTS
 from ldae.study.recipes import Training
 from ldae.study.schedules import SCHEDULES, TIMES, Levels
 from ldae.study.tokenizers import TOKENIZERS, TokenizerKind, kinds_with
@@ -139,6 +138,12 @@ class Network(Config):
         return self.output == "image"
 
 
+PREDICTIONS = ("noise", "clean")  # `ldae.parts.objective` computes these three, under the same names
+WEIGHTS = ("uniform", "signal")
+ERRORS = ("squared",)
+ON_IMAGES = {"predict": "clean", "error": "squared"}  # the only ones of a network with image output (eq. 4)
+
+
 class Objective(Config):
     """What is predicted, and how its errors are measured and weighted (paper, Sec. 4.3)."""
 
@@ -245,23 +250,14 @@ class Spec(Config):
                 f"tokenizer.kind: {self.tokenizer.kind!r} has no inverse on the image; "
                 f"network.input and network.output 'image' need {alternatives(kinds_with('on_images'))}"
             )
-        for key, words, chosen in (
-            ("predict", PREDICTIONS, self.objective.predict),
-            ("error", ERRORS, self.objective.error),
-        ):
-            if self.network.image_output and not words[chosen].on_images:
-                possible = alternatives([name for name, each in words.items() if each.on_images])
-                raise ValueError(f"objective.{key}: found {chosen!r}; network.output 'image' needs {possible}")
+        for key, needed in ON_IMAGES.items():
+            chosen = getattr(self.objective, key)
+            if self.network.image_output and chosen != needed:
+                raise ValueError(f"objective.{key}: found {chosen!r}; network.output 'image' needs {needed!r}")
         if self.objective.tail and not self.network.image_output:
             raise ValueError(
                 f"objective.tail: {self.objective.tail} weighs pixels outside the latent; it needs "
                 f"network.output 'image', found {self.network.output!r}"
-            )
-        if self.noise.levels.is_single and images and not PREDICTIONS[self.objective.predict].on_images:
-            possible = alternatives([name for name, each in PREDICTIONS.items() if each.on_images])
-            raise ValueError(
-                f"noise.schedule: {self.noise.schedule!r} on images needs objective.predict {possible}, "
-                f"found {self.objective.predict!r}"
             )
         if self.method.weights is not None and self.method.traits.denoises:
             for part, fields in PUBLISHED_DIT.items():

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.graph
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/ablations.md"
 LIMITS = {  # of each recipe: the lines that it may add, and the files that it may touch
+    "Velocity prediction": (20, 3),
     "A sigmoid noise schedule": (15, 3),
     "A Huber error": (15, 3),
     "Register tokens": (20, 5),
@@ -107,6 +108,7 @@ def test_a_recipe_runs_as_it_stands_in_the_document(title: str, project: Path, t
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing else is trained again
     tests = (
         "tests/test_architecture.py",
+        "tests/test_words.py",
         "tests/parts/test_formulas.py",
         "tests/parts/test_tokenizers.py",
         "tests/study/test_variants.py",
