@@ -47,7 +47,7 @@ def test_each_tokenizer_measure_and_method_is_implemented_by_the_module_of_its_n
         assert callable(tokenizers.module_of(kind).build)
     for name in measures.MEASURES:
         assert issubclass(implementation(name), Measure)
-    for method in methods.METHODS:
+    for method in methods.BASELINES:
         assert callable(import_module(f"ldae.parts.methods.{method}").build)
 
 
