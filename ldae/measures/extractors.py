@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldae.data.prepared import to_float
 from ldae.parts.classifiers import SmallResNet
-from ldae.parts.loading import open_classifier
-from ldae.runtime.weights import read_weights
-from ldae.study.base import ExternalFile
+from ldae.parts.loading import open_classifier, published_weights
 from ldae.study.scale import Judging
 
 INCEPTION_FEATURES = "2048"  # the last pooling layer, which FID is defined with (Heusel et al., 2017)
@@ -34,7 +32,8 @@ def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -
         ValueError, OSError: for weights that are absent or have another checksum or format.
     """
     if judging.features != "builtin":
-        return Extractor(inception(judging.features, device), "FID")
+        extractor = published_weights(judging.features, inception).to(device)
+        return Extractor(lambda images: extractor(images)[0], "FID")
     if judge is None:
         raise ValueError("judging.features 'builtin' needs --judge, the folder of the trained classifier")
     network, about = open_classifier(judge)
@@ -46,23 +45,13 @@ def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -
     return Extractor(lambda images: network.features(to_float(images)), "Fréchet distance (judge)")
 
 
-def inception(weights: ExternalFile, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """torch-fidelity's Inception, which resizes as TensorFlow's, with the standard FID weights from a file.
-
-    Raises:
-        ValueError, OSError: for a file that is absent, has another SHA-256 or does not contain Inception's weights.
-    """
+def inception(state: dict[str, Tensor]) -> nn.Module:
+    """torch-fidelity's Inception, which resizes as TensorFlow's; other weights than the standard ones are refused."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    path = Path(weights.path).expanduser()
-    state = read_weights(path, weights.sha256)
-    with tempfile.TemporaryDirectory() as folder:
-        # torch-fidelity unpickles its file, so it reads one that was just written here
-        copy = Path(folder) / "inception.pth"
-        torch.save(state, copy)
+    with tempfile.NamedTemporaryFile(suffix=".pth") as copy:
+        torch.save(state, copy.name)  # torch-fidelity unpickles its file, so it reads one that was just written here
         try:
-            extractor = FeatureExtractorInceptionV3("inception", [INCEPTION_FEATURES], str(copy))
+            return FeatureExtractorInceptionV3("inception", [INCEPTION_FEATURES], copy.name)
         except RuntimeError:
-            raise ValueError(f"{path}: are not the Inception weights that FID is defined with") from None
-    extractor.to(device)
-    return lambda images: extractor(images)[0]
+            raise ValueError("not the Inception weights that FID is defined with") from None

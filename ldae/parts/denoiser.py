@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
             patches = patchify(inputs, PATCH) if self.image_output else None  # (N, T, D)
             clean = self.encode(inputs) if patches is None else self.projection.encode_patches(patches)
             level = self.noise.level(draws.time)  # (N, 1, 1)
-            noisy = torch.addcmul(level.signal * clean, level.noise, draws.noise)  # (N, T, d)
+            noisy = level.mix(clean, draws.noise)  # (N, T, d)
             tokens = self.view(noisy)
             labels = torch.where(draws.keep_label, labels, self.network.classes)
         with mixed_precision(tokens.device):
@@ -125,7 +125,7 @@ class Denoiser(nn.Module):
     def corrupt(self, clean: Tensor, time: int, randomness: Randomness) -> Tensor:
         """Latents (N, T, d) with the noise of a time step."""
         level = self.noise.level(torch.full((len(clean),), self.noise.nearest(time), device=clean.device))
-        return torch.addcmul(level.signal * clean, level.noise, randomness.normal(*clean.shape))
+        return level.mix(clean, randomness.normal(*clean.shape))
 
     def features(self, latents: Tensor, *, time: int, offsets: Sequence[int] = (0,)) -> list[Tensor]:
         """The activations (N, T, h) on latents (N, T, d), after the blocks at `offsets` from the encoder's last.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -16,12 +16,8 @@ from ldae.study.schedules import sampled
 
 MAX_BETA = 0.999  # so a step magnifies the error of predicted noise 32-fold at most; reached with few steps only
 
-
-class Predict(Protocol):
-    """A trained network, with its output turned into the clean latent."""
-
-    def __call__(self, noisy: Tensor, time: Tensor, level: Level) -> Tensor:
-        """The clean latents (N, T, d) of `noisy` (N, T, d) at `time` (N,), where the process has `level` (N, 1, 1)."""
+# a trained network: from noisy latents (N, T, d), their time (N,) and level (N, 1, 1) to clean latents (N, T, d)
+Predict = Callable[[Tensor, Tensor, Level], Tensor]
 
 
 class Process(NamedTuple):

@@ -18,6 +18,10 @@ class Level(NamedTuple):
     signal: Tensor
     noise: Tensor
 
+    def mix(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """The noisy latents z_t = gamma_t z_0 + sigma_t eps (eq. 1)."""
+        return torch.addcmul(self.signal * clean, self.noise, noise)
+
 
 def uniform(num_times: int, num: int, randomness: Randomness) -> Tensor:
     """Time steps (num,), each of `num_times` equally likely (DDPM)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,19 +71,6 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def from_dit(state: Mapping[str, Tensor], names: Iterable[str], *, patch: int) -> dict[str, Tensor]:
-    """A published DiT's state by the `names` of a `Transformer` with full-width conditioning and 2 C output channels.
-
-    Its patch embedding is a convolution, whose kernel flattens to our order (channel, y, x); its output is ordered
-    (y, x, channel) and is reordered likewise.
-    """
-    mapped = {name: state[renamed(name, DIT)] for name in names}
-    mapped["embed.weight"] = mapped["embed.weight"].flatten(1)
-    for name in ("head.weight", "head.bias"):
-        mapped[name] = mapped[name].unflatten(0, (patch * patch, -1)).transpose(0, 1).flatten(0, 1)
-    return mapped
-
-
 def denoiser_weights(
     state: Mapping[str, Tensor], about: PublishedWeights, *, dim: int, patch: int, grid: int
 ) -> dict[str, Tensor]:
@@ -111,9 +99,13 @@ def denoiser_weights(
     check_shapes(state, shapes, what)
     if not torch.allclose(positions[0], grid_positions(grid, about.width), atol=1e-4):
         raise ValueError(f"not the weights of {what}: pos_embed is not its fixed table of sines and cosines")
-    mapped = from_dit(state, network, patch=patch)
-    for name in ("head.weight", "head.bias"):
-        mapped[name] = mapped[name][:dim]
+    mapped = {name: state[renamed(name, DIT)] for name in network}
+    mapped["embed.weight"] = mapped["embed.weight"].flatten(1)  # a convolution's kernel: (h, channel, y, x)
+    for name in (
+        "head.weight",
+        "head.bias",
+    ):  # ordered (y, x, channel); the second half of the channels is the variance
+        mapped[name] = mapped[name].unflatten(0, (patch * patch, -1)).transpose(0, 1).flatten(0, 1)[:dim]
     return {name: tensor.contiguous() for name, tensor in mapped.items()}
 
 
@@ -132,16 +124,14 @@ def encoder_weights(state: Mapping[str, Tensor], about: PublishedWeights, *, gri
     state = {name: tensor.float() for name, tensor in state.items() if not name.startswith(MAE_DECODER)}
     positions = state.get("pos_embed", torch.empty(0))
     side = round(max(1, positions.shape[1] - 1) ** 0.5) if positions.dim() == 3 else grid
+    options: dict[str, Any] = {
+        "embed_dim": about.width,
+        "depth": about.blocks,
+        "num_heads": about.heads,
+        "num_classes": 0,
+    }
     with torch.device("meta"):
-        network = VisionTransformer(
-            img_size=PATCH * side,
-            patch_size=PATCH,
-            embed_dim=about.width,
-            depth=about.blocks,
-            num_heads=about.heads,
-            num_classes=0,
-            global_pool="",
-        )
+        network = VisionTransformer(PATCH * side, PATCH, **options)
     what = f"an encoder of MAE's of width {about.width} and {about.blocks} blocks"
     check_shapes(state, shapes_of(network.state_dict()), what)
     positions = resample_abs_pos_embed(positions, [grid, grid])[0]

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ldae.parts.network import Transformer
-from ldae.parts.published import from_dit
+from ldae.parts.published import denoiser_weights
 from ldae.study.base import Size
+from ldae.study.methods import METHODS
+from ldae.study.spec import PublishedWeights
 
 
 def network(*, conditioning: float = 0.25, classes: int = 0) -> Transformer:
@@ -92,22 +94,18 @@ def test_published_weights_give_the_published_output(null_label: bool) -> None:
     theirs = PublishedDiT(size=size, patch=patch, channels=channels, width=width, depth=3, heads=4, classes=classes)
     table = theirs.pos_embed.data
     shaken(theirs).pos_embed.data = table
-    ours = Transformer(
-        in_dim=channels * patch**2,
-        out_dim=2 * channels * patch**2,
-        grid=size // patch,
-        size=Size(width=width, heads=4, encoder_blocks=2, decoder_blocks=1, conditioning=1.0),
-        classes=classes,
-    )
-    ours.load_state_dict(from_dit(theirs.state_dict(), ours.state_dict(), patch=patch))
+    about = PublishedWeights(path="dit.pt", sha256=64 * "0", width=width, heads=4, blocks=3, classes=classes)
+    dim, grid = channels * patch**2, size // patch
+    ours = Transformer(in_dim=dim, out_dim=dim, grid=grid, size=about.size(METHODS["denoiser"]), classes=classes)
+    ours.load_state_dict(denoiser_weights(theirs.state_dict(), about, dim=dim, patch=patch, grid=grid))
     torch.manual_seed(0)
     images, times = torch.randn(3, channels, size, size), torch.tensor([0, 500, 999])
     labels = torch.full((3,), classes) if null_label else torch.tensor([0, 4, 2])
     tokens = images.unfold(2, patch, patch).unfold(3, patch, patch).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
     with torch.no_grad():
-        expected = theirs(images, times, labels)
-        output = ours(tokens, times, None if null_label else labels)  # (N, T, 2C p p)
-    output = output.unflatten(1, (4, 4)).unflatten(3, (2 * channels, patch, patch))
+        expected = theirs(images, times, labels)[:, :channels]  # the noise, without the variance
+        output = ours(tokens, times, None if null_label else labels)  # (N, T, C p p)
+    output = output.unflatten(1, (4, 4)).unflatten(3, (channels, patch, patch))
     assembled = output.permute(0, 3, 1, 4, 2, 5).reshape(expected.shape)
     torch.testing.assert_close(assembled, expected, rtol=1e-5, atol=1e-5)
 
