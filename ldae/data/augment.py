@@ -1,19 +1,27 @@
-"""BYOL's augmentations for the two views of MoCo v3, on whole batches (MoCo v3, App. A).
-
-Inputs and outputs are in [-1, 1]; brightness, colours and thresholds refer to images in [0, 1].
-"""
+"""Augmentations of batches (N, 3, S, S) in [-1, 1]: views of MoCo v3; RandAugment, mixup and cutmix of fine-tuning."""
 
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ldae.data.crops import linear, random_resized_crop
+from ldae.data.prepared import to_float, to_uint8
 from ldae.runtime.randomness import Randomness
+from ldae.study.recipes import Finetuning
 
+# BYOL's augmentations, as in MoCo v3's App. A; brightness, colours and thresholds refer to images in [0, 1].
 SMALLEST_CROP = 0.08  # of the area
 JITTERED, BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.8, 0.4, 0.4, 0.2, 0.1
 GREYED = 0.2
@@ -23,6 +31,11 @@ SIGMAS = (0.1 / 224, 2.0 / 224)  # of the blur, relative to the image's side
 GREY = (0.299, 0.587, 0.114)  # the weights of red, green and blue in luminance
 # Hue rotates about the grey axis of NTSC's YIQ, whose first row is the luminance.
 YIQ = (GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+FILL = (124, 116, 104)  # for pixels from outside the image: ImageNet's mean
+HIGHEST = 9.99  # magnitude; at 10, posterize would keep 0 bits of a value, which Pillow refuses
+
+Operation = Callable[[Image.Image], Image.Image]
 
 
 def two_views(images: Tensor, randomness: Randomness, *, size: int | None = None) -> tuple[Tensor, Tensor]:
@@ -96,3 +109,82 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     x = F.pad(x.reshape(1, n * c, h, w), (radius,) * 4, mode="reflect")
     x = F.conv2d(x, kernel[:, None, None, :], groups=n * c)
     return F.conv2d(x, kernel[:, None, :, None], groups=n * c).view(n, c, h, w)
+
+
+def rand_augment(images: Tensor, randomness: Randomness, magnitude: float) -> Tensor:
+    """RandAugment (Cubuk et al., 2020) by timm's `rand-m9-mstd0.5-inc1` on Pillow images, as in MAE's fine-tuning.
+
+    Two random operations, each with probability 0.5, are applied to every image, rounded to 8 bits. `magnitude` in
+    0..10 is the mean strength of an operation; its standard deviation is 0.5.
+    """
+    seeds = randomness.integers(2**32, len(images)).tolist()
+    pixels = to_uint8(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        augmented = list(threads.map(_apply, pixels, drawn(seeds, magnitude)))
+    return to_float(torch.from_numpy(np.stack(augmented)).to(images.device).permute(0, 3, 1, 2).contiguous())
+
+
+def drawn(seeds: list[int], magnitude: float) -> list[list[Operation]]:
+    """The operations for each image, in order, by its seed in 0..2**32 - 1.
+
+    timm draws from the global generators of Python and NumPy as it changes an image. Here it only draws, so that
+    threads can change the images; the generators' states are restored.
+    """
+    from timm.data.auto_augment import rand_augment_transform  # takes seconds to import
+
+    options = {"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC, "magnitude_max": HIGHEST}
+    transform = rand_augment_transform("rand-mstd0.5-inc1", options)
+    for operation in transform.ops:
+        operation.magnitude = magnitude  # the string could give whole numbers only
+        operation.aug_fn = partial(_postponed, operation.aug_fn)
+    states = random.getstate(), np.random.get_state()
+    operations = []
+    for seed in seeds:
+        random.seed(seed)
+        np.random.seed(seed)
+        operations.append(transform([]))
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    return operations
+
+
+def _postponed(
+    change: Callable[..., Image.Image], operations: list[Operation], *arguments: Any, **options: Any
+) -> list[Operation]:
+    return [*operations, lambda image: change(image, *arguments, **options)]
+
+
+def _apply(pixels: NDArray[np.uint8], operations: list[Operation]) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels)
+    for operation in operations:
+        image = operation(image)
+    return np.asarray(image)
+
+
+def mixed(
+    images: Tensor, labels: Tensor, randomness: Randomness, *, classes: int, recipe: Finetuning
+) -> tuple[Tensor, Tensor]:
+    """Mixup and cutmix (Zhang et al., 2018; Yun et al., 2019) of images and their labels (N,), by torchvision.
+
+    Each pair of neighbours is mixed with a share of its own, as in timm's mode `pair`. A pair belongs to one rank, so
+    the result does not depend on the number of ranks. The last image of an odd batch stays as it is. The recipe has
+    the parameters of the two Beta distributions; 0 switches a method off. Where it has both, each pair gets one of them
+    with equal probability.
+
+    Returns:
+        The images, and targets for `F.cross_entropy`: probabilities (N, classes), or the labels where nothing is mixed.
+    """
+    from torchvision.transforms import v2  # takes a second to import
+
+    methods = [(v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix)]
+    transforms = [method(alpha=alpha, num_classes=classes) for method, alpha in methods if alpha]
+    if not transforms:
+        return images, labels
+    mix, pairs = v2.RandomChoice(transforms), []
+    seeds = randomness.integers(2**62, len(images))[::2].tolist()
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator on the CPU
+        for seed, *pair in zip(seeds, images.split(2), labels.split(2), strict=True):
+            torch.default_generator.manual_seed(seed)
+            pairs.append(mix(*pair))
+    mixed_images, targets = zip(*pairs, strict=True)
+    return torch.cat(mixed_images), torch.cat(targets)

@@ -142,11 +142,9 @@ def importing() -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Makes glibc keep freed memory for the next tensor of the same size.
+    """Makes glibc keep freed blocks of up to 32 MB, its largest threshold, for the next tensor of the same size.
 
-    By default glibc returns large blocks to the kernel at once, and the kernel clears every page again when the next
-    step allocates as much: a quarter of a convolutional tokenizer's time on a CPU. Blocks above 32 MB, the largest
-    threshold that glibc accepts, are still returned.
+    Else the kernel clears every page again at each step, a quarter of a convolutional tokenizer's time on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldae.data.augment import mixed, rand_augment
 from ldae.data.crops import random_resized_crop
-from ldae.data.mixing import mixed
 from ldae.data.prepared import Split, to_float
-from ldae.data.rand_augment import rand_augment
 from ldae.measures.classification import correct
 from ldae.measures.intervals import grouped_mean
 from ldae.parts.folding import Folded, fold

@@ -7,8 +7,8 @@ progress, so that a killed stage can resume.
 
 from __future__ import annotations
 
+import csv
 import json
-import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,10 +19,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from ldae.data import findings
 from ldae.data.journal import LEFT_OUT, Journal, open_journal
 from ldae.data.sources import Images, Picture, Source, fingerprint, opening
+from ldae.data.sources.listing import UNREADABLE
 from ldae.data.sources.pixels import white_above
+from ldae.data.sources.tree import printable
 from ldae.runtime.arrays import file_row_checksums, new_array, release_pages, save_array
 from ldae.runtime.files import atomic_write, sha256, write_json
 from ldae.runtime.pool import Map, pool
@@ -32,6 +33,7 @@ from ldae.study.scale import Dataset, Folder, Photos
 from ldae.study.stage_specs import DatasetStage
 
 CHUNK = 128  # images per task
+MOST_PAIRS = 100  # pairs of equal files that a manifest lists
 DARKEST = 2**14  # 16-bit colour images whose white is below this are refused
 
 
@@ -61,20 +63,22 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     """
     dataset, size = stage.dataset, stage.dataset.stored
     source = opening.open_source(dataset)
-    log(findings.summary(source))
+    log(_summary(source))
     own_lineage, files = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
-    _check_space(source, size, out)
     identity = json.dumps([own_lineage, files, PIL.__version__], sort_keys=True)
     with ExitStack() as stack:
         run, journals = stack.enter_context(pool(workers)), {}
         for name, images in source.splits.items():
             journals[name] = stack.enter_context(open_journal(out / f"{name}.npy", identity))
-            _draw(name, images, size, journals[name], run)
+            if not len(journals[name]):  # both are created first, so that a disk that is too small is noticed at once
+                new_array(journals[name].target, np.uint8, (len(images.labels), 3, size, size))
+        for name, images in source.splits.items():
+            _draw(name, images, journals[name], run)
         if fingerprint.identity(opening.listing(dataset)) != files:
             raise ValueError("the pictures were changed while they were prepared; start again")
         allowed = not isinstance(dataset, Photos) and dataset.broken == "allow"
-        findings.check_broken(source, journals, allowed=allowed, out=out)
+        _check_broken(source, journals, allowed=allowed, out=out)
         white = _whiten(dataset, source, journals, run)
         splits = {name: _settle(images, journals[name]) for name, images in source.splits.items()}
         for name, journal in journals.items():
@@ -98,28 +102,18 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         "sha256": sums,
         "sources": fingerprint.record(listing, out / "sources.npz"),
         "pillow": PIL.__version__,
-        "broken": findings.broken_images(source, journals),
+        "broken": _broken_images(source, journals),
         "left_out": source.left_out.to_json(),
-        "in_both": findings.in_both(source, journals),
+        "in_both": _in_both(source, journals),
         "white": white,
         "lineage": own_lineage,
     }
     write_json(out / "manifest.json", manifest)
 
 
-def _check_space(source: Source, size: int, out: Path) -> None:
-    """Refuses a data set that the disk cannot hold; a memory map on a full disk would kill its writer by SIGBUS."""
-    need = sum(len(images.labels) for images in source.splits.values()) * 3 * size**2
-    free = shutil.disk_usage(out).free
-    if need > free:
-        raise ValueError(f"{out}: the prepared images take {need / 1e9:.1f} GB; the disk has {free / 1e9:.1f} GB left")
-
-
-def _draw(name: str, images: Images, size: int, journal: Journal, run: Map) -> None:
+def _draw(name: str, images: Images, journal: Journal, run: Map) -> None:
     """Fills the rest of a split's array."""
     target, total, done = journal.target, len(images.labels), len(journal)
-    if not done:
-        new_array(target, np.uint8, (total, 3, size, size))
     with progress(f"preparing {name}", total, "images", done) as bar:
         for result in run(_fill, _chunks(target, range(done, total), images)):
             journal.add(result)
@@ -198,3 +192,76 @@ def _compact(path: Path, readable: NDArray[np.int64]) -> None:
 def _counts(labels: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, int]:
     counts = Counter(labels.tolist())
     return {name: counts[label] for label, name in enumerate(classes)}
+
+
+def _summary(source: Source) -> str:
+    """One line with the numbers of images and classes, and what was left out."""
+    train, val = (len(source.splits[name].labels) for name in ("train", "val"))
+    counts = f"{train:,} for training, {val:,} for validation{source.left_out.in_words()}"
+    return f"{train + val:,} images of {len(source.classes):,} classes: {counts}"
+
+
+def most_broken(images: int) -> float:
+    """The most images of a split that may be broken: 10 % of up to 100, 10 of up to 1,000, 1 % of more; at least 1."""
+    return max(1.0, min(0.1 * images, 10.0), 0.01 * images)
+
+
+def _broken_images(source: Source, journals: dict[str, Journal]) -> list[dict[str, str]]:
+    """The path and the reason of each broken image, both printable on one line."""
+    return [
+        {"path": printable(source.splits[name].names[place]), "reason": printable(reason)}
+        for name, journal in journals.items()
+        for place, reason in journal.broken.items()
+    ]
+
+
+def _check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool, out: Path) -> None:
+    """Lists the broken images, if there are any, in `broken.csv` in the folder `out`.
+
+    Too many of them in a split are a `ValueError` unless they are `allowed`, and so are all images of a class.
+    """
+    images, path = _broken_images(source, journals), out / "broken.csv"
+    if not images:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, ("path", "reason"), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(images)
+    for name, journal in journals.items():
+        if not journal.broken:
+            continue
+        split, (place, reason) = source.splits[name], next(iter(journal.broken.items()))
+        num, is_one = len(journal.broken), len(journal.broken) == 1
+        counts = f"{name}: {num:,} of {len(journal):,} images {'is' if is_one else 'are'} broken"
+        example = f"{printable(split.names[place])}: {printable(reason)}; {path} lists {len(images):,}"
+        if num > most_broken(len(journal)) and not allowed:
+            raise ValueError(
+                f"{counts}, too many; the first is {example}; repair or remove them, or write broken: allow next to "
+                "path in the scale file to leave out any number"
+            )
+        readable = split.labels[journal.groups != LEFT_OUT]
+        if empty := set(split.labels.tolist()) - set(readable.tolist()):
+            raise ValueError(
+                f"{counts}, all of the class {source.classes[min(empty)]} among them; the first is {example}"
+            )
+        log(f"{counts} and left out; {'it' if is_one else 'the first'} is {example}")
+
+
+def _in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:
+    """Files with the same content in both splits, for the manifest; the network has seen these validation images."""
+    train, val = (journals[name].digests for name in ("train", "val"))
+    places = np.flatnonzero(np.isin(val, train) & (val > UNREADABLE) & (journals["val"].groups != LEFT_OUT))
+    if not len(places):
+        return {"count": 0, "pairs": []}
+    order = np.argsort(train, kind="stable")
+    twins = order[np.searchsorted(train, val[places[:MOST_PAIRS]], sorter=order)].tolist()
+    pairs = [
+        [printable(source.splits["train"].names[twin]), printable(source.splits["val"].names[place])]
+        for twin, place in zip(twins, places[:MOST_PAIRS].tolist(), strict=True)
+    ]
+    log(
+        f"warning: {len(places):,} of {len(val):,} validation images are training images too; the first is "
+        f"{pairs[0][1]}, the same file as {pairs[0][0]}; the manifest lists them as in_both"
+    )
+    return {"count": len(places), "pairs": pairs}

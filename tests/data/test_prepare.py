@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,12 +27,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import ldae.stages.prepare as stage_module
-from ldae.data.findings import most_broken
 from ldae.data.sources import folder, photos
 from ldae.data.sources.pixels import centre_crop, draw
 from ldae.runtime.arrays import row_checksums
 from ldae.runtime.files import read_json, sha256
-from ldae.stages.prepare import prepare
+from ldae.stages.prepare import most_broken, prepare
 from ldae.study.scale import Dataset, Folder, Photos
 from ldae.study.stage_specs import DatasetStage
 
@@ -270,10 +269,18 @@ def test_an_array_that_was_begun_with_another_configuration_is_not_gone_on_with(
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 999, 1))
-    with pytest.raises(ValueError, match="the prepared images take .* GB"):
+    reserve = os.posix_fallocate
+
+    def full(file: int, offset: int, size: int) -> None:
+        if size < 50 * 3 * SIZE**2:  # the second array does not fit
+            raise OSError(errno.ENOSPC, "No space left on device")
+        reserve(file, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(stage_module, "_fill", None)
+    with pytest.raises(OSError, match=r"No space left on device: .*val\.npy"):
         run(some_photos(), tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.npy"))
 
 
 def test_a_failed_run_takes_no_earlier_result_away(tmp_path: Path) -> None:
@@ -298,12 +305,12 @@ def test_windows_of_the_two_splits_share_no_pixel(size: tuple[int, int]) -> None
     width, height = size
     rng = np.random.default_rng(0)
     windows = {split: [photos.draw_window(split, *size, rng) for _ in range(2000)] for split in ("train", "val")}
-    assert max(window.box[3] for window in windows["train"]) <= min(window.box[1] for window in windows["val"])
+    assert max(window.bottom for window in windows["train"]) <= min(window.top for window in windows["val"])
     for split, (start, stop) in {s: photos.rows(s, height) for s in windows}.items():
-        sides = {window.side for window in windows[split]}
+        sides = {window.right - window.left for window in windows[split]}
         assert min(sides) == min(48, width, stop - start)
         assert max(sides) == min(96, width, stop - start)
-        lefts, tops, rights, bottoms = zip(*(window.box for window in windows[split]), strict=True)
+        lefts, tops, rights, bottoms = zip(*windows[split], strict=True)
         assert (min(lefts), min(tops), max(rights), max(bottoms)) == (0, start, width, stop)
 
 

@@ -14,9 +14,8 @@ from PIL import Image
 from rows import denoiser
 from torch import Tensor, nn
 
-from ldae.data.mixing import mixed
+from ldae.data.augment import HIGHEST, mixed, rand_augment
 from ldae.data.prepared import to_float, to_uint8
-from ldae.data.rand_augment import HIGHEST, rand_augment
 from ldae.parts.folding import fold
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness

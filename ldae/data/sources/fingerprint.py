@@ -24,12 +24,13 @@ def identity(files: Listing | None) -> str:
 
 
 def record(files: Listing | None, path: Path) -> dict[str, Any]:
-    """Writes the listing of the files that were read to `path`, and returns the manifest's summary of them."""
+    """Writes the listing of the files to `path`; returns what identifies them wherever they are, for the manifest."""
     if files is None:
         path.unlink(missing_ok=True)
         return dict(photos.hashes())
     files.save(path)
-    return dict(files.summary())
+    digests = {"names": files.digest(files.sizes), "contents": files.digest(files.digests)}
+    return {"files": len(files.names), "bytes": int(files.sizes.clip(0).sum())} | digests
 
 
 def difference(dataset: Dataset, manifest: dict[str, Any], *, prepared: Path) -> str | None:

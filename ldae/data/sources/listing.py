@@ -61,15 +61,6 @@ class Listing:
         names = tuple(self.names[place] for place in order)
         return replace(self, names=names, sizes=self.sizes[order], times=self.times[order], digests=self.digests[order])
 
-    def summary(self) -> dict[str, str | int]:
-        """Digests that identify the files, independent of their location; for the manifest."""
-        return {
-            "files": len(self.names),
-            "bytes": int(self.sizes.clip(0).sum()),
-            "names": self.digest(self.sizes),
-            "contents": self.digest(self.digests),
-        }
-
     def digest(self, *columns: NDArray[np.int64] | NDArray[np.uint64]) -> str:
         """A SHA-256 of the files' names and the given numbers, independent of the order of the files."""
         rows = sorted(zip(map(os.fsencode, self.names), *(column.tolist() for column in columns), strict=True))

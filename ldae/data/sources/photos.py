@@ -21,28 +21,17 @@ from ldae.data.sources import Images, Picture, Source
 from ldae.runtime.files import sha256
 from ldae.study.scale import Photos
 
-PHOTOGRAPHS = (  # package, file; the order is that of the labels
-    ("scikit-image", "skimage/data/astronaut.png"),
-    ("scikit-image", "skimage/data/brick.png"),
-    ("scikit-image", "skimage/data/camera.png"),
-    ("scikit-image", "skimage/data/cell.png"),
-    ("scikit-image", "skimage/data/chelsea.png"),
-    ("scikit-image", "skimage/data/clock_motion.png"),
-    ("scikit-image", "skimage/data/coffee.png"),
-    ("scikit-image", "skimage/data/coins.png"),
-    ("scikit-image", "skimage/data/grass.png"),
-    ("scikit-image", "skimage/data/gravel.png"),
-    ("scikit-image", "skimage/data/hubble_deep_field.jpg"),
-    ("scikit-image", "skimage/data/ihc.png"),
-    ("scikit-image", "skimage/data/moon.png"),
-    ("scikit-image", "skimage/data/motorcycle_left.png"),
-    ("scikit-image", "skimage/data/page.png"),
-    ("scikit-image", "skimage/data/retina.jpg"),
-    ("scikit-image", "skimage/data/rocket.jpg"),
-    ("scikit-learn", "sklearn/datasets/images/china.jpg"),
-    ("scikit-learn", "sklearn/datasets/images/flower.jpg"),
-    ("matplotlib", "matplotlib/mpl-data/sample_data/grace_hopper.jpg"),
-)
+FILES = {  # package -> folder, files
+    "scikit-image": (
+        "skimage/data",
+        "astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png grass.png "
+        "gravel.png hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png page.png retina.jpg rocket.jpg",
+    ),
+    "scikit-learn": ("sklearn/datasets/images", "china.jpg flower.jpg"),
+    "matplotlib": ("matplotlib/mpl-data/sample_data", "grace_hopper.jpg"),
+}
+# (package, file) in the order of the labels:
+PHOTOGRAPHS = [(package, f"{folder}/{name}") for package, (folder, names) in FILES.items() for name in names.split()]
 TRAIN_PERCENT = 70  # of a photograph's height
 SIDES = (48, 96)  # of a window, in pixels of the photograph
 CELL = 80  # side of a cell, in pixels of the photograph; windows centred in one cell form a group
@@ -91,21 +80,12 @@ def luminance(label: int) -> Image.Image:
 
 
 class Window(NamedTuple):
-    """A square window of a photograph."""
+    """A square window of a photograph; right and bottom are exclusive."""
 
     left: int
     top: int
-    side: int
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom, the last two exclusive."""
-        return self.left, self.top, self.left + self.side, self.top + self.side
-
-    def group(self, label: int) -> int:
-        """The group number: one for each photograph and cell that contains the window's centre."""
-        row, column = (self.top + self.side // 2) // CELL, (self.left + self.side // 2) // CELL
-        return (label * 1000 + row) * 1000 + column
+    right: int
+    bottom: int
 
 
 def rows(split: str, height: int) -> tuple[int, int]:
@@ -119,7 +99,8 @@ def draw_window(split: str, width: int, height: int, rng: np.random.Generator) -
     start, stop = rows(split, height)
     smallest, largest = (min(side, width, stop - start) for side in SIDES)
     side = int(rng.integers(smallest, largest + 1))
-    return Window(int(rng.integers(width - side + 1)), int(rng.integers(start, stop - side + 1)), side)
+    left, top = int(rng.integers(width - side + 1)), int(rng.integers(start, stop - side + 1))
+    return Window(left, top, left + side, top + side)
 
 
 def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -163,11 +144,12 @@ class Crops:
         rng, photograph = np.random.default_rng([*self.seed, index]), luminance(label)
         for _ in range(TRIES):  # until a window is not flat
             window = draw_window(self.split, *photograph.size, rng)
-            piece = photograph.crop(window.box)  # `resize(box=...)` would read beyond the window
+            piece = photograph.crop(window)  # `resize(box=...)` would read beyond the window
             if np.asarray(piece).std() >= FLAT:
                 break
         scaled = piece.convert("F").resize((self.size, self.size), Image.Resampling.BICUBIC)
         grey = np.asarray(scaled).clip(0, 255)
         if rng.random() < 0.5:
             grey = grey[:, ::-1]
-        return Picture(recolour(grey, rng), group=window.group(label))
+        row, column = (window.top + window.bottom) // 2 // CELL, (window.left + window.right) // 2 // CELL
+        return Picture(recolour(grey, rng), group=(label * 1000 + row) * 1000 + column)

@@ -72,10 +72,6 @@ class LeftOut:
     circles: int = 0  # links to folders that are already being read
     folders: list[str] = field(default_factory=list)  # folders other than those of the two splits
 
-    def count_ending(self, ending: str) -> None:
-        """Counts a file that is not an image."""
-        self.endings[ending if re.fullmatch(r"\.\w{1,8}", ending, re.ASCII) else "other" if ending else "none"] += 1
-
     def to_json(self) -> dict[str, Any]:
         """The non-zero counts, for the manifest."""
         common = Counter(dict(self.endings.most_common(NAMED_ENDINGS)))
@@ -156,7 +152,8 @@ class Tree:
             elif status is not None and not stat.S_ISREG(status.st_mode):
                 self.left_out.special += 1
             elif ending not in endings():
-                self.left_out.count_ending(ending)
+                kind = ending if re.fullmatch(r"\.\w{1,8}", ending, re.ASCII) else "other" if ending else "none"
+                self.left_out.endings[kind] += 1
             elif status is None:
                 pictures.append(Entry(path, UNREADABLE, 0))
             else:
