@@ -168,6 +168,8 @@ STATES: tuple[Callable[[Graph], set[str]], ...] = (
     of_older_code,
 )
 PAIRS = [(name, STATES[(number + shift) % len(STATES)]) for number, name in enumerate(EDITS) for shift in (0, 3)]
+OTHERS = [(name, state) for name in EDITS for state in STATES if (name, state) not in PAIRS]
+OTHERS = random.Random(0).sample(OTHERS, 35)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +251,11 @@ def copy_of(graph: Graph, folder: Path) -> Graph:
     return Graph(shutil.copytree(graph.folder, folder / "copy", symlinks=True))
 
 
-@pytest.mark.parametrize(("name", "state"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [*PAIRS, *(pytest.param(*pair, marks=pytest.mark.graph) for pair in OTHERS)],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_exactly_what_an_edit_concerns_runs(
     name: str, state: Callable[[Graph], set[str]], finished: Graph, stand_in: Path, tmp_path: Path
 ) -> None:
