@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "ldae").rglob("*.py"))
-
-
-def functions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
-    """The public functions and methods of a module or class."""
-    for node in body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield from functions(node.body, f"{node.name}.")
-        elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
-            yield f"{prefix}{node.name}", node
-
-
-def own(node: ast.AST) -> Iterator[ast.AST]:
-    """What stands in a function, but not in one inside of it."""
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.Lambda | ast.ClassDef):
-            yield child
-            yield from own(child)
-
-
-def raised(function: ast.FunctionDef) -> set[str]:
-    """The errors that a function raises itself, by name."""
-    calls = (node.exc for node in own(function) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call))
-    return {call.func.id for call in calls if isinstance(call.func, ast.Name)}
-
-
-def test_a_function_that_raises_an_error_says_so() -> None:
-    for path in FILES:
-        for name, function in functions(ast.parse(path.read_text()).body):
-            said = ast.get_docstring(function) or ""
-            assert all(error in said for error in raised(function)), f"{path}: {name}: {raised(function)}"
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper() -> None:

@@ -17,6 +17,7 @@ import yaml
 from documents import ROOT, blocks, commands
 from forked import Forked
 from graph import Graph as Project
+from graph import snakemake
 from PIL import Image
 
 from ldae.cli import parser
@@ -221,14 +222,14 @@ def test_a_script_is_one_of_bash(block: Any) -> None:
 @pytest.mark.graph
 def test_commands_that_run_the_graph_start(project: Path) -> None:
     """The same commands as dry runs, of the README's own rows and images."""
-    from snakemake.cli import main
-
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for place, words in OF_SNAKEMAKE.items():
         words = [word.replace("$SLURM_CPUS_PER_TASK", "16") for word in words[1:] if word != "--unlock"]
         if "--profile" not in words and "--report" not in words:
             cores = [] if "--cores" in words else ["--cores", "1"]
-            said = Forked("-n", "--quiet", "rules", *cores, *words, main=main, folder=project, environment=environment)
+            said = Forked(
+                "-n", "--quiet", "rules", *cores, *words, main=snakemake(), folder=project, environment=environment
+            )
             ended = said.ended()
             assert ended.returncode == 0, f"{place}: {ended.stderr}"
     for place, words in OF_LDAE.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Collection
 from importlib import import_module
@@ -14,7 +13,7 @@ from ldae.parts import diffusion, noise, objective, tokenizers
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.readers.figures import FIGURES
 from ldae.runtime.randomness import Stream
-from ldae.study import file, measures, methods, schedules, spec, stages
+from ldae.study import file, measures, methods, schedules, spec
 from ldae.study import tokenizers as kinds
 from ldae.study.base import Architecture
 from ldae.study.scale import Sampling
@@ -49,13 +48,6 @@ def test_each_tokenizer_measure_and_method_is_implemented_by_the_module_of_its_n
         assert issubclass(implementation(name), Measure)
     for method in methods.BASELINES:
         assert callable(import_module(f"ldae.parts.methods.{method}").build)
-
-
-def test_each_stage_of_the_graph_has_its_function() -> None:
-    for stage in stages.STAGES.values():
-        for function in stage.specs.values():
-            module, _, name = function.partition(".")
-            assert inspect.isfunction(getattr(import_module(f"ldae.stages.{module}"), name)), stage.name
 
 
 def test_no_two_streams_of_random_numbers_are_the_same() -> None:

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from forked import Forked
@@ -17,6 +19,16 @@ from ldae.study.stages import RECORDS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/smoke")
+
+
+@cache
+def snakemake() -> Callable[[], object]:
+    """Snakemake's program for forks of this process, which has then imported what each of them would."""
+    import smart_open  # noqa: F401
+    from snakemake.cli import main, parse_args
+
+    parse_args(["--dry-run"])  # looks for plugins in all installed packages
+    return main
 
 
 class Graph:
@@ -61,9 +73,7 @@ class Graph:
 
     def dry_run(self, *arguments: str) -> str:
         """What snakemake says of what it would do; fails when it does."""
-        from snakemake.cli import main  # two seconds, of which most tests need none
-
-        ended = Forked("--cores", "2", "--dry-run", *arguments, main=main, folder=self.folder).ended()
+        ended = Forked("--cores", "2", "--dry-run", *arguments, main=snakemake(), folder=self.folder).ended()
         output = ended.stdout + ended.stderr
         assert ended.returncode == 0, output
         return output

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from forked import Forked, forked
 from graph import Graph as Project
+from graph import snakemake
 
 from ldae.data.sources import Source, tars
 from ldae.data.sources.opening import IMAGENET_BYTES
@@ -70,10 +71,8 @@ def test_fine_tuning_costs_three_forward_passes_an_image() -> None:
 
 
 def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
-    from snakemake.cli import main
-
     command = ["-n", "--cores", "1", "--quiet", "rules", "--forceall", "table1", "--config", "scale=smoke"]
-    said = Forked(*command, main=main, folder=ROOT).ended()
+    said = Forked(*command, main=snakemake(), folder=ROOT).ended()
     assert said.returncode == 0, said.stderr
     planned: dict[str, int] = {}
     names = {"convolutional_tokenizer": "tokenizer", "probe_pixels": "probe", "reference": "judge"}

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from graph import Graph
 
+pytestmark = pytest.mark.graph
+
 HELPERS = Path(__file__).parents[1] / "helpers"
 ENTRY = """    Stage(
         name="norms",
@@ -136,7 +138,6 @@ def test_it_is_planned_and_told_about(project: Graph) -> None:
     log.unlink()
 
 
-@pytest.mark.graph
 def test_snakemake_runs_it_for_the_page_and_for_a_row(project: Graph) -> None:
     said = project.run("--dry-run", "main")
     assert ["norms", "3"] in [line.split() for line in said.splitlines()]

@@ -16,7 +16,7 @@ import slurm_cluster
 import yaml
 from comparison import equal
 from forked import Forked
-from graph import RESULTS, ROOT, Graph
+from graph import RESULTS, ROOT, Graph, snakemake
 from slurm_cluster import Cluster
 
 from ldae.study.scale import Resources
@@ -110,8 +110,6 @@ def test_a_command_is_ascii_whatever_the_study_s_words_are(tmp_path: Path) -> No
 def test_without_slurm_the_profile_ends_before_it_submits_anything(
     programs: dict[str, str], words: str, tmp_path: Path
 ) -> None:
-    from snakemake.cli import main
-
     graph, bin = Graph.fresh(tmp_path), tmp_path / "bin"
     bin.mkdir()
     for name in ("bash", "sh", "env", "which", "uname"):
@@ -121,7 +119,7 @@ def test_without_slurm_the_profile_ends_before_it_submits_anything(
         (bin / name).chmod(0o755)
     path = f"{Path(sys.executable).parent}{os.pathsep}{bin}"
     command = ["--profile", "slurm", *TABLE]
-    said = Forked(*command, main=main, folder=graph.folder, environment=os.environ | {"PATH": path}).ended()
+    said = Forked(*command, main=snakemake(), folder=graph.folder, environment=os.environ | {"PATH": path}).ended()
     output = said.stdout + said.stderr
     assert said.returncode == 1
     assert [line for line in output.splitlines() if words in line], output

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import driver
 import pytest
 from forked import Forked
-from graph import RESULTS, ROOT, Graph
+from graph import RESULTS, ROOT, Graph, snakemake
 from stand_in import served
 
 from ldae.overview.plan import plan
@@ -192,8 +192,7 @@ def run(
     graph: Graph, stand_in: Path, *arguments: str, cores: int = 4, meanwhile: Callable[[], object] = lambda: None
 ) -> Run:
     """Runs Snakemake with the stand-in for all jobs; `meanwhile` happens after it has decided which."""
-    from snakemake.cli import main
-
+    main = snakemake()
     ran = graph.folder / "ran.txt"
     ran.write_text("")
     equip, make_way = driver.set_job_environment, locking.make_way
@@ -211,16 +210,14 @@ def run(
         main()
 
     environment = os.environ | {"RAN": str(ran), "PYTHONPATH": str(ROOT)}
-    words = ("--cores", str(cores), "--quiet", "progress", "--show-failed-logs", *arguments)
+    words = ("--cores", str(cores), "--scheduler", "greedy", "--quiet", "progress", "--show-failed-logs", *arguments)
     ended = Forked(*words, main=with_stand_in, folder=graph.folder, environment=environment).ended()
     return Run(ended.returncode, ended.stdout + ended.stderr, Counter(ran.read_text().split()))
 
 
 def planned(graph: Graph, *arguments: str) -> str:
     """What Snakemake says of what it would do."""
-    from snakemake.cli import main
-
-    ended = Forked("--cores", "1", "--dry-run", *arguments, main=main, folder=graph.folder).ended()
+    ended = Forked("--cores", "1", "--dry-run", *arguments, main=snakemake(), folder=graph.folder).ended()
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 
