@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ldae.parts.network import Transformer
 from ldae.parts.published import denoiser_weights
 from ldae.study.base import Size
-from ldae.study.methods import METHODS
 from ldae.study.spec import PublishedWeights
 
 
@@ -96,7 +95,7 @@ def test_published_weights_give_the_published_output(null_label: bool) -> None:
     shaken(theirs).pos_embed.data = table
     about = PublishedWeights(path="dit.pt", sha256=64 * "0", width=width, heads=4, blocks=3, classes=classes)
     dim, grid = channels * patch**2, size // patch
-    ours = Transformer(in_dim=dim, out_dim=dim, grid=grid, size=about.size(METHODS["denoiser"]), classes=classes)
+    ours = Transformer(in_dim=dim, out_dim=dim, grid=grid, size=about.size(denoises=True), classes=classes)
     ours.load_state_dict(denoiser_weights(theirs.state_dict(), about, dim=dim, patch=patch, grid=grid))
     torch.manual_seed(0)
     images, times = torch.randn(3, channels, size, size), torch.tensor([0, 500, 999])

@@ -190,14 +190,6 @@ def sizes(state: dict[str, Tensor]) -> dict[str, int]:
     return {"width": width, "blocks": len(blocks), "channels": channels}
 
 
-def freeze(module: nn.Module) -> None:
-    """Turns all weights into buffers outside of the state, so that nothing trains or saves them again."""
-    for part in module.modules():
-        for name, parameter in list(part.named_parameters(recurse=False)):
-            delattr(part, name)
-            part.register_buffer(name, parameter.detach(), persistent=False)
-
-
 class ConvTokenizer(nn.Module):
     """Standardised 2 x 2 patches of the latent map of a trained `Autoencoder`, which is frozen.
 
@@ -217,14 +209,14 @@ class ConvTokenizer(nn.Module):
         """
         super().__init__()
         weights = {name.removeprefix(PREFIX): tensor for name, tensor in fitted.items() if name.startswith(PREFIX)}
-        found = sizes(weights)
-        if dim != found["channels"] * LATENT_PATCH**2:
-            raise ValueError(f"tokenizer.dim: {dim}, but the fit has {found['channels'] * LATENT_PATCH**2} dimensions")
+        size = sizes(weights)
+        fitted_dim = size["channels"] * LATENT_PATCH**2
+        if dim != fitted_dim:
+            raise ValueError(f"tokenizer.dim: {dim}, but the fit has {fitted_dim} dimensions")
         with torch.device("meta"):  # the weights are at hand, so that none are drawn
-            self.autoencoder = Autoencoder(**found).eval()
+            self.autoencoder = Autoencoder(**size).eval()
         self.autoencoder.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
-        self.autoencoder.to(memory_format=memory_format())
-        freeze(self.autoencoder)
+        self.autoencoder.to(memory_format=memory_format()).requires_grad_(False)
         mean, divisor = fitted["mean"], standard_divisor(fitted["variance"], scale)
         if scale == "published":
             mean, divisor = torch.zeros(dim), torch.full((dim,), 1 / PUBLISHED_FACTOR)
