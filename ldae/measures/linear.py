@@ -10,7 +10,7 @@ from ldae.measures.rates import Lars, RateSearch, batch_norm
 
 
 class Heads:
-    """H linear classifiers on one normalised input, differing in their learning rates; they do not interact."""
+    """H linear classifiers on one normalised input, differing in their learning rates and trained independently."""
 
     def __init__(self, width: int, classes: int, rates: Tensor, generator: torch.Generator) -> None:
         """Starts all heads from the same weights, on the device of the generator and of the peak `rates` (H,)."""
@@ -25,10 +25,10 @@ class Heads:
         """Trains every head on a batch (n, F) with labels (n,), at `share` of its peak rate."""
         n = len(features)
         x = batch_norm(features, self.mean, self.variance, training=True)
-        error = self._logits(x).softmax(-1)  # the gradient of the cross-entropy is softmax - one-hot
-        error[torch.arange(n, device=labels.device), :, labels] -= 1
-        error /= n
-        self.optimizer.step([(x.T @ error.flatten(1)).view_as(self.weight), error.sum(0)], share)
+        gradient = self._logits(x).softmax(-1)  # of the cross-entropy: softmax - one-hot
+        gradient[torch.arange(n, device=labels.device), :, labels] -= 1
+        gradient /= n
+        self.optimizer.step([(x.T @ gradient.flatten(1)).view_as(self.weight), gradient.sum(0)], share)
 
     def predict(self, features: Tensor) -> Tensor:
         """The class (n, H) that each head gives to features (n, F)."""

@@ -1,4 +1,4 @@
-"""The method on one screen: tokenizer + noise + network + objective; images in, loss out."""
+"""The method: tokenizer, noise, network and objective put together; images in, loss out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Draws(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """A row of the study, composed of its parts."""
+    """The model of a row: `forward` maps images to the loss of each, `features` returns what is probed."""
 
     deviation: Tensor  # (d,) what an image's residual is divided by, component by component
 
@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
 
     @property
     def projection(self) -> LinearTokenizer:
-        """The tokenizer of a row on images, which the configuration restricts to orthogonal projections."""
+        """The tokenizer of a row on images, which must be an orthogonal projection."""
         return cast(LinearTokenizer, self.tokenizer)
 
     def draw(self, num: int, randomness: Randomness) -> Draws:
@@ -79,11 +79,11 @@ class Denoiser(nn.Module):
         )
 
     def view(self, latents: Tensor) -> Tensor:
-        """What the network is shown of latents (N, T, d): themselves, or their image's patches by inverse PCA."""
+        """The network's input for latents (N, T, d): the latents, or the patches of their image by inverse PCA."""
         return self.projection.decode_patches(latents) if self.image_input else latents
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Latents (N, T, d) of images (N, 3, S, S), or of cached latents (N, T, d) that only want standardising."""
+        """Latents (N, T, d) of images (N, 3, S, S), or of cached latents (N, T, d), which are only standardised."""
         if inputs.dim() == 4:
             return self.tokenizer.encode(inputs)
         return cast(ConvTokenizer, self.tokenizer).standardise(inputs)
@@ -96,7 +96,7 @@ class Denoiser(nn.Module):
             level = self.noise.level(draws.time)  # (N, 1, 1)
             noisy = level.mix(clean, draws.noise)  # (N, T, d)
             tokens = self.view(noisy)
-            labels = torch.where(draws.keep_label, labels, self.network.classes)
+            labels = torch.where(draws.keep_label, labels, self.network.classes)  # rows without labels ignore them
         with mixed_precision(tokens.device):
             output = self.network(tokens, draws.time, labels)  # (N, T, d) or (N, T, D)
         output = output.float()
@@ -105,13 +105,14 @@ class Denoiser(nn.Module):
             error = self.error(output, target).mean((1, 2))
         else:
             basis, deviation = self.projection.basis, self.deviation
+            # on images, eq. 4 fixes both the target (the image) and the error (squared)
             error = projected_error(output, patches, basis=basis, deviation=deviation, tail=self.tail).mean(1)
         return self.weight(level)[:, 0, 0] * error
 
     def predict_clean(
         self, noisy: Tensor, time: Tensor, labels: Tensor | None = None, level: Level | None = None
     ) -> Tensor:
-        """The clean latents (N, T, d) that the network sees in noisy ones (N, T, d) at integer steps (N,).
+        """Estimates the clean latents (N, T, d) from noisy ones (N, T, d) at integer time steps (N,).
 
         Without `labels` (N,) a network that was trained with them is given the null label. `level` (N, 1, 1) is that of
         the noise, where it is not the schedule's own at `time`.
@@ -130,8 +131,8 @@ class Denoiser(nn.Module):
     def features(self, latents: Tensor, *, time: int, offsets: Sequence[int] = (0,)) -> list[Tensor]:
         """The activations (N, T, h) on latents (N, T, d), after the blocks at `offsets` from the encoder's last.
 
-        No label is ever given. Networks on images are shown the projection V^T V x of clean images, the only images
-        they have been trained on: the patch embedding's directions outside of it have had no gradient.
+        No label is given. In training, the input of a network on images always lies in the span of V. So clean images
+        are projected too, V^T V x: outside of that span the patch embedding has had no gradient.
         """
         times = torch.full((len(latents),), self.noise.nearest(time), device=latents.device)
         blocks = [self.network.encoder_blocks + offset for offset in offsets]

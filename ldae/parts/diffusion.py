@@ -12,7 +12,7 @@ from ldae.parts.noise import Level
 from ldae.study import spec
 from ldae.study.base import NUM_TIMES
 from ldae.study.checking import listed
-from ldae.study.schedules import sampled
+from ldae.study.schedules import sampleable
 
 MAX_BETA = 0.999  # so a step magnifies the error of predicted noise 32-fold at most; reached with few steps only
 
@@ -41,11 +41,11 @@ class Process(NamedTuple):
         if levels.obstacle:
             raise ValueError(
                 f"noise.schedule: {noise.schedule!r} has no diffusion process to sample from: {levels.obstacle}; "
-                f"sampling needs one of {listed(sampled())}"
+                f"sampling needs one of {listed(sampleable())}"
             )
         if not 1 <= steps <= NUM_TIMES:
             raise ValueError(f"steps: {steps} is outside 1 to {NUM_TIMES}, the times of the schedule")
-        visits = levels.visits
+        visits = levels.sampled_steps
         steps, last = min(steps, len(visits)), len(visits) - 1
         chosen = [visits[round(step * last / (steps - 1))] for step in range(steps)] if steps > 1 else [visits[last]]
         times = torch.tensor(chosen)

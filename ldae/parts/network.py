@@ -35,7 +35,7 @@ def grid_positions(grid: int, width: int) -> Tensor:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer-normalised x (N, T, h), scaled and shifted by the conditioning (N, h)."""
-    scale = 1 + scale.float()[:, None]  # which bf16 would round to steps of 1/128
+    scale = 1 + scale.float()[:, None]  # in fp32: bf16 would round 1 + scale to 1/128
     return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
 
 
@@ -52,7 +52,7 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """X (N, T, h) and the activated conditioning (N, c) to (N, T, h)."""
+        """Maps tokens x (N, T, h) to tokens (N, T, h), given the activated conditioning (N, c)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=1)  # (N, h) each
         x = torch.addcmul(x, gate1[:, None], self.attention(modulate(x, shift1, scale1)))
         hidden = F.gelu(self.fc1(modulate(x, shift2, scale2)), approximate="tanh")  # (N, T, 4h)
@@ -115,11 +115,11 @@ class Transformer(nn.Module):
 
     @property
     def layers(self) -> list[Block]:
-        """The blocks, encoder first."""
+        """The blocks with their type, encoder first."""
         return cast("list[Block]", list(self.blocks))
 
     def open_gates(self) -> None:
-        """Sets every residual gate to one: an untrained adaLN-zero network is the identity and would prove nothing."""
+        """Sets every residual gate to one for the probe of random weights; closed gates make a block the identity."""
         for block in self.layers:
             gates = block.modulation.bias.data.view(6, -1)
             gates[[2, 5]] = 1.0

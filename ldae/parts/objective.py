@@ -75,10 +75,10 @@ ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {f.__name__: f for f in 
 
 
 def projected_error(output: Tensor, target: Tensor, *, basis: Tensor, deviation: Tensor, tail: float) -> Tensor:
-    """The weighted squared error of an image, sum_i w_i r_i^2 with r = V (target - output) (eq. 4), per token.
+    """The weighted squared error of an image, sum_i w_i r_i^2 with r = V (output - target) (eq. 4), per token.
 
-    The full basis is orthonormal, so sum_{i>d} r_i^2 = |target - output|^2 - sum_{i<=d} r_i^2, and the D x D product
-    that the equation asks for is never computed.
+    The full basis is orthonormal, so sum_{i>d} r_i^2 = |output - target|^2 - sum_{i<=d} r_i^2, and the D x D basis is
+    not needed.
 
     Args:
         output, target: predicted pixels and those of the image (N, T, D).

@@ -30,7 +30,7 @@ from ldae.study.record import Options, origin, write_record
 from ldae.study.spec import PublishedWeights
 from ldae.study.stage_specs import AdoptStage, BaselineStage, PretrainStage
 from ldae.training.loop import Source, by_part, trained
-from ldae.training.step import LossTask, decayed
+from ldae.training.step import LossTask, decay_groups
 
 SMALLEST_CROP = 0.2  # of the area, of a random resized crop in pretraining (MAE)
 
@@ -40,7 +40,10 @@ def denoiser_task(denoiser: Denoiser, stage: PretrainStage, micro_batch: int = 0
     training, recipe = stage.training, stage.recipe
 
     def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Any, ...]:
-        """Of uint8 images (N, 3, S, S), or of cached latents of images and of their mirror images (N, 2, T, d)."""
+        """Flips or crops a batch, and draws time steps, noise and which labels to drop.
+
+        The inputs are uint8 images (N, 3, S, S), or cached latents of images and of their mirror images (N, 2, T, d).
+        """
         if inputs.dtype != torch.uint8:
             batch = choose_mirrored(inputs, randomness)
         elif recipe.crop == "random":
@@ -54,7 +57,7 @@ def denoiser_task(denoiser: Denoiser, stage: PretrainStage, micro_batch: int = 0
         denoiser,
         network,
         prepare,
-        groups=decayed(network, decay) if decay else [{"params": network.parameters()}],
+        groups=decay_groups(network, decay) if decay else [{"params": network.parameters()}],
         peak=training.peak_rate,
         warmup=training.warmup / max(recipe.length, 1.0),  # longer trainings keep the number of steps (paper, App. A)
         ema=training.ema,
@@ -85,7 +88,7 @@ def baseline_task(module: nn.Module, stage: BaselineStage, size: int) -> LossTas
         module,
         module,
         prepare,
-        groups=whole if method.all_decay else decayed(module, training.weight_decay),
+        groups=whole if method.all_decay else decay_groups(module, training.weight_decay),
         peak=training.peak_rate,
         warmup=training.warmup,
         betas=method.betas,
@@ -114,7 +117,7 @@ def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
     dataset, tokenizer, seed, device = options["dataset"], options.get("tokenizer"), options["seed"], pick_device()
     manifest, images = read_json(dataset / "manifest.json"), Split.open(dataset, "train")
     made_from, training = origin("pretrain", stage, options), stage.training
-    source: Source = images.as_stored
+    source: Source = images.as_stored  # random crops are cut from the larger stored images
     if isinstance(stage, PretrainStage):
         length, macs = stage.recipe.length, pretrain_macs(stage, images.size)
         if stage.recipe.crop == "center":
@@ -139,13 +142,14 @@ def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
 
     steps = max(1, round(length * training.total_steps(len(images))))
     with trained(start, source, training, options, made_from, title=options["row"], seed=seed, steps=steps) as result:
-        if result is not None:
+        if result is not None:  # on rank 0
             network = result.weights["network"]
             if isinstance(stage, PretrainStage):
                 weights = {"model": network, "ema": result.weights["average"]}
             else:
                 weights = {"model": by_part(network)["encoder"]}
-            about = save(stage, weights, options, training_flops=6 * steps * training.batch * macs)
+            flops = 2 * 3 * steps * training.batch * macs  # 2 a multiply-add; backward costs twice the forward pass
+            about = save(stage, weights, options, training_flops=flops)
             files = [*(f"{name}.safetensors" for name in weights), "history.csv"]
             result.write_record(options["out"] / "run.json", about | made_from, *files)
 
@@ -173,13 +177,17 @@ def save(
     *,
     training_flops: int | None,
 ) -> dict[str, Any]:
-    """Writes the weights of each name and returns what the record says of them; None for an unknown cost."""
+    """Writes `<name>.safetensors` for each of the weights and returns fields of the record.
+
+    `training_flops` is None for published weights, whose cost is unknown.
+    """
     for name, state in weights.items():
         save_weights(options["out"] / f"{name}.safetensors", state)
     return {
         "row": options["row"],
         "method": stage.method,
         "seed": options["seed"],
+        # positions are fixed; only published encoders store them
         "parameters": sum(tensor.numel() for name, tensor in weights["model"].items() if name != "positions"),
         "training_flops": training_flops,
     }

@@ -12,7 +12,7 @@ from ldae.study.checking import StudyError, first_mistake, listed, nearest
 from ldae.study.file import Paper, StudyFile
 from ldae.study.scale import Scale
 from ldae.study.scale_file import not_of_a_row
-from ldae.study.schedules import sampled
+from ldae.study.schedules import sampleable
 from ldae.study.spec import Spec
 
 
@@ -127,7 +127,7 @@ def _variant(variant: Variant, place: str) -> Variant:
     if obstacle := spec.noise.levels.obstacle:
         raise StudyError(
             f"{place}: noise.schedule {spec.noise.schedule!r} cannot be sampled from: {obstacle}; "
-            f"FID needs one of {listed(sampled())}"
+            f"FID needs one of {listed(sampleable())}"
         )
     return replace(variant, fid=True)
 

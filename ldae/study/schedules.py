@@ -14,8 +14,8 @@ from typing import NamedTuple
 from ldae.study.base import NUM_TIMES
 
 # A step of sampling divides by the signal, so it magnifies the network's error where hardly any is left.
-LEAST_POWER = 1e-5  # of the signal where sampling may start; DDPM's last time step has 4e-5
-MOST_POWER = 1e-2  # of the signal there: sampling starts from noise alone, as if the signal were 0
+LEAST_POWER = 1e-5  # the least signal^2 at which sampling may start; DDPM's last time step has 4e-5
+MOST_POWER = 1e-2  # the most: sampling starts from noise alone, as if the signal were 0
 
 
 class Levels(NamedTuple):
@@ -26,13 +26,13 @@ class Levels(NamedTuple):
 
     @property
     def is_single(self) -> bool:
-        """Whether there is one noise level alone."""
+        """Whether there is only one noise level."""
         return len(self.signal) == 1
 
     @property
-    def visits(self) -> range:
+    def sampled_steps(self) -> range:
         """The time steps that sampling may visit: all with noise to remove and with enough signal to divide by."""
-        power = [signal**2 for signal in self.signal]
+        power = [signal**2 for signal in self.signal]  # which never rises, so numbers of steps are places
         return range(sum(p >= 1 for p in power), sum(p >= LEAST_POWER for p in power))
 
     @property
@@ -44,7 +44,7 @@ class Levels(NamedTuple):
             return f"signal^2 + noise^2 should be 1 at every time step, and is {furthest:.3g} at one"
         if any(after > before for before, after in pairwise(self.signal)):
             return "the signal should never rise from one time step to the next, and does"
-        if not any(self.signal[time] ** 2 <= MOST_POWER for time in self.visits):
+        if not any(self.signal[time] ** 2 <= MOST_POWER for time in self.sampled_steps):
             return (
                 f"sampling starts from noise alone, and no time step has a signal^2 of {LEAST_POWER:g} to "
                 f"{MOST_POWER:g}; the last has {self.signal[-1] ** 2:.3g}"
@@ -52,7 +52,7 @@ class Levels(NamedTuple):
         return None
 
 
-def preserving(power: Iterable[float]) -> Levels:
+def variance_preserving(power: Iterable[float]) -> Levels:
     """The levels of a schedule that preserves the variance, from the signal's power."""
     powers = list(power)
     return Levels(tuple(math.sqrt(p) for p in powers), tuple(math.sqrt(1 - p) for p in powers))
@@ -61,12 +61,12 @@ def preserving(power: Iterable[float]) -> Levels:
 def ddpm(_: float) -> Levels:
     """The schedule of DDPM and DiT: signal^2 is the running product of 1 - beta, beta linear in 1e-4..0.02 (Fig. 3)."""
     betas = (1e-4 + (0.02 - 1e-4) * time / (NUM_TIMES - 1) for time in range(NUM_TIMES))
-    return preserving(accumulate((1 - beta for beta in betas), mul))
+    return variance_preserving(accumulate((1 - beta for beta in betas), mul))
 
 
 def gamma2(_: float) -> Levels:
-    """The paper's replacement: signal^2 falls linearly, never quite 1 at the start and 0 at the end (Sec. 4.1)."""
-    return preserving(1 - (time + 1) / NUM_TIMES for time in range(NUM_TIMES))
+    """The paper's replacement: signal^2 falls linearly, from just below 1 to exactly 0 at the last step (Sec. 4.1)."""
+    return variance_preserving(1 - (time + 1) / NUM_TIMES for time in range(NUM_TIMES))
 
 
 def unscaled(_: float) -> Levels:
@@ -84,6 +84,6 @@ TIMES = ("uniform",)  # how training draws its time steps; `ldae.parts.noise` ha
 SCHEDULES: dict[str, Callable[[float], Levels]] = {f.__name__: f for f in (ddpm, gamma2, unscaled, single)}
 
 
-def sampled() -> list[str]:
+def sampleable() -> list[str]:
     """The names of the schedules that can be sampled."""
     return [name for name, schedule in SCHEDULES.items() if schedule(1.0).obstacle is None]

@@ -1,4 +1,7 @@
-"""A row of the study: the parts of the method, how it is pretrained, and which of its activations are probed."""
+"""A row of the study: the parts of the method, its pretraining, and the activations that are probed.
+
+The defaults are the row `pca`, the baseline of Table 3.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class PublishedWeights(ExternalFile):
     width: Annotated[int, Field(ge=8, multiple_of=4)]
     heads: Positive
     blocks: Positive
-    classes: Positive = 1000  # that a DiT has labels of
+    classes: Positive = 1000  # the number of a DiT's labels
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -44,7 +47,7 @@ class PublishedWeights(ExternalFile):
         return self
 
     def size(self, *, denoises: bool) -> Size:
-        """Of the network: the first half of a DiT's blocks are the encoder, and its conditioning has the full width."""
+        """The network's size: the first half of a DiT's blocks are the encoder, its conditioning has the full width."""
         encoder = max(1, self.blocks // 2) if denoises else self.blocks
         return Size(
             width=self.width,
@@ -64,11 +67,8 @@ class Tokenizer(Config):
     perceptual: bool = False
     adversarial: bool = False
     # The paper leaves the scaling of its latents open. `global` divides all dimensions by one number, as latent
-    # diffusion does; `dimension` gives each of them unit variance, which for PCA is whitening. Of the two pairs that
-    # weigh a component alike in latents and in images, `global` with `pixel` units gave l-DAE (2000 steps, d = 32) a
-    # held-out accuracy of 41.2, 42.2 and 38.5 with seeds 0 to 2, `dimension` with `whitened` units 37.3, 35.5 and 34.4.
-    # (`global` with `whitened` units, which changes space and units at once: 44.9, 46.0, 44.2.)
-    # `published` multiplies them by 0.18215, the number that Stable Diffusion's VAE is used with.
+    # diffusion does; `dimension` gives each of them unit variance, which for PCA is whitening. docs/deviations.md has
+    # what both gave. `published` multiplies by 0.18215, as is done with the latents of Stable Diffusion's VAE.
     scale: Literal["global", "dimension", "published"] = "global"
 
     @model_validator(mode="after")
@@ -159,7 +159,7 @@ class Objective(Config):
 
 
 class Recipe(Config):
-    """How a row is pretrained, beside what the scale says for all of them (paper, Sec. 5).
+    """How a row's pretraining differs from the scale's recipe (paper, Sec. 5).
 
     MAE and MoCo v3 have crops and lengths of their own. Fine-tuning follows the scale's recipe for it, in every row.
     """
@@ -173,7 +173,9 @@ class Recipe(Config):
     weight_decay: Annotated[float, Field(ge=0)] | None = None  # None: what the scale says
 
     def applied(self, training: AnyTraining) -> AnyTraining:
-        """A recipe of the scale with this row's rate, batch and weight decay; its length is that of `length` 1.
+        """The scale's recipe with this row's rate, batch and weight decay.
+
+        `length` is applied by `ldae.stages.pretrain`, because it also shortens the warm-up.
 
         Raises:
             ValueError: for a batch that is not a whole number.
@@ -218,12 +220,12 @@ class Method(Config):
 class Features(Config):
     """Which activations are the representation (paper, App. A)."""
 
-    offset: int = 0  # of the probed block from the encoder's last: +1 is the decoder's first
+    offset: int = 0  # the probed block, relative to the encoder's last: +1 is the decoder's first
     time: Annotated[int, Field(ge=0, lt=NUM_TIMES)] = 10  # the time step that the conditioning is fixed to
     noisy: bool = False  # whether the images are given the noise of that step
 
 
-PUBLISHED_DIT: dict[str, dict[str, Any]] = {  # what a row that takes a DiT's weights has to say, beside where they lie
+PUBLISHED_DIT: dict[str, dict[str, Any]] = {  # the settings that a row with a DiT's published weights must have
     "tokenizer": {"kind": "conv", "dim": 16, "perceptual": True, "adversarial": True, "scale": "published"},
     "noise": {"schedule": "ddpm"},
     "network": {"labels": True, "input": "latent", "output": "latent"},

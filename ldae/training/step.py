@@ -21,7 +21,7 @@ Prepare = Callable[[Tensor, Tensor, Randomness], tuple[Any, ...]]
 def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float:
     """The rate of a step: linear warm-up over a share `warmup` of all steps, then half a cosine to zero (App. A)."""
     warm = warmup * total
-    if step < warm:
+    if step < warm:  # the first step has a rate above 0, the last one of the warm-up the peak
         return peak * (step + 1) / (math.floor(warm) + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
 
@@ -32,7 +32,7 @@ def set_rate(optimizer: AdamW, rate: float) -> None:
         group["lr"] = rate
 
 
-def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for AdamW: matrices decay, biases and norms do not (MAE)."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [
@@ -41,7 +41,7 @@ def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-class Averaged:
+class WeightEMA:
     """An exponential moving average of a network's weights, whose decay is warmed up: min(decay, (1 + s)/(10 + s))."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -64,11 +64,11 @@ def gradient_norm(network: nn.Module) -> Tensor:
 
 
 class LossTask:
-    """The training of a network with one optimizer on the mean of a module's losses; `update` is the whole step."""
+    """The training of a network with one optimizer on a model's mean loss; `update` is the whole step."""
 
     def __init__(
         self,
-        losses: nn.Module,
+        model: nn.Module,
         network: nn.Module,
         prepare: Prepare,
         *,
@@ -83,9 +83,9 @@ class LossTask:
         """Prepares the optimizer and the averaged weights.
 
         Args:
-            losses: maps the results of `prepare` to the loss (n,) of each image.
-            network: the part of `losses` that is trained, averaged and stored in checkpoints.
-            prepare: augments stored inputs (n, ...) with labels (n,), and draws what the losses need; it returns
+            model: maps the results of `prepare` to the loss (n,) of each image.
+            network: the part of `model` that is trained, averaged and stored in checkpoints.
+            prepare: augments stored inputs (n, ...) with labels (n,), and draws what the model needs; it returns
                 tensors (n, ...) and named tuples of them.
             groups: parameter groups of AdamW; a group with `lr_scale` has that share of the learning rate.
             peak: the largest learning rate.
@@ -97,10 +97,10 @@ class LossTask:
         """
         self.prepare, self.before, self.network = prepare, before, network
         self.peak, self.warmup, self.micro_batch = peak, warmup, micro_batch
-        self.parallel = ranks.parallel(losses)
+        self.parallel = ranks.parallel(model)
         self.optimizer = AdamW(groups, betas=betas)
         self.optimizers = [self.optimizer]
-        self.average = Averaged(network, ema) if ema is not None else None
+        self.average = WeightEMA(network, ema) if ema is not None else None
         self.module = nn.ModuleDict({"network": network})
         if self.average is not None:
             self.module["average"] = self.average.network
@@ -121,9 +121,9 @@ class LossTask:
         for start in range(0, num, size):
             micro = slice(start, start + size)
             with ranks.no_sync(self.parallel, micro.stop < num):
-                share = self.parallel(*(_images(tensors, micro) for tensors in batch)).sum() / num
-                share.backward()
-            loss += share.detach()
+                part = self.parallel(*(_images(tensors, micro) for tensors in batch)).sum() / num
+                part.backward()
+            loss += part.detach()
         norm = gradient_norm(self.network)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -15,23 +15,25 @@ from torch import Tensor
 from ldae.parts.diffusion import METHODS, Process, sample_latents
 from ldae.parts.noise import Level
 from ldae.parts.objective import PREDICTIONS
-from ldae.study.schedules import SCHEDULES, Levels, preserving, sampled
+from ldae.study.schedules import SCHEDULES, Levels, sampleable, variance_preserving
 from ldae.study.spec import Noise
 
 Array = NDArray[np.float64]
 
 MADE_UP = {  # schedules that somebody may add
-    "cosine": preserving(math.cos((t / 999 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1000)),  # ends at 4e-33
-    "from_one_to_zero": preserving(1 - t / 999 for t in range(1000)),
+    "cosine": variance_preserving(
+        math.cos((t / 999 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1000)
+    ),  # ends at 4e-33
+    "from_one_to_zero": variance_preserving(1 - t / 999 for t in range(1000)),
 }
 WITHOUT_PROCESS = {
     "flow": Levels(tuple(1 - t / 1000 for t in range(1000)), tuple(t / 1000 for t in range(1000))),
     "exploding": Levels((1.0,) * 1000, tuple(math.exp(t / 100 - 5) for t in range(1000))),
-    "signal_left": preserving(1 - 0.5 * t / 999 for t in range(1000)),
-    "jump": preserving([0.9, 0.5, 0.0]),
-    "rising": preserving([0.9, 0.95, 0.001]),
+    "signal_left": variance_preserving(1 - 0.5 * t / 999 for t in range(1000)),
+    "jump": variance_preserving([0.9, 0.5, 0.0]),
+    "rising": variance_preserving([0.9, 0.95, 0.001]),
 }
-SAMPLED = [*sampled(), *MADE_UP]
+SAMPLED = [*sampleable(), *MADE_UP]
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +229,7 @@ def test_every_step_has_the_schedules_own_signal_and_never_none(schedule: str, s
 
 
 @pytest.mark.parametrize(
-    ("schedule", "steps"), [*itertools.product(sampled(), [10]), *itertools.product(SAMPLED, [50, 1000])]
+    ("schedule", "steps"), [*itertools.product(sampleable(), [10]), *itertools.product(SAMPLED, [50, 1000])]
 )
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -282,7 +284,7 @@ def test_no_step_leads_to_where_a_network_was_never_trained(schedule: str, metho
     ],
 )
 def test_schedules_without_a_process_are_refused_for_what_their_levels_are(schedule: str, obstacle: str) -> None:
-    assert schedule not in sampled()
+    assert schedule not in sampleable()
     expected = f"^noise.schedule: '{schedule}' has no diffusion process to sample from: .*{obstacle}.*ddpm, gamma2"
     with pytest.raises(ValueError, match=expected):
         process_of(schedule, 10)

@@ -17,7 +17,7 @@ from ldae.parts.noise import TIMES, Level, NoiseSchedule
 from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
 from ldae.runtime.randomness import Randomness
 from ldae.study.base import Config
-from ldae.study.schedules import SCHEDULES, sampled
+from ldae.study.schedules import SCHEDULES, sampleable
 from ldae.study.spec import Noise, Objective
 from ldae.study.words import alternatives
 
@@ -96,7 +96,7 @@ def test_a_single_level_is_trained_and_probed_at_the_same_time() -> None:
     assert schedule.level(drawn).noise.unique().item() == pytest.approx(math.sqrt(1 / 3))
 
 
-@pytest.mark.parametrize("schedule", sampled())
+@pytest.mark.parametrize("schedule", sampleable())
 def test_variance_preserving_schedules_preserve_it_and_weigh_by_gamma_squared(schedule: str) -> None:
     level = level_of(schedule)
     torch.testing.assert_close(level.signal**2 + level.noise**2, torch.ones_like(level.signal))

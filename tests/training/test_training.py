@@ -27,7 +27,7 @@ from ldae.study.recipes import Training
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import PretrainStage
 from ldae.training.loop import Run
-from ldae.training.step import Averaged, LossTask, learning_rate
+from ldae.training.step import LossTask, WeightEMA, learning_rate
 
 STEPS = 14
 STAGE = PretrainStage(
@@ -223,7 +223,7 @@ def test_without_warm_up_the_first_rate_is_the_peak() -> None:
 def test_averaged_weights_warm_up_their_decay() -> None:
     weight = torch.nn.Linear(1, 1, bias=False)
     weight.weight.data.fill_(0.0)
-    average = Averaged(weight, 0.9)
+    average = WeightEMA(weight, 0.9)
     expected = 0.0
     for step in range(200):
         weight.weight.data.fill_(float(step))

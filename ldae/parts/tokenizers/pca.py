@@ -27,7 +27,7 @@ def fit(patches: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 class LinearTokenizer(nn.Module):
-    """Projects patches x on d directions V and scales them: z = V (x - mean) / divisor; decodes them by U."""
+    """Projects patches x on d directions V and scales them: z = V (x - mean) / divisor; decodes by U (V^T for PCA)."""
 
     basis: Tensor  # (d, D) V
     spread: Tensor  # (d,) standard deviations of V (x - mean)
