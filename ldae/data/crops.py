@@ -43,10 +43,7 @@ def linear(distance: Tensor) -> Tensor:
 def random_resized_crop(
     images: Tensor, randomness: Randomness, smallest: float = 0.08, *, size: int | None = None, kernel: Kernel = cubic
 ) -> Tensor:
-    """A random window of each image (N, 3, S, S) by `torchvision_windows`, scaled to (N, 3, size, size).
-
-    `smallest` is the smallest share of the area; `size` is that of the images by default.
-    """
+    """Random windows (`torchvision_windows`) of images (N, 3, S, S), scaled to (N, 3, size, size), or to their size."""
     pixels = images.shape[-1]
     windows = torchvision_windows(len(images), randomness, smallest, pixels=pixels)
     return cut(images, windows, size or pixels, kernel)

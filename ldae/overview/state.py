@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ldae.data.sources.fingerprint import difference
+from ldae.data.sources.opening import difference
 from ldae.runtime.files import read_json, sha256
 from ldae.study.graph import Graph, Job
 from ldae.study.record import differences

@@ -47,13 +47,10 @@ def report_damage(path: Path) -> Iterator[None]:
 
 
 def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[Any]]:
-    """Creates an array on disk, with its whole space reserved, to be filled through a memory map.
-
-    An `OSError` names `path` if the disk has too little space. If it were full later, SIGBUS would kill the writer.
-    """
+    """Creates an array on disk to be filled through a memory map; an `OSError` names `path` if it does not fit."""
     with path_in_errors(path):
         array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):
+        if hasattr(os, "posix_fallocate"):  # if the disk were full later, SIGBUS would kill the writer
             try:
                 with path.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -71,10 +68,7 @@ def release_pages(array: NDArray[Any]) -> None:
 
 
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
-    """All arrays of an `.npz` file; a `ValueError` names the file if it is damaged or lacks one of the `names`.
-
-    One flipped bit in the zip directory can hide an array.
-    """
+    """All arrays of an `.npz` file; a `ValueError` names the file if it is damaged or lacks one of the `names`."""
     with report_damage(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         arrays_by_name = {name: arrays[name] for name in arrays}
         if invalid := [name for name, array in arrays_by_name.items() if not isinstance(array, np.ndarray)]:
@@ -140,11 +134,9 @@ class CheckedRows:
         return self.take(np.arange(len(self))[part])
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Copies of the rows at `indices`; a `ValueError` names the first damaged row.
-
-        They are read without the memory map, because Linux may read megabytes around a mapped page.
-        """
+        """Copies of the rows at `indices`; a `ValueError` names the first damaged row."""
         rows = np.zeros((len(indices), *self.rows.shape[1:]), self.rows.dtype)
+        # not through the memory map, because Linux may read megabytes around a mapped page
         for row, index in zip(rows, indices.tolist(), strict=True):
             content = os.pread(self._file, row.nbytes, self._start + index * row.nbytes)
             memoryview(row).cast("B")[: len(content)] = content  # checksums reveal what a short file lacks

@@ -30,10 +30,7 @@ def compile_blocks(blocks: Iterable[nn.Module], device: torch.device) -> None:
 
 
 def recompute_activations(blocks: Iterable[nn.Module]) -> None:
-    """Lets blocks compute their activations again for the backward pass instead of keeping them.
-
-    A third slower, in a fraction of the memory, with the same numbers: for trainings that cannot split their batch.
-    """
+    """Recomputes activations for the backward pass: a third slower, in a fraction of the memory, the same numbers."""
     for block in blocks:
         setattr(block, "forward", partial(checkpoint, block.forward, use_reentrant=False))  # noqa: B010
 

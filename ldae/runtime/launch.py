@@ -23,9 +23,9 @@ FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 def spawn_ranks(processes: int, *, threads: int) -> NoReturn:
-    """Starts this process's command again in several ranks, and exits with their status; `threads` is for each node.
+    """Starts this command again in several ranks with so many threads a node, and exits with their status.
 
-    A `ValueError` says that the processes cannot be divided among the nodes that Slurm has given the job.
+    A `ValueError` says that the processes cannot be divided among the job's nodes.
     """
     command = [sys.executable, "-m", "ldae.cli", *sys.argv[1:]]
     nodes = nodes_of_job()

@@ -73,10 +73,7 @@ def description(locks: list[str] | None = None) -> str:
 
 @contextmanager
 def sole_holder(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Waits until no other process holds `folder`, then holds it until the block ends; the caller renews the heartbeat.
-
-    Raises `Stopped` if this process is asked to stop while it waits.
-    """
+    """Waits until no other process holds `folder`, or until a request to stop (`Stopped`); holds it in the block."""
     folder.mkdir(parents=True, exist_ok=True)
     path, logged = folder / "lock", False
     while (descriptor := _locked(path)) is None:
@@ -95,16 +92,13 @@ def sole_holder(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def _locked(path: Path) -> int | None:
-    """The descriptor of a file that this process has locked; None if another process holds the lock.
-
-    The kernel's lock ends with its process. A network file system may not share it between machines.
-    """
+    """The descriptor of a file that this process has locked; None if another process holds the lock."""
     holder = read_holder(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if holder is None or holder.is_here or not holder.lives(time.time()):
-            return descriptor
+            return descriptor  # else a network file system does not share the kernel's lock between machines
     except BlockingIOError:
         pass
     os.close(descriptor)

@@ -20,7 +20,7 @@ import PIL
 from numpy.typing import NDArray
 
 from ldae.data.journal import LEFT_OUT, Journal, open_journal
-from ldae.data.sources import Images, Picture, Source, fingerprint, opening
+from ldae.data.sources import Images, Picture, Source, opening
 from ldae.data.sources.listing import UNREADABLE
 from ldae.data.sources.pixels import white_above
 from ldae.data.sources.tree import printable
@@ -51,7 +51,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     Keys of the manifest:
 
     - `source`, `size`, `classes`, `counts` (split -> class -> images), `groups` (split -> their number), `sha256`;
-    - `sources`: the files that were read, see `sources.fingerprint`; `pillow`: the version that decoded them;
+    - `sources`: the files that were read, see `opening.record_listing`; `pillow`: the version that decoded them;
     - `broken`: path and reason of each image that could not be read, as in `broken.csv`;
     - `left_out`: what else the folder contains (`endings`: extension -> files; `hidden`, `special`, `circles`: numbers;
       `folders`: names), without zero counts;
@@ -64,7 +64,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     dataset, size = stage.dataset, stage.dataset.stored
     source = opening.open_source(dataset)
     log(_summary(source))
-    own_lineage, files = lineage("dataset", stage, revision), fingerprint.identity(source.listing)
+    own_lineage, files = lineage("dataset", stage, revision), opening.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
     identity = json.dumps([own_lineage, files, PIL.__version__], sort_keys=True)
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
                 new_array(journals[name].target, np.uint8, (len(images.labels), 3, size, size))
         for name, images in source.splits.items():
             _draw(name, images, journals[name], run)
-        if fingerprint.identity(opening.listing(dataset)) != files:
+        if opening.identity(opening.listing(dataset)) != files:
             raise ValueError("the pictures were changed while they were prepared; start again")
         allowed = not isinstance(dataset, Photos) and dataset.broken == "allow"
         _check_broken(source, journals, allowed=allowed, out=out)
@@ -100,7 +100,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         "counts": {name: _counts(arrays["labels"], source.classes) for name, arrays in splits.items()},
         "groups": {name: len(np.unique(arrays["groups"])) for name, arrays in splits.items()},
         "sha256": sums,
-        "sources": fingerprint.record(listing, out / "sources.npz"),
+        "sources": opening.record_listing(listing, out / "sources.npz"),
         "pillow": PIL.__version__,
         "broken": _broken_images(source, journals),
         "left_out": source.left_out.to_json(),
@@ -216,10 +216,7 @@ def _broken_images(source: Source, journals: dict[str, Journal]) -> list[dict[st
 
 
 def _check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool, out: Path) -> None:
-    """Lists the broken images, if there are any, in `broken.csv` in the folder `out`.
-
-    Too many of them in a split are a `ValueError` unless they are `allowed`, and so are all images of a class.
-    """
+    """Lists broken images in `broken.csv`; a `ValueError` if they are too many and not `allowed`, or all of a class."""
     images, path = _broken_images(source, journals), out / "broken.csv"
     if not images:
         path.unlink(missing_ok=True)

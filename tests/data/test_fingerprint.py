@@ -17,8 +17,8 @@ from test_tars import folder as folder  # a fixture
 from test_tars import jpeg, packed
 
 import ldae.stages.prepare as stage_module
-from ldae.data.sources import fingerprint, photos
-from ldae.data.sources.fingerprint import difference
+from ldae.data.sources import opening, photos
+from ldae.data.sources.opening import difference
 from ldae.data.sources.tars import VAL
 from ldae.runtime.files import read_json
 from ldae.stages.prepare import prepare
@@ -160,9 +160,9 @@ def test_without_the_listing_names_and_sizes_decide(prepared: Prepared, tmp_path
 
 
 def test_of_many_files_only_the_folders_are_looked_at(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "MANY", 10)
+    monkeypatch.setattr(opening, "MANY", 10)
     with monkeypatch.context() as patch:
-        patch.setattr(fingerprint.opening, "listing", None)  # which would look at every file
+        patch.setattr(opening, "listing", None)  # which would look at every file
         assert changed(prepared) is None
     picture(Path(prepared[0].path) / "cat/new.bmp", 9)
     assert "19 files, 18 before" in str(changed(prepared))
@@ -170,7 +170,7 @@ def test_of_many_files_only_the_folders_are_looked_at(prepared: Prepared, monkey
 
 def test_of_too_many_bytes_names_and_sizes_decide(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(Path(prepared[0].path) / "cat/3.bmp", 99)
-    monkeypatch.setattr(fingerprint, "MOST_BYTES", 100)
+    monkeypatch.setattr(opening, "MOST_BYTES", 100)
     assert changed(prepared) is None
 
 

@@ -50,10 +50,7 @@ def check(dataset: Folder) -> None:
 
 
 def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
-    """The folders of the two splits, or None if the tree consists of class folders.
-
-    A `ValueError` says what is missing or ambiguous, or that `val_fraction` should be set or removed.
-    """
+    """The folders of the two splits, or None for class folders; a `ValueError` says what is missing or ambiguous."""
     root, val, divides = tree.root, dataset.val, dataset.val_fraction is not None
     if not root.is_dir():
         raise ValueError(f"{root}: is not a folder; write where the images are as dataset.path in the scale file")

@@ -100,10 +100,7 @@ def members(path: Path, outer: Member | None = None) -> Iterator[Member]:
 
 
 def validation_labels(devkit: Path, classes: tuple[str, ...]) -> list[int]:
-    """The label of each validation image in the order of their names, as indices into `classes`.
-
-    A `ValueError` says what is damaged or lacking.
-    """
+    """The labels of the validation images in the order of their names; a `ValueError` says what the kit lacks."""
     from scipy.io import loadmat
 
     contents: dict[str, bytes] = {}
