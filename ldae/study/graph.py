@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target
 from ldae.study.record import Lineage, lineage
 from ldae.study.stages import STAGES, Key, Stage
 from ldae.study.study import Study
-from ldae.study.views import view_lineage
+from ldae.study.views import place_of, view_lineage
 
 FIRST_SEED = {  # figures of single runs: the option of their command, the folder, and the file that they show
     "curves": ("histories", "pretrain", "history.csv"),
@@ -97,7 +98,6 @@ class Graph:
         """
         self.study, self.results = study, root / study.results
         self.jobs: dict[str, Job] = {}  # by place, each behind its inputs
-        self._places: dict[Path, str] = {}  # of records
         for stage in STAGES.values():
             for key in stage.keys(study):
                 self.job_at(stage.place.format(**key))
@@ -140,17 +140,14 @@ class Graph:
 
     def _register(self, job: Job) -> Job:
         self.jobs[job.place] = job
-        self._places[job.record] = job.place
         return job
 
     def producer(self, files: Iterable[Path]) -> Job | None:
         """The job that writes these files, one of which is its record; None where no job of this study does."""
         for file in files:
-            if file in self._places:
-                return self.jobs[self._places[file]]
             if file.is_relative_to(self.results):
                 try:
-                    job = self.job_at(str(file.relative_to(self.results).parent))
+                    job = self.job_at(place_of(file, self.results))
                 except KeyError:
                     continue
                 if job.record == file:
@@ -174,8 +171,8 @@ class Graph:
                 jobs += self._results_of(study.rows([target]))
             elif target in COMMON:
                 jobs += [self.jobs[place] for place in self.views_of(target)]
-            elif (place := self._place_of_view(target)) is not None:
-                jobs.append(self.jobs[place])
+            elif places := [place for place in (f"tables/{target}", f"figures/{target}", target) if place in self.jobs]:
+                jobs.append(self.jobs[places[0]])
             else:
                 views = [*study.file.tables, *study.file.figures, *(["claims"] if study.file.claims else [])]
                 known = [*COMMON, *PAGES, *views, "cost", "cost_all", *study.variants, *study.sweeps]
@@ -228,9 +225,7 @@ class Graph:
             default=0,
         )
 
-    # ----------------------------------------------------------------------------------------------------------------
     # Views: tables, figures, the claims, the cost, pages.
-    # ----------------------------------------------------------------------------------------------------------------
 
     def _add_views(self) -> None:
         study = self.study
@@ -241,14 +236,18 @@ class Graph:
         if study.file.claims:
             self._add_view("claims", "claims", "tables/claims", claims_definition(self))
         for cost, targets in PAGES.values():
-            views = [self.jobs[place] for place in (*self._views_in(targets), *self._claims_in(targets))]
+            views = [self.jobs[place] for place in self._views_in(targets)]
             needed = self._with_inputs([*views, *self._results_of(study.rows_on_page(*targets))])
             added = {job: (job.record,) for job in needed if not job.is_view and job.stage != "dataset"}
             definition = CostDefinition(results=tuple(job.place for job in added))
-            self._add_view("cost", cost, f"tables/{cost}", definition, reads=added)
-        for page, (_, targets) in PAGES.items():
-            on_page = {job: self._page_files(job) for job in self._jobs_on_page(page)}
-            self._add_view("report", page, page, page_definition(self, *targets, inputs=on_page), reads=on_page)
+            self._add_view("cost", cost, f"tables/{cost}", definition, added)
+        for page, (cost, targets) in PAGES.items():
+            rows = study.rows_on_page(*targets)
+            shared = ["dataset", "probe/pixels"] if rows else []
+            places = [*self._views_in(targets), f"tables/{cost}", *shared]
+            jobs = dict.fromkeys([*(self.jobs[place] for place in places), *self.jobs_of(rows)])
+            on_page = {job: self._page_files(job) for job in jobs}
+            self._add_view("report", page, page, page_definition(self, *targets, inputs=on_page), on_page)
 
     def _add_view(
         self,
@@ -256,7 +255,6 @@ class Graph:
         name: str,
         place: str,
         definition: Config,
-        *,
         reads: Mapping[Job, tuple[Path, ...]] | None = None,
     ) -> None:
         """A table, a figure, the claims or a page; what the first three read follows from their place."""
@@ -269,7 +267,8 @@ class Graph:
     def _view_files(self, place: str) -> dict[Job, tuple[Path, ...]]:
         """The files that a table, a figure or the claims open: the named ones, their records and what lies beside."""
         paths: dict[Job, dict[Path, None]] = {}
-        for job, path in (pair for pairs in self.command_files(place).values() for pair in pairs):
+        for path in chain.from_iterable(self.command_files(place).values()):
+            job = self.jobs[str(path.parent.relative_to(self.results))]
             beside = (job.record.parent / name for name in BESIDE.get(job.stage, ()))
             paths.setdefault(job, {}).update(dict.fromkeys([job.record, path, *beside]))
         return {job: tuple(files) for job, files in paths.items()}
@@ -281,38 +280,40 @@ class Graph:
         is_first = job.stage == "pretrain" and job.key["seed"] == self.study.file.seeds[0]
         return (job.record, *(path for path in job.files if is_first and path.suffix == ".csv"))
 
-    def command_files(self, place: str) -> dict[str, list[tuple[Job, Path]]]:
-        """The files that the command of a table, a figure or the claims names, and the job of each, by its options."""
+    def command_files(self, place: str) -> dict[str, list[Path]]:
+        """The files that the command of a table, a figure or the claims names, by its options."""
         kind, _, name = place.partition("/")
-        file = self.study.file
+        study, file = self.study, self.study.file
         if kind == "figures":
             return self._figure_files(file.figures[name])
         if name == "claims":
             return self._accuracies(claim_name for claim in file.claims.values() for claim_name in claim.names)
         table = file.tables[name]
-        files = self._accuracies(table.names, distances=table.series is None)
-        tokenizers = [self.study.variants[row].spec.tokenizer for row in self.study.rows(table.names)]
-        fits = dict.fromkeys(fit.name for fit in tokenizers if table.series is not None or fit.perceptual)
+        rows, is_series = study.rows(table.names), table.series is not None
+        files = self._accuracies(table.names, distances=not is_series)
+        tokenizers = [study.variants[row].spec.tokenizer for row in rows]
+        fits = dict.fromkeys(fit.name for fit in tokenizers if is_series or fit.perceptual)
         files["tokenizers"] = self._records(f"tokenizers/{fit}" for fit in fits)
-        if table.series is None:
-            tuned = [row for row in self.study.rows(table.names) if self.study.variants[row].finetune]
+        if not is_series:
+            tuned = [row for row in rows if study.variants[row].finetune]
             files["finetunes"] = self._records(f"finetune/{row}/seed{seed}" for row in tuned for seed in file.seeds)
         return files
 
-    def _figure_files(self, figure: Figure) -> dict[str, list[tuple[Job, Path]]]:
+    def _figure_files(self, figure: Figure) -> dict[str, list[Path]]:
+        study = self.study
         if isinstance(figure, SchedulesFigure):
             return {}
         if isinstance(figure, DimensionFigure):
-            fits = dict.fromkeys(self.study.variants[row].spec.tokenizer.name for row in figure.filters.values())
-            tokenizers = self._first("tokenizers/{}", fits, "tokenizer.safetensors")
+            fits = dict.fromkeys(study.variants[row].spec.tokenizer.name for row in figure.filters.values())
+            tokenizers = [self.results / f"tokenizers/{fit}/tokenizer.safetensors" for fit in fits]
             return self._accuracies(figure.names) | {"tokenizers": tokenizers}
         if figure.kind == "trajectory":
-            return self._accuracies(figure.names, distances=True)
-        runs = dict.fromkeys(self.study.runs[row] for row in self.study.rows(figure.names))
+            return self._accuracies(figure.names)
+        runs = dict.fromkeys(study.runs[row] for row in study.rows(figure.names))
         option, folder, file = FIRST_SEED[figure.kind]
-        return {option: self._first(f"{folder}/{{}}/seed{self.study.file.seeds[0]}", runs, file)}
+        return {option: [self.results / f"{folder}/{run}/seed{study.file.seeds[0]}/{file}" for run in runs]}
 
-    def _accuracies(self, names: Iterable[str], *, distances: bool = True) -> dict[str, list[tuple[Job, Path]]]:
+    def _accuracies(self, names: Iterable[str], *, distances: bool = True) -> dict[str, list[Path]]:
         """The probes behind rows and sweeps, and the distances of their samples, for every seed."""
         study, seeds = self.study, self.study.file.seeds
         rows = study.rows(names)
@@ -327,47 +328,22 @@ class Graph:
             files["distances"] = self._records(f"judge/{row}/seed{seed}" for row in judged for seed in seeds)
         return files
 
-    def _records(self, places: Iterable[str]) -> list[tuple[Job, Path]]:
-        return [(self.jobs[place], self.jobs[place].record) for place in places]
+    def _records(self, places: Iterable[str]) -> list[Path]:
+        return [self.jobs[place].record for place in places]
 
-    def _first(self, place: str, names: Iterable[str], file: str) -> list[tuple[Job, Path]]:
-        """A file of each of several jobs."""
-        jobs = [self.jobs[place.format(name)] for name in names]
-        return [(job, job.record.parent / file) for job in jobs]
-
-    def _views_in(self, targets: Sequence[Target], kinds: Sequence[str] = ("tables", "figures")) -> list[str]:
-        """The places of the tables and figures of these targets."""
-        return [
-            f"{kind}/{name}"
-            for kind in kinds
-            for name, view in getattr(self.study.file, kind).items()
-            if view.target in targets
-        ]
-
-    def _claims_in(self, targets: Sequence[Target]) -> list[str]:
-        """The place of the claims, where these targets comprise them."""
-        return ["tables/claims"] if "all" in targets and self.study.file.claims else []
+    def _views_in(self, targets: Sequence[Target], *, tables: bool = True, figures: bool = True) -> list[str]:
+        """The places of the tables, the figures and the claims of these targets."""
+        file = self.study.file
+        places = [f"tables/{name}" for name, table in file.tables.items() if tables and table.target in targets]
+        places += [f"figures/{name}" for name, figure in file.figures.items() if figures and figure.target in targets]
+        return [*places, "tables/claims"] if tables and file.claims and "all" in targets else places
 
     def views_of(self, target: str) -> list[str]:
         """The places of what a common target comprises."""
         targets = COMMON[target]
         if target == "all_figures":
-            return self._views_in(targets, ["figures"])
+            return self._views_in(targets, tables=False)
         if target == "all_tables":
-            return [*self._views_in(targets, ["tables"]), *self._claims_in(targets), "tables/cost_all"]
+            return [*self._views_in(targets, figures=False), "tables/cost_all"]
         pages = [page for page, (_, on_page) in PAGES.items() if set(on_page) <= set(targets)]
-        costs = [f"tables/{PAGES[page][0]}" for page in pages]
-        return [*self._views_in(targets), *self._claims_in(targets), *costs, *pages]
-
-    def _jobs_on_page(self, page: str) -> list[Job]:
-        """The jobs whose results a page shows: its views, and the records behind all of its rows."""
-        cost, targets = PAGES[page]
-        rows = self.study.rows_on_page(*targets)
-        shared = ["dataset", "probe/pixels"] if rows else []
-        places = [*self._views_in(targets), *self._claims_in(targets), f"tables/{cost}", *shared]
-        jobs = [*(self.jobs[place] for place in places), *self.jobs_of(rows)]
-        return list(dict.fromkeys(jobs))
-
-    def _place_of_view(self, name: str) -> str | None:
-        """Where a table, a figure, the claims, the cost or a page lies, by its name."""
-        return next((place for place in (f"tables/{name}", f"figures/{name}", name) if place in self.jobs), None)
+        return [*self._views_in(targets), *(f"tables/{PAGES[page][0]}" for page in pages), *pages]

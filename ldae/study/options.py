@@ -38,5 +38,5 @@ def _of_view(graph: Graph, job: Job) -> dict[str, Iterable[str]]:
         cost = graph.results / f"tables/{PAGES[job.place][0]}.csv"
         return words | {"results": [str(graph.results)], "cost": [str(cost)], "out": [str(job.files[0])]}
     files = graph.command_files(job.place)
-    words |= {option: [str(path) for _, path in pairs] for option, pairs in files.items()}
+    words |= {option: [str(path) for path in paths] for option, paths in files.items()}
     return words | {"out": [str(graph.results / job.place)]}
