@@ -1,34 +1,36 @@
-"""YAML read strictly, values checked against a model, and each mistake told in one line; no torch."""
+"""YAML read strictly, values checked against a model, and each mistake reported in one line; no torch."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from ldae.study.base import Config
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
-Elsewhere = Callable[[tuple[str, ...]], str | None]  # of an unknown key: a message that says where it belongs
+Elsewhere = Callable[[tuple[str, ...]], str | None]  # from the path of an unknown key: the file where it belongs
 LONGEST = 80  # characters of a value in a message
 
 
 class StudyError(ValueError):
-    """A mistake of the user's, in one line, whatever the words that it quotes."""
+    """A mistake of the user's, in one line."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text.replace("\n", "\\n").replace("\r", "\\r"))
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML's own loader keeps the last of two equal keys and says nothing."""
+    """A loader that refuses a repeated key, of which YAML's own silently keeps the last value."""
 
 
 def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -44,14 +46,9 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _uni
 
 
 def read_yaml(path: Path, name: str) -> dict[str, Any]:
-    """The mapping in a YAML file; refuses one that is missing, broken, or says a key twice.
+    """The mapping in a YAML file, which messages call `name`.
 
-    Args:
-        path: of the file.
-        name: what messages call it.
-
-    Raises:
-        StudyError: with the file's name, and the line where there is one.
+    Raises a `StudyError` for a file that is missing or broken, or repeats a key, with the line where there is one.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
@@ -76,37 +73,26 @@ def checked(
     values: dict[str, Any],
     where: str,
     *,
-    only: str | None = None,
+    overrides: Collection[str] = (),
     elsewhere: Elsewhere | None = None,
 ) -> AnyConfig:
-    """Validated values.
+    """Validated values of the file `where`, with the keys `overrides` from the command line.
 
-    Args:
-        model: what they should be.
-        values: as read.
-        where: the name of their file, for messages.
-        only: a key; mistakes in others are left for another check to tell.
-        elsewhere: says of an unknown key where it belongs, if anywhere.
-
-    Raises:
-        StudyError: with `where` and the most telling of the mistakes.
+    Raises a `StudyError` with the most informative of the mistakes; those of the command line come first.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        if only is None or any(mistake["loc"][:1] == (only,) for mistake in error.errors()):
-            raise StudyError(f"{where}: {first_mistake(model, error, only=only, elsewhere=elsewhere)}") from None
-        return model.model_construct()
+        mistakes = [mistake for mistake in error.errors() if mistake["loc"] and mistake["loc"][0] in overrides]
+        where = "--config" if mistakes else where
+        raise StudyError(f"{where}: {first_mistake(model, mistakes or error.errors(), elsewhere)}") from None
 
 
-def first_mistake(
-    model: type[BaseModel], error: ValidationError, *, only: str | None = None, elsewhere: Elsewhere | None = None
-) -> str:
-    """The most telling of pydantic's complaints, in one line: an unknown key often explains one that is missing."""
-    mistakes = [m for m in error.errors() if only is None or m["loc"][:1] == (only,)]
-    # where a word or a mapping may stand and a mapping was written, the words that it is not are of no interest
-    told = [m for m in mistakes if m["type"] != "literal_error" or not isinstance(m["input"], dict)] or mistakes
-    mistake = min(told, key=lambda m: m["type"] != "extra_forbidden")
+def first_mistake(model: type[BaseModel], mistakes: list[ErrorDetails], elsewhere: Elsewhere | None = None) -> str:
+    """The most informative of pydantic's errors, in one line: an unknown key often explains a missing one."""
+    # where a word or a mapping may stand and a mapping was written, the possible words do not help
+    relevant = [m for m in mistakes if m["type"] != "literal_error" or not isinstance(m["input"], dict)] or mistakes
+    mistake = min(relevant, key=lambda m: m["type"] != "extra_forbidden")
     keys, expected = _located(model, mistake["loc"])
     key, kind = ".".join(keys), mistake["type"]
     if kind == "value_error":  # the text of our own validators, which names its key
@@ -125,12 +111,12 @@ def first_mistake(
         word = mistake["ctx"]["discriminator"].strip("'")
         found = f"found {_text(mistake['input'][word])}, should be" if "tag" in mistake["ctx"] else "is missing; give"
         return f"{key}.{word}: {found} one of {listed(map(repr, _tags(*typing.get_args(expected))))}"
-    alike = [m for m in told if _located(model, m["loc"])[0] == keys]  # the same value, compared with several forms
-    forms = dict.fromkeys(_wanted(m, _located(model, m["loc"])[1]) for m in alike)
+    alike = [m for m in relevant if _located(model, m["loc"])[0] == keys]  # one value compared with several forms
+    forms = dict.fromkeys(_requirement(m, _located(model, m["loc"])[1]) for m in alike)
     return f"{key}: found {_text(mistake['input'])}, should {' or '.join(forms)}"
 
 
-def _wanted(mistake: Any, expected: Any) -> str:
+def _requirement(mistake: ErrorDetails, expected: Any) -> str:
     """What a value should be, or do, in words."""
     kind, value, message = mistake["type"], mistake["input"], mistake["msg"]
     if kind in ("model_type", "model_attributes_type", "dict_type"):
@@ -143,17 +129,17 @@ def _wanted(mistake: Any, expected: Any) -> str:
         return f"have {mistake['ctx']['max_length']} at most"
     if kind == "string_type":
         return "be text" if value is None or isinstance(value, list | dict) else "be text; put it in quotes"
-    for start, wanted in (("int_", "be a whole number"), ("float_", "be a number"), ("bool_", "be true or false")):
-        if kind.startswith(start):
-            return wanted
-    return str(message[0].lower() + message[1:]).removeprefix("input should ").removeprefix("should ")
+    types = {"int": "be a whole number", "float": "be a number", "bool": "be true or false"}
+    if (start := kind.partition("_")[0]) in types:
+        return types[start]
+    return (message[0].lower() + message[1:]).removeprefix("input should ").removeprefix("should ")
 
 
 def _located(model: Any, loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Any]:
-    """The keys of the file that lead to one of pydantic's places in a model, and the type that is expected there.
+    """The keys in the file that lead to one of pydantic's locations in a model, and the type expected there.
 
-    Pydantic's places also name the form that a value was compared with, such as a data set's `source`; no file has
-    these words.
+    Pydantic's locations also contain the form that a value was compared with, such as a data set's `source`, which is
+    not a key in the file.
     """
     if not loc:
         return (), typing.get_args(model)[0] if typing.get_origin(model) is Annotated else model
@@ -180,14 +166,14 @@ def _located(model: Any, loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], A
 
 
 def _tags(*forms: Any) -> list[Any]:
-    """The words that choose forms, e.g. a data set's `source`."""
+    """The values that distinguish forms, e.g. of a data set's `source`."""
     models = [form for form in forms if isinstance(form, type) and issubclass(form, BaseModel)]
     annotations = [field.annotation for model in models for field in model.model_fields.values() if field.is_required()]
     return [word for a in annotations if typing.get_origin(a) is Literal for word in typing.get_args(a)]
 
 
 def _form(expected: Any) -> type[BaseModel] | None:
-    """The mapping that a type stands for, the first where there are several; None where its keys are free."""
+    """The model of a mapping, the first of several; None where any key is allowed."""
     if isinstance(expected, type) and issubclass(expected, BaseModel):
         return expected
     if typing.get_origin(expected) not in (Annotated, typing.Union, types.UnionType):
@@ -202,29 +188,23 @@ def _known_keys(expected: Any) -> list[str]:
 
 
 def _example(expected: Any) -> str:
-    """How a mapping is written: the keys that it must have, or else the first that it may have."""
+    """How a mapping is written, with its required keys or else its first key."""
     form = _form(expected)
     if form is None:
         return "{name: ...}"
     fields = {field.alias or name: field for name, field in form.model_fields.items()}
     keys = [key for key, field in fields.items() if field.is_required()] or list(fields)[:1]
-    values = {key: (fields[key].examples or ["..."])[0] for key in keys}
-    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
+    return "{" + ", ".join(f"{key}: {(fields[key].examples or ['...'])[0]}" for key in keys) + "}"
 
 
 def _text(value: Any) -> str:
     """A value as YAML has it, cut off where it is long."""
-    words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def check_folder_name(path: Path) -> None:
-    """Refuses a file after which no results folder can be named: a rule's command or a pattern would break its path.
-
-    Raises:
-        StudyError: that gives another name.
-    """
+    """Raises a `StudyError` for a file name that cannot be the name of a results folder in rules and commands."""
     if not re.fullmatch(r"\w[\w.-]*", path.stem):
         other = re.sub(r"\W+", "_", path.stem).strip("_") or "mine"
         raise StudyError(
@@ -234,7 +214,7 @@ def check_folder_name(path: Path) -> None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that an unknown one was probably meant to be, or nothing."""
+    """A hint at the known word that is most like an unknown one, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -18,8 +18,7 @@ def check_names(
 ) -> None:
     """Refuses a table, figure or claim that names what does not exist, or asks of a row what it does not have.
 
-    Raises:
-        StudyError: that names the table, figure or claim.
+    Raises a `StudyError` that names the table, figure or claim.
     """
     known = [*variants, *sweeps]
     for name in [*definition.names, *getattr(definition, "filters", {}).values()]:

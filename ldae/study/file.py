@@ -48,16 +48,26 @@ class Sweep(Config):
     paper: dict[Literal["probe", "finetune", "fid"], list[float | None]] = {}
 
 
-class Table(Config):
-    """Rows and sweeps by name, in order; or `series`: a sweep a line, its values the columns."""
+class View(Config):
+    """A table or a figure."""
 
     title: str
+    target: Target = "all"
+
+    @property
+    def names(self) -> list[str]:
+        """The rows and sweeps that it shows."""
+        series: dict[str, str] | None = getattr(self, "series", None)
+        return getattr(self, "rows", None) or list((series or {}).values())
+
+
+class Table(View):
+    """Rows and sweeps by name, in order; or `series`: a sweep a line, its values the columns."""
+
     rows: Rows | None = None
     series: dict[str, str] | None = None
-    columns: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = (
-        DEFAULT_MEASURES  # the probes of its rows measure these
-    )
-    target: Target = "all"
+    # the probes of its rows measure these
+    columns: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = DEFAULT_MEASURES
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -67,49 +77,27 @@ class Table(Config):
             raise ValueError("columns: a table of series shows accuracies only; give rows, or leave columns out")
         return self
 
-    @property
-    def names(self) -> list[str]:
-        """The rows and sweeps that it shows."""
-        return self.rows if self.rows is not None else list((self.series or {}).values())
 
-
-class DimensionFigure(Config):
+class DimensionFigure(View):
     """Accuracy against the latent dimension: a curve for each sweep; and the filters of some rows' tokenizers."""
 
     kind: Literal["dimension"]
-    title: str
     series: dict[str, str]
     filters: dict[str, str] = {}
-    target: Target = "all"
-
-    @property
-    def names(self) -> list[str]:
-        """The rows and sweeps that it shows."""
-        return list(self.series.values())
 
 
-class RowsFigure(Config):
+class RowsFigure(View):
     """A figure of rows: the trajectory, noisy pictures, denoised pictures, or the training curves."""
 
     kind: Literal["trajectory", "noise", "denoising", "curves", "samples"]
-    title: str
     rows: Rows
-    target: Target = "all"
-
-    @property
-    def names(self) -> list[str]:
-        """The rows and sweeps that it shows."""
-        return self.rows
 
 
-class SchedulesFigure(Config):
+class SchedulesFigure(View):
     """The noise schedules, which need no results."""
 
     kind: Literal["schedules"]
-    title: str
     schedules: dict[str, Annotated[str, word(SCHEDULES)]]
-    target: Target = "all"
-    names: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _curves(self) -> Self:
@@ -165,7 +153,9 @@ class StudyFile(Config):
     claims: dict[Name, Claim] = {}
 
     @model_validator(mode="after")
-    def _all_revisions(self) -> Self:
+    def _complete(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} names a seed twice")
         missing = [stage for stage in REVISIONS if stage not in self.revisions]
         if missing:
             raise ValueError(f"revisions: has no {listed(missing)}; write e.g. {missing[0]}: 1")

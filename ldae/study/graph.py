@@ -106,8 +106,7 @@ class Graph:
     def job_at(self, place: str) -> Job:
         """The job whose result lies at a place of the results folder, also one that the study does not ask for.
 
-        Raises:
-            KeyError: for a place where no job of this study leaves a result.
+        Raises a `KeyError` for a place where no job of this study leaves a result.
         """
         if place in self.jobs:
             return self.jobs[place]
@@ -161,8 +160,7 @@ class Graph:
     def jobs_for(self, targets: Iterable[str]) -> list[Job]:
         """The jobs that targets ask for: rows, sweeps, tables, figures, claims, pages and the common targets.
 
-        Raises:
-            StudyError: for a target that does not exist.
+        Raises a `StudyError` for a target that does not exist.
         """
         study = self.study
         jobs: list[Job] = []
@@ -184,8 +182,7 @@ class Graph:
     def all_jobs_for(self, targets: Iterable[str]) -> list[Job]:
         """The same with all that they depend on, in the order of the graph.
 
-        Raises:
-            StudyError: for a target that does not exist.
+        Raises a `StudyError` for a target that does not exist.
         """
         return self._with_inputs(self.jobs_for(targets))
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
@@ -25,18 +25,14 @@ from ldae.study.base import Config
 from ldae.study.stages import FOLDERS
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
-SHOWN_RESULTS = (  # keys of a view's definition that name results, or say what they should be made from
-    *("lineage", "finetuned", "distance", "pixels", "records"),
-    *("results", "inputs"),
-)
+# keys of a view's definition that name results, or their expected lineages
+SHOWN_RESULTS = ("lineage", "finetuned", "distance", "pixels", "records", "results", "inputs")
 LONGEST = 80  # characters of a value in a message
 
 
 def lineage(stage: str, spec: Config, revision: int | str, *inputs: Lineage) -> Lineage:
     """The lineage of a result: those of its inputs, and its own stage."""
-    merged: Lineage = {}
-    for made in inputs:
-        merged |= made
+    merged = dict(pair for each in inputs for pair in each.items())
     return merged | {stage: {"revision": revision, "spec": spec.sparse()}}
 
 
@@ -63,21 +59,14 @@ def differences(recorded: Lineage, expected: Lineage) -> list[str]:
             continue
         before, after = recorded[stage], expected[stage]
         if before["revision"] != after["revision"]:
-            is_code = isinstance(after["revision"], str)
-            found.append(
-                f"{stage}: its code changed"
-                if is_code
-                else f"{stage}: revision {before['revision']} -> {after['revision']}"
-            )
-        old, new = (dict(leaves(_without_paths(made["spec"]))) for made in (before, after))
+            change = f"revision {before['revision']} -> {after['revision']}"
+            found.append(f"{stage}: {'its code changed' if isinstance(after['revision'], str) else change}")
+        old, new = (dict(leaves(_without_paths(step["spec"]))) for step in (before, after))
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        if any(key.rpartition(".")[2] in SHOWN_RESULTS for key in changed):
+        settings = [key for key in changed if key.rpartition(".")[2] not in SHOWN_RESULTS]
+        if len(settings) < len(changed):
             found.append(f"{stage}: shows other results than the study asks for now")
-        found += [
-            f"{stage}: {key} {_shown(old, key)} -> {_shown(new, key)}"
-            for key in changed
-            if key.rpartition(".")[2] not in SHOWN_RESULTS
-        ]
+        found += [f"{stage}: {key} {_text(old, key)} -> {_text(new, key)}" for key in settings]
     return found
 
 
@@ -91,7 +80,7 @@ def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _shown(values: dict[str, Any], key: str) -> str:
+def _text(values: dict[str, Any], key: str) -> str:
     text = "default" if key not in values else json.dumps(values[key], ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
@@ -104,26 +93,22 @@ def content(about: dict[str, Any]) -> str:
 
 
 def common_lineage(folders: dict[str, Path]) -> Lineage:
-    """The lineages of the results that a job is given, as one.
+    """The lineages of the results that a job reads, as one; the folders are by the options that name them.
 
-    Args:
-        folders: of the results, by the names of the job's options.
-
-    Raises:
-        ValueError: for results that do not belong together: made from different things, or one computed from another
-            result than the one that is given too.
+    Raises a `ValueError` for results that do not belong together: made from different things, or one computed from
+    another result than the given one.
     """
     records = {option: read_json(folder / FOLDERS[option].record) for option, folder in folders.items()}
     merged: Lineage = {}
     origin: dict[str, Path] = {}
     for option, about in records.items():
-        for stage, made in about.get("lineage", {}).items():
-            if stage in merged and digest(merged[stage]) != digest(made):
-                change = differences({stage: merged[stage]}, {stage: made})[0]
+        for stage, step in about.get("lineage", {}).items():
+            if stage in merged and digest(merged[stage]) != digest(step):
+                change = differences({stage: merged[stage]}, {stage: step})[0]
                 raise ValueError(
                     f"{folders[option]} and {origin[stage]} do not belong together: {change}; run the graph again"
                 )
-            merged[stage], origin[stage] = made, folders[option]
+            merged[stage], origin[stage] = step, folders[option]
         for used, recorded in about.get("inputs", {}).items():
             if used in records and recorded != content(records[used]):
                 raise ValueError(
@@ -161,8 +146,7 @@ class Options(TypedDict, total=False):
 def origin(stage: str, spec: Config, options: Options) -> dict[str, Any]:
     """What a result is made from, as its record says: its `lineage` and its `inputs`; `stage` is its key in lineages.
 
-    Raises:
-        ValueError: for inputs that do not belong together.
+    Raises a `ValueError` for inputs that do not belong together.
     """
     folders = {name: folder for name, folder in options.items() if name in FOLDERS and isinstance(folder, Path)}
     made_from = lineage(stage, spec, options["revision"], common_lineage(folders))
@@ -170,16 +154,11 @@ def origin(stage: str, spec: Config, options: Options) -> dict[str, Any]:
 
 
 def provenance(device: str, **measured: float) -> dict[str, Any]:
-    """Where and when a result was made and what it cost.
-
-    Args:
-        device: the name of the processor or accelerator that did the work.
-        measured: what the stage has measured itself.
-    """
+    """Where and when a result was computed on a `device`, what it cost, and what the stage has measured itself."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "commit": _commit(),
-        "versions": {"python": sys.version.split()[0]} | {name: _version(name) for name in ("torch", "numpy")},
+        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in ("torch", "numpy")},
         "host": socket.gethostname(),
         "system": platform.platform(),
         "device": device,
@@ -212,26 +191,10 @@ def seconds_of(provenance: dict[str, Any]) -> float:
     return max(provenance["seconds"], provenance.get("training_seconds", 0.0))
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
 def _commit() -> str:
     """The commit of the code that runs, with a `+` when it has been edited since; empty outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+    command, folder = "git describe --always --abbrev=12 --dirty=+ --exclude=*".split(), Path(__file__).parent
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

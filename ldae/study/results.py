@@ -25,8 +25,7 @@ class Record(BaseModel):
     def read(cls, path: Path) -> Self:
         """Reads and checks a record.
 
-        Raises:
-            ValueError: in one line, for a file that is damaged or has another format.
+        Raises a `ValueError` in one line, for a file that is damaged or has another format.
         """
         return cls.parse(read_json(path), path)
 
@@ -36,7 +35,7 @@ class Record(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError(f"{path}: {first_mistake(cls, error)}; run its job again") from None
+            raise ValueError(f"{path}: {first_mistake(cls, error.errors())}; run its job again") from None
 
     def write(self, path: Path) -> None:
         """Writes the record with its checksum; values that equal their defaults are left out."""

@@ -193,7 +193,7 @@ def _changed(spec: Spec, changes: dict[str, Any], place: str) -> Spec:
         hint = not_of_a_row(key, known) or f"unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}"
         raise StudyError(f"{place}.set: {hint}") from None
     except ValidationError as error:
-        raise StudyError(f"{place}.set: {first_mistake(Spec, error)}") from None
+        raise StudyError(f"{place}.set: {first_mistake(Spec, error.errors())}") from None
     for key in changes:
         if why := changed.unused(key):
             raise StudyError(f"{place}.set: {key}: changes nothing here: {why}")

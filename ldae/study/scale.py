@@ -238,8 +238,7 @@ class Scale(Config):
     def training_of(self, row: Spec) -> Training:
         """The recipe by which a row is pretrained, with what the row itself changes.
 
-        Raises:
-            ValueError: for a batch that is not a whole number.
+        Raises a `ValueError` for a batch that is not a whole number.
         """
         return row.recipe.applied(self.recipe_for(row.method.name))
 

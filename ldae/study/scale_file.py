@@ -24,8 +24,7 @@ OF_A_ROW = {  # keys of the scale's recipes, and the key by which a row changes 
 def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
     """A scale by name: its file in `folder`, key by key on top of the scales that it is `from`.
 
-    Raises:
-        StudyError: for a file that is missing, broken, or says what no scale can say.
+    Raises a `StudyError` for a file that is missing, broken, or says what no scale can say.
     """
     if not (folder / f"{name}.yaml").is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))

@@ -177,8 +177,7 @@ class Recipe(Config):
 
         `length` is applied by `ldae.stages.pretrain`, because it also shortens the warm-up.
 
-        Raises:
-            ValueError: for a batch that is not a whole number.
+        Raises a `ValueError` for a batch that is not a whole number.
         """
         changes: dict[str, Any] = {}
         if self.rate != 1:

@@ -151,7 +151,10 @@ class BaselineStage(Baselines, StageSpec):
         return recipe
 
 
-def pretraining_stage(row: Spec, scale: Scale) -> PretrainStage | AdoptStage | BaselineStage:
+PretrainingStage = PretrainStage | AdoptStage | BaselineStage
+
+
+def pretraining_stage(row: Spec, scale: Scale) -> PretrainingStage:
     """The pretraining of a row by its method, or its published weights."""
     size, weights = scale.size_of(row), row.method.weights
     if not row.method.traits.denoises:

@@ -23,10 +23,8 @@ from ldae.study.scale import Scale
 from ldae.study.scale_file import not_of_a_study, read_scale
 from ldae.study.spec import Features, Spec
 from ldae.study.stage_specs import (
-    AdoptStage,
-    BaselineStage,
     ConvolutionalStage,
-    PretrainStage,
+    PretrainingStage,
     TokenizerStage,
     pretraining_stage,
     tokenizer_stage,
@@ -52,7 +50,7 @@ class Study:
 
     @classmethod
     def load(cls, root: Path, overrides: Mapping[str, Any]) -> Study:
-        """Reads the study below `root` and its scale.
+        """Reads the study and its scale.
 
         Args:
             root: the folder with `config.yaml` and `scales/`.
@@ -67,27 +65,23 @@ class Study:
                     f"--config: unknown key {key!r}{nearest(key, OVERRIDES)}; allowed: {listed(OVERRIDES)}"
                 )
         own = root / "config.yaml"
-        path = Path(str(overrides["study"])) if "study" in overrides else own
+        path = Path(str(overrides.get("study", own)))
         other = None if path.resolve() == own.resolve() else path.stem
         if "study" not in overrides and not path.exists():
             raise StudyError(f"{path}: no study here; run this in the project's folder")
         if other is not None:
             check_folder_name(path)
-        values = read_yaml(path, path.name)
         given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
-        for key, value in given.items():
-            checked(StudyFile, values | {key: value}, "--config", only=key)
-        file = checked(StudyFile, values | given, path.name, elsewhere=not_of_a_study)
-        if len(set(file.seeds)) < len(file.seeds):
-            raise StudyError(f"{path.name}: seeds: {file.seeds} names a seed twice")
-        taken = [view for view in (*file.tables, *file.figures) if view in RULES]
-        if taken:
-            raise StudyError(f"{path.name}: {taken[0]!r} is the name of a rule; give that table or figure another")
-        both = [view for view in file.tables if view in file.figures]
-        if both:
-            raise StudyError(
-                f"{path.name}: {both[0]!r} names a table and a figure; rename one, because both are targets"
-            )
+        values = read_yaml(path, path.name) | given
+        file = checked(StudyFile, values, path.name, overrides=given, elsewhere=not_of_a_study)
+        for view in (*file.tables, *file.figures):
+            if view in RULES:
+                raise StudyError(f"{path.name}: {view!r} is the name of a rule; give that table or figure another")
+        for view in file.tables:
+            if view in file.figures:
+                raise StudyError(
+                    f"{path.name}: {view!r} names a table and a figure; rename one, because both are targets"
+                )
         name, scale = read_scale(root / "scales", file.scale)
         variants, sweeps = resolve(file, scale, path.name)
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
@@ -149,7 +143,7 @@ class Study:
         rows = [v.spec.tokenizer for v in self.variants.values() if v.spec.method.traits.denoises]
         return {tokenizer.name: tokenizer_stage(tokenizer, self.scale) for tokenizer in rows}
 
-    def pretraining(self, row: str) -> PretrainStage | AdoptStage | BaselineStage:
+    def pretraining(self, row: str) -> PretrainingStage:
         """What the pretraining of a row depends on."""
         return pretraining_stage(self.variants[row].spec, self.scale)
 
@@ -196,8 +190,7 @@ class Study:
 def project_of(folder: Path) -> Path:
     """The folder of the project: this one, or the nearest above it that holds a study.
 
-    Raises:
-        StudyError: where none does.
+    Raises a `StudyError` where none does.
     """
     for place in (folder, *folder.parents):
         if (place / "config.yaml").is_file() and (place / "scales").is_dir():
