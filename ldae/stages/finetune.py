@@ -65,12 +65,9 @@ class FinetuningLoss(nn.Module):
                 self.paths.append(path)
 
     def forward(self, images: Tensor, targets: Tensor, uniform: Tensor) -> Tensor:
-        """The cross-entropy (N,) of images (N, 3, S, S) in [-1, 1].
+        """The cross-entropy (N,) of images (N, 3, S, S) in [-1, 1] with shares of the classes (N, classes).
 
-        Args:
-            images: as they are.
-            targets: shares of the classes (N, classes).
-            uniform: numbers in [0, 1) of the drop paths (N, 2 * depth).
+        The drop paths have numbers `uniform` in [0, 1) (N, 2 * depth).
         """
         for path, numbers in zip(self.paths, uniform.unbind(1), strict=True):
             path.uniform = numbers
@@ -106,33 +103,19 @@ def vision_transformer(folded: Folded, *, classes: int, seed: int) -> nn.Module:
     return network
 
 
-def layer_groups(network: nn.Module, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW, with `lr_scale`: the share of the rate that a layer has (MAE, after BEiT).
-
-    It is `layer_decay` to the number of layers above: 1 for the classifier, `layer_decay` for the last block. Matrices
-    decay; biases, norms and the position table do not.
-    """
-    depth = len(cast(nn.Sequential, network.get_submodule("blocks")))
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        layer = int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
-        layer = 0 if name.startswith(("patch_embed.", "pos_embed")) else layer
-        decays = parameter.ndim > 1 and name != "pos_embed"
-        groups.setdefault((layer, decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": weight_decay if decays else 0.0,
-            "lr_scale": layer_decay ** (depth + 1 - layer),
-        }
-        for (layer, decays), parameters in groups.items()
-    ]
-
-
 def finetuning_task(network: nn.Module, stage: FinetuneStage, *, classes: int, micro_batch: int = 0) -> LossTask:
-    """The fine-tuning of a network of `vision_transformer`; `micro_batch` as in `LossTask`."""
+    """The fine-tuning of a network of `vision_transformer`; `micro_batch` as in `LossTask`.
+
+    As in MAE, after BEiT, each layer has `layer_decay` of the rate of the one above it, and biases, norms and the
+    position table do not decay.
+    """
+    from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+
     recipe = stage.finetuning
     loss = FinetuningLoss(network, recipe)
+    groups = param_groups_layer_decay(
+        network, recipe.weight_decay, no_weight_decay_list={"pos_embed"}, layer_decay=stage.layer_decay
+    )
     size = PATCH * round(network.get_parameter("pos_embed").shape[1] ** 0.5)  # of its images, in pixels
 
     def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,7 +129,7 @@ def finetuning_task(network: nn.Module, stage: FinetuneStage, *, classes: int, m
         loss,
         network,
         prepare,
-        groups=layer_groups(network, layer_decay=stage.layer_decay, weight_decay=recipe.weight_decay),
+        groups=groups,
         peak=recipe.peak_rate,
         warmup=recipe.warmup,
         betas=BETAS,

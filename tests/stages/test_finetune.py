@@ -19,7 +19,7 @@ from ldae.data.prepared import to_float, to_uint8
 from ldae.parts.folding import fold
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
-from ldae.stages.finetune import DropPath, FinetuningLoss, finetune, finetuning_task, layer_groups, vision_transformer
+from ldae.stages.finetune import DropPath, FinetuningLoss, finetune, finetuning_task, vision_transformer
 from ldae.stages.pretrain import pretrain
 from ldae.study.base import Size
 from ldae.study.methods import MAETraining
@@ -154,7 +154,7 @@ def test_groups_have_the_rates_and_decays_of_maes_recipe() -> None:
     depth = len(tuned.get_submodule("blocks"))  # type: ignore[arg-type]
     found = {
         id(parameter): (group["lr_scale"], group["weight_decay"])
-        for group in layer_groups(tuned, layer_decay=0.75, weight_decay=0.05)
+        for group in finetuning_task(tuned, STAGE, classes=3).optimizers[0].param_groups
         for parameter in group["params"]
     }
     assert len(found) == len(list(tuned.parameters()))
@@ -165,19 +165,6 @@ def test_groups_have_the_rates_and_decays_of_maes_recipe() -> None:
     assert by_name["blocks.0.attn.qkv.bias"] == (pytest.approx(0.75**depth), 0.0)
     assert by_name["patch_embed.proj.weight"] == (pytest.approx(0.75 ** (depth + 1)), 0.05)
     assert by_name["pos_embed"] == (pytest.approx(0.75 ** (depth + 1)), 0.0)
-
-
-def test_groups_are_timms() -> None:
-    from timm.optim import param_groups_layer_decay
-
-    tuned = network()
-    options: dict[str, Any] = {"weight_decay": 0.05, "layer_decay": 0.65}
-    theirs = param_groups_layer_decay(tuned, no_weight_decay_list=tuned.no_weight_decay(), **options)  # type: ignore[operator]
-
-    def by_parameter(groups: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
-        return {id(p): (round(g["lr_scale"], 9), g["weight_decay"]) for g in groups for p in g["params"]}
-
-    assert by_parameter(layer_groups(tuned, **options)) == by_parameter(theirs)
 
 
 def test_a_classifier_starts_from_what_is_probed() -> None:
