@@ -72,11 +72,9 @@ class Run:
     def preprocess(self, images: Images) -> Tensor:
         """The network's input for images: floats (N, 3, S, S) in [-1, 1], on its device.
 
-        Args:
-            images: one image or a list of them, or one tensor or array of prepared ones. Pictures are paths of image
-                files, PIL images, and uint8 arrays (H, W), (H, W, 3) or (H, W, 4), and stacks of these (N, H, W, 3), of
-                any size: the centre is cut out as from the training images. Prepared are tensors and arrays (3, S, S)
-                or (N, 3, S, S): uint8, or floats in [-1, 1].
+        `images` are one image or a list of them: paths of files, PIL images, or uint8 arrays (H, W), (H, W, 3),
+        (H, W, 4) or (N, H, W, 3), of any size, whose centre is cut out as from the training images. Tensors and arrays
+        (3, S, S) or (N, 3, S, S) of uint8, or of floats in [-1, 1], are taken as they are.
 
         Raises:
             ValueError, OSError: in one line, for anything else, a file that is not an image, tensors of another size,
@@ -87,8 +85,7 @@ class Run:
     def _batches(self, images: Images) -> Iterator[Tensor]:
         """The same in batches of one forward pass; files are read batch by batch."""
         if isinstance(images, Tensor | np.ndarray):
-            prepared = self._from_tensor(images) if isinstance(images, Tensor) else self._from_array(images)
-            yield from prepared.split(BATCH)
+            yield from self._one(images).split(BATCH)
             return
         single = isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable)
         listed: list[Any] = [images] if single else list(cast(Iterable[Any], images))
@@ -104,11 +101,11 @@ class Run:
             return self._from_array(image)
         if isinstance(image, Image.Image):
             pixels = to_pixels(image, self.image_size, white=self._finished.white)
-            return self._from_tensor(torch.from_numpy(pixels.copy()))
-        if isinstance(image, str | os.PathLike):
+        elif isinstance(image, str | os.PathLike):
             pixels = read_picture(Path(image), self.image_size, self._finished.white)
-            return self._from_tensor(torch.from_numpy(pixels))
-        raise ValueError(f"images: found {type(image).__name__}, expected {FORMS}")
+        else:
+            raise ValueError(f"images: found {type(image).__name__}, expected {FORMS}")
+        return self._from_tensor(torch.from_numpy(pixels.copy()))
 
     def _from_array(self, array: NDArray[Any]) -> Tensor:
         """Pictures with their channels last, or prepared images."""
@@ -154,7 +151,7 @@ class Run:
         """The activations (N, T, h) on clean images, token by token in rows from the upper left.
 
         Args:
-            images: as `preprocess` takes them.
+            images: as for `preprocess`.
             time: the time step of the conditioning, 0 to 999; without meaning for MAE and MoCo v3.
             offset: of the block, from the encoder's last: -1 is the one before it, +1 the decoder's first.
 
@@ -175,11 +172,8 @@ class Run:
     def denoise(self, images: Images, sigma: float, *, seed: int = 0) -> Denoised:
         """Adds noise to the images' latents and removes it again: `clean`, `noisy`, `denoised` uint8 (N, 3, S, S).
 
-        Args:
-            images: as `preprocess` takes them.
-            sigma: standard deviation of the noise where the signal is 1, in units of the row's latents; the nearest
-                level of the row's schedule is used.
-            seed: of the noise.
+        `sigma` is the standard deviation of the noise where the signal is 1, in units of the row's latents; the nearest
+        level of the row's schedule is used.
 
         Raises:
             ValueError: for images that `preprocess` refuses, and for MAE and MoCo v3, which do not denoise.

@@ -7,7 +7,7 @@ import gc
 import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ldae.commands.parsing import Parser, Root
 from ldae.runtime.launch import spawn_ranks
@@ -20,6 +20,7 @@ from ldae.study.stages import FOLDERS, STAGES, Stage
 
 if TYPE_CHECKING:
     from ldae.study.base import Config
+    from ldae.study.record import Options
 
 GROUP = "stages of the graph, called by the rules (snakemake -p prints each command as it runs)"
 FOLDER = {"type": Path, "metavar": "DIR"}
@@ -119,12 +120,11 @@ def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected:
     Raises:
         ValueError: in one line.
     """
-    from ldae.study.record import common_lineage, digest, lineage
+    from ldae.study.record import digest, origin
 
-    folders = {key: options[key] for key in FOLDERS if options.get(key) is not None}
-    before = common_lineage(folders)
-    if expected not in (None, digest(lineage(stage.lineage_key(spec), spec, options["revision"], before))):
-        inputs = ", ".join(map(str, folders.values())) or "no input"
+    made_from = origin(stage.lineage_key(spec), spec, cast("Options", options))
+    if expected not in (None, digest(made_from["lineage"])):
+        inputs = ", ".join(str(options[name]) for name in made_from["inputs"]) or "no input"
         raise ValueError(
             f"{options['out']}: its lineage does not match {inputs}; were they, or the study, edited meanwhile? "
             "Start the command again"

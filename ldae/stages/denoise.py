@@ -48,12 +48,8 @@ def denoise(stage: DenoiseStage, **options: Unpack[Options]) -> None:
 def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: int, out: Path) -> None:
     """Writes a labelled PNG for each of a user's pictures: clean, noisy and denoised, side by side.
 
-    Args:
-        pictures: image files of any kind and size; the centre is cut out at the size that the row was trained on.
-        model: the folder of a trained row, inside the results of a scale.
-        sigma: as `denoise_images` takes it.
-        seed: of the noise.
-        out: the folder to write into.
+    The pictures are of any kind and size: the centre is cut out at the size that the row was trained on. `model` is the
+    folder of a trained row inside the results of a scale, and `sigma` is that of `denoise_images`.
 
     Raises:
         ValueError, OSError: in one line, for a file that is not an image, a folder without a trained row, and an output
@@ -100,12 +96,9 @@ def _outputs(pictures: list[Path], out: Path) -> list[Path]:
 
 
 def side_by_side(result: Denoised, noise: str, about: str) -> Image.Image:
-    """The first image's three versions in a row, each pixel enlarged to a square, with words above and below.
+    """The first image's three versions in a row, each pixel enlarged to a square.
 
-    Args:
-        result: whose first image is shown.
-        noise: the words above the noisy version.
-        about: the words below.
+    The words `noise` are above the noisy version, and `about` is below all.
     """
     panels = [Image.fromarray(part[0].permute(1, 2, 0).cpu().numpy()) for part in result]
     side = panels[0].width * max(1, round(PANEL / panels[0].width))

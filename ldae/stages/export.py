@@ -24,11 +24,8 @@ LICENCE = "apache-2.0"
 def export(model: Path, *, out: Path, features: Features, about: dict[str, str]) -> None:
     """Writes `model.safetensors`, `README.md` and `config.json`, for `timm.create_model("local-dir:...")`.
 
-    Args:
-        model: the folder of a finished run, inside the results of a scale.
-        out: the folder to write into.
-        features: which activations are the representation, as a row has them.
-        about: more lines for the model card, by their headings.
+    `model` is the folder of a finished run inside the results of a scale, `features` are the activations that represent
+    an image, and `about` has more lines for the model card by their headings.
 
     Raises:
         ValueError, OSError: in one line, for a folder that holds no run, an encoder that is no plain Vision

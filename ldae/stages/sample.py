@@ -27,15 +27,9 @@ from ldae.study.stage_specs import SampleStage
 
 @torch.inference_mode()
 def draw(denoiser: Denoiser, sampling: Sampling, process: Process, labels: Tensor, *, seed: int, start: int) -> Tensor:
-    """A batch of samples (n, 3, S, S), uint8, the ones from `start` on of a row and seed.
+    """A batch of samples (n, 3, S, S), uint8, of labels (n,), which a network without labels ignores.
 
-    Args:
-        denoiser: with the weights to sample with.
-        sampling: the method.
-        process: its steps.
-        labels: (n,), which a network without labels does not look at.
-        seed: of the run.
-        start: number of the first sample.
+    They are the samples from number `start` on of the run with this seed.
     """
     generator = torch.Generator(labels.device).manual_seed(stream(seed, Stream.SAMPLES, start))
     shape = (len(labels), denoiser.grid**2, denoiser.dim)

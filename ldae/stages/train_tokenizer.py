@@ -42,8 +42,7 @@ from ldae.study.base import PATCH
 from ldae.study.record import Options, origin
 from ldae.study.stage_specs import ConvolutionalStage
 from ldae.training.loop import TrainingResult, trained
-from ldae.training.optimizer import AdamW
-from ldae.training.step import learning_rate, set_rate
+from ldae.training.step import AdamW, learning_rate, set_rate
 
 BETAS = (0.5, 0.9)  # of Adam, for both networks (latent diffusion)
 WARMUP = 0.05
@@ -101,7 +100,7 @@ class AutoencoderTask:
             surrogate = nll + weight * generator_part + self.recipe.kl * kl
         self._descend(0, surrogate, self.autoencoder)
         if self.discriminator is not None:
-            metrics["discriminator"] = torch.zeros((), device=images.device)
+            metrics["discriminator"] = torch.zeros((), device=images.device)  # before it plays
         if plays and self.discriminator is not None:
             hinge = hinge_loss(self.discriminator(images), self.discriminator(decoded.detach()))
             self._descend(1, hinge, self.discriminator)
@@ -117,11 +116,7 @@ class AutoencoderTask:
 
 
 def perceptual_distance(stage: ConvolutionalStage, vgg: Path | None) -> Perceptual | None:
-    """The distance of a tokenizer's perceptual loss, or None.
-
-    Args:
-        stage: what training reads of the row and the scale.
-        vgg: the folder of the study's own VGG-style network.
+    """The distance of a tokenizer's perceptual loss, or None; `vgg` is the folder of the study's own network.
 
     Raises:
         ValueError, OSError: for weights that are absent or not the expected ones.
@@ -189,13 +184,14 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
         save_row_checksums(out / "latents.npy")
         save_weights(out / "tokenizer.safetensors", fitted)
         tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
+        features = "builtin" if stage.needs_vgg else "VGG16"
         about = {
             "kind": stage.tokenizer.kind,
             "dims": stage.dim,
             "collapsed_dims": collapsed(fitted["variance"], has_prior=True),
             "psnr": {stage.dim: round(psnr(tokenizer, val, device), 3)},
             "posterior_noise": round(posterior_noise(tokenizer, val, fitted["variance"], device), 6),
-            "perceptual": perceptual_name(stage),
+            "perceptual": features if stage.perceptual and not stage.is_published else None,
         }
         result.write_record(out / "tokenizer.json", about | made_from, "tokenizer.safetensors")
 
@@ -216,10 +212,3 @@ def posterior_noise(tokenizer: ConvTokenizer, val: Split, variance: Tensor, devi
     images = to_float(val.batch(np.arange(min(BATCH, len(val))), device)[0])
     _, logvar = tokenizer.autoencoder.posterior(images)
     return float(logvar.exp().mean().cpu() / variance.mean())
-
-
-def perceptual_name(stage: ConvolutionalStage) -> str | None:
-    """What the perceptual loss was made with, for tables."""
-    if not stage.perceptual or stage.is_published:
-        return None
-    return "builtin" if stage.needs_vgg else "VGG16"

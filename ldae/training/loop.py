@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from ldae.study.recipes import Training
 from ldae.study.record import Options, write_record
 from ldae.study.scale import Classifier, Convolutional
 from ldae.training.checkpoint import read_state, save_checkpoint
-from ldae.training.optimizer import AdamW
+from ldae.training.step import AdamW
 
 
 class Source(Protocol):
@@ -62,7 +62,7 @@ class Task(Protocol):
     ) -> dict[str, Tensor | float]:
         """Takes step number `step` of `total` on this rank's part of a batch.
 
-        Returns metrics for the history, `loss` among them; those of images are means over the part.
+        Returns metrics for the history, `loss` first; those of images are means over the part.
         """
 
 
@@ -89,22 +89,31 @@ class Run:
         self.step += 1
         return metrics
 
-    def log_metrics(self, metrics: dict[str, float]) -> None:
-        """Adds a line to the history.
+    def log_metrics(self, metrics: dict[str, Tensor | float], file: Path) -> float:
+        """Adds a line to the history and to its file: means over all ranks, and of the loss since the last line.
+
+        Returns the loss.
 
         Raises:
             ValueError: if a metric is not finite.
         """
-        if not all(map(math.isfinite, metrics.values())):
-            values = ", ".join(f"{name} {value}" for name, value in metrics.items())
+        count = self.step % self.log_every or self.log_every  # steps since the last line
+        values = [float(value) for value in (metrics | {"loss": self.losses.item() / count}).values()]
+        means = ranks.all_reduce_mean(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        if not all(map(math.isfinite, means)):
+            text = ", ".join(f"{name} {value}" for name, value in zip(metrics, means, strict=True))
             raise ValueError(
-                f"{self.title}: {values} between steps {self.step - self.log_every} and {self.step}: "
+                f"{self.title}: {text} between steps {self.step - self.log_every} and {self.step}: "
                 "training has diverged; lower the rate: recipe.rate of the row, or the scale's"
             )
-        if not self.history:
+        first = len(self.history)
+        if not first:
             self.history.append(",".join(["step", "images", *metrics]))
-        numbers = [f"{value:.6g}" for value in metrics.values()]
+        numbers = [f"{value:.6g}" for value in means]
         self.history.append(",".join([str(self.step), str(self.step * self.batch), *numbers]))
+        save_history(self.history, file, first=first)
+        self.losses.zero_()
+        return float(means[0])
 
     def results(self) -> dict[str, Any]:
         """The content of `finished.pt`: identity, weights, history and seconds."""
@@ -148,16 +157,14 @@ class Run:
                 return
 
 
-def batches(
-    source: Source, order: Order, steps: range, batch: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields this rank's part of each batch; on an accelerator a thread reads the next batch during a step."""
-    part = batch // ranks.size()
+def batches(run: Run, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields this rank's part of each remaining batch; on an accelerator a thread reads the next one during a step."""
+    order, steps = Order(len(source), stream(run.seed, Stream.ORDER)), range(run.step, run.total)
 
     def read(step: int) -> tuple[Tensor, Tensor]:
-        return source.batch(order.slice(step * batch + ranks.number() * part, part), device)
+        return source.batch(order.slice(step * run.batch + ranks.number() * run.part, run.part), run.device)
 
-    if device.type == "cpu":
+    if run.device.type == "cpu":
         yield from map(read, steps)
         return
     with ThreadPoolExecutor(1) as reader:
@@ -177,22 +184,15 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
     Raises:
         Stopped: after saving, if the process was asked to stop or its time limit is near.
     """
-    order = Order(len(source), stream(run.seed, Stream.ORDER))
-    first, before = run.step, run.seconds
     start = saved = last_heartbeat = time.monotonic()
-    save_history(run.history, resume / "history.csv")
-    with progress(run.title, run.total * run.batch, "images", first * run.batch) as bar:
-        for inputs, labels in batches(source, order, range(first, run.total), run.batch, run.device):
+    before, history = run.seconds, resume / "history.csv"
+    save_history(run.history, history)
+    with progress(run.title, run.total * run.batch, "images", run.step * run.batch) as bar:
+        for inputs, labels in batches(run, source):
             metrics = run.update(inputs, labels)
             run.losses += metrics["loss"]
             if run.step % run.log_every == 0 or run.step == run.total:
-                count = run.step % run.log_every or run.log_every  # steps since the last line
-                values = mean_over_ranks(metrics | {"loss": run.losses.item() / count}, run.device)
-                lines = len(run.history)
-                run.log_metrics(values)
-                save_history(run.history, resume / "history.csv", first=lines)
-                run.losses.zero_()
-                bar.note = f"loss {values['loss']:.4g}"
+                bar.note = f"loss {run.log_metrics(metrics, history):.4g}"
             bar.advance(run.batch)
             now = time.monotonic()
             run.seconds = before + now - start
@@ -214,15 +214,6 @@ def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) 
                 raise Stopped(f"{run.title}: saved and stopped at step {run.step} of {run.total}: {why}")
 
 
-def mean_over_ranks(metrics: dict[str, Tensor | float], device: torch.device) -> dict[str, float]:
-    """The means of a step's metrics over all ranks."""
-    values = {name: float(value) for name, value in metrics.items()}
-    if ranks.size() == 1:
-        return values
-    means = ranks.all_reduce_mean(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
-    return dict(zip(values, means.tolist(), strict=True))
-
-
 @dataclass(frozen=True)
 class TrainingResult:
     """The result of a finished training."""
@@ -233,7 +224,7 @@ class TrainingResult:
 
     def write_record(self, path: Path, about: dict[str, Any], *files: str) -> None:
         """Writes `history.csv` and then the record at `path`, with checksums of the named files beside it."""
-        write_text(path.parent / "history.csv", history_text(self.history))
+        write_text(path.parent / "history.csv", "\n".join([*self.history, ""]))
         device = device_name(pick_device())
         write_record(path, about, [path.parent / name for name in files], device=device, training_seconds=self.seconds)
 
@@ -295,15 +286,10 @@ def by_part(weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def history_text(lines: Iterable[str]) -> str:
-    """The history as the text of a CSV file."""
-    return "".join(f"{line}\n" for line in lines)
-
-
 def save_history(lines: list[str], path: Path, *, first: int = 0) -> None:
     """Appends the lines from number `first` on to a CSV file, on rank 0; with `first` 0 it starts the file anew."""
     if ranks.number():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path_in_errors(path), path.open("a" if first else "w", encoding="utf-8") as file:
-        file.write(history_text(lines[first:]))
+        file.writelines(f"{line}\n" for line in lines[first:])

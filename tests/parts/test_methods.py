@@ -22,7 +22,7 @@ from ldae.stages.pretrain import baseline_task
 from ldae.study.base import Size
 from ldae.study.methods import BASELINES, MAETraining, MoCoTraining
 from ldae.study.stage_specs import BaselineStage
-from ldae.training.optimizer import AdamW
+from ldae.training.step import AdamW
 
 ENCODER = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=2)
 RECIPE = {"steps": 1, "batch": 8, "rate": 0.1, "warmup": 0}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ldae.training.optimizer import AdamW
+from ldae.training.step import AdamW
 
 BETAS = (0.5, 0.9)
 
