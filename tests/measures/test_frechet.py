@@ -155,10 +155,10 @@ def test_the_extrapolated_distance_is_nearly_unbiased_and_its_error_is_realistic
     mixing = torch.eye(dims).double() + 0.3 * normal(dims, dims, seed=1)
     mean, reference = torch.full((dims,), gap).double(), (1 + gap) * mixing @ mixing.T
     truth = frechet_distance(torch.zeros(dims), mixing @ mixing.T, mean, reference)
-    found = []
+    found, target = [], Reference(mean, reference)
     for seed in range(draws):
         features = normal(samples, dims, seed=100 + seed) @ mixing.T
-        found.append(extrapolate([moments(fold) for fold in features.chunk(10)], Reference(mean, reference)))
+        found.append(extrapolate([moments(fold) for fold in features.chunk(10)], target))
     value, infinite, error = np.array(found).T
     chance = infinite.std() / math.sqrt(draws)
     assert value.mean() - truth > 3 * chance
