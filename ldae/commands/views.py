@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ldae.commands.parsing import Root
 from ldae.runtime.process import imports
+
+if TYPE_CHECKING:
+    from ldae.readers.results import Results
+    from ldae.study.definitions import ViewDefinition
+    from ldae.study.views import ViewRecord
 
 GROUP = "readers of results, which the rules call"
 FILES = {
@@ -26,9 +31,10 @@ FILES = {
 
 def add(root: Root) -> None:
     """Adds all of them."""
-    for name in ("table", "figure", "claims"):
+    actions = {"table": _write_table, "figure": _write_figure, "claims": _write_claims}
+    for name, action in actions.items():
         view = root.command(GROUP, name, f"write {'the ' if name == 'claims' else 'a '}{name} from results")
-        view.set_defaults(action=_write_view, view=name)
+        view.set_defaults(action=action)
         view.add_argument("--definition", type=json.loads, required=True, metavar="JSON", help="its rows and labels")
         for option, what in FILES.items():
             view.add_argument(f"--{option}", type=Path, nargs="*", default=[], metavar="FILE", help=what)
@@ -43,61 +49,67 @@ def add(root: Root) -> None:
         "--definition", type=json.loads, required=True, metavar="JSON", help="its rows, views and settings"
     )
     page.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder of a scale")
-    page.add_argument("--cost", type=Path, required=True, metavar="CSV", help="what the jobs have cost")
+    page.add_argument("--cost", type=Path, required=True, metavar="JSON", help="the record of the table of cost")
     page.add_argument("--out", type=Path, required=True, metavar="HTML", help="where to write")
 
 
-def _write_view(arguments: argparse.Namespace) -> None:
-    """Writes a table, a figure or the claims."""
-    from ldae.readers.results import collect
-    from ldae.study.definitions import DEFINITIONS
+def _write_table(arguments: argparse.Namespace) -> None:
+    from ldae.readers.tables import write_table
+    from ldae.study.definitions import TableDefinition
+
+    imports.mark()
+    definition = TableDefinition.model_validate(arguments.definition)
+    record, results = _record("table", definition, arguments), _results(definition, arguments)
+    layout = write_table(definition, results, tokenizers=arguments.tokenizers, out=arguments.out)
+    record.write(arguments.out, ("md", "csv", "tex"), layout=layout)
+
+
+def _write_claims(arguments: argparse.Namespace) -> None:
+    from ldae.readers.claims import write_claims
+    from ldae.study.definitions import ClaimsDefinition
+
+    imports.mark()
+    definition = ClaimsDefinition.model_validate(arguments.definition)
+    record, results = _record("claims", definition, arguments), _results(definition, arguments)
+    judgement = write_claims(definition, results, out=arguments.out)
+    record.write(arguments.out, ("md", "csv"), judgement=judgement)
+
+
+def _write_figure(arguments: argparse.Namespace) -> None:
+    from ldae.readers.figures import Inputs, write_figure
+    from ldae.study.definitions import FigureDefinition
+
+    imports.mark()
+    definition = FigureDefinition.model_validate(arguments.definition)
+    record = _record("figure", definition, arguments)
+    results = _results(definition, arguments) if arguments.probes else None
+    files = {kind: getattr(arguments, kind) for kind in ("histories", "pictures", "samples", "tokenizers")}
+    write_figure(definition, Inputs(results, **files), out=arguments.out)
+    record.write(arguments.out, ("png", "svg", "csv"))
+
+
+def _record(stage: str, definition: ViewDefinition, arguments: argparse.Namespace) -> ViewRecord:
+    """The record of a view of the files that the command names."""
     from ldae.study.views import ViewRecord
 
-    definition = DEFINITIONS[arguments.view].model_validate(arguments.definition)
-    shown, given = definition.sparse(), {name: getattr(arguments, name) for name in FILES}
-    results, folder = None, arguments.out.parent.parent
-    places = [str(path.parent.relative_to(folder)) for paths in given.values() for path in paths]
-    record = ViewRecord(arguments.view, definition, places=places, results=folder)
-    if given["probes"]:
-        (dataset,), (pixels,) = given["dataset"], given["pixels"]
-        files = {name: given[name] for name in ("probes", "finetunes", "distances")}
-        results = collect(shown, dataset=dataset, pixels=pixels, **files)
-    if arguments.view == "figure":
-        from ldae.readers.figures import Inputs, write_figure
-
-        imports.mark()
-        kinds = ("histories", "pictures", "samples", "tokenizers")
-        inputs = Inputs(results, **{kind: given[kind] for kind in kinds}, schedules=_signal_powers(shown))
-        write_figure(shown, inputs, out=arguments.out)
-        record.write(arguments.out, ("png", "svg", "csv"))
-        return
-    if results is None:
-        raise ValueError(f"{arguments.view}: names no --probes")
-    if arguments.view == "table":
-        from ldae.readers.tables import write_table
-
-        imports.mark()
-        write_table(shown, results, tokenizers=given["tokenizers"], out=arguments.out)
-        record.write(arguments.out, ("md", "csv", "tex"))
-    else:
-        from ldae.readers.claims import write_claims
-
-        imports.mark()
-        write_claims(shown, results, out=arguments.out)
-        record.write(arguments.out, ("md", "csv"))
+    folder = arguments.out.parent.parent
+    files = [path for option in FILES for path in getattr(arguments, option)]
+    places = [str(path.parent.relative_to(folder)) for path in files]
+    return ViewRecord(stage, definition, places=places, results=folder)
 
 
-def _signal_powers(shown: dict[str, Any]) -> dict[str, Any]:
-    """The signal's power under each noise schedule that a figure shows."""
-    import numpy as np
+def _results(definition: ViewDefinition, arguments: argparse.Namespace) -> Results:
+    """The results of the rows of a view."""
+    from ldae.readers.results import collect
 
-    from ldae.study.schedules import SCHEDULES
-
-    return {label: np.square(SCHEDULES[name](1.0).signal) for label, name in shown.get("schedules", {}).items()}
+    if not arguments.probes:
+        raise ValueError("names no --probes")
+    (dataset,), (pixels,) = arguments.dataset, arguments.pixels
+    files = {name: getattr(arguments, name) for name in ("probes", "finetunes", "distances")}
+    return collect(definition, dataset=dataset, pixels=pixels, **files)
 
 
 def _write_cost(arguments: argparse.Namespace) -> None:
-    """Adds up the cost."""
     from ldae.readers.tables import write_cost
     from ldae.study.definitions import CostDefinition
     from ldae.study.views import ViewRecord, place_of
@@ -106,12 +118,10 @@ def _write_cost(arguments: argparse.Namespace) -> None:
     folder = arguments.out.parent.parent
     places = [place_of(path, folder) for path in arguments.results]
     record = ViewRecord("cost", CostDefinition(results=tuple(places)), places=places, results=folder)
-    write_cost(arguments.results, out=arguments.out)
-    record.write(arguments.out, ("md", "csv"))
+    record.write(arguments.out, ("md", "csv"), layout=write_cost(arguments.results, out=arguments.out))
 
 
 def _write_page(arguments: argparse.Namespace) -> None:
-    """Writes the page of a study."""
     from ldae.readers.report import write_page
     from ldae.study.definitions import PageDefinition
     from ldae.study.views import ViewRecord
@@ -119,5 +129,5 @@ def _write_page(arguments: argparse.Namespace) -> None:
     imports.mark()
     definition = PageDefinition.model_validate(arguments.definition)
     record = ViewRecord("report", definition, places=definition.inputs, results=arguments.results)
-    write_page(definition.sparse(), results=arguments.results, cost=arguments.cost, out=arguments.out)
+    write_page(definition, results=arguments.results, cost=arguments.cost, out=arguments.out)
     record.write(arguments.out, ("html",))

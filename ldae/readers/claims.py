@@ -1,145 +1,231 @@
-"""Verdicts on the paper's statements, from results alone: the difference, its interval, and the margin; no torch."""
+"""Verdicts on the paper's claims, from results alone: the difference, its interval, and the margin; no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ldae.measures.intervals import Estimate, resampled_means, seed_interval
+from ldae.readers.layout import Axis, Part, Whisker
 from ldae.readers.results import Results, RowResult, estimate
 from ldae.runtime.files import write_text
+from ldae.study.definitions import ClaimDefinition, ClaimsDefinition
+from ldae.study.file import Paper
+from ldae.study.results import Record
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 LEVEL = 0.95  # of the intervals
-MEASURES = ("accuracy", "gain")
+Measure = Literal["accuracy", "gain"]
 
 
-class Finding(NamedTuple):
-    """What a claim's quantity is, and what that says of the claim."""
+class Finding(Part):
+    """The quantity of a claim, and what it says about the claim."""
 
-    quantity: Estimate | None  # in points, or a rank correlation; None for a peak
-    said: str  # for a reader
+    quantity: Estimate | None  # in points, or a rank correlation; None for a peak without other values to compare with
+    text: str
     verdict: str
 
 
-def write_claims(definition: dict[str, Any], results: Results, *, out: Path) -> None:
-    """Writes `<out>.md` and `<out>.csv`: each claim with the paper's value, ours, and a verdict.
+class JudgedClaim(Part):
+    """A claim with the paper's value, ours, and a verdict."""
+
+    name: str
+    text: str
+    where: str  # in the paper
+    rows: tuple[str, ...]
+    paper: str
+    accuracy: Finding
+    gain: Finding | None = None  # the same by the gain over random weights; None for a rank correlation
+    whisker: Whisker | None = None
+    one_seed: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """One of three verdicts; with one seed, no claim can hold."""
+        return UNDECIDED if self.one_seed and self.accuracy.verdict == HOLDS else self.accuracy.verdict
+
+    @property
+    def shown_verdict(self) -> str:
+        """The verdict, with a remark where there is one seed."""
+        return self._remarked(self.accuracy.verdict)
+
+    @property
+    def by_gain(self) -> str:
+        """The finding and the verdict by the gain over random weights; empty for a rank correlation."""
+        return f"{self.gain.text}: {self._remarked(self.gain.verdict)}" if self.gain is not None else ""
+
+    def _remarked(self, verdict: str) -> str:
+        if not self.one_seed:
+            return verdict
+        return f"{UNDECIDED} (one seed, points to: {HOLDS})" if verdict == HOLDS else f"{verdict} (one seed)"
+
+
+class Judgement(Part):
+    """All claims that were judged."""
+
+    claims: tuple[JudgedClaim, ...]
+    notes: tuple[str, ...] = ()
+
+    def given(self, verdict: str) -> list[JudgedClaim]:
+        """The claims with one verdict."""
+        return [claim for claim in self.claims if claim.verdict == verdict]
+
+
+class ClaimsRecord(Record):
+    """`claims.json`."""
+
+    judgement: Judgement
+
+
+def write_claims(definition: ClaimsDefinition, results: Results, *, out: Path) -> Judgement:
+    """Writes `<out>.md` and `<out>.csv`: each claim with the paper's value, ours, and a verdict; returns the same.
 
     Args:
-        definition: `claims`, beside what `collect` reads of it.
-        results: of all the rows that the claims speak of.
+        definition: the claims and their rows.
+        results: of the rows.
         out: path of the files, without ending.
     """
-    seeds = len(definition["seeds"])
-    paper: dict[str, dict[str, float]] = {}
-    for wanted in definition["rows"]:  # a row may stand here twice, by its name and as a point of a sweep
-        paper[wanted["name"]] = paper.get(wanted["name"], {}) | wanted["paper"]
-    shown, exact = [], []
-    for claim in definition["claims"]:
-        found = {measure: judge(claim, results, measure) for measure in MEASURES}
-        accuracy, gain = found["accuracy"], found["gain"]
-        shown.append(
-            {
-                "claim": claim["text"],
-                "in the paper": claim["where"],
-                "paper": paper_value(claim, paper),
-                "ours [95 %]": accuracy.said,
-                "verdict": marked(accuracy.verdict, seeds),
-                "by gain over random": f"{gain.said}: {marked(gain.verdict, seeds)}" if "rank" not in claim else "",
-            }
+    papers: dict[str, Paper] = {}
+    for row in definition.rows:  # a row may stand here twice, by its name and as a point of a sweep
+        papers[row.name] = papers.get(row.name, Paper()).model_copy(update=row.paper.model_dump(exclude_none=True))
+    found = [(judge(claim, results, "accuracy"), judge(claim, results, "gain")) for claim in definition.claims]
+    judged = tuple(
+        JudgedClaim(
+            name=claim.name,
+            text=claim.text,
+            where=claim.where,
+            rows=claim.rows,
+            paper=paper_value(claim, papers),
+            accuracy=accuracy,
+            gain=gain if claim.rank is None else None,
+            one_seed=len(definition.seeds) == 1,
         )
-        exact.append(
-            {"name": claim["name"], "text": claim["text"], "paper": paper_value(claim, paper)}
-            | {f"verdict_{measure}": finding.verdict for measure, finding in found.items()}
-            | {"said_accuracy": accuracy.said, "said_gain": "" if "rank" in claim else gain.said}
-            | {
-                f"{measure}_{part}": value
-                for measure, finding in found.items()
-                if finding.quantity is not None
-                for part, value in finding.quantity._asdict().items()
-            }
-        )
-    frame = pd.DataFrame(shown)
-    decided = sum(record["verdict_accuracy"] != UNDECIDED for record in exact)
-    counts = {word: sum(r["verdict_accuracy"] == word for r in exact) for word in (HOLDS, FAILS, UNDECIDED)}
-    text = "\n\n".join(
-        [
-            "## The paper's claims",
-            frame.to_markdown(index=False, disable_numparse=True),
-            f"Differences in points of linear probe accuracy, {seeds} {'seed' if seeds == 1 else 'seeds'}. A claim "
-            f"holds when the whole {LEVEL:.0%} interval lies on its side of the margin, does not hold when the whole "
-            "interval lies beyond it, and is undecided between, also where an end only touches the margin. "
-            + ", ".join(f"{count} {word}" for word, count in counts.items())
-            + ".",
-            f"If every true value lay just at its margin, {(1 - LEVEL) / 2:.1%} of the verdicts on each side would be "
-            f"given by chance: of these {len(shown)} claims about {len(shown) * (1 - LEVEL):.1f}. Of the {decided} "
-            f"verdicts that are given, at most about {len(shown) * (1 - LEVEL) / 2:.1f} are expected to be wrong.",
-            *(
-                ["One seed says nothing of how much another would differ, so no claim can hold by it alone."]
-                if seeds == 1
-                else []
-            ),
-        ]
+        for claim, (accuracy, gain) in zip(definition.claims, found, strict=True)
     )
-    write_text(out.with_suffix(".md"), text + "\n")
-    write_text(out.with_suffix(".csv"), pd.DataFrame(exact).to_csv(index=False, float_format="%.6f"))
+    judgement = Judgement(claims=_drawn(judged, definition), notes=_notes(judged, len(definition.seeds)))
+    frame = pd.DataFrame(
+        {
+            "claim": claim.text,
+            "in the paper": claim.where,
+            "paper": claim.paper,
+            "ours [95 %]": claim.accuracy.text,
+            "verdict": claim.shown_verdict,
+            "by gain over random": claim.by_gain,
+        }
+        for claim in judged
+    )
+    table = frame.to_markdown(index=False, disable_numparse=True)
+    write_text(out.with_suffix(".md"), "\n\n".join(["## The paper's claims", table, *judgement.notes]) + "\n")
+    records = pd.DataFrame(map(_record, judged))
+    write_text(out.with_suffix(".csv"), records.to_csv(index=False, float_format="%.6f"))
+    return judgement
 
 
-def judge(claim: dict[str, Any], results: Results, measure: str) -> Finding:
-    """What results say of a claim, by `accuracy` or by `gain` over random weights."""
-    if "peak" in claim:
-        return peak(claim, results, measure)
-    if "rank" in claim:
-        rows = [results.rows[name] for name in claim["rank"]]
-        quantity = rank_correlation(rows, results.groups)
-        return Finding(quantity, _said(quantity, 2), verdict(quantity, claim))
-    values = sum(weight * measured(results.rows[name], measure) for name, weight in claim["sum"].items())
-    assert isinstance(values, np.ndarray)
+def _record(claim: JudgedClaim) -> dict[str, Any]:
+    """A claim as a line of the CSV file, in full precision."""
+    findings = {"accuracy": claim.accuracy, "gain": claim.gain or claim.accuracy}
+    record: dict[str, Any] = {"name": claim.name, "text": claim.text, "paper": claim.paper}
+    record |= {f"verdict_{measure}": finding.verdict for measure, finding in findings.items()}
+    record |= {"said_accuracy": claim.accuracy.text, "said_gain": claim.gain.text if claim.gain is not None else ""}
+    for measure, finding in findings.items():
+        if finding.quantity is not None:
+            record |= {f"{measure}_{part}": value for part, value in finding.quantity._asdict().items()}
+    return record
+
+
+def _drawn(judged: tuple[JudgedClaim, ...], definition: ClaimsDefinition) -> tuple[JudgedClaim, ...]:
+    """The claims with their drawings: differences in points on one axis, rank correlations on another."""
+    papers = [None if claim.paper.startswith("best") or not claim.paper else float(claim.paper) for claim in judged]
+    ends = [-1.0, 1.0]
+    for claim, paper in zip(judged, papers, strict=True):
+        if claim.gain is not None and claim.accuracy.quantity is not None:
+            ends += [*claim.accuracy.quantity, *([paper] if paper is not None else [])]
+    points, correlation = Axis(ends, (-100.0, 100.0)), Axis([-1.0, 1.0])
+    drawn = []
+    for claim, paper, defined in zip(judged, papers, definition.claims, strict=True):
+        axis = points if claim.gain is not None else correlation
+        if (quantity := claim.accuracy.quantity) is not None:
+            whisker = axis.whisker(quantity, paper, side=_side(defined, axis))
+            drawn.append(claim.model_copy(update={"whisker": whisker}))
+        else:
+            drawn.append(claim)
+    return tuple(drawn)
+
+
+def _side(claim: ClaimDefinition, axis: Axis) -> tuple[float, float]:
+    """Where on an axis the quantity must lie for a claim to hold; a peak's lead must be above 0."""
+    if claim.within is not None:
+        return -claim.within, claim.within
+    if claim.below is not None:
+        return axis.low, claim.below
+    return claim.above or 0.0, axis.low + axis.length
+
+
+def _notes(judged: tuple[JudgedClaim, ...], seeds: int) -> tuple[str, ...]:
+    """How the verdicts are meant, and how many are expected to be wrong."""
+    verdicts = [claim.accuracy.verdict for claim in judged]
+    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in (HOLDS, FAILS, UNDECIDED))
+    decided, wrong = len(judged) - verdicts.count(UNDECIDED), len(judged) * (1 - LEVEL)
+    notes = [
+        f"Differences in points of linear probe accuracy, {seeds} {'seed' if seeds == 1 else 'seeds'}. A claim holds "
+        f"when the whole {LEVEL:.0%} interval lies on its side of the margin, does not hold when the whole interval "
+        f"lies beyond it, and is undecided between, also where an end only touches the margin. {counts}.",
+        f"If every true value lay just at its margin, {(1 - LEVEL) / 2:.1%} of the verdicts on each side would be "
+        f"given by chance: of these {len(judged)} claims about {wrong:.1f}. Of the {decided} verdicts that are given, "
+        f"at most about {wrong / 2:.1f} are expected to be wrong.",
+    ]
+    if seeds == 1:
+        notes.append("One seed says nothing of how much another would differ, so no claim can hold by it alone.")
+    return tuple(notes)
+
+
+def judge(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding:
+    """What results say about a claim, by the accuracy or by the gain over random weights."""
+    if claim.peak is not None:
+        return _peak(claim, results, measure)
+    if claim.rank is not None:
+        quantity = rank_correlation([results.rows[name] for name in claim.rank], results.groups)
+        return Finding(quantity=quantity, text=_text(quantity, 2), verdict=_verdict(quantity, claim))
+    weights = (claim.sum or {}).items()
+    values = np.sum([weight * _values(results.rows[name], measure) for name, weight in weights], axis=0)
     points = estimate(100 * values, results.groups)
-    return Finding(points, _said(points, 1), verdict(points, claim))
+    return Finding(quantity=points, text=_text(points, 1), verdict=_verdict(points, claim))
 
 
-def measured(row: RowResult, measure: str) -> NDArray[np.float64]:
-    """A row's measure for each seed and validation image (seeds, N), whose mean is its value."""
-    return row.correct - row.random_correct if measure == "gain" else row.correct
+def _values(row: RowResult, measure: Measure) -> NDArray[np.float64]:
+    """A row's measure for each seed and validation image (seeds, N)."""
+    return row.linear.values - row.linear.random_values if measure == "gain" else row.linear.values
 
 
-def verdict(quantity: Estimate, claim: dict[str, Any]) -> str:
+def _verdict(quantity: Estimate, claim: ClaimDefinition) -> str:
     """Where a quantity's interval lies with respect to the claim's margin."""
-    value, low, high = quantity
-    if "within" in claim:
-        margin = claim["within"]
-        inside, outside = low > -margin and high < margin, low > margin or high < -margin
-    elif "above" in claim:
-        inside, outside = low > claim["above"], high < claim["above"]
+    _, low, high = quantity
+    if claim.within is not None:
+        inside = low > -claim.within and high < claim.within
+        outside = low > claim.within or high < -claim.within
+    elif claim.above is not None:
+        inside, outside = low > claim.above, high < claim.above
     else:
-        inside, outside = high < claim["below"], low > claim["below"]
+        assert claim.below is not None  # a claim with a sum or a rank has one of the three
+        inside, outside = high < claim.below, low > claim.below
     return HOLDS if inside else FAILS if outside else UNDECIDED
 
 
-def marked(word: str, seeds: int) -> str:
-    """A verdict as it is shown: with one seed none can be that a claim holds."""
-    if seeds > 1:
-        return word
-    return f"{UNDECIDED} (one seed, points to: {HOLDS})" if word == HOLDS else f"{word} (one seed)"
-
-
-def peak(claim: dict[str, Any], results: Results, measure: str) -> Finding:
+def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding:
     """Whether the best value of a sweep is one of those that the claim names.
 
-    The quantity that decides is the best of the named values less the best of the others: it is resampled whole, its
-    choice of the best included.
+    The deciding quantity is the best accuracy of the named values less the best of the others. It is resampled whole,
+    with the choice of the best.
     """
-    points = claim["points"]
-    scores = np.stack([measured(results.rows[row], measure) for row, _ in points])  # (values, seeds, N)
-    named = np.array([value in claim["among"] for _, value in points])
-    best = points[int(scores.mean((1, 2)).argmax())][1]
+    scores = np.stack([_values(results.rows[row], measure) for row, _ in claim.points])  # (values, seeds, N)
+    named = np.array([value in (claim.among or ()) for _, value in claim.points])
+    best = claim.points[int(scores.mean((1, 2)).argmax())][1]
     if not named.any() or named.all():
-        return Finding(None, f"best at {best}", UNDECIDED)
+        return Finding(quantity=None, text=f"best at {best}", verdict=UNDECIDED)
 
     def margin(means: NDArray[np.float64]) -> NDArray[np.float64]:  # (values, ...) to (...)
         return means[named].max(0) - means[~named].max(0)
@@ -150,9 +236,9 @@ def peak(claim: dict[str, Any], results: Results, measure: str) -> Finding:
     by_seed = margin(scores.mean(2))
     between = seed_interval(by_seed) if len(by_seed) > 1 else 0.0
     lower, upper = value - float(np.hypot(value - low, between)), value + float(np.hypot(high - value, between))
-    word = HOLDS if lower > 0 else FAILS if upper < 0 else UNDECIDED
+    verdict = HOLDS if lower > 0 else FAILS if upper < 0 else UNDECIDED
     quantity = Estimate(100 * value, 100 * lower, 100 * upper)
-    return Finding(quantity, f"best at {best}; lead {_said(quantity, 1)}", word)
+    return Finding(quantity=quantity, text=f"best at {best}; lead {_text(quantity, 1)}", verdict=verdict)
 
 
 def rank_correlation(rows: list[RowResult], groups: NDArray[np.int64]) -> Estimate:
@@ -163,17 +249,19 @@ def rank_correlation(rows: list[RowResult], groups: NDArray[np.int64]) -> Estima
     Raises:
         ValueError: for a row whose samples were not judged.
     """
-    distances = [row.distance for row in rows]
-    if any(distance is None for distance in distances):
-        raise ValueError("a rank correlation wants rows whose samples were judged")
-    quality = np.array([-distance.infinite for distance in distances if distance is not None])
-    errors = np.array([distance.error for distance in distances if distance is not None])
+    distances = [row.distance for row in rows if row.distance is not None]
+    if len(distances) < len(rows):
+        raise ValueError("a rank correlation needs rows whose samples were judged")
+    quality = np.array([-distance.infinite for distance in distances])
+    errors = np.array([distance.error for distance in distances])
     accuracy = np.array([row.accuracy.value for row in rows])
     value = spearman(accuracy[None], quality[None])[0]
     rng = np.random.default_rng(0)
-    draws = np.stack([resampled_means(row.correct.mean(0), groups) for row in rows], axis=1)  # (resamples, rows)
-    seeds = [row.by_seed.std(ddof=1) / np.sqrt(len(row.by_seed)) if len(row.by_seed) > 1 else 0.0 for row in rows]
-    draws = draws + rng.standard_normal(draws.shape) * np.array(seeds)
+    draws = np.stack([resampled_means(row.linear.values.mean(0), groups) for row in rows], axis=1)  # (resamples, rows)
+    means = np.array([row.by_seed for row in rows])  # (rows, seeds)
+    seeds = means.shape[1]
+    spread = means.std(1, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(len(rows))
+    draws = draws + rng.standard_normal(draws.shape) * spread
     qualities = quality + rng.standard_normal(draws.shape) * errors
     low, high = np.percentile(spearman(draws, qualities), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return Estimate(float(value), float(low), float(high))
@@ -186,22 +274,23 @@ def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
     return 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum(1) / (k * (k**2 - 1))
 
 
-def paper_value(claim: dict[str, Any], paper: dict[str, dict[str, float]]) -> str:
-    """The same quantity from the paper's own numbers, or nothing where it has not all of them."""
-    if "peak" in claim:
-        known = [(paper[row]["probe"], value) for row, value in claim["points"] if "probe" in paper[row]]
+def paper_value(claim: ClaimDefinition, papers: dict[str, Paper]) -> str:
+    """The quantity of a claim from the paper's own numbers, by row; empty where the paper lacks some."""
+    if claim.peak is not None:
+        known = [(probe, value) for row, value in claim.points if (probe := papers[row].probe) is not None]
         return f"best at {max(known)[1]}" if known else ""
-    if "rank" in claim:
-        rows = [paper[name] for name in claim["rank"]]
-        if any("fid" not in row or "probe" not in row for row in rows):
-            return ""
-        accuracy, quality = (np.array([[sign * row[key] for row in rows]]) for key, sign in (("probe", 1), ("fid", -1)))
-        return f"{spearman(accuracy, quality)[0]:+.2f}"
-    if any("probe" not in paper[name] for name in claim["sum"]):
+    probes = {name: papers[name].probe for name in claim.sum or claim.rank or ()}
+    accuracies = {name: probe for name, probe in probes.items() if probe is not None}
+    if len(accuracies) < len(probes):
         return ""
-    return f"{sum(weight * paper[name]['probe'] for name, weight in claim['sum'].items()):+.1f}"
+    if claim.sum is not None:
+        return f"{sum(weight * accuracies[name] for name, weight in claim.sum.items()):+.1f}"
+    distances = [fid for name in probes if (fid := papers[name].fid) is not None]
+    if len(distances) < len(probes):
+        return ""
+    return f"{spearman(np.array([list(accuracies.values())]), -np.array([distances]))[0]:+.2f}"
 
 
-def _said(estimate: Estimate, digits: int) -> str:
+def _text(estimate: Estimate, digits: int) -> str:
     value, low, high = (f"{part:+.{digits}f}" for part in estimate)
     return f"{value} [{low}, {high}]"

@@ -44,21 +44,21 @@ def failures(study: Study, root: Path, names: list[str], *, since: float) -> Ite
 
 def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
     """The numbers of rows over all seeds, each with the record of its first probe."""
-    from ldae.readers.results import collect_rows
+    from ldae.readers.results import collect
 
     if not rows:
         return
     jobs = graph.jobs_for(rows)
     records = {stage: [job.record for job in jobs if job.stage == stage] for stage in ("probe", "finetune", "judge")}
-    found, _ = collect_rows(
-        describe(graph, rows).sparse(),
+    found = collect(
+        describe(graph, rows),
         dataset=graph.jobs["dataset"].record,
         probes=records["probe"],
         finetunes=records["finetune"],
         distances=records["judge"],
     )
     seeds = graph.study.file.seeds
-    for row, result in found.items():
+    for row, result in found.rows.items():
         words = [f"accuracy {_percent(result.accuracy)}, with random weights {100 * result.random.value:.1f} %"]
         if result.finetuned is not None:
             words.append(f"fine-tuned {_percent(result.finetuned)}")

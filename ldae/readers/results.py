@@ -1,4 +1,4 @@
-"""Results as tables, figures and claims need them: read, compared with the study as it is now, with intervals."""
+"""Results for tables, figures and claims: read, checked against the study, with intervals; no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +14,41 @@ from numpy.typing import NDArray
 from ldae.measures.intervals import Estimate, grouped_mean
 from ldae.runtime.arrays import open_array, read_arrays
 from ldae.runtime.files import read_json, verified
+from ldae.study.definitions import ViewDefinition
+from ldae.study.file import Paper
 from ldae.study.record import content, digest
-from ldae.study.results import DistanceRecord, ProbeRecord
+from ldae.study.results import DistanceRecord, FinetuneRecord, ProbeRecord, Record
 
+R = TypeVar("R", ProbeRecord, FinetuneRecord, DistanceRecord)
 # (seeds, N): for an accuracy, 1 where a validation image was classified correctly, else 0; for any other number N is 1
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a row's samples are from true images, over all its seeds."""
+    """The distance of a row's samples from true images, over all its seeds."""
 
-    name: str  # FID, or what the study's own judge measures
+    name: str  # FID, or the name of the distance of the study's own judge
     num: int  # samples
     value: float  # at that number
     infinite: float  # extrapolated to infinitely many
-    error: float  # its standard error
-    by_seed: tuple[float, ...]  # `infinite` of each seed
+    error: float  # the standard error of `infinite`
     judge_accuracy: float | None  # of the study's own judge on validation images
+
+    @classmethod
+    def over_seeds(cls, records: list[DistanceRecord]) -> Distance:
+        """The mean over seeds; the error combines the errors of the extrapolations with the spread of the seeds."""
+        infinite = np.array([record.infinite for record in records])
+        within = np.sqrt(np.mean([record.error**2 for record in records]) / len(records))
+        between = infinite.std(ddof=1) / np.sqrt(len(records)) if len(records) > 1 else 0.0
+        return cls(
+            name=records[0].distance,
+            num=records[0].num,
+            value=float(np.mean([record.value for record in records])),
+            infinite=float(infinite.mean()),
+            error=float(np.hypot(within, between)),
+            judge_accuracy=records[0].judge_accuracy,
+        )
 
 
 @dataclass(frozen=True)
@@ -58,19 +75,14 @@ class MeasureResult:
         """The trained network's number less that with random weights, paired on the same images."""
         return estimate(self.values - self.random_values, self.groups)
 
-    @property
-    def by_seed(self) -> NDArray[np.float64]:
-        """The trained network's number for each seed (seeds,)."""
-        by_seed: NDArray[np.float64] = self.values.mean(1)
-        return by_seed
-
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row over all its seeds; accuracies are shares, not percent."""
+    """A row over all its seeds. Figures and claims use the linear probe, which every row has."""
 
+    name: str
     label: str
-    paper: dict[str, float]
+    paper: Paper
     measures: dict[str, MeasureResult]  # by the measure's name
     training_flops: float | None  # of one seed; None for published weights
     finetuned: Estimate | None  # accuracy after fine-tuning
@@ -78,7 +90,7 @@ class RowResult:
 
     @property
     def linear(self) -> MeasureResult:
-        """The linear probe, which every row has; it is what figures show and claims are about."""
+        """The linear probe."""
         return self.measures["linear"]
 
     @property
@@ -92,24 +104,10 @@ class RowResult:
         return self.linear.random
 
     @property
-    def gain(self) -> Estimate:
-        """The linear probe's accuracy less that with random weights."""
-        return self.linear.gain
-
-    @property
-    def by_seed(self) -> NDArray[np.float64]:
-        """The linear probe's accuracy for each seed (seeds,)."""
-        return self.linear.by_seed
-
-    @property
-    def correct(self) -> Values:
-        """Whether the linear probe classifies each validation image correctly (seeds, N)."""
-        return self.linear.values
-
-    @property
-    def random_correct(self) -> Values:
-        """The same with random weights (seeds, N)."""
-        return self.linear.random_values
+    def by_seed(self) -> list[float]:
+        """The linear probe's accuracy for each seed."""
+        means: list[float] = self.linear.values.mean(1).tolist()
+        return means
 
 
 @dataclass(frozen=True)
@@ -121,98 +119,62 @@ class Results:
     groups: NDArray[np.int64]  # (N,) of the validation images
     classes: int
 
-    @property
-    def num_val(self) -> int:
-        """The number of validation images."""
-        return len(self.groups)
-
-    @property
-    def num_groups(self) -> int:
-        """The number of groups of dependent validation images."""
-        return int(self.groups.max()) + 1
-
-    def estimate(self, row: str, measure: str, kind: Literal["trained", "random", "gain"] = "trained") -> Estimate:
-        """A measure of a row by their names.
-
-        Raises:
-            ValueError: for a measure that the row's probe did not compute.
-        """
-        measures = self.rows[row].measures
-        if measure not in measures:
-            raise ValueError(f"row {row}: its probe has no measure {measure!r}, only {', '.join(measures)}")
-        estimate: Estimate = getattr(measures[measure], kind)
-        return estimate
-
 
 def collect(
-    definition: dict[str, Any],
+    definition: ViewDefinition,
     *,
     dataset: Path,
     probes: Sequence[Path],
-    pixels: Path,
+    pixels: Path | None = None,
     finetunes: Sequence[Path] = (),
     distances: Sequence[Path] = (),
 ) -> Results:
     """Reads the probes, the fine-tunings and the judged samples of a view's rows, and the probe of raw pixels.
 
     Args:
-        definition: the view's `rows` (with the digest of the lineage that each result should have), `seeds`, `pixels`.
+        definition: the view, with the lineage digest that each result should have.
         dataset: the manifest of the prepared images.
-        probes: `probe.json` of each probe and seed, in any order.
+        probes, finetunes, distances: `probe.json`, `finetune.json` and `distance.json` of rows and seeds, in any order.
         pixels: `probe.json` of the raw pixels.
-        finetunes: `finetune.json` of each row and seed that has one.
-        distances: `distance.json` of each row and seed that has one.
 
     Raises:
-        ValueError: for a result that is missing or was made from another specification than the study's.
+        ValueError: for a result that is missing, is of other images, or was made from another specification.
     """
-    rows, groups = collect_rows(definition, dataset=dataset, probes=probes, finetunes=finetunes, distances=distances)
-    about = read_json(pixels)
-    _check_lineage(about, definition["pixels"], pixels)
-    raw = _Probe.open(about, pixels)
-    measures = {name: raw.values("trained/0", name) for name in raw.record.encoders["trained/0"]}
-    raw_pixels = {name: estimate(values[None], _groups_of(values, groups)) for name, values in measures.items()}
-    return Results(rows, raw_pixels, groups, len(read_json(dataset)["classes"]))
-
-
-def collect_rows(
-    definition: dict[str, Any],
-    *,
-    dataset: Path,
-    probes: Sequence[Path],
-    finetunes: Sequence[Path] = (),
-    distances: Sequence[Path] = (),
-) -> tuple[dict[str, RowResult], NDArray[np.int64]]:
-    """The rows alone, and the groups (N,) of the validation images; arguments and errors are those of `collect`."""
     manifest = read_json(dataset)
     groups = open_array(verified(dataset.parent / "val_groups.npy", manifest))
-    probed, tuned, judged = (
-        {(about["row"], about["seed"]): (about, path) for path in paths for about in [read_json(path)]}
-        for paths in (probes, finetunes, distances)
-    )
-    _check_images([*probed.values(), *tuned.values()], manifest)
+    images = content(manifest)
+    probed = _read(ProbeRecord, probes, images)
+    tuned = _read(FinetuneRecord, finetunes, images)
+    judged = _read(DistanceRecord, distances, images)
     opened: dict[Path, _Probe] = {}  # rows that differ in the probed block share a probe
     rows = {}
-    for row in definition["rows"]:
+    for row in definition.rows:
         of_seeds, finetuned, distance = [], [], []
-        for seed in definition["seeds"]:
-            about, path = _current(probed, (row["probe"], seed), row["lineage"], "probe")
-            of_seeds.append(opened.get(path) or opened.setdefault(path, _Probe.open(about, path)))
-            if "finetuned" in row and finetunes:
-                path = _current(tuned, (row["name"], seed), row["finetuned"], "fine-tuning")[1]
+        for seed in definition.seeds:
+            path, probe = _current(probed, (row.probe, seed), row.lineage, "probe")
+            of_seeds.append(opened.get(path) or opened.setdefault(path, _Probe(path, probe)))
+            if row.finetuned is not None and tuned:
+                path, _ = _current(tuned, (row.name, seed), row.finetuned, "fine-tuning")
                 finetuned.append(read_arrays(path.parent / "correct.npz", ["finetuned"])["finetuned"])
-            if "distance" in row and distances:
-                about, path = _current(judged, (row["run"], seed), row["distance"], "distance")
-                distance.append(DistanceRecord.parse(about, path))
-        rows[row["name"]] = RowResult(
-            label=row["label"],
-            paper=row["paper"],
-            measures=_over_seeds(of_seeds, row["offset"], groups),
+            if row.distance is not None and judged:
+                distance.append(_current(judged, (row.run, seed), row.distance, "distance")[1])
+        rows[row.name] = RowResult(
+            name=row.name,
+            label=row.label,
+            paper=row.paper,
+            measures=_over_seeds(of_seeds, row.offset, groups),
             training_flops=of_seeds[0].record.training_flops,
             finetuned=estimate(np.stack(finetuned).astype(np.float64), groups) if finetuned else None,
-            distance=_distance(distance) if distance else None,
+            distance=Distance.over_seeds(distance) if distance else None,
         )
-    return rows, groups
+    raw_pixels = {}
+    if pixels is not None:
+        raw = _Probe(pixels, ProbeRecord.read(pixels))
+        _check_lineage(raw.record, definition.pixels, pixels)
+        for name in raw.record.encoders["trained/0"]:
+            values = raw.values("trained/0", name)
+            raw_pixels[name] = estimate(values[None], _groups_of(values, groups))
+    return Results(rows, raw_pixels, groups, len(manifest["classes"]))
 
 
 def estimate(values: Values, groups: NDArray[np.int64]) -> Estimate:
@@ -220,19 +182,14 @@ def estimate(values: Values, groups: NDArray[np.int64]) -> Estimate:
     return grouped_mean(values.mean(0), groups, spread=values.mean(1))
 
 
-class _Probe(NamedTuple):
+class _Probe:
     """The probe of a row and seed."""
 
-    record: ProbeRecord
-    correct: dict[str, NDArray[np.uint8]]
-
-    @classmethod
-    def open(cls, about: dict[str, Any], path: Path) -> _Probe:
-        """Reads the arrays that a record from this path names."""
-        record = ProbeRecord.parse(about, path)
+    def __init__(self, path: Path, record: ProbeRecord) -> None:
+        """Reads the arrays that the record at a path names."""
         estimates = (one for encoder in record.encoders.values() for one in encoder.values())
         names = [one.correct for one in estimates if one.correct is not None]
-        return cls(record, read_arrays(path.parent / "correct.npz", names))
+        self.record, self.correct = record, read_arrays(path.parent / "correct.npz", names)
 
     def values(self, encoder: str, measure: str) -> NDArray[np.float64]:
         """A measure of an encoder, image by image (N,); (1,) for a number that is not an accuracy."""
@@ -256,44 +213,30 @@ def _groups_of(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArra
     return groups if len(values) == len(groups) else np.zeros(1, dtype=np.int64)
 
 
+def _read(kind: type[R], paths: Iterable[Path], images: str) -> dict[tuple[str, int], tuple[Path, R]]:
+    """Records with their paths by row and seed, if they are of the prepared images with the digest `images`."""
+    found = {}
+    for path in paths:
+        record = kind.read(path)
+        if record.inputs.get("dataset", images) != images:
+            raise ValueError(f"{path}: was computed from other images than the prepared ones; run it again")
+        found[record.row, record.seed] = path, record
+    return found
+
+
 def _current(
-    records: dict[tuple[str, int], tuple[dict[str, Any], Path]], key: tuple[str, int], expected: str, what: str
-) -> tuple[dict[str, Any], Path]:
-    """The record of a row and seed, if it has the lineage that the study expects now."""
+    records: dict[tuple[str, int], tuple[Path, R]], key: tuple[str, int], expected: str, what: str
+) -> tuple[Path, R]:
+    """The record of a row and seed, if it has the expected lineage."""
     if key not in records:
         raise ValueError(f"row {key[0]}, seed {key[1]}: no {what} among the {len(records)} given; run it")
-    about, path = records[key]
-    _check_lineage(about, expected, path)
-    return about, path
+    path, record = records[key]
+    _check_lineage(record, expected, path)
+    return path, record
 
 
-def _check_images(results: Iterable[tuple[dict[str, Any], Path]], manifest: dict[str, Any]) -> None:
-    """Refuses results on other images than the prepared ones, as far as their records name their inputs."""
-    images = content(manifest)
-    for about, path in results:
-        if about.get("inputs", {}).get("dataset", images) != images:
-            raise ValueError(f"{path}: was computed from other images than the prepared ones; run it again")
-
-
-def _check_lineage(about: dict[str, Any], expected: str, path: Path) -> None:
-    if digest(about["lineage"]) != expected:
+def _check_lineage(record: Record, expected: str, path: Path) -> None:
+    if digest(record.lineage) != expected:
         raise ValueError(
             f"{path}: made from another specification than the study's now; run it again (`ldae why` says what differs)"
         )
-
-
-def _distance(records: list[DistanceRecord]) -> Distance:
-    """The mean over seeds; its error joins that of each extrapolation with the spread between seeds."""
-    infinite = np.array([record.infinite for record in records])
-    within = np.sqrt(np.mean([record.error**2 for record in records]) / len(records))
-    between = infinite.std(ddof=1) / np.sqrt(len(records)) if len(records) > 1 else 0.0
-    first = records[0]
-    return Distance(
-        name=first.distance,
-        num=first.num,
-        value=float(np.mean([record.value for record in records])),
-        infinite=float(infinite.mean()),
-        error=float(np.hypot(within, between)),
-        by_seed=tuple(infinite.tolist()),
-        judge_accuracy=first.judge_accuracy,
-    )

@@ -35,7 +35,7 @@ def _of_view(graph: Graph, job: Job) -> dict[str, Iterable[str]]:
     # In ASCII: a locale without Unicode would spoil a command's words.
     words: dict[str, Iterable[str]] = {"definition": [json.dumps(job.spec, sort_keys=True)]}
     if job.stage == "report":
-        cost = graph.results / f"tables/{PAGES[job.place][0]}.csv"
+        cost = graph.results / f"tables/{PAGES[job.place][0]}.json"
         return words | {"results": [str(graph.results)], "cost": [str(cost)], "out": [str(job.files[0])]}
     files = graph.command_files(job.place)
     words |= {option: [str(path) for path in paths] for option, paths in files.items()}

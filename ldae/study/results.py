@@ -69,6 +69,15 @@ class ProbeRecord(Record):
     encoders: dict[str, Estimates]  # by weights and block, e.g. "random/-1"
 
 
+class FinetuneRecord(Record):
+    """`finetune.json`, as far as tables need it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    row: str
+    seed: int
+
+
 class DistanceRecord(Record):
     """`distance.json`."""
 

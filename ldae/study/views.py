@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ldae.runtime.files import checksums, read_json, sha256, write_json
 from ldae.study.base import Config
 from ldae.study.record import Lineage, content, digest, lineage
@@ -16,11 +18,11 @@ PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
 NUMBERS = ("readers/results.py", "measures/intervals.py")
 CODE = {
-    "table": ("readers/tables.py", *NUMBERS),
+    "table": ("readers/tables.py", "readers/layout.py", *NUMBERS),
     "figure": ("readers/figures/*.py", "study/schedules.py", *NUMBERS),
-    "claims": ("readers/claims.py", *NUMBERS),
-    "cost": ("readers/tables.py", *NUMBERS),
-    "report": ("readers/report/*.*", "readers/tables.py", "readers/claims.py", *NUMBERS),
+    "claims": ("readers/claims.py", "readers/layout.py", *NUMBERS),
+    "cost": ("readers/tables.py", "readers/layout.py", *NUMBERS),
+    "report": ("readers/report/*.*", "readers/tables.py", "readers/claims.py", "readers/layout.py", *NUMBERS),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
 
@@ -73,9 +75,9 @@ class ViewRecord:
             place: digest_read(read_json(record_at(place, results)), stage=stage) for place in dict.fromkeys(places)
         }
 
-    def write(self, out: Path, endings: Iterable[str]) -> None:
-        """Writes `<out>.json` beside the view's files, once these are written."""
+    def write(self, out: Path, endings: Iterable[str], **content: BaseModel) -> None:
+        """Writes `<out>.json` beside the view's files, once these are written, with the content that a page shows."""
         files = [out.with_suffix(f".{ending}") for ending in endings]
-        write_json(
-            out.with_suffix(".json"), {"lineage": self.lineage, "inputs": self.inputs, "sha256": checksums(*files)}
-        )
+        about = {"lineage": self.lineage, "inputs": self.inputs, "sha256": checksums(*files)}
+        plain = {name: shown.model_dump(mode="json", exclude_defaults=True) for name, shown in content.items()}
+        write_json(out.with_suffix(".json"), about | plain)

@@ -9,12 +9,19 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from ldae.readers.claims import write_claims
+from ldae.readers.claims import ClaimsRecord, write_claims
 from ldae.readers.figures import Inputs, write_figure
+from ldae.readers.layout import TableRecord
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import write_cost, write_table
 from ldae.runtime.files import checksums, write_json
-from ldae.study.definitions import claims_definition, figure_definition, table_definition
+from ldae.study.definitions import (
+    FigureDefinition,
+    ViewDefinition,
+    claims_definition,
+    figure_definition,
+    table_definition,
+)
 from ldae.study.graph import Graph
 from ldae.study.record import Lineage
 from ldae.study.results import DistanceRecord, Estimates, ProbeEstimate, ProbeRecord, Record, TokenizerRecord
@@ -136,7 +143,7 @@ class MadeUp:
             about = {"row": row, "seed": seed, "distance": "Fréchet distance (judge)"} | measured
             self.record(f"judge/{place}", "distance.json", DistanceRecord, **about)
 
-    def _results(self, definition: dict[str, Any]) -> Results:
+    def _results(self, definition: ViewDefinition) -> Results:
         return collect(
             definition,
             dataset=self.folder / "dataset/manifest.json",
@@ -149,23 +156,30 @@ class MadeUp:
         """Writes all tables, figures, verdicts and the cost; returns the latter."""
         study, tables = self.study, self.folder / "tables"
         for name, table in study.file.tables.items():
-            definition = table_definition(self.graph, name).sparse()
+            definition = table_definition(self.graph, name)
             fits = [path for path in self.records if path.name == "tokenizer.json"] if table.series else []
-            write_table(definition, self._results(definition), tokenizers=fits, out=tables / name)
+            layout = write_table(definition, self._results(definition), tokenizers=fits, out=tables / name)
+            TableRecord(lineage={}, layout=layout).write(tables / f"{name}.json")
         for name in study.file.figures:
             self.draw(name, out=self.folder / "figures" / name)
-        claims = claims_definition(self.graph).sparse()
-        write_claims(claims, self._results(claims), out=tables / "claims")
-        write_cost(self.records, out=tables / "cost_all")
-        return tables / "cost_all.csv"
+        claims = claims_definition(self.graph)
+        judgement = write_claims(claims, self._results(claims), out=tables / "claims")
+        ClaimsRecord(lineage={}, judgement=judgement).write(tables / "claims.json")
+        return self.cost(self.records, tables / "cost_all")
+
+    def cost(self, records: list[Path], out: Path) -> Path:
+        """Writes the table of cost of some records; returns its record."""
+        record = out.with_suffix(".json")
+        TableRecord(lineage={}, layout=write_cost(records, out=out)).write(record)
+        return record
 
     def draw(self, name: str, *, out: Path) -> None:
         """Writes one figure."""
-        definition = figure_definition(self.graph, name).sparse()
+        definition = figure_definition(self.graph, name)
         write_figure(definition, self._inputs(self.study.file.figures[name].kind, definition), out=out)
 
-    def _inputs(self, kind: str, definition: dict[str, Any]) -> Inputs:
-        runs = dict.fromkeys(row["run"] for row in definition["rows"])
+    def _inputs(self, kind: str, definition: FigureDefinition) -> Inputs:
+        runs = dict.fromkeys(row.run for row in definition.rows)
         images = np.random.default_rng(0).integers(256, size=(16, 3, 32, 32)).astype(np.uint8)
         pictures = {"clean": images, "noisy": images, "denoised": images}
         if kind == "curves":
@@ -179,7 +193,5 @@ class MadeUp:
                 about |= {"provenance": provenance(self.started), "sha256": checksums(path)}
                 write_json(path.with_suffix(".json"), about)
             return Inputs(samples=drawn)
-        if kind == "schedules":
-            return Inputs(schedules={label: np.linspace(1, 0, 10) for label in definition["schedules"]})
         fits = sorted(self.folder.glob("tokenizers/*/tokenizer.safetensors"))
         return Inputs(self._results(definition), tokenizers=fits)

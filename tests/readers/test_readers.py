@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,16 @@ from ldae.readers.figures import FIGURES, Inputs, write_figure
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import operations, write_cost, write_table
 from ldae.runtime.files import checksums, read_json, write_json
+from ldae.study.definitions import (
+    ClaimDefinition,
+    ClaimsDefinition,
+    FigureDefinition,
+    RowDefinition,
+    SeriesDefinition,
+    TableDefinition,
+    ViewDefinition,
+)
+from ldae.study.file import Paper
 from ldae.study.record import digest
 from ldae.study.results import DistanceRecord, ProbeEstimate, ProbeRecord
 from ldae.study.views import CODE, PACKAGE
@@ -33,6 +43,7 @@ PROVENANCE = {
     "device": "a processor",
     "commit": "abc",
 }
+TWO = ("second", "first")
 SHARES = {"first": 0.4, "second": 0.5, "third": 0.42}  # of the images that each row gets right; random weights get 0.2
 
 
@@ -74,28 +85,57 @@ def save(folder: Path, row: str, seed: int, share: float) -> None:
     distance.write(folder / "distance.json")
 
 
-def definition(seeds: list[int], names: tuple[str, ...] = ("second", "first"), **more: Any) -> dict[str, Any]:
+SWEEP = SeriesDefinition(label="a sweep", rows=(("first", 8), ("second", 16)))
+PAPER = {
+    "second": Paper(probe=60.0, finetune=80.0, fid=20.0),
+    "third": Paper(probe=61.0, fid=30.0),
+}
+
+
+View = TypeVar("View", bound=ViewDefinition)
+
+
+def row_definitions(*names: str) -> tuple[RowDefinition, ...]:
     labels = {"second": "σ = √2 & more"}
-    paper = {"second": {"probe": 60.0, "finetune": 80.0, "fid": 20.0}, "third": {"probe": 61.0, "fid": 30.0}}
-    rows = [
-        {
-            "name": name,
-            "label": labels.get(name, name),
-            "paper": paper.get(name, {}),
-            "run": name,
-            "probe": name,
-            "offset": 0,
-            "lineage": digest(LINEAGE),
-            "distance": digest(LINEAGE),
-        }
+    return tuple(
+        RowDefinition(
+            name=name,
+            label=labels.get(name, name),
+            paper=PAPER.get(name, Paper()),
+            run=name,
+            probe=name,
+            offset=0,
+            lineage=digest(LINEAGE),
+            distance=digest(LINEAGE),
+        )
         for name in names
-    ]
-    about = {"title": "A title", "columns": ["linear", "knn"], "seeds": seeds, "pixels": digest(LINEAGE)}
-    return about | {"rows": rows} | more
+    )
 
 
-def results_of(folder: Path, wanted: dict[str, Any], *, judged: bool = False, tuned: str = "") -> Results:
-    folders = [folder / row / f"seed{seed}" for row in SHARES for seed in wanted["seeds"]]
+def a_table(seeds: list[int], *names: str, **more: Any) -> TableDefinition:
+    """A table of rows, `second` and `first` if none are named."""
+    about = {"name": "table", "title": "A title", "columns": ("linear", "knn"), "rows": row_definitions(*names or TWO)}
+    return TableDefinition(**about | more, seeds=tuple(seeds), pixels=digest(LINEAGE))
+
+
+def a_figure(kind: str, seeds: list[int], *names: str, **more: Any) -> FigureDefinition:
+    about = {"name": "figure", "title": "A title", "kind": kind, "rows": row_definitions(*names or TWO)}
+    return FigureDefinition(**about | more, seeds=tuple(seeds), pixels=digest(LINEAGE))
+
+
+def a_claim(**values: Any) -> ClaimDefinition:
+    return ClaimDefinition(**{"name": "c", "text": "A claim", "where": "here", "rows": TWO} | values)
+
+
+def changed(wanted: View, place: int, **values: Any) -> View:
+    """A view with other values of one of its rows."""
+    changed_rows = list(wanted.rows)
+    changed_rows[place] = changed_rows[place].model_copy(update=values)
+    return wanted.model_copy(update={"rows": tuple(changed_rows)})
+
+
+def results_of(folder: Path, wanted: ViewDefinition, *, judged: bool = False, tuned: str = "") -> Results:
+    folders = [folder / row / f"seed{seed}" for row in SHARES for seed in wanted.seeds]
     return collect(
         wanted,
         dataset=folder / "dataset/manifest.json",
@@ -107,7 +147,7 @@ def results_of(folder: Path, wanted: dict[str, Any], *, judged: bool = False, tu
 
 
 def test_a_table_shows_accuracy_and_gain_with_intervals(folder: Path) -> None:
-    wanted = definition([0])
+    wanted = a_table([0])
     write_table(wanted, results_of(folder, wanted), out=folder / "table")
     frame = pd.read_csv(folder / "table.csv")
     assert frame["name"].tolist() == ["second", "first"]
@@ -129,7 +169,7 @@ def test_a_table_shows_accuracy_and_gain_with_intervals(folder: Path) -> None:
 
 def test_a_table_has_the_columns_that_it_names_in_their_order(folder: Path) -> None:
     def heading(columns: list[str]) -> list[str]:
-        wanted = definition([0], columns=columns)
+        wanted = a_table([0], columns=columns)
         write_table(wanted, results_of(folder, wanted), out=folder / "table")
         line = (folder / "table.md").read_text().split("\n")[2]
         return [cell.strip() for cell in line.strip("|").split("|")]
@@ -147,15 +187,14 @@ def test_a_number_that_is_not_an_accuracy_has_an_interval_over_seeds_alone(folde
         for encoder, value in (("trained/0", 10.0 + seed), ("random/0", 4.0)):
             about["encoders"][encoder]["spread"] = {"value": value, "low": value, "high": value}
         write_json(path, about)
-    results = results_of(folder, definition([0, 1, 2], ("first",)))
-    value, low, high = results.estimate("first", "spread")
+    results = results_of(folder, a_table([0, 1, 2], "first"))
+    spread = results.rows["first"].measures["spread"]
+    value, low, high = spread.trained
     assert value == pytest.approx(11.0) and high - value == pytest.approx(value - low)
     assert high - value == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # the t-interval of 10, 11 and 12
-    assert results.estimate("first", "spread", "gain").value == pytest.approx(7.0)
-    single = results_of(folder, definition([0], ("first",))).estimate("first", "spread")
-    assert single == (10.0, 10.0, 10.0)
-    with pytest.raises(ValueError, match="row first: its probe has no measure 'other', only linear, knn, spread"):
-        results.estimate("first", "other")
+    assert spread.gain.value == pytest.approx(7.0)
+    single = results_of(folder, a_table([0], "first")).rows["first"].measures["spread"]
+    assert single.trained == (10.0, 10.0, 10.0)
 
 
 def test_a_record_in_another_format_is_named(folder: Path) -> None:
@@ -164,11 +203,11 @@ def test_a_record_in_another_format_is_named(folder: Path) -> None:
     about["encoders"]["trained/0"]["linear"] = {"top1": 0.4}
     write_json(path, about)
     with pytest.raises(ValueError, match=rf"{path}: unknown key 'encoders.trained/0.linear.top1'.*run its job again"):
-        results_of(folder, definition([0], ("first",)))
+        results_of(folder, a_table([0], "first"))
 
 
 def test_seeds_give_mean_and_spread(folder: Path) -> None:
-    wanted = definition([0, 1])
+    wanted = a_table([0, 1])
     write_table(wanted, results_of(folder, wanted), out=folder / "table")
     frame = pd.read_csv(folder / "table.csv")
     assert frame["accuracy"].tolist() == pytest.approx([0.505, 0.405])
@@ -177,7 +216,7 @@ def test_seeds_give_mean_and_spread(folder: Path) -> None:
 
 
 def test_a_number_of_the_studys_own_judge_is_not_called_fid(folder: Path) -> None:
-    wanted = definition([0, 1])
+    wanted = a_table([0, 1])
     write_table(wanted, results_of(folder, wanted, judged=True), out=folder / "table")
     text = (folder / "table.md").read_text()
     header = next(line for line in text.splitlines() if line.startswith("| row"))
@@ -191,8 +230,8 @@ def test_a_number_of_the_studys_own_judge_is_not_called_fid(folder: Path) -> Non
 
 
 def test_a_table_of_fine_tuned_rows_shows_what_that_gave(folder: Path) -> None:
-    wanted = definition([0, 1])
-    wanted["rows"][0]["finetuned"] = digest(LINEAGE)
+    wanted = a_table([0, 1])
+    wanted = changed(wanted, 0, finetuned=digest(LINEAGE))
     write_table(wanted, results_of(folder, wanted, tuned="second"), out=folder / "table")
     frame = pd.read_csv(folder / "table.csv")
     assert frame["finetuned"].tolist() == pytest.approx([0.605, np.nan], nan_ok=True)
@@ -207,17 +246,17 @@ def test_a_table_of_fine_tuned_rows_shows_what_that_gave(folder: Path) -> None:
 
 
 def test_a_fine_tuning_that_is_missing_or_of_another_specification_is_named(folder: Path) -> None:
-    wanted = definition([0])
-    wanted["rows"][0]["finetuned"] = digest(LINEAGE)
+    wanted = a_table([0])
+    wanted = changed(wanted, 0, finetuned=digest(LINEAGE))
     with pytest.raises(ValueError, match="row second, seed 0: no fine-tuning"):
         results_of(folder, wanted, tuned="first")
-    wanted["rows"][0]["finetuned"] = "another"
+    wanted = changed(wanted, 0, finetuned="another")
     with pytest.raises(ValueError, match=r"second/seed0/finetune.json: made from another specification"):
         results_of(folder, wanted, tuned="second")
 
 
 def test_a_table_says_what_a_perceptual_loss_has_compared(folder: Path) -> None:
-    wanted = definition([0])
+    wanted = a_table([0])
     about = {"kind": "conv", "dims": 16, "psnr": {"16": 20.0}, "collapsed_dims": 0, "perceptual": "builtin"}
     write_json(folder / "tokenizer.json", about | {"lineage": {}})
     write_table(wanted, results_of(folder, wanted), tokenizers=[folder / "tokenizer.json"], out=folder / "table")
@@ -225,8 +264,9 @@ def test_a_table_says_what_a_perceptual_loss_has_compared(folder: Path) -> None:
 
 
 def test_a_row_that_is_named_twice_has_two_lines(folder: Path) -> None:
-    wanted = definition([0])
-    wanted["rows"].append(wanted["rows"][0] | {"label": "the same in a sweep", "paper": {"probe": 61.5}})
+    wanted = a_table([0])
+    again = wanted.rows[0].model_copy(update={"label": "the same in a sweep", "paper": Paper(probe=61.5)})
+    wanted = wanted.model_copy(update={"rows": (*wanted.rows, again)})
     write_table(wanted, results_of(folder, wanted), out=folder / "table")
     frame = pd.read_csv(folder / "table.csv")
     assert frame["label"].tolist() == ["σ = √2 & more", "first", "the same in a sweep"]
@@ -235,8 +275,7 @@ def test_a_row_that_is_named_twice_has_two_lines(folder: Path) -> None:
 
 
 def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
-    series = [{"label": "a tokenizer", "rows": [["first", 8], ["second", 16]]}]
-    wanted = definition([0], series=series)
+    wanted = a_table([0], series=[SWEEP])
     fits = {"conv": {"8": 20.5}, "pca": {"8": 21.0, "16": 22.0}}
     for kind, psnr in fits.items():
         write_json(
@@ -250,7 +289,7 @@ def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
     )
     lines = [[cell.strip() for cell in line.split("|")] for line in (folder / "table.md").read_text().splitlines()]
     assert ["", "", "8", "16", ""] in lines
-    assert any(line[1:2] == ["a tokenizer"] and line[2].startswith("40.0") for line in lines)
+    assert any(line[1:2] == ["a sweep"] and line[2].startswith("40.0") for line in lines)
     assert any(line[1:2] == ["- the paper"] and line[3] == "60.0" for line in lines)
     assert ["", "convolutional VAE", "20.5, 3 unused", "", ""] in lines
     assert ["", "patch-wise PCA", "21.0", "22.0", ""] in lines
@@ -259,7 +298,7 @@ def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
 def test_a_seed_that_did_not_train_is_named_below_the_table(folder: Path) -> None:
     shutil.rmtree(folder / "first/seed1")
     save(folder / "first/seed1", "first", 1, 0.22)
-    wanted = definition([0, 1, 2])
+    wanted = a_table([0, 1, 2])
     write_table(wanted, results_of(folder, wanted), out=folder / "table")
     text = (folder / "table.md").read_text()
     assert "Seed 1 of “first” did not train as the others did: 22.0 beside 40.0 and 42.0 (random weights 20.0)." in text
@@ -267,7 +306,7 @@ def test_a_seed_that_did_not_train_is_named_below_the_table(folder: Path) -> Non
 
 
 def test_a_table_explains_its_columns(folder: Path) -> None:
-    wanted = definition([0, 1])
+    wanted = a_table([0, 1])
     write_table(wanted, results_of(folder, wanted), out=folder / "table")
     text = (folder / "table.md").read_text()
     assert "± over seeds: the standard deviation" in text and "k-NN: a vote" in text
@@ -281,8 +320,8 @@ def test_operations_are_counted_in_a_unit_that_people_read(count: float | None, 
 
 
 def test_latex_has_minus_signs(folder: Path) -> None:
-    wanted = definition([0], ("third", "classical-dae", "first"))
-    wanted["rows"][1] |= {"probe": "pixels"}
+    wanted = a_table([0], "third", "classical-dae", "first")
+    wanted = changed(wanted, 1, probe="pixels")
     save(folder / "classical-dae/seed0", "pixels", 0, 0.05)
     results = collect(
         wanted,
@@ -297,14 +336,14 @@ def test_latex_has_minus_signs(folder: Path) -> None:
 
 
 def test_results_of_another_specification_are_refused(folder: Path) -> None:
-    wanted = definition([0])
-    wanted["rows"][1]["lineage"] = digest({"probe": {"revision": 2, "spec": {}}})
+    wanted = a_table([0])
+    wanted = changed(wanted, 1, lineage=digest({"probe": {"revision": 2, "spec": {}}}))
     with pytest.raises(ValueError, match=r"first/seed0/probe.json: made from another specification"):
         results_of(folder, wanted)
 
 
 def test_a_missing_result_is_named(folder: Path) -> None:
-    wanted = definition([0])
+    wanted = a_table([0])
     with pytest.raises(ValueError, match="row second, seed 0: no probe"):
         collect(
             wanted,
@@ -315,7 +354,7 @@ def test_a_missing_result_is_named(folder: Path) -> None:
 
 
 def test_a_trajectory_tells_its_numbers(folder: Path) -> None:
-    wanted = definition([0], kind="trajectory")
+    wanted = a_figure("trajectory", [0])
     write_figure(wanted, Inputs(results_of(folder, wanted, judged=True)), out=folder / "one")
     frame = pd.read_csv(folder / "one.csv")
     assert frame["accuracy"].tolist() == pytest.approx([0.5, 0.4])
@@ -329,7 +368,7 @@ def test_a_trajectory_tells_its_numbers(folder: Path) -> None:
 def test_the_interval_of_two_seeds_does_not_stretch_an_axis_beyond_what_can_be(kind: str, folder: Path) -> None:
     shutil.rmtree(folder / "first/seed1")
     save(folder / "first/seed1", "first", 1, 0.9)
-    wanted = definition([0, 1], kind=kind, series=[{"label": "a sweep", "rows": [["first", 8], ["second", 16]]}])
+    wanted = a_figure(kind, [0, 1], series=[SWEEP])
     results = results_of(folder, wanted)
     assert results.rows["first"].accuracy.low < -1 and results.rows["first"].accuracy.high > 2
     figure, _ = FIGURES[kind](wanted, Inputs(results))
@@ -341,7 +380,7 @@ def test_the_interval_of_two_seeds_does_not_stretch_an_axis_beyond_what_can_be(k
 
 @pytest.mark.parametrize("kind", ["trajectory", "dimension"])
 def test_where_the_paper_has_no_number_its_panel_is_left_out(kind: str, folder: Path) -> None:
-    wanted = definition([0], ("first",), kind=kind, series=[{"label": "a sweep", "rows": [["first", 8]]}])
+    wanted = a_figure(kind, [0], "first", series=[SeriesDefinition(label="a sweep", rows=(("first", 8),))])
     figure, _ = FIGURES[kind](wanted, Inputs(results_of(folder, wanted)))
     assert [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.axison] == ["Ours"]
 
@@ -351,15 +390,14 @@ ODD = [r"costs $\frac{$", "$", "a" * 90, "Größe & <b>", "100 % \\alpha_{"]
 
 @pytest.mark.parametrize("label", ODD)
 def test_any_label_can_be_drawn(label: str, folder: Path) -> None:
-    wanted = definition([0, 1], kind="trajectory")
-    wanted["rows"][0]["label"] = label
+    wanted = changed(a_figure("trajectory", [0, 1]), 0, label=label)
     write_figure(wanted, Inputs(results_of(folder, wanted)), out=folder / "one")
     svg = "".join(re.findall(r"<text[^>]*>([^<]*)</text>", (folder / "one.svg").read_text()))
     assert html.unescape(svg).replace(" ", "").find(label.replace(" ", "")[:20]) >= 0
     history = folder / "first/seed0/history.csv"
     history.write_text("step,images,loss,gradient_norm\n1,16,0.5,1.0\n2,32,0.4,0.5\n")
-    rows = [{"run": "first", "label": label}]
-    write_figure({"kind": "curves", "rows": rows}, Inputs(histories=[history]), out=folder / "two")
+    wanted = changed(a_figure("curves", [0], "first"), 0, label=label)
+    write_figure(wanted, Inputs(histories=[history]), out=folder / "two")
 
 
 def test_rows_of_the_same_label_each_have_their_samples(folder: Path) -> None:
@@ -367,9 +405,9 @@ def test_rows_of_the_same_label_each_have_their_samples(folder: Path) -> None:
         images = np.zeros((4, 3, 16, 16), np.uint8)
         np.save(folder / f"{run}/seed0/samples.npy", images)
         write_json(folder / f"{run}/seed0/samples.json", {"sha256": checksums(folder / f"{run}/seed0/samples.npy")})
-    rows = [{"run": run, "label": "the same"} for run in ("first", "second")]
+    wanted = changed(changed(a_figure("samples", [0]), 0, label="the same"), 1, label="the same")
     paths = [folder / f"{run}/seed0/samples.npy" for run in ("first", "second")]
-    write_figure({"kind": "samples", "rows": rows}, Inputs(samples=paths), out=folder / "samples")
+    write_figure(wanted, Inputs(samples=paths), out=folder / "samples")
     assert len(pd.read_csv(folder / "samples.csv")) == 8
 
 
@@ -384,12 +422,13 @@ USERS = {  # what somebody may have set for their own plots
     "a language that is not installed": ({"LC_ALL": "xx_XX.UTF-8"}, "axes.formatter.use_locale: True\n"),
 }
 DRAW = """
-import json, sys
+import sys
 from pathlib import Path
-import numpy as np
 from ldae.readers.figures import Inputs, write_figure
-schedules = {"a schedule": np.linspace(1, -1, 50)}
-write_figure({"kind": "schedules"}, Inputs(schedules=schedules), out=Path(sys.argv[1]) / "figure")
+from ldae.study.definitions import FigureDefinition
+about = {"name": "a", "title": "A", "kind": "schedules", "rows": (), "seeds": (0,), "pixels": ""}
+definition = FigureDefinition(**about, schedules={"a schedule": "gamma2"})
+write_figure(definition, Inputs(), out=Path(sys.argv[1]) / "figure")
 """
 
 
@@ -434,7 +473,8 @@ def test_the_code_that_a_view_follows_is_all_there() -> None:
     assert [pattern for pattern in patterns if not any(PACKAGE.glob(pattern))] == []
 
 
-SUM = {"name": "c", "text": "second beats first", "where": "here", "sum": {"second": 1, "first": -1}}
+SUM = a_claim(text="second beats first", sum={"second": 1, "first": -1}, above=0)
+NO_MARGIN = dict.fromkeys(("above", "below", "within"))
 
 
 @pytest.mark.parametrize(
@@ -452,8 +492,8 @@ SUM = {"name": "c", "text": "second beats first", "where": "here", "sum": {"seco
 )
 def test_a_verdict_is_where_the_interval_lies(margin: dict[str, float], word: str, folder: Path) -> None:
     """The difference is 10 points on the same images, whose interval over groups is some 3 points wide."""
-    wanted = definition([0, 1, 2])
-    finding = judge(SUM | margin, results_of(folder, wanted), "accuracy")
+    wanted = a_table([0, 1, 2])
+    finding = judge(SUM.model_copy(update=NO_MARGIN | margin), results_of(folder, wanted), "accuracy")
     assert finding.quantity is not None
     assert finding.quantity.value == pytest.approx(10.0)
     assert 5 < finding.quantity.low < 10 < finding.quantity.high < 15
@@ -461,21 +501,21 @@ def test_a_verdict_is_where_the_interval_lies(margin: dict[str, float], word: st
 
 
 def test_a_weighted_sum_of_rows_is_resampled_as_one(folder: Path) -> None:
-    wanted = definition([0, 1, 2], ("first", "second", "third"))
+    wanted = a_table([0, 1, 2], "first", "second", "third")
     results = results_of(folder, wanted)
-    same = judge({"sum": {"first": 1, "second": -1, "third": 0}, "above": 0}, results, "accuracy").quantity
+    same = judge(a_claim(sum={"first": 1, "second": -1, "third": 0}, above=0), results, "accuracy").quantity
     assert same is not None and same.value == pytest.approx(-10.0)
-    nothing = judge({"sum": {"first": 0.5, "second": -1, "third": 0.5}, "above": 0}, results, "gain").quantity
+    nothing = judge(a_claim(sum={"first": 0.5, "second": -1, "third": 0.5}, above=0), results, "gain").quantity
     assert nothing is not None and nothing.value == pytest.approx(-9.0)
 
 
 @pytest.mark.parametrize(("among", "word"), [([16], "holds"), ([8], "does not hold"), ([8, 32], "does not hold")])
 def test_a_peak_is_found_where_it_is(among: list[int], word: str, folder: Path) -> None:
-    wanted = definition([0, 1, 2], ("first", "second", "third"))
-    claim = {"peak": "dims", "points": [["first", 8], ["second", 16], ["third", 32]], "among": among}
-    finding = judge(claim, results_of(folder, wanted), "accuracy")
+    wanted = a_table([0, 1, 2], "first", "second", "third")
+    points = (("first", 8), ("second", 16), ("third", 32))
+    finding = judge(a_claim(peak="dims", points=points, among=among), results_of(folder, wanted), "accuracy")
     assert finding.verdict == word
-    assert finding.said.startswith("best at 16")
+    assert finding.text.startswith("best at 16")
 
 
 def test_rank_correlation_is_spearmans() -> None:
@@ -489,34 +529,33 @@ def test_rank_correlation_is_spearmans() -> None:
 
 def test_accuracy_and_quality_that_rise_together_are_correlated(folder: Path) -> None:
     """In these results the distance grows with accuracy, so quality falls with it."""
-    wanted = definition([0, 1, 2], ("first", "second", "third"))
-    finding = judge(
-        {"rank": ["first", "second", "third"], "below": 0.5}, results_of(folder, wanted, judged=True), "accuracy"
-    )
+    wanted = a_table([0, 1, 2], "first", "second", "third")
+    ranked = a_claim(rank=["first", "second", "third"], below=0.5)
+    finding = judge(ranked, results_of(folder, wanted, judged=True), "accuracy")
     assert finding.quantity is not None
     assert finding.quantity.value == pytest.approx(-1.0)
     assert finding.verdict == "holds"
 
 
 def test_the_papers_side_of_a_claim_comes_from_its_own_numbers() -> None:
-    paper = {"a": {"probe": 60.0, "fid": 20.0}, "b": {"probe": 62.5, "fid": 10.0}, "c": {}}
-    assert paper_value({"sum": {"b": 1, "a": -1}}, paper) == "+2.5"
-    assert paper_value({"sum": {"b": 1, "c": -1}}, paper) == ""
-    assert paper_value({"peak": "dims", "points": [["a", 8], ["b", 16], ["c", 32]]}, paper) == "best at 16"
-    assert paper_value({"rank": ["a", "b"]}, paper) == "+1.00"
+    papers = {"a": Paper(probe=60.0, fid=20.0), "b": Paper(probe=62.5, fid=10.0), "c": Paper()}
+    assert paper_value(a_claim(sum={"b": 1, "a": -1}, above=0), papers) == "+2.5"
+    assert paper_value(a_claim(sum={"b": 1, "c": -1}, above=0), papers) == ""
+    points = (("a", 8), ("b", 16), ("c", 32))
+    assert paper_value(a_claim(peak="dims", points=points, among=[8]), papers) == "best at 16"
+    assert paper_value(a_claim(rank=["a", "b"], above=0), papers) == "+1.00"
+    assert paper_value(a_claim(rank=["a", "c"], above=0), papers) == ""
 
 
 def test_one_seed_never_makes_a_claim_hold(folder: Path) -> None:
-    claims = [
-        SUM | {"above": 0, "name": "yes"},
-        SUM | {"above": 30, "name": "no", "text": "by 30 points"},
-    ]
-    for seeds in ([0], [0, 1, 2]):
-        wanted = definition(seeds, claims=claims)
-        write_claims(wanted, results_of(folder, wanted), out=folder / "claims")
+    claims = (SUM, SUM.model_copy(update={"above": 30, "text": "by 30 points"}))
+    for seeds in ((0,), (0, 1, 2)):
+        wanted = ClaimsDefinition(rows=row_definitions(*TWO), seeds=seeds, pixels=digest(LINEAGE), claims=claims)
+        judgement = write_claims(wanted, results_of(folder, wanted), out=folder / "claims")
         text = (folder / "claims.md").read_text()
         lines = [line for line in text.splitlines() if line.startswith(("| second", "| by 30"))]
         verdicts = [line.split("|")[5].strip() for line in lines]
+        assert len(judgement.given("holds")) == (len(seeds) > 1)
         if len(seeds) == 1:
             assert verdicts == ["undecided (one seed, points to: holds)", "does not hold (one seed)"]
             assert "no claim can hold by it alone" in text

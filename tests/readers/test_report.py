@@ -22,13 +22,16 @@ from PIL import Image
 from rows import ROOT
 
 from ldae.measures.intervals import Estimate
+from ldae.readers.claims import Finding, JudgedClaim, Judgement
 from ldae.readers.figures import FIGURES
 from ldae.readers.figures.style import PALETTE
-from ldae.readers.report import cells, data, write_page
-from ldae.readers.report.verdicts import Claims, Judged, claims
-from ldae.readers.report.words import Measured, best, cautions, findings, verdicts_in_words
+from ldae.readers.layout import Axis, RowNumbers, TableRecord
+from ldae.readers.report import write_page
+from ldae.readers.report.data import Data
+from ldae.readers.report.words import best, cautions, findings
 from ldae.runtime.files import read_json, write_json
 from ldae.study.definitions import page_definition
+from ldae.study.file import Paper
 from ldae.study.graph import Graph
 from ldae.study.study import Study
 
@@ -88,7 +91,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
     found = MadeUp(study_of(folder), folder / "results")
     cost = found.views()
     write_page(
-        page_definition(Graph(found.study), "main", "all").sparse(),
+        page_definition(Graph(found.study), "main", "all"),
         results=found.folder,
         cost=cost,
         out=found.folder / "report.html",
@@ -158,6 +161,20 @@ def test_the_numbers_are_those_of_the_tables(made: MadeUp, tags: Tags) -> None:
     assert "it is no FID" in notes
 
 
+def test_a_table_has_one_layout(made: MadeUp, page: Path, tmp_path: Path) -> None:
+    for name in made.study.file.tables:
+        layout = TableRecord.read(made.folder / f"tables/{name}.json").layout
+        assert layout.markdown() + "\n" == (made.folder / f"tables/{name}.md").read_text()
+    folder = shutil.copytree(made.folder, tmp_path / "results")
+    for ending in ("csv", "md", "tex"):
+        for path in (folder / "tables").glob(f"*.{ending}"):
+            path.unlink()
+    definition = page_definition(Graph(made.study), "main", "all")
+    write_page(definition, results=folder, cost=folder / "tables/cost_all.json", out=tmp_path / "page.html")
+    alone, whole = (Tags(path.read_text()) for path in (tmp_path / "page.html", page))
+    assert alone.texts["table"] == whole.texts["table"] and alone.texts["li"] == whole.texts["li"]
+
+
 def test_each_number_has_its_origin(made: MadeUp, tags: Tags) -> None:
     text = " ".join("".join(tags.texts["details"]).split())
     for part in ("pretrain/dit/seed1/run.json", "probe/mae/seed0/probe.json", "judge/pca/seed1/distance.json"):
@@ -183,9 +200,9 @@ def test_a_figure_is_the_same_bytes_every_time(kind: str, made: MadeUp, tmp_path
 
 
 def test_a_main_page_shows_what_main_has(made: MadeUp, tmp_path: Path) -> None:
-    definition = page_definition(Graph(made.study), "main").sparse()
+    definition = page_definition(Graph(made.study), "main")
     write_page(
-        definition, results=made.folder, cost=made.folder / "tables/cost_all.csv", out=tmp_path / "report_main.html"
+        definition, results=made.folder, cost=made.folder / "tables/cost_all.json", out=tmp_path / "report_main.html"
     )
     ids = Tags((tmp_path / "report_main.html").read_text()).values("id")
     assert "table-table1" in ids and "table-table2" not in ids
@@ -195,17 +212,17 @@ def test_a_main_page_shows_what_main_has(made: MadeUp, tmp_path: Path) -> None:
 def test_what_is_not_there_is_said(made: MadeUp, tmp_path: Path) -> None:
     for folder in ("tables", "figures"):
         shutil.copytree(made.folder / folder, tmp_path / folder)
-    (tmp_path / "tables/table2.csv").unlink()
+    (tmp_path / "tables/table2.json").unlink()
     write_page(
-        page_definition(Graph(made.study), "main", "all").sparse(),
+        page_definition(Graph(made.study), "main", "all"),
         results=tmp_path,
-        cost=tmp_path / "nowhere.csv",
+        cost=tmp_path / "nowhere.json",
         out=tmp_path / "page.html",
     )
     found = Tags((tmp_path / "page.html").read_text())
     text = "".join(found.texts["p"])
     assert "Not made yet: Series." in text
-    assert "No record of its runs lies beside this page." in text
+    assert "There are no records of its runs beside this page." in text
     assert not {"cost", "training", "table-table2"} & set(found.values("id"))
 
 
@@ -219,9 +236,9 @@ def test_a_result_of_another_specification_is_refused(path: str, made: MadeUp, t
     write_json(folder / path, about)
     with pytest.raises(ValueError, match=f"{path}: made from another specification"):
         write_page(
-            page_definition(Graph(made.study), "main", "all").sparse(),
+            page_definition(Graph(made.study), "main", "all"),
             results=folder,
-            cost=folder / "tables/cost_all.csv",
+            cost=folder / "tables/cost_all.json",
             out=tmp_path / "x.html",
         )
     assert not (tmp_path / "x.html").exists()
@@ -231,40 +248,55 @@ def test_the_reference_results_make_a_page_below_five_megabytes(tmp_path: Path) 
     study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
     results = ROOT / "results/reference"
     write_page(
-        page_definition(Graph(study), "main", "all").sparse(),
+        page_definition(Graph(study), "main", "all"),
         results=results,
-        cost=results / "tables/cost.csv",
+        cost=results / "tables/cost.json",
         out=tmp_path / "page.html",
     )
     assert 1_000_000 < (tmp_path / "page.html").stat().st_size < 5_000_000
 
 
-def measured(label: str, accuracy: float, *, gain: float = 0.1, around: float = 0.02) -> Measured:
-    value = Estimate(accuracy, accuracy - around, accuracy + around)
-    return Measured(label, value, accuracy - gain, Estimate(gain, gain - 0.05, gain + 0.05))
+def measured(label: str, accuracy: float, *, gain: float = 0.1, around: float = 0.02) -> RowNumbers:
+    return RowNumbers(
+        name=label,
+        label=label,
+        accuracy=Estimate(accuracy, accuracy - around, accuracy + around),
+        random=Estimate(accuracy - gain, 0.0, 1.0),
+        gain=Estimate(gain, gain - 0.05, gain + 0.05),
+    )
 
 
-def judged(*verdicts: str) -> Claims:
+def judged(*verdicts: str, one_seed: bool = False) -> Judgement:
+    quantity = Estimate(1.0, -0.5, 2.5)
     claims = [
-        Judged(f"claim {n}", "Table 1", ("pca",), word, word, "+1.0 [-0.5, +2.5]", "+2.0", "by gain", None)
-        for n, word in enumerate(verdicts)
+        JudgedClaim(
+            name=f"claim{n}",
+            text=f"claim {n}",
+            where="Table 1",
+            rows=("pca",),
+            paper="+2.0",
+            accuracy=Finding(quantity=quantity, text="+1.0 [-0.5, +2.5]", verdict=verdict),
+            gain=Finding(quantity=quantity, text="+1.0 [-0.5, +2.5]", verdict=verdict),
+            one_seed=one_seed,
+        )
+        for n, verdict in enumerate(verdicts)
     ]
-    return Claims(claims, [])
+    return Judgement(claims=tuple(claims))
 
 
 def test_the_best_row_is_undecided_where_another_interval_reaches_it() -> None:
     rows = [measured("a", 0.30), measured("b", 0.33), measured("c", 0.10, gain=-0.2), measured("d", 0.2, gain=0.01)]
     said = best(rows).text
     assert "“b” has the highest accuracy, 33.0 % [31.0, 35.0]; with random weights it has 23.0 %." in said
-    assert "Which row is best is undecided: the interval of “a” (30.0) reaches into its own." in said
-    assert "Of 4 rows, training improves on random weights in 2, makes it worse in 1, and 1 is undecided." in said
+    assert "Which row is best is undecided; its interval overlaps with: “a” (30.0)." in said
+    assert "in 4 rows of tables: positive in 2, negative in 1, undecided in 1." in said
 
 
 def test_the_count_of_gains_says_that_it_leaves_out_rows_without_a_table() -> None:
-    alone = Measured("alone", Estimate(0.40, 0.38, 0.42), 0.2, None)
+    alone = measured("alone", 0.40).model_copy(update={"gain": None})
     said = best([alone, measured("a", 0.30), measured("b", 0.20, gain=-0.2)]).text
     assert "“alone” has the highest accuracy" in said
-    assert "Of the 2 rows that stand in tables, training improves on random weights in 1, makes it worse in 1." in said
+    assert "in 2 rows of tables: positive in 1, negative in 1, undecided in 0." in said
 
 
 def test_a_row_is_the_best_only_where_no_other_interval_reaches_it() -> None:
@@ -274,100 +306,76 @@ def test_a_row_is_the_best_only_where_no_other_interval_reaches_it() -> None:
 
 def test_what_holds_and_what_does_not_is_listed_and_counted() -> None:
     claims = judged("holds", "does not hold", *["holds"] * 4, "undecided", "undecided")
-    first, holds, fails = findings([measured("a", 0.3)], [], claims, 3)
+    first, holds, fails, undecided = findings([measured("a", 0.3)], [], claims)
     assert first.heading == "Best"
-    assert holds.text.startswith("5 of the paper's 8 claims hold here")
+    assert holds.heading == "Holds" and holds.text == "5 of the paper's 8 claims:"
     assert len(holds.items) == 4 and holds.items[-1] == "and 2 more"
     assert holds.items[0] == "claim 0: +1.0 [-0.5, +2.5] points, in the paper +2.0"
-    assert fails.text == "One of the paper's 8 claims does not hold here:" and len(fails.items) == 1
-    assert fails.rest == "2 are undecided, for the interval reaches the margin."
+    assert fails.heading == "Does not hold" and fails.text == "1 of the paper's 8 claims:" and len(fails.items) == 1
+    assert undecided.text == "2 of the paper's 8 claims, with intervals that reach the margin." and not undecided.items
 
 
 def test_one_seed_is_said_to_prove_nothing() -> None:
-    _, holds, fails = findings([measured("a", 0.3)], [], judged("undecided"), 1)
-    assert holds.text.startswith("None of the paper's one claim can be shown to hold with one seed")
-    assert fails.text == "None of the paper's one claim is shown to be wrong here."
-    assert any("one seed" in caution for caution in cautions([measured("a", 0.3)], 1))
+    _, holds, fails, _ = findings([measured("a", 0.3)], [], judged("holds", one_seed=True))
+    assert holds.text == fails.text == "0 of the paper's 1 claims."
+    assert any("no claim can hold" in caution for caution in cautions([measured("a", 0.3)], 1))
 
 
-@pytest.mark.parametrize(("last", "words"), [(0.33, "is undecided"), (0.4, "the two intervals lie apart")])
+@pytest.mark.parametrize(("last", "words"), [(0.33, "the sign is undecided"), (0.4, "do not overlap")])
 def test_without_claims_the_trajectory_is_told_with_its_uncertainty(last: float, words: str) -> None:
-    steps = [measured("a", 0.3)._replace(paper=60.0), measured("b", last)._replace(paper=57.5)]
-    told = findings(steps, steps, None, 2)
+    steps = [
+        measured("a", 0.3).model_copy(update={"paper": Paper(probe=60.0)}),
+        measured("b", last).model_copy(update={"paper": Paper(probe=57.5)}),
+    ]
+    told = findings(steps, steps, None)
     assert [finding.heading for finding in told] == ["Best", "From first to last", "The largest step"]
     assert words in told[1].text
     assert f"{100 * last - 30:+.1f} points" in told[1].text and "In the paper it is -2.5." in told[1].text
 
 
 def test_where_nothing_was_learnt_no_difference_is_offered() -> None:
-    assert "none is shown to have learnt anything" in " ".join(cautions([measured("a", 0.3, gain=0.01)], 3))
+    assert "no row is shown to have learnt anything" in " ".join(cautions([measured("a", 0.3, gain=0.01)], 3))
     assert cautions([measured("a", 0.3)], 3) == []
 
 
-def test_verdicts_are_counted() -> None:
-    said = verdicts_in_words(judged("holds", "does not hold", "holds", "undecided"))
-    assert said == "Of the paper's 4 claims that were judged, 2 hold, 1 does not hold, and 1 is undecided."
+@pytest.mark.parametrize(("one_seed", "verdict"), [(True, "undecided"), (False, "holds")])
+def test_one_seed_never_makes_a_claim_hold(one_seed: bool, verdict: str) -> None:
+    (claim,) = judged("holds", one_seed=one_seed).claims
+    assert claim.verdict == verdict
+    assert claim.by_gain.endswith("points to: holds)" if one_seed else ": holds")
 
 
-@pytest.mark.parametrize(("seeds", "word"), [([0], "undecided"), ([0, 1], "holds")])
-def test_one_seed_never_makes_a_claim_hold(seeds: list[int], word: str, tmp_path: Path) -> None:
-    values = "c,A claim,+1.0,holds,holds,+1.0 [0.5; 1.5],+1.0 [0.5; 1.5],1.0,0.5,1.5"
-    heading = "name,text,paper,verdict_accuracy,verdict_gain,said_accuracy,said_gain"
-    heading += ",accuracy_value,accuracy_low,accuracy_high"
-    (tmp_path / "claims.csv").write_text(f"{heading}\n{values}\n")
-    (tmp_path / "claims.md").write_text("## Claims\n\n| claim |\n\nA note.\n")
-    entries = [{"name": name, "where": "Table 1", "rows": ["pca"], "above": 0.0} for name in ("c", "not judged")]
-    found = claims(entries, tmp_path, seeds)
-    assert [one.verdict for one in found.judged] == [word]
-    assert found.notes == ["A note."]
-    whisker = found.judged[0].whisker
-    assert whisker is not None and whisker.side is not None
-    assert whisker.low < whisker.value == whisker.reference < whisker.high == whisker.side[1] == 1.0
+def test_an_interval_is_drawn_on_its_axis_and_no_further() -> None:
+    axis = Axis([-1.0, 1.0, 9.0, 250.0], (-100.0, 100.0))
+    drawn = axis.whisker(Estimate(49.5, -300.0, 99.9), None, side=(0.0, 400.0), seeds=(-1.0, 100.0))
+    assert (drawn.low, drawn.value, drawn.side, drawn.seeds) == (0.0, 0.5, (0.0099, 1.0), (0.0, 1.0))
 
 
-def test_decided_claims_come_first() -> None:
-    groups = judged("undecided", "holds", "does not hold", "undecided").groups
-    assert [(word, len(found)) for word, found in groups] == [("holds", 1), ("does not hold", 1), ("undecided", 2)]
-
-
-def test_a_seed_that_did_not_train_is_pointed_out(tmp_path: Path) -> None:
-    study = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"})
-    results = shutil.copytree(ROOT / "results/reference", tmp_path / "results")
-    frame = pd.read_csv(results / "tables/table4.csv").set_index("name", drop=False)
-    frame["seed1"] = frame["seed2"] = frame["seed0"]
-    frame.loc["mae_l", ["seed0", "seed1", "seed2", "random"]] = [0.288, 0.156, 0.283, 0.133]
-    frame.to_csv(results / "tables/table4.csv", index=False)
-    entry = {"name": "table4", "title": "Comparison", "columns": ["linear", "knn"]}
-    sheet = cells.table(entry, results / "tables", [0, 1, 2])
-    warned = {line[0].row: cell.warning for line in sheet.lines for cell in line if cell.warning}
-    assert warned == {"mae_l": "seed 1 apart: 15.6"}
-    write_page(
-        page_definition(Graph(study), "main", "all").sparse(),
-        results=results,
-        cost=tmp_path / "none.csv",
-        out=tmp_path / "page.html",
-    )
-    found = Tags((tmp_path / "page.html").read_text())
-    assert (
-        "Seed 1 of “MAE, ViT-L” did not train as the others did: 15.6 beside 28.8 and 28.3 (random weights 13.3)"
-        in ("".join(found.texts["p"]))
-    )
+def test_a_seed_that_did_not_train_is_pointed_out(made: MadeUp, tmp_path: Path) -> None:
+    folder = shutil.copytree(made.folder, tmp_path / "results")
+    path = folder / "tables/table1.json"
+    layout = TableRecord.read(path).layout
+    by_seed = {"by_seed": (0.288, 0.156, 0.283), "random": Estimate(0.133, 0, 1)}
+    rows = [row.model_copy(update=by_seed if row.name == "mae" else {}) for row in layout.rows]
+    TableRecord(lineage={}, layout=layout.model_copy(update={"rows": tuple(rows)})).write(path)
+    definition = page_definition(Graph(made.study), "main", "all").model_copy(update={"seeds": (0, 1, 2)})
+    write_page(definition, results=folder, cost=tmp_path / "none.json", out=tmp_path / "page.html")
+    text = "".join(Tags((tmp_path / "page.html").read_text()).texts["p"])
+    said = "Seed 1 of “MAE” did not train as the others did: 15.6 beside 28.8 and 28.3 (random weights 13.3)"
+    assert said in text
 
 
 def test_a_trajectory_that_is_a_chain_is_called_one(tmp_path: Path, tags: Tags) -> None:
     study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
     write_page(
-        page_definition(Graph(study), "main", "all").sparse(),
+        page_definition(Graph(study), "main", "all"),
         results=results,
-        cost=tmp_path / "none.csv",
+        cost=tmp_path / "none.json",
         out=tmp_path / "page.html",
     )
     chain = "Each row is the one above it plus one change."
     assert chain in "".join(Tags((tmp_path / "page.html").read_text()).texts["figcaption"])
     assert chain not in "".join(tags.texts["figcaption"])  # dit, pca, patch_vae, mae: the first two are not
-
-
-SETTINGS = {"source": "photos", "size": 64, "train": 10, "val": 5}
 
 
 def test_the_page_begins_with_data_task_and_findings(made: MadeUp, tags: Tags) -> None:
@@ -380,33 +388,33 @@ def test_the_page_begins_with_data_task_and_findings(made: MadeUp, tags: Tags) -
     assert captions.count("The colours are false on purpose") == 3  # noise, denoised images, samples
     pictures = [a for tag, a in tags.found if tag == "img" and a.get("width") == "64"]
     assert len(pictures) == 15 and all(a["src"].startswith("data:image/png;base64,") for a in pictures)
-    assert "1 broken image: a/broken.jpg (is empty)" in "".join(tags.texts["li"])
-    assert "3 files of kinds that are not read: 2 .gif, 1 .txt" in "".join(tags.texts["li"])
-    assert "1 hidden or system file or folder" in "".join(tags.texts["li"])
+    assert "Broken images: 1 (a/broken.jpg: is empty)" in "".join(tags.texts["li"])
+    assert "Files of other kinds: 3 (2 .gif, 1 .txt)" in "".join(tags.texts["li"])
+    assert "Hidden or system files and folders: 1" in "".join(tags.texts["li"])
 
 
-def test_own_images_are_described_by_their_classes(tmp_path: Path) -> None:
+def test_own_images_are_described_by_their_classes(made: MadeUp, tmp_path: Path) -> None:
     classes = ["Katzen & Hunde", "grass 草", "<b>"]
-    counts = {
-        "train": {"Katzen & Hunde": 8, "grass 草": 2, "<b>": 2},
-        "val": {"Katzen & Hunde": 4, "grass 草": 1, "<b>": 1},
-    }
-    np.save(tmp_path / "train.npy", np.zeros((12, 3, 128, 128), np.uint8))
-    np.save(tmp_path / "train_labels.npy", np.array([0] * 8 + [1] * 2 + [2] * 2))
-    settings = {"source": "folder", "path": "/data/my pictures", "size": 128}
-    about = data.of(settings, {"classes": classes, "counts": counts}, tmp_path)
-    assert (
-        about.about
-        == "The images of “my pictures” in 3 classes: 12 for training and 6 for validation, cut to 128 × 128 pixels."
-    )
-    assert about.task.endswith("Guessing is right in 33.3 %, always naming the most frequent class in 66.7 %.")
-    assert about.colours == ""
-    assert [(tile.name, tile.images, len(tile.pictures)) for tile in about.tiles] == [
-        ("Katzen & Hunde", "8", 5),  # for training
-        ("grass 草", "2", 2),
-        ("<b>", "2", 2),
+    counts = {"train": dict(zip(classes, (8, 2, 2), strict=True)), "val": dict(zip(classes, (4, 1, 1), strict=True))}
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    np.save(dataset / "train.npy", np.zeros((12, 3, 128, 128), np.uint8))
+    np.save(dataset / "train_labels.npy", np.array([0] * 8 + [1] * 2 + [2] * 2))
+    write_json(dataset / "manifest.json", {"classes": classes, "counts": counts})
+    definition = page_definition(Graph(made.study), "main")
+    settings = definition.settings | {"dataset": {"source": "folder", "path": "/data/my pictures", "size": 128}}
+    definition = definition.model_copy(update={"settings": settings, "records": ()})
+    write_page(definition, results=tmp_path, cost=tmp_path / "none.json", out=tmp_path / "page.html")
+    text = " ".join("".join(Tags((tmp_path / "page.html").read_text()).texts["p"]).split())
+    assert "The images of “my pictures” in 3 classes: 12 for training and 6 for validation, cut to 128 × 128" in text
+    assert "Guessing is right in 33.3 %, always naming the most frequent class in 66.7 %." in text
+    assert "false on purpose" not in text and "Left out" not in text
+    data = Data.read(settings["dataset"], dataset)
+    assert [(tile.name, tile.num, len(tile.images)) for tile in data.tiles] == [
+        ("Katzen & Hunde", 8, 5),  # for training
+        ("grass 草", 2, 2),
+        ("<b>", 2, 2),
     ]
-    assert about.left_out == []
 
 
 def test_of_many_classes_some_are_shown_and_the_others_counted(tmp_path: Path) -> None:
@@ -414,16 +422,18 @@ def test_of_many_classes_some_are_shown_and_the_others_counted(tmp_path: Path) -
     np.save(tmp_path / "train.npy", np.zeros((1000, 3, 8, 8), np.uint8))
     np.save(tmp_path / "train_labels.npy", np.arange(1000))
     counts = {split: dict.fromkeys(classes, 1) for split in ("train", "val")}
-    about = data.of(
-        {"source": "imagenet", "path": "/data/imagenet", "size": 8}, {"classes": classes, "counts": counts}, tmp_path
-    )
-    assert (len(about.tiles), about.unseen) == (24, 976)
-    assert (about.tiles[0].name, about.tiles[-1].name) == ("n0000", "n0999")
+    write_json(tmp_path / "manifest.json", {"classes": classes, "counts": counts})
+    data = Data.read({"source": "imagenet", "path": "/data/imagenet", "size": 8}, tmp_path)
+    assert (len(data.tiles), data.num_classes) == (24, 1000)
+    assert (data.tiles[0].name, data.tiles[-1].name) == ("n0000", "n0999")
 
 
 def test_a_page_without_the_prepared_images_still_names_its_data(tmp_path: Path) -> None:
-    about = data.of(SETTINGS, None, tmp_path)
-    assert "10 for training and 5 for validation" in about.about and about.tiles == []
+    study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
+    definition = page_definition(Graph(study), "main")
+    write_page(definition, results=results, cost=tmp_path / "none.json", out=tmp_path / "page.html")
+    text = " ".join("".join(Tags((tmp_path / "page.html").read_text()).texts["p"]).split())
+    assert "10,000 for training and 4,000 for validation" in text and "Guessing" not in text
 
 
 def test_a_table_can_be_saved_from_the_page(made: MadeUp, tags: Tags) -> None:
@@ -530,9 +540,9 @@ def test_the_main_tables_show_all_columns_on_a_screen(width: int, browser: Brows
     """Tables 1 and 4 of the reference run, the widest that there are."""
     study, results = Study.load(ROOT, {"scale": "laptop", "seeds": "[0,1,2]"}), ROOT / "results/reference"
     write_page(
-        page_definition(Graph(study), "main", "all").sparse(),
+        page_definition(Graph(study), "main", "all"),
         results=results,
-        cost=tmp_path / "none.csv",
+        cost=tmp_path / "none.json",
         out=tmp_path / "page.html",
     )
     browser.open(tmp_path / "page.html", width=width)

@@ -76,8 +76,8 @@ import numpy as np
 sys.path.append({str(HELPERS)!r})
 from made_up import MadeUp
 from ldae.readers.report import write_page
-from ldae.readers.tables import write_cost
 from ldae.runtime.files import read_json
+from ldae.study.definitions import PageDefinition
 from ldae.study.graph import Graph
 from ldae.study.options import options
 from ldae.study.study import Study
@@ -89,10 +89,9 @@ job = graph.jobs["norms/pca/seed0"]
 words = [sys.executable, "-m", "ldae.cli", job.entry.command, *options(graph, job)]
 subprocess.run(words, check=True)
 assert read_json(job.record)["mean"] == 5.0
-cost = made.views().with_name("with_norms")
-write_cost([*made.records, job.record], out=cost)
+cost = made.cost([*made.records, job.record], made.views().with_name("with_norms"))
 page = graph.jobs["report_main"]
-write_page(page.spec, results=graph.results, cost=cost.with_suffix(".csv"), out=page.files[0])
+write_page(PageDefinition.model_validate(page.spec), results=graph.results, cost=cost, out=page.files[0])
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ldae.readers.figures.style  # noqa: F401  before anything else imports Matplotlib
 from ldae.readers.figures.pictures import denoising, noise, samples
@@ -12,6 +12,7 @@ from ldae.readers.figures.plots import curves, dimension, schedules
 from ldae.readers.figures.style import Drawn, Inputs, own_style
 from ldae.readers.figures.trajectory import trajectory
 from ldae.runtime.files import atomic_write, write_text
+from ldae.study.definitions import FigureDefinition
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["FIGURES", "Inputs", "write_figure"]
 
 DPI = 200
-FIGURES: dict[str, Callable[[dict[str, Any], Inputs], Drawn]] = {
+FIGURES: dict[str, Callable[[FigureDefinition, Inputs], Drawn]] = {
     f.__name__: f for f in (dimension, trajectory, schedules, curves, noise, denoising, samples)
 }
 
 
-def write_figure(definition: dict[str, Any], inputs: Inputs, *, out: Path) -> None:
+def write_figure(definition: FigureDefinition, inputs: Inputs, *, out: Path) -> None:
     """Writes `<out>.png`, `<out>.svg` and `<out>.csv` of a figure of any kind."""
     with own_style():
-        figure, data = FIGURES[definition["kind"]](definition, inputs)
+        figure, data = FIGURES[definition.kind](definition, inputs)
         _settle(figure)
         for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             with atomic_write(out.with_suffix(ending)) as partial:

@@ -1,8 +1,6 @@
-"""Figures that are pictures: noise, denoised images and samples, pixel by pixel; no torch."""
+"""Figures of images: noise, denoised images and samples, pixel by pixel; no torch."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,28 +10,29 @@ from numpy.typing import NDArray
 from ldae.readers.figures.style import WIDTH, Drawn, Inputs
 from ldae.runtime.arrays import open_array, read_arrays
 from ldae.runtime.files import read_json, verified
+from ldae.study.definitions import FigureDefinition
 
 COLUMNS = 8  # of a sheet of images
 
 
-def noise(definition: dict[str, Any], inputs: Inputs) -> Drawn:
-    """Clean images, and the same with noise on what each row's tokenizer makes of them (the paper's Fig. 7)."""
-    labels = [row["label"] for row in definition["rows"]]
+def noise(definition: FigureDefinition, inputs: Inputs) -> Drawn:
+    """Clean images, and the same images with noise on each row's latents (the paper's Fig. 7)."""
+    labels = [row.label for row in definition.rows]
     arrays = [read_arrays(path, ("clean", "noisy")) for path in inputs.pictures]
     noisy = [(label, pictures["noisy"]) for label, pictures in zip(labels, arrays, strict=True)]
     return _panels([("clean", arrays[0]["clean"]), *noisy])
 
 
-def denoising(definition: dict[str, Any], inputs: Inputs) -> Drawn:
+def denoising(definition: FigureDefinition, inputs: Inputs) -> Drawn:
     """Clean, noisy and denoised validation images (the paper's Fig. 8)."""
     pictures = read_arrays(inputs.pictures[0], ("clean", "noisy", "denoised"))
     names = {"clean": "clean", "noisy": "noisy latents", "denoised": "denoised"}
     return _panels([(label, pictures[name]) for name, label in names.items()])
 
 
-def samples(definition: dict[str, Any], inputs: Inputs) -> Drawn:
+def samples(definition: FigureDefinition, inputs: Inputs) -> Drawn:
     """The first samples of each row."""
-    labels = {row["run"]: row["label"] for row in definition["rows"]}
+    labels = {row.run: row.label for row in definition.rows}
     panels = []
     for path in inputs.samples:
         drawn = open_array(verified(path, read_json(path.with_suffix(".json"))), mapped=True)

@@ -1,7 +1,7 @@
-"""How every figure looks, whatever the user's Matplotlib is set up for; no torch.
+"""The style of all figures; no torch.
 
-Only the Agg and SVG backends draw, and each figure starts from Matplotlib's own defaults. A notebook's `MPLBACKEND`, a
-`matplotlibrc` or a style of the user's changes nothing.
+Only the Agg and SVG backends draw, and each figure starts from Matplotlib's own defaults, so that a notebook's
+`MPLBACKEND`, a `matplotlibrc` or a style of the user's changes nothing.
 """
 
 from __future__ import annotations
@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from ldae.readers.results import Results
+from ldae.readers.results import Results, RowResult
 
 
 @contextmanager
 def _settings_hidden() -> Iterator[None]:
-    """Lets Matplotlib find its own settings while it is imported: a backend or a file that it refuses would stop it.
+    """Hides the user's settings from Matplotlib during its import: it would stop at a file that it cannot read.
 
-    It looks into the working folder first, so that is where its defaults lie meanwhile.
+    It looks into the working folder first, so the block runs in the folder of its defaults.
     """
     package = find_spec("matplotlib")
     assert package is not None and package.origin is not None
@@ -43,13 +42,13 @@ with _settings_hidden():
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by colour-blind readers too, and on white and black; `report/style.css` has the same hues.
+# Distinguishable for colour-blind readers, on white and on black; `report/style.css` has the same hues.
 PALETTE = ("#0b6bb0", "#b35900", "#00775a", "#a33b8f", "#b02a30", "#5b4bb5", "#6b5b00", "#49545f")
 OURS, PIXELS, THEIRS, QUIET = PALETTE[0], PALETTE[1], PALETTE[2], "#6b7480"
 MARKERS = ("o", "s", "^", "D")
 PAPER = "The paper, ImageNet"
 PERCENT = (-2, 102)  # with room for a dot at the end
-WIDTH = 4.0  # inches: on a telephone's screen the letters of such a figure have about their own size
+WIDTH = 4.0  # inches, so that letters have about their own size on the screen of a telephone
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -76,14 +75,13 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a figure is drawn from; each kind reads what it needs."""
+    """The files of a figure; each kind reads what it needs."""
 
     results: Results | None = None
     histories: Sequence[Path] = ()  # `history.csv` of rows
     pictures: Sequence[Path] = ()  # `pictures.npz` of rows
     samples: Sequence[Path] = ()  # `samples.npy` of rows
     tokenizers: Sequence[Path] = ()  # `tokenizer.safetensors`
-    schedules: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # signal^2 at each time step, by label
 
     @property
     def measured(self) -> Results:
@@ -98,14 +96,22 @@ Drawn = tuple[Figure, pd.DataFrame]
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Draws with Matplotlib's defaults and this module's style, and with nothing of the user's."""
+    """Draws with Matplotlib's defaults and this module's style alone."""
     own: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     with matplotlib.rc_context(own | STYLE):
         yield
 
 
+def bars(rows: Sequence[RowResult]) -> tuple[list[float], list[list[float]]]:
+    """The accuracies of rows in percent, and the lengths of their intervals below and above."""
+    accuracies = [row.accuracy for row in rows]
+    below = [100 * (value - low) for value, low, _ in accuracies]
+    above = [100 * (high - value) for value, _, high in accuracies]
+    return [100 * value for value, _, _ in accuracies], [below, above]
+
+
 def percent_axes(axes: Sequence[Axes], along: str) -> None:
-    """Limits axes of percentages, `along` "x" or "y", to what can be; a point is as long in all of them.
+    """Limits axes of percentages, `along` "x" or "y", to the possible range, with the same scale on all of them.
 
     The interval of two seeds can reach far beyond 0 and 100 %, and would leave no room for anything else.
     """

@@ -1,9 +1,7 @@
-"""Where the page's numbers come from: each row's change, specification, runs and their provenance; no torch."""
+"""Where the page's numbers come from: each row's records, their numbers by seed and their provenance; no torch."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from ldae.readers.report.cells import Cell, Record, Sheet
+from ldae.readers.layout import Cell, Layout
 from ldae.runtime.files import history_file, read_json
+from ldae.study.definitions import PageRow
 from ldae.study.record import digest, leaves, seconds_of
 from ldae.study.results import DistanceRecord, ProbeRecord
 from ldae.study.spec import Spec
@@ -23,189 +23,127 @@ POINTS = 200  # of a curve; a longer history is averaged down to these
 CURVES = ("loss", "gradient_norm")
 
 
-class Made(NamedTuple):
-    """A result file, and what it says of itself."""
+class Result(NamedTuple):
+    """A record of the results folder."""
 
     path: str  # below the results folder
     stage: str
-    seed: str
     about: dict[str, Any]
+
+    @property
+    def seed(self) -> str:
+        """The seed; empty for a result that all seeds share."""
+        return str(self.about.get("seed", ""))
 
 
 class Row(NamedTuple):
-    """A row of the study and all that was made for it."""
+    """A row of the study with its results."""
 
-    name: str
-    label: str
-    parent: str | None
-    changes: list[tuple[str, str, str]]  # key, before, after
-    settings: list[tuple[str, str]]  # the whole specification by dotted keys
-    spec: str  # what the row says beyond the defaults, as its commands are given it
-    tokenizer: str | None
-    run: str  # whose training it shares
-    probe: str  # whose probe it shares
-    numbers: Sheet | None
-    records: list[Made]
-
-    @property
-    def provenance(self) -> Sheet | None:
-        """When, where and with what its results were made."""
-        return provenance_of(self.records)
+    definition: PageRow
+    spec: str  # as an option of its commands
+    settings: dict[str, Any]  # the whole specification by dotted keys
+    results: list[Result]
+    numbers: Layout | None
+    provenance: Layout | None
 
 
-def row_of(row: dict[str, Any], results: Path) -> Row:
-    """A row with its records, where they lie in the results folder.
+def read_row(row: PageRow, folder: Path) -> Row:
+    """A row with its records in the results folder; a `ValueError` as of `read_results`."""
+    results = read_results(row.records, folder)
+    spec = Spec.model_validate(row.spec)
+    settings = {key: value for key, value in leaves(spec.model_dump()) if value is not None}
+    return Row(row, spec.to_json(), settings, results, _numbers(results, row.offset), provenance_of(results))
+
+
+def read_results(expected: Iterable[tuple[str, str]], folder: Path) -> list[Result]:
+    """The records that are in the results folder, of those expected: their paths and the digests of their lineages.
 
     Raises:
         ValueError: for a record that is damaged, or was made from another specification than the study's now.
     """
-    found = records(row["records"], results)
-    spec = Spec.model_validate(row["spec"])
-    return Row(
-        name=row["name"],
-        label=row["label"],
-        parent=row["parent"],
-        changes=[(key, _value(before), _value(after)) for key, (before, after) in row["changes"].items()],
-        settings=[(key, _value(value)) for key, value in leaves(spec.model_dump()) if value is not None],
-        spec=spec.to_json(),
-        tokenizer=row.get("tokenizer"),
-        run=row["run"],
-        probe=row["probe"],
-        numbers=_numbers(found, row["offset"]),
-        records=found,
-    )
+    results = []
+    for path, lineage in expected:
+        file = folder / path
+        if not file.is_file():
+            continue
+        about = read_json(file)
+        if digest(about.get("lineage")) != lineage:
+            raise ValueError(
+                f"{file}: made from another specification than the study's now; run it again "
+                "(`ldae why` says what differs)"
+            )
+        results.append(Result(path, RECORDS[file.name], about))
+    return results
 
 
-def records(expected: list[list[str]], results: Path) -> list[Made]:
-    """Those of the expected records that lie in the results folder, each given by its path and its lineage's digest.
-
-    Raises:
-        ValueError: for a record that is damaged, or of another lineage.
-    """
-    found = (record(results, path, lineage) for path, lineage in expected)
-    return [made for made in found if made is not None]
-
-
-def record(results: Path, path: str, lineage: str | None = None) -> Made | None:
-    """A record of the results folder, if it is there; a `ValueError` if it is not of this lineage."""
-    file = results / path
-    if not file.is_file():
-        return None
-    about = read_json(file)
-    if lineage is not None and digest(about.get("lineage")) != lineage:
-        raise ValueError(
-            f"{file}: made from another specification than the study's now; run it again (`ldae why` says what differs)"
-        )
-    return Made(path, RECORDS[file.name], str(about.get("seed", "")), about)
-
-
-def provenance_of(records: Iterable[Made]) -> Sheet | None:
-    """When, where and with what results were made."""
-    headings = ("stage", "seed", "made", "device", "commit", "versions", "seconds", "memory, MB", "file")
+def provenance_of(results: list[Result]) -> Layout | None:
+    """When, where and with what results were made; None if there are no results."""
+    headings = ("stage", "seed", "made", "device", "commit", "versions", "file", "seconds", "memory, MB")
     lines = []
-    for made in records:
-        origin = made.about.get("provenance", {})  # which the prepared images have none of
-        lines.append(
-            [
-                Cell(made.stage),
-                Cell(made.seed),
-                Cell(day(origin["started"]) if origin else ""),
-                Cell(_device(origin)),
-                Cell((origin["commit"] or "outside a checkout") if origin else ""),
-                Cell(", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items())),
-                Cell(f"{seconds_of(origin):.0f}" if origin else ""),
-                Cell(f"{origin['peak_memory_mb']:,}" if origin else ""),
-                Cell(made.path),
+    for result in results:
+        texts = [result.stage, result.seed, "", "", "", "", result.path, "", ""]
+        if origin := result.about.get("provenance"):  # prepared images have none
+            processes = origin.get("processes", 1)
+            texts[2:6] = [
+                day(origin["started"]),
+                f"{processes} x {origin['device']}" if processes > 1 else origin["device"],
+                origin["commit"] or "outside a checkout",
+                ", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
             ]
-        )
-    numbers = ("seconds", "memory, MB")
-    return Sheet("", [(heading, heading in numbers) for heading in headings], lines) if lines else None
-
-
-def curve(row: dict[str, Any], history: Path) -> dict[str, Any]:
-    """What a training has measured against the images it had seen, as the page's script draws it."""
-    with history_file(history.parent).open(encoding="utf-8", newline="") as file:
-        steps = list(csv.DictReader(file))
-    names = [name for name in ("images", *CURVES) if steps and name in steps[0]]  # none of a very short training
-    measured = {name: [float(step[name]) for step in steps] for name in names}
-    return {"row": row["name"], "label": row["label"]} | {name: _thinned(values) for name, values in measured.items()}
-
-
-def cost(records: list[Record]) -> Sheet:
-    """What the jobs have cost, by stage and device."""
-    headings = ("stage", "device", "jobs", "job hours", "device hours", "of which imports, %", "most memory, MB")
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for one in records:
-        groups.setdefault((one["stage"], one["device"]), []).append(one)
-    groups |= {("all", ""): records} if len(groups) > 1 else {}
-    lines = []
-    for (stage, device), jobs in groups.items():
-        seconds = [float(job["seconds"]) for job in jobs]
-        held = sum(took * int(job.get("processes") or 1) for took, job in zip(seconds, jobs, strict=True))
-        imports = 100 * sum(float(job["imports"]) for job in jobs) / sum(seconds)
-        memory = max(float(job["peak MB"]) for job in jobs)
-        lines.append(
-            [
-                Cell(stage, sort=stage),
-                Cell(device, sort=device),
-                Cell(f"{len(jobs)}", sort=len(jobs)),
-                Cell(f"{sum(seconds) / 3600:.2f}", sort=sum(seconds)),
-                Cell(f"{held / 3600:.2f}", sort=held),
-                Cell(f"{imports:.1f}", sort=imports),
-                Cell(f"{memory:,.0f}", sort=memory),
-            ]
-        )
-    return Sheet("", [(heading, place > 1) for place, heading in enumerate(headings)], lines)
+            texts[7:] = [f"{seconds_of(origin):.0f}", f"{origin['peak_memory_mb']:,}"]
+        lines.append([Cell(value=text) for text in texts])
+    return Layout.simple(headings, lines, texts=7) if lines else None
 
 
 def day(started: float) -> str:
-    """A moment, in universal time."""
+    """A time in seconds since 1970, in universal time."""
     return f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _numbers(records: list[Made], offset: int) -> Sheet | None:
-    """What each seed's probe and judge have measured."""
+def curve(row: PageRow, run: Path) -> dict[str, Any]:
+    """The history of a training against the images seen, as the page's script draws it."""
+    history = pd.read_csv(history_file(run))
+    names = [name for name in ("images", *CURVES) if len(history) and name in history]  # none in a very short training
+    return {"row": row.name, "label": row.label} | {name: _thinned(history[name].to_numpy()) for name in names}
+
+
+def _thinned(values: np.ndarray) -> list[float | None]:
+    """At most `POINTS` means of neighbouring values, of four digits; None for one that is not finite."""
+    means = [part.mean() for part in np.array_split(values, min(POINTS, len(values)))]
+    return [float(f"{mean:.4g}") if math.isfinite(mean) else None for mean in means]
+
+
+def _numbers(results: list[Result], offset: int) -> Layout | None:
+    """The numbers of each seed's probe and judge; None if there is no probe."""
     headings = ("seed", "accuracy", "random weights", "k-NN", "learning rate", "distance of samples")
-    distances = {
-        made.seed: DistanceRecord.parse(made.about, Path(made.path))
-        for made in records
-        if made.path.endswith("/distance.json")
+    judged = {
+        result.seed: DistanceRecord.parse(result.about, Path(result.path))
+        for result in results
+        if result.path.endswith("/distance.json")
     }
     lines = []
-    for made in records:
-        if made.stage != "probe":
+    for result in results:
+        if result.stage != "probe":
             continue
-        encoders = ProbeRecord.parse(made.about, Path(made.path)).encoders
+        encoders = ProbeRecord.parse(result.about, Path(result.path)).encoders
         trained, random = (encoders[f"{kind}/{offset}"] for kind in ("trained", "random"))
-        judged = distances.get(made.seed)
-        edge = ", the smallest or largest tried" if trained["linear"].rate_at_edge else ""
+        accuracies = [
+            Cell(value=f"{100 * one.value:.2f}", detail=f"[{100 * one.low:.1f}, {100 * one.high:.1f}]")
+            for one in (trained["linear"], random["linear"])
+        ]
+        distance = judged.get(result.seed)
         lines.append(
             [
-                Cell(made.seed),
-                *(
-                    Cell(f"{100 * one.value:.2f}", f"[{100 * one.low:.1f}, {100 * one.high:.1f}]")
-                    for one in (trained["linear"], random["linear"])
+                Cell(value=result.seed),
+                *accuracies,
+                Cell(value=f"{100 * trained['knn'].value:.2f}"),
+                Cell(
+                    value=f"{trained['linear'].rate:g}",
+                    detail="the smallest or largest tried" if trained["linear"].rate_at_edge else "",
                 ),
-                Cell(f"{100 * trained['knn'].value:.2f}"),
-                Cell(f"{trained['linear'].rate:g}{edge}"),
-                Cell(f"{judged.infinite:.2f}", f"± {judged.error:.2f}") if judged else Cell(""),
+                Cell()
+                if distance is None
+                else Cell(value=f"{distance.infinite:.2f}", detail=f"± {distance.error:.2f}"),
             ]
         )
-    return Sheet("", [(heading, True) for heading in headings], lines) if lines else None
-
-
-def _thinned(values: list[float]) -> list[float | None]:
-    """At most `POINTS` means of neighbouring values, of four digits; nothing where one is not finite."""
-    parts = np.array_split(np.array(values), min(POINTS, len(values)))
-    return [float(f"{mean:.4g}") if math.isfinite(mean) else None for mean in (part.mean() for part in parts)]
-
-
-def _device(origin: dict[str, Any]) -> str:
-    """The name of a device, and how many of them."""
-    processes = origin.get("processes", 1)
-    return f"{processes} x {origin['device']}" if processes > 1 else origin.get("device", "")
-
-
-def _value(value: Any) -> str:
-    """A value as YAML has it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return Layout.simple(headings, lines, texts=0) if lines else None

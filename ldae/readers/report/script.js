@@ -201,7 +201,7 @@ function drawCurves(curves) {
   function choose(curve, point) {
     chosen = { curve, point };
     const { x, y } = points(curve)[point];
-    const what = measure.value === "loss" ? "loss" : "norm of the gradient";
+    const what = measure.value === "loss" ? "loss" : "gradient norm";
     readout.textContent = `${curve.label}: ${what} ${number(y)} after ${number(x)} images`;
     draw();
   }
