@@ -45,7 +45,7 @@ def extract(
     """The features of some images of a split by each encoder's name; the ranks share the batches.
 
     The `images` (n,) are numbers in the split, a piece of a pass over it that begins at position `first`; the position
-    decides the randomness. With `tokens`, these are kept beside the pooled features.
+    decides the randomness. With `tokens`, the result has them beside the pooled features.
     """
     randomness = Randomness(crop.device)
     stored: dict[str, Tensor] = {}  # tokens (n, T, F), or features (n, F)

@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
 
 class Measure:
-    """One measure of one encoder. The probe calls the methods in this order; those that do nothing may stay as here."""
+    """One measure of one encoder. The probe calls its methods in this order; override those that do something."""
 
     def __init__(self, task: Task, example: Encoded) -> None:
         """Starts a measure of an encoder whose output is like the `example`."""

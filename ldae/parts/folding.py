@@ -1,9 +1,9 @@
-"""A trained encoder as the weights of a plain Vision Transformer, in timm's names; what is fixed is folded in, exactly.
+"""A trained encoder as the weights of a plain Vision Transformer, by timm's names: an exact conversion.
 
 Everything before the first block is affine in a patch's pixels, and so is one patch embedding: the tokenizer, its
 scaling, the inverse projection of rows on images, the normalisation of MAE's and MoCo v3's images, the embedding.
 Everything that the conditioning does at one time step is affine in each block: shift and scale are a LayerNorm's bias
-and weight, a gate is a factor of the layer before it. Sums are made in float64 and rounded once.
+and weight, a gate is a factor of the layer before it. Sums are computed in float64 and rounded once.
 """
 
 from __future__ import annotations

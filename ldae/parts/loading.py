@@ -1,4 +1,4 @@
-"""Networks from the files that a stage is given: a tokenizer's fit, the data set, trained weights."""
+"""Networks from files: a tokenizer's fit, the manifest of a data set, trained or published weights."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
 
 
 def stage_of(run: dict[str, Any]) -> DenoiserStage:
-    """What the denoiser of a record is made of."""
+    """The stage that trained or took the denoiser of a record."""
     spec = run["lineage"]["pretrain"]["spec"]
     return (AdoptStage if "weights" in spec else PretrainStage).model_validate(spec)
 
@@ -186,7 +186,7 @@ def find_run(folder: Path, *, row: str | None = None, seed: int | None = None) -
 
 
 def open_finished(folder: Path) -> Finished:
-    """Opens a run by its folder, e.g. results/laptop/pretrain/ldae/seed0; what else it takes is found from there.
+    """Opens a run by its folder, e.g. results/laptop/pretrain/ldae/seed0; the other files lie beside it in the results.
 
     Raises:
         ValueError, FileNotFoundError: in one line, for a folder that holds no run, or damaged or missing files.

@@ -41,7 +41,7 @@ class Moments:
 
     @classmethod
     def merged(cls, others: Iterable[Self]) -> Self:
-        """What one stream of all the features would have given; the others stay as they are."""
+        """The moments of one stream of all the features; the others do not change."""
         joint = cls()
         for other in others:
             if not other.count:

@@ -125,7 +125,7 @@ class Transformer(nn.Module):
             gates[[2, 5]] = 1.0
 
     def condition(self, time: Tensor, labels: Tensor | None) -> Tensor:
-        """The activated conditioning (N, c); without labels a network that knows them is given the null label."""
+        """The activated conditioning (N, c); without labels, a network that knows them takes the null label."""
         condition = self.time(sinusoid(time, TIME_FREQUENCIES, cosine_first=True))
         if self.label is not None:
             null = torch.full_like(time, self.classes)
@@ -133,7 +133,7 @@ class Transformer(nn.Module):
         return F.silu(condition)
 
     def features(self, tokens: Tensor, time: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """The activations (N, T, h) after each of `blocks`, counted from 1, in one pass; no label is given."""
+        """The activations (N, T, h) after each of `blocks`, counted from 1, in one pass, without labels."""
         condition = self.condition(time, None)
         x = self.embed(tokens) + self.positions
         after = {}
