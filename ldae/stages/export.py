@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from safetensors.torch import save_file
@@ -19,6 +20,10 @@ from ldae.study.spec import Features
 ARCHITECTURE = "vit_base_patch16_224"  # timm's name of the plain Vision Transformer; the arguments below set its size
 TIMM = "1.0.16"  # the first version that loads such a folder
 LICENCE = "apache-2.0"
+FOLDING = """
+Its conditioning at time step t = {time} is folded into the weights, and so is all that stands between the
+pixels and the first block: no time step, no label and no tokenizer is needed.
+"""
 
 
 def export(model: Path, *, out: Path, features: Features, about: dict[str, str]) -> None:
@@ -103,8 +108,7 @@ def model_card(folded: Folded, finished: Finished, features: Features, about: di
     """The README of the exported folder: what it contains and how to load it."""
     run, size, classes = finished.run, finished.manifest["size"], finished.manifest["classes"]
     specs = {stage: step["spec"] for stage, step in run["lineage"].items()}
-    blocks, depth = list(range(folded.depth))[-3:], f"{folded.depth} {'block' if folded.depth == 1 else 'blocks'}"
-    grid, data, pretraining = folded.grid, specs["dataset"].get("dataset", {}), specs["pretrain"]
+    depth, data = f"{folded.depth} {'block' if folded.depth == 1 else 'blocks'}", specs["dataset"].get("dataset", {})
     lines = {
         "row": f"`{run['row']}`, seed {run['seed']}",
         "method": METHODS[run["method"]].title,
@@ -115,72 +119,18 @@ def model_card(folded: Folded, finished: Finished, features: Features, about: di
         "code": run["provenance"]["commit"] or "unknown commit",
         "licence": "Apache-2.0, like the code; the training images keep their own",
     }
-    folding = (
-        f"""
-Its conditioning at time step t = {features.time} is folded into the weights, and so is all that stands between the
-pixels and the first block: no time step, no label and no tokenizer is needed.
-"""
-        if METHODS[run["method"]].denoises
-        else ""
+    return Template((Path(__file__).parent / "model_card.md").read_text()).substitute(
+        row=run["row"],
+        folding=FOLDING.format(time=features.time) if METHODS[run["method"]].denoises else "",
+        out=out,
+        size=size,
+        grid=folded.grid,
+        tokens=folded.grid**2,
+        width=folded.width,
+        blocks=list(range(folded.depth))[-3:],
+        patch=PATCH,
+        timm=TIMM,
+        licence=LICENCE,
+        table="\n".join(f"| {heading} | {text} |" for heading, text in lines.items()),
+        pretraining=json.dumps(specs["pretrain"], indent=1),
     )
-    table = "\n".join(f"| {heading} | {text} |" for heading, text in lines.items())
-    return f"""---
-license: {LICENCE}
-library_name: timm
-pipeline_tag: image-feature-extraction
-tags: [timm, image-feature-extraction, self-supervised]
----
-# {run["row"]}: an encoder of the deconstruction of denoising diffusion models
-
-A plain Vision Transformer for `timm` {TIMM} or newer. It takes images in [-1, 1], has neither a class token nor a final
-norm, and its representation is the mean of the tokens.
-{folding}
-```python
-import numpy as np
-import timm
-import torch
-from PIL import Image, ImageOps
-
-model = timm.create_model("local-dir:{out}", pretrained=True).eval()
-size = model.patch_embed.img_size[0]  # {size}, unless img_size=... gives another
-
-
-def prepare(image):  # the centre, as of the training images: halved while that leaves enough, then bicubic
-    image = ImageOps.exif_transpose(image).convert("RGB")
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
-
-
-images = prepare(Image.open("picture.jpg"))  # (1, 3, {size}, {size})
-with torch.inference_mode():
-    model(images)  # (1, {folded.width}), the mean of the tokens
-    model.forward_features(images)  # (1, {grid**2}, {folded.width}), the tokens
-    # the last blocks' activations, (1, {folded.width}, {grid}, {grid}) each
-    timm.create_model("local-dir:{out}", pretrained=True, features_only=True, out_indices={blocks}).eval()(images)
-```
-
-`img_size=...` asks for another size, a multiple of {PATCH}, to which positions are interpolated, and `num_classes=...`
-for a new head. `timm.data.create_transform` prepares images with augmentations for training; it resizes large pictures
-in one step, so that pixels and features differ a little from these.
-
-To share the encoder with this card: `huggingface_hub.upload_folder(repo_id="you/encoder", folder_path="{out}")`. Then
-`timm.create_model("hf-hub:you/encoder", pretrained=True)` loads it.
-
-| | |
-|---|---|
-{table}
-
-What it was trained with, as far as it differs from the defaults:
-
-```json
-{json.dumps(pretraining, indent=1)}
-```
-
-The method: X. Chen, Z. Liu, S. Xie, K. He, "Deconstructing Denoising Diffusion Models for Self-Supervised Learning",
-arXiv:2401.14404. The accuracy above is this run's own, not the paper's.
-"""
