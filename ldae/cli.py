@@ -7,15 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ldae.runtime.process import (
-    Rank,
-    die_with_driver,
-    die_with_parent,
-    importing,
-    imports,
-    launched_by,
-    process_seconds,
-)
+from ldae.runtime import process
 from ldae.runtime.progress import RESUMABLE, log
 from ldae.runtime.slurm import is_running, requeue
 from ldae.runtime.stopping import STOPPED, Stopped, stopping
@@ -57,10 +49,10 @@ def main() -> None:
 
 def _run_command() -> None:
     """Parses the command line, runs the command, and turns errors and stops into messages and exit statuses."""
-    die_with_driver()
-    if launched_by() in ("ldae", "torchrun"):
-        die_with_parent()
-    with importing():
+    process.die_with_driver()
+    if process.launched_by() in ("ldae", "torchrun"):
+        process.die_with_parent()
+    with process.importing():
         from ldae.commands.shell import complete
 
         root = parser()
@@ -68,21 +60,21 @@ def _run_command() -> None:
         arguments = root.parse_args()
     try:
         arguments.action(arguments)
-        if imports.seconds:
-            log(f"done in {process_seconds():.1f} s, of which imports took {imports.seconds:.1f} s")
+        if process.imports.seconds:
+            log(f"done in {process.process_seconds():.1f} s, of which imports took {process.imports.seconds:.1f} s")
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
         sys.exit(f"ldae: {' '.join(str(error).split())}")
     except Stopped as stopped:
-        if Rank.from_environment().number:
+        if process.Rank.from_environment().number:
             return  # with status 0: a failing rank would end rank 0 before it has logged and requeued
         log(f"{stopped}; {RESUMABLE}")
         if stopping.in_time or is_running():
             requeue()
         sys.exit(STOPPED)
     except KeyboardInterrupt:
-        sys.exit(1 if Rank.from_environment().number else "ldae: interrupted")
+        sys.exit(1 if process.Rank.from_environment().number else "ldae: interrupted")
 
 
 if __name__ == "__main__":

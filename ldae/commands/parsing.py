@@ -99,7 +99,7 @@ class Root(Parser):
             epilog=f"Examples:\n{examples}" if examples else None,
             formatter_class=Help,
         )
-        command.set_defaults(**defaults)
+        command.set_defaults(command=name, **defaults)
         return command
 
     def format_help(self) -> str:

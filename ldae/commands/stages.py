@@ -68,7 +68,7 @@ def _add_options(command: Parser, stage: Stage) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     """Runs a stage's function with the options of the command line."""
     options = vars(arguments)
-    del options["action"]
+    del options["action"], options["command"]
     stage = STAGES[options.pop("stage")]
     threads, limit, processes = (
         options.pop("threads"),
@@ -89,7 +89,10 @@ def _run(arguments: argparse.Namespace) -> None:
     computes = stage.name != "dataset"  # the images are prepared by worker processes without torch
     if computes:
         keep_memory()
-        _limit_threads(own_threads)
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(own_threads)  # before their libraries load
+        with importing():
+            import torch
+        torch.set_num_threads(own_threads)
     module, name = stage.function.split(".")
     with importing():
         run = getattr(importlib.import_module(f"ldae.stages.{module}"), name)
@@ -147,12 +150,3 @@ def _read_spec(stage: Stage, text: str) -> Config:
     mistake = errors[0].errors()[0]
     key = ".".join(map(str, mistake["loc"]))
     raise ValueError(f"--spec: {key}: {mistake['msg']}, found {mistake['input']!r}")
-
-
-def _limit_threads(threads: int) -> None:
-    """Sets the number of CPU threads before any library with its own thread pool is imported."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    with importing():
-        import torch
-
-    torch.set_num_threads(threads)

@@ -27,20 +27,20 @@ def add(root: Root) -> None:
         "list",
         "list the rows as a tree, each with its one change; the sweeps; the targets",
         examples="  ldae list\n  ldae list --study tests/study.yaml",
-        action=_list,
+        action=_ask,
     )
     show = command(
         "show",
         "show a row in full: its configuration, what the scale adds, its lineage and its results",
         examples="  ldae show ldae\n  ldae show pca_d8 --scale imagenet   # one value of a sweep",
-        action=_show,
+        action=_ask,
     )
     completed(show.add_argument("row", metavar="ROW", help="the name of the row"), rows)
     diff = command(
         "diff",
         "show the keys in which two rows differ, and the stages that they do not share",
         examples="  ldae diff pca ldae\n  ldae diff mae_l ldae_l --scale imagenet",
-        action=_diff,
+        action=_ask,
     )
     compare = command(
         "compare",
@@ -83,7 +83,7 @@ def add(root: Root) -> None:
         "estimate what targets cost: jobs, FLOPs, hours and disk space, before anything runs",
         examples="  ldae plan all --scale gpu            # everything, on one GPU\n"
         "  ldae plan figure5 pca                # a figure and a row",
-        action=_plan,
+        action=_ask,
     )
     plan.add_argument("--images", type=int, metavar="N", help="size of the training set, if it is not prepared yet")
     plan.add_argument("--jobs", type=int, metavar="N", help="jobs at a time (default: as many as cores or GPUs allow)")
@@ -92,14 +92,14 @@ def add(root: Root) -> None:
         "show the progress of each training, and the last log line of each failed job",
         examples="  ldae status                          # all of the study\n"
         "  ldae status table3 --seeds 0,1,2     # one table, three seeds",
-        action=_status,
+        action=_ask,
     )
     why = command(
         "why",
         "show what would run again, and which change is the reason",
         examples="  ldae why                             # all of the study\n"
         "  ldae why figure5                     # one figure",
-        action=_why,
+        action=_ask,
     )
     text = "targets, sweeps or rows (default: all)"
     for asked in (plan, status, why):
@@ -130,22 +130,26 @@ def _study(arguments: argparse.Namespace) -> Study:
     return Study.load(Path(), overrides(arguments))
 
 
-def _list(arguments: argparse.Namespace) -> None:
-    from ldae.overview.show import listing, say
+def _ask(arguments: argparse.Namespace) -> None:
+    """Prints the answer to a question about the study."""
+    from ldae.overview.plan import plan
+    from ldae.overview.show import differences, listing, row_in_full, say
+    from ldae.overview.status import status, why
 
-    say(*listing(_study(arguments)))
-
-
-def _show(arguments: argparse.Namespace) -> None:
-    from ldae.overview.show import row_in_full, say
-
-    say(*row_in_full(_study(arguments), Path(), arguments.row))
-
-
-def _diff(arguments: argparse.Namespace) -> None:
-    from ldae.overview.show import differences, say
-
-    say(*differences(_study(arguments), arguments.first, arguments.second))
+    study, root = _study(arguments), Path()
+    match arguments.command:
+        case "list":
+            say(*listing(study))
+        case "show":
+            say(*row_in_full(study, root, arguments.row))
+        case "diff":
+            say(*differences(study, arguments.first, arguments.second))
+        case "plan":
+            print(plan(study, root, arguments.targets, images=arguments.images, slots=arguments.jobs))
+        case "status":
+            print(status(study, root, arguments.targets))
+        case "why":
+            print(why(study, root, arguments.targets))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -174,24 +178,6 @@ def _run(arguments: argparse.Namespace) -> None:
     sys.stdout.flush()
     snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]
     os.execv(sys.executable, [sys.executable, "-m", "ldae.commands.drive", request, *snakemake])
-
-
-def _plan(arguments: argparse.Namespace) -> None:
-    from ldae.overview.plan import plan
-
-    print(plan(_study(arguments), Path(), arguments.targets, images=arguments.images, slots=arguments.jobs))
-
-
-def _status(arguments: argparse.Namespace) -> None:
-    from ldae.overview.status import status
-
-    print(status(_study(arguments), Path(), arguments.targets))
-
-
-def _why(arguments: argparse.Namespace) -> None:
-    from ldae.overview.status import why
-
-    print(why(_study(arguments), Path(), arguments.targets))
 
 
 def _targets(study: Study) -> list[str]:

@@ -82,16 +82,16 @@ def _training(finished: Finished) -> str:
 
 def _outputs(pictures: list[Path], out: Path) -> list[Path]:
     """A path for each picture's result: its name, and a number if two pictures have the same name."""
+    inputs = {picture.resolve() for picture in pictures}
     counts: Counter[str] = Counter()
-    paths = []
+    paths: list[Path] = []
     for picture in pictures:
         counts[picture.stem] += 1
         number = f"-{counts[picture.stem]}" if counts[picture.stem] > 1 else ""
-        paths.append(out / f"{picture.stem}{number}.png")
-    inputs = {picture.resolve() for picture in pictures}
-    for path in paths:
+        path = out / f"{picture.stem}{number}.png"
         if path.resolve() in inputs:
             raise ValueError(f"{path}: is one of the pictures, and would be replaced; name another folder with --out")
+        paths.append(path)
     return paths
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from ldae.data.prepared import Order
 from ldae.runtime import ranks
 from ldae.runtime.device import device_name, pick_device
-from ldae.runtime.files import path_in_errors, write_text
+from ldae.runtime.files import atomic_write, path_in_errors, write_text
 from ldae.runtime.locking import HEARTBEAT_SECONDS, heartbeat, sole_holder
 from ldae.runtime.progress import log, progress
 from ldae.runtime.randomness import Randomness, Stream, stream
@@ -32,7 +33,6 @@ from ldae.runtime.stopping import Stopped, stopping
 from ldae.study.recipes import Training
 from ldae.study.record import Options, write_record
 from ldae.study.scale import Classifier, Convolutional
-from ldae.training.checkpoint import read_state, save_checkpoint
 from ldae.training.step import AdamW
 
 
@@ -293,3 +293,41 @@ def save_history(lines: list[str], path: Path, *, first: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path_in_errors(path), path.open("a" if first else "w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines[first:])
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values atomically; an `OSError` names the file if the disk is full."""
+    with atomic_write(path) as partial:
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # torch raises this for a full disk
+            raise OSError(f"cannot be written; is the disk full? ({str(error).splitlines()[0]})") from None
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Reads a checkpoint without executing code from it; raises `ValueError` if the file is damaged.
+
+    A checkpoint is a zip file with checksums. `torch.load` does not verify them and would return damaged weights.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
+        if any(member.external_attr for member in archive.infolist()):
+            raise ValueError("a tensor is marked as a folder")  # torch would return uninitialised memory
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
+    """Reads a checkpoint; returns None, and logs why, if it is damaged or belongs to another run."""
+    if not path.exists():
+        return None
+    try:
+        state = load_checkpoint(path, device)
+    except Exception as error:  # torch raises a dozen different types for damaged files
+        log(f"{path}: cannot be read ({type(error).__name__}); passed over")
+        return None
+    if state.get("identity") != identity:
+        log(f"{path}: is of a run with another specification; passed over")
+        return None
+    return state

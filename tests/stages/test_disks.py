@@ -37,8 +37,7 @@ from ldae.study.stage_specs import (
     SampleStage,
     TokenizerStage,
 )
-from ldae.training.checkpoint import load_checkpoint, read_state, save_checkpoint
-from ldae.training.loop import Run
+from ldae.training.loop import Run, load_checkpoint, read_state, save_checkpoint
 
 MB = 2**20
 STAGE = PretrainStage(
