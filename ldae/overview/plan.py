@@ -56,7 +56,7 @@ class Rates:
 
     def __init__(self, study: Study, costs: Costs, root: Path) -> None:
         """Reads the records of all jobs of the scale that have run, whatever row or seed they belong to."""
-        self.resources, width = study.scale.resources, study.scale.sizes.half_large.width
+        self.resources, width = study.scale.resources, study.scale.sizes["half-L"].width
         self.card = next(card for card in CARDS if width <= card.width)
         names = (path.name.removeprefix("seed") for path in (root / study.results).glob("*/*/seed*"))
         seeds = {int(name) for name in names if name.isdecimal()} | set(study.file.seeds)

@@ -32,6 +32,7 @@ def matching(pattern: str, wanted: str) -> AfterValidator:
 
 Positive = Annotated[int, Field(ge=1)]
 Architecture = Literal["vgg", "resnet"]  # of the small classifiers: for the perceptual loss, and to judge samples
+SizeName = Literal["B", "half-L", "L"]  # of the encoders in the paper's Sec. 5; most rows have the middle one
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Multiple = Annotated[float, Field(gt=0)]
 
@@ -66,20 +67,25 @@ class Config(BaseModel):
         return json.dumps(self.sparse(), sort_keys=True, separators=(",", ":"))
 
 
-class Size(Config):
-    """The size of the Diffusion Transformer: half of its blocks are the encoder, half the decoder."""
+class Width(Config):
+    """The width of a transformer, which its heads divide."""
 
     width: Annotated[int, Field(ge=8, multiple_of=4)]
     heads: Positive
-    encoder_blocks: Positive
-    decoder_blocks: Positive
-    conditioning: Annotated[float, Field(gt=0, le=1)] = 0.25  # width of the time embedding / width (paper, App. A)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
         return self
+
+
+class Size(Width):
+    """The size of the Diffusion Transformer: half of its blocks are the encoder, half the decoder."""
+
+    encoder_blocks: Positive
+    decoder_blocks: Positive
+    conditioning: Annotated[float, Field(gt=0, le=1)] = 0.25  # width of the time embedding / width (paper, App. A)
 
 
 class ExternalFile(Config):

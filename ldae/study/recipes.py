@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ldae.study.base import Config, Fraction, Positive
+from ldae.study.base import Config, Fraction, Positive, SizeName
 
 
 class Training(Config):
@@ -43,31 +43,26 @@ class Training(Config):
         return max(1, math.ceil(self.epochs * num_images / self.batch))
 
 
-class LayerDecay(Config):
-    """What a block's learning rate in fine-tuning is of that of the block above it, for each size of the encoder.
-
-    The paper gives those of ViT-B and ViT-L; half-L has the width of the second.
-    """
-
-    base: Fraction = Field(alias="B", default=0.85)
-    half_large: Fraction = Field(alias="half-L", default=0.65)
-    large: Fraction = Field(alias="L", default=0.65)
-
-    def named(self, name: str) -> float:
-        """The decay of a row's `network.size`."""
-        return {"B": self.base, "half-L": self.half_large, "L": self.large}[name]
+# A block's learning rate in fine-tuning is this share of that of the block above. The paper gives it for ViT-B and
+# ViT-L; half-L has the width of the second.
+LAYER_DECAY: dict[SizeName, float] = {"B": 0.85, "half-L": 0.65, "L": 0.65}
 
 
 class Finetuning(Training):
     """The recipe of fine-tuning with labels (paper, App. B, which follows MAE); the defaults are the paper's."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    layer_decay: LayerDecay = LayerDecay()
+    layer_decay: dict[SizeName, Fraction] = LAYER_DECAY  # by the size of the encoder
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the last block's branches; the others' rise to it
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of labels; this one is MAE's, the paper names none
     mixup: Annotated[float, Field(ge=0)] = 0.8  # parameter of the Beta distribution that images are blended by
     cutmix: Annotated[float, Field(ge=0)] = 1.0  # the same, for the area that is pasted from another image
     magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of RandAugment's two operations an image; 0 for none
+
+    @field_validator("layer_decay")
+    @classmethod
+    def _all_sizes(cls, given: dict[SizeName, float]) -> dict[SizeName, float]:
+        return LAYER_DECAY | given
 
 
 class Probing(Config):

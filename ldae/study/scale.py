@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, create_model, model_validator
 
-from ldae.study.base import NUM_TIMES, PATCH, Architecture, Config, ExternalFile, Fraction, Positive, Size
+from ldae.study.base import NUM_TIMES, PATCH, Architecture, Config, ExternalFile, Fraction, Positive, Size, SizeName
 from ldae.study.methods import BASELINES
 from ldae.study.recipes import Finetuning, Probing, Training
 from ldae.study.spec import Spec
@@ -71,18 +71,6 @@ class ImageNet(Sides):
 
 
 Dataset = Annotated[Photos | Folder | ImageNet, Field(discriminator="source")]
-
-
-class Sizes(Config):
-    """The three sizes of the paper's Sec. 5 at this scale; all rows but a few have the middle one."""
-
-    base: Size = Field(alias="B")
-    half_large: Size = Field(alias="half-L")
-    large: Size = Field(alias="L")
-
-    def named(self, name: str) -> Size:
-        """The size of a row's `network.size`."""
-        return {"B": self.base, "half-L": self.half_large, "L": self.large}[name]
 
 
 class Fitting(Config):
@@ -223,7 +211,7 @@ class Scale(Config):
     """One file of `scales/`."""
 
     dataset: Dataset
-    sizes: Sizes
+    sizes: dict[SizeName, Size]
     fitting: Fitting = Fitting()
     convolutional: Convolutional
     classifiers: dict[Architecture, Classifier]
@@ -252,7 +240,7 @@ class Scale(Config):
     def size_of(self, row: Spec) -> Size:
         """The size of a row's network."""
         published = row.method.weights
-        return published.size(denoises=row.method.traits.denoises) if published else self.sizes.named(row.network.size)
+        return published.size(denoises=row.method.traits.denoises) if published else self.sizes[row.network.size]
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -274,7 +262,10 @@ class Scale(Config):
         return self
 
     @model_validator(mode="after")
-    def _classifiers(self) -> Self:
+    def _complete(self) -> Self:
+        for size in get_args(SizeName):
+            if size not in self.sizes:
+                raise ValueError(f"sizes.{size}: is missing")
         for name, wanted in (("vgg", self.convolutional.perceptual), ("resnet", self.judging.features)):
             if wanted == "builtin" and name not in self.classifiers:
                 key = "convolutional.perceptual" if name == "vgg" else "judging.features"

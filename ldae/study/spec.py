@@ -19,6 +19,8 @@ from ldae.study.base import (
     Multiple,
     Positive,
     Size,
+    SizeName,
+    Width,
 )
 from ldae.study.methods import METHODS, MethodTraits
 from ldae.study.recipes import Training
@@ -29,22 +31,14 @@ from ldae.study.words import alternatives, word
 AnyTraining = TypeVar("AnyTraining", bound="Training")
 
 
-class PublishedWeights(ExternalFile):
+class PublishedWeights(ExternalFile, Width):
     """Published weights that a row takes instead of training: a DiT's, or those of an encoder that MAE has trained.
 
     The sizes here determine the shapes that the file must have, except for `heads`, which no shape shows.
     """
 
-    width: Annotated[int, Field(ge=8, multiple_of=4)]
-    heads: Positive
     blocks: Positive
     classes: Positive = 1000  # the number of a DiT's labels
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
-        return self
 
     def size(self, *, denoises: bool) -> Size:
         """The network's size: the first half of a DiT's blocks are the encoder, its conditioning has the full width."""
@@ -122,7 +116,7 @@ class Noise(Config):
 class Network(Config):
     """What the Diffusion Transformer is given and what it returns (paper, Sec. 4.1 and 4.3)."""
 
-    size: Literal["B", "half-L", "L"] = "half-L"  # of the encoder, as the scale defines it; the decoder's is the same
+    size: SizeName = "half-L"  # of the encoder, as the scale defines it; the decoder's is the same
     labels: bool = False
     input: Literal["latent", "image"] = "latent"
     output: Literal["latent", "image"] = "latent"
@@ -273,10 +267,7 @@ class Spec(Config):
         """This row with dotted keys replaced, e.g. `{"objective.predict": "clean"}`; validated.
 
         The rate, the batch and the weight decay are those of the method: a change of `method.name` resets them.
-
-        Raises:
-            KeyError: with an unknown key, and those that there are.
-            ValidationError: for a value that a key cannot have, or that fits no other value of the row.
+        Raises a `KeyError` with an unknown key and the known ones, and a `ValidationError` for a wrong value.
         """
         fields = self.model_dump()
         if changes.get("method.name", self.method.name) != self.method.name:  # another method has another recipe
@@ -304,16 +295,9 @@ class Spec(Config):
             return f"the length of {method.name} is set in scales/*.yaml, under baselines.{method.name}"
         return f"method.name {method.name!r} has crops, noise and losses of its own and no tokenizer"
 
-    def changed_parts(self, parent: Spec) -> list[str]:
-        """The names of the parts in which this row differs from `parent`."""
-        return [part for part in Spec.model_fields if getattr(self, part) != getattr(parent, part)]
-
     def changes(self, parent: Spec) -> dict[str, tuple[Any, Any]]:
         """By dotted key, what `parent` has and what this row has instead."""
         before, after = parent.model_dump(), self.model_dump()
-        return {
-            f"{part}.{field}": (before[part][field], value)
-            for part in self.changed_parts(parent)
-            for field, value in after[part].items()
-            if value != before[part][field]
-        }
+        keys = [(part, field) for part, fields in after.items() for field in fields]
+        pairs = {f"{part}.{field}": (before[part][field], after[part][field]) for part, field in keys}
+        return {key: (old, new) for key, (old, new) in pairs.items() if old != new}

@@ -10,7 +10,7 @@ from pydantic import Field
 from ldae.study.base import PATCH, Architecture, Config, Positive, Size
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.methods import BASELINES, PUBLISHED_ENCODER
-from ldae.study.recipes import Finetuning, LayerDecay, Probing, Training
+from ldae.study.recipes import LAYER_DECAY, Finetuning, Probing, Training
 from ldae.study.scale import Baselines, Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
 from ldae.study.spec import Method, Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
 from ldae.study.tokenizers import TOKENIZERS, kinds_with
@@ -220,8 +220,8 @@ class FinetuneStage(StageSpec):
         return cls(
             offset=row.features.offset,
             time=row.features.time,
-            layer_decay=recipe.layer_decay.named(row.network.size),
-            finetuning=recipe.model_copy(update={"layer_decay": LayerDecay()}),
+            layer_decay=recipe.layer_decay[row.network.size],
+            finetuning=recipe.model_copy(update={"layer_decay": LAYER_DECAY}),
         )
 
 

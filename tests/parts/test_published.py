@@ -397,4 +397,4 @@ def test_published_rows_have_no_training_curves(tmp_path: Path) -> None:
 
 def test_a_scale_s_own_sizes_are_those_of_rows_that_it_trains() -> None:
     scale: Scale = Study.load(ROOT, {"scale": "smoke"}).scale
-    assert scale.size_of(Spec()) == scale.sizes.half_large
+    assert scale.size_of(Spec()) == scale.sizes["half-L"]
