@@ -14,8 +14,7 @@ sys.path[:0] = [str(ROOT), workflow.basedir]
 import driver
 import staleness
 from ldae.overview.state import State
-from ldae.study.graph import PAGES, Graph
-from ldae.study.options import options
+from ldae.study.graph import PAGES, Graph, options
 from ldae.study.stages import STAGES
 from ldae.study.study import Study, StudyError
 

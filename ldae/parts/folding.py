@@ -20,8 +20,8 @@ from ldae.parts.methods.encoder import Encoder
 from ldae.parts.network import Block
 from ldae.parts.tokenizers.patches import unpatchify
 from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
+from ldae.study.checking import alternatives
 from ldae.study.tokenizers import kinds_with
-from ldae.study.words import alternatives
 
 
 class Folded(NamedTuple):

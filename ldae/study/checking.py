@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ldae.study.base import Config
 
@@ -222,3 +222,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def listed(words: Iterable[str]) -> str:
     """Words for a message."""
     return ", ".join(words)
+
+
+def alternatives(words: Collection[str]) -> str:
+    """Words in quotes, for a message: `'a', 'b' or 'c'`."""
+    *first, last = map(repr, words)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def word(registry: Collection[str]) -> BeforeValidator:
+    """Validates a key whose values are the words of a registry, which messages about other values list."""
+
+    def check(value: Any) -> str:
+        if isinstance(value, str) and value in registry:
+            return value
+        hint = nearest(value, registry) if isinstance(value, str) else ""
+        raise PydanticCustomError("word", "should be {words}", {"words": alternatives(registry) + hint})
+
+    return BeforeValidator(check)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ldae.study.checking import StudyError, listed, nearest
+from ldae.study.checking import StudyError, alternatives, listed, nearest
 from ldae.study.file import Claim, DimensionFigure, Figure, Paper, RowsFigure, StudyFile, Table
 from ldae.study.rows import Point, Variant
 from ldae.study.tokenizers import kinds_with
-from ldae.study.words import alternatives
 
 
 def check_names(

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ldae.study.base import Config, matching
-from ldae.study.checking import listed
+from ldae.study.checking import listed, word
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.schedules import SCHEDULES
 from ldae.study.stages import STAGES
-from ldae.study.words import word
 
 Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits and _, a letter first")]
 Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to

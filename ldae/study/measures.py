@@ -9,26 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldae.study.words import word
+from ldae.study.checking import word
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of an encoder.
+    """One number of an encoder."""
 
-    Attributes:
-        title: the heading of its column.
-        about: what the number is, in a sentence or two below a table.
-        needs: what it reads of an image: the pooled features (F,), or the tokens (T, F) too.
-        unit: `%` for an accuracy, which is stored as a share of images; empty for any other number.
-        paper: the key of a row's `paper` with the published number of the same measure.
-    """
-
-    title: str
-    about: str
-    needs: Literal["features", "tokens"] = "features"
-    unit: Literal["%", ""] = "%"
-    paper: Literal["probe"] | None = None
+    title: str  # the heading of its column
+    about: str  # what the number is, in a sentence or two below a table
+    needs: Literal["features", "tokens"] = "features"  # per image: the pooled features (F,), or the tokens (T, F) too
+    unit: Literal["%", ""] = "%"  # `%` for an accuracy, which is stored as a share of images
+    paper: Literal["probe"] | None = None  # the key of a row's `paper` with the published number of the same measure
 
 
 MEASURES = {

@@ -152,10 +152,7 @@ class Baselines(_Recipes):  # type: ignore[misc, valid-type]
 
 
 class Resources(Config):
-    """What one job asks of the machine. None of this changes a result, so none of it makes anything run again.
-
-    Threads, GPUs and memory are those of each node.
-    """
+    """What one job asks of each node. None of this changes a result, so none of it makes anything run again."""
 
     threads: Positive = 1
     gpu: Annotated[int, Field(ge=0)] = 0
@@ -186,9 +183,9 @@ class Resources(Config):
     def of(self, stage: Stage) -> dict[str, int | str]:
         """What the rule of a stage asks Snakemake for, besides threads.
 
-        `gpu` is the number of all processes, and of the GPUs of all nodes, which `gres` spreads evenly. With `mpi` the
-        Slurm plugin starts the command once, on the first node, and leaves the others to it (`ldae` calls srun); it
-        wants `tasks` then, and makes them tasks of each GPU unless it is told not to. A job of one node says so: Slurm
+        `gpu` counts all processes and the GPUs of all nodes, which `gres` spreads evenly. With `mpi` the Slurm plugin
+        starts the command once, on the first node, and `ldae` calls srun for the others. The plugin then requires
+        `tasks`, and would start them on each GPU unless `tasks_per_gpu` is 0. A job of one node says so, because Slurm
         may take `--gpus` from several.
         """
         asked: dict[str, int | str] = {"mem_mb": self.mem_mb, "runtime": self.minutes}
@@ -198,10 +195,8 @@ class Resources(Config):
                 asked |= {"gres": f"gpu:{self.gpu}", "mpi": "srun", "tasks": self.nodes, "tasks_per_gpu": 0}
         elif stage.on_gpu:
             asked["gpu"] = min(1, self.gpu)
-        if "micro_batch" in stage.options:
-            asked["micro_batch"] = self.micro_batch or 0
-        if "recompute" in stage.options:
-            asked["recompute"] = int(self.recompute)
+        training = {"micro_batch": self.micro_batch or 0, "recompute": int(self.recompute)}
+        asked |= {option: value for option, value in training.items() if option in stage.options}
         if "resume" in stage.options:
             asked["checkpoint_seconds"] = str(self.checkpoint_seconds)  # Snakemake knows whole numbers and texts
         return asked
@@ -253,11 +248,9 @@ class Scale(Config):
         processes = self.resources.processes
         for key, batch in batches.items():
             if processes and batch % processes:
-                lower = batch // processes * processes
-                fitting = " or ".join(str(value) for value in (lower, lower + processes) if value)
                 raise ValueError(
                     f"{key}.batch: {batch} images cannot be divided among {processes} GPUs (resources.gpu times "
-                    f"resources.nodes); {fitting} can"
+                    f"resources.nodes); give a multiple of {processes}"
                 )
         return self
 

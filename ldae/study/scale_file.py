@@ -43,10 +43,6 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A section on top of the one that it is from: what it does not say is as there.
 
     A key that is null takes its default again. A list, and a data set of another `source`, replace what was there.
-
-    Args:
-        base: the section below.
-        changes: what the section on top says.
     """
     if "source" in changes and changes["source"] != base.get("source"):
         return changes
@@ -82,43 +78,40 @@ def _not_of_a_scale(keys: tuple[str, ...]) -> str | None:
     """Where a word belongs that a scale's file does not know."""
     if len(keys) == 1 and keys[0] in StudyFile.model_fields:
         return f"{keys[0]!r} is a key of config.yaml, which says what is compared; a scale says how big it is"
-    part = keys[0].partition(".")[0]
-    if len(keys) == 1 and part in Spec.model_fields:
+    if len(keys) == 1 and keys[0].partition(".")[0] in Spec.model_fields:
         return f"{keys[0]!r} belongs to a row; write it in config.yaml, under the row's set:"
     return None
 
 
 def not_of_a_study(keys: tuple[str, ...]) -> str | None:
     """Where a word belongs that the study's file does not know at a place."""
-    section = keys[-1].partition(".")[0]
+    key, section = keys[-1], keys[-1].partition(".")[0]
     of_row = keys[0] in ("variants", "sweeps") and len(keys) == 3
     if of_row and section in Spec.model_fields:
-        key = keys[-1] if "." in keys[-1] else f"{keys[-1]}.{next(iter(Spec().model_dump()[section]))}"
-        return f"unknown key {'.'.join(keys)!r}; put what a row changes under set:, e.g. set: {{{key}: ...}}"
+        example = key if "." in key else f"{key}.{next(iter(Spec().model_dump()[section]))}"
+        return f"unknown key {'.'.join(keys)!r}; put what a row changes under set:, e.g. set: {{{example}: ...}}"
     if (of_row or len(keys) == 1) and section in Scale.model_fields:
-        return f"unknown key {'.'.join(keys)!r}: {_in_the_scale(keys[-1])}"
+        return f"unknown key {'.'.join(keys)!r}: {_in_the_scale(key)}"
     return None
 
 
 def not_of_a_row(key: str, known: list[str]) -> str | None:
     """Where a key belongs that a row cannot set, of those `known` that it can."""
-    section, _, field = key.partition(".")
+    section = key.partition(".")[0]
     if section in Scale.model_fields:
         return _in_the_scale(key)
-    if section in Row.model_fields or section == "from":
+    if section in (*Row.model_fields, "from"):
         return f"{key!r} goes next to set:, not into it"
     if inside := [word for word in known if word.startswith(f"{key}.")]:
         return f"{key!r} is a part of a row; write one of its keys: {listed(inside)}"
     if same := [word for word in known if word.endswith(f".{key}")]:
         return f"unknown key {key!r}; did you mean {' or '.join(map(repr, same))}?"
-    if key in Training.model_fields:
-        return _in_the_scale(f"training.{key}")
-    return None
+    return _in_the_scale(f"training.{key}") if key in Training.model_fields else None
 
 
 def _in_the_scale(key: str) -> str:
     """Says that a key stands in the scale's file, and by which key a row changes it for itself, if by any."""
-    section, _, field = key.partition(".")
-    own = OF_A_ROW.get(field.rpartition(".")[2]) if section in ("training", "baselines") else None
+    section, *fields = key.split(".")
+    own = OF_A_ROW.get(fields[-1]) if section in ("training", "baselines") and fields else None
     own = "network.size" if section == "sizes" else own
     return f"{key} is a key of scales/*.yaml, the same for all rows" + (f"; a row sets {own}" if own else "")

@@ -22,11 +22,11 @@ from ldae.study.base import (
     SizeName,
     Width,
 )
+from ldae.study.checking import alternatives, word
 from ldae.study.methods import METHODS, MethodTraits
 from ldae.study.recipes import Training
 from ldae.study.schedules import SCHEDULES, TIMES, Levels
 from ldae.study.tokenizers import TOKENIZERS, TokenizerKind, kinds_with
-from ldae.study.words import alternatives, word
 
 AnyTraining = TypeVar("AnyTraining", bound="Training")
 

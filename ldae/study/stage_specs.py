@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field
 
 from ldae.study.base import PATCH, Architecture, Config, Positive, Size
+from ldae.study.checking import word
 from ldae.study.measures import DEFAULT_MEASURES, MeasureName
 from ldae.study.methods import BASELINES, PUBLISHED_ENCODER
 from ldae.study.recipes import LAYER_DECAY, Finetuning, Probing, Training
 from ldae.study.scale import Baselines, Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
 from ldae.study.spec import Method, Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
 from ldae.study.tokenizers import TOKENIZERS, kinds_with
-from ldae.study.words import word
 
 if TYPE_CHECKING:
     from ldae.study.stages import Key

@@ -17,9 +17,9 @@ from ldae.parts.noise import TIMES, Level, NoiseSchedule
 from ldae.parts.objective import ERRORS, PREDICTIONS, WEIGHTS, projected_error
 from ldae.runtime.randomness import Randomness
 from ldae.study.base import Config
+from ldae.study.checking import alternatives
 from ldae.study.schedules import SCHEDULES, sampleable
 from ldae.study.spec import Noise, Objective
-from ldae.study.words import alternatives
 
 
 @pytest.mark.parametrize(

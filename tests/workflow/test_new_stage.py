@@ -78,8 +78,7 @@ from made_up import MadeUp
 from ldae.readers.report import write_page
 from ldae.runtime.files import read_json
 from ldae.study.definitions import PageDefinition
-from ldae.study.graph import Graph
-from ldae.study.options import options
+from ldae.study.graph import Graph, options
 from ldae.study.study import Study
 
 study = Study.load(Path(), {{}})
