@@ -42,26 +42,19 @@ class Point:
 def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Variant], dict[str, list[Point]]]:
     """Every run by name, and every sweep's runs: a point that equals a named row is that row and trains once.
 
-    Args:
-        file: the study.
-        scale: its size; a sweep's points that probe a block which its networks lack are left out.
-        where: the study's name, for messages.
-
-    Raises:
-        StudyError: for any mistake in a row or a sweep, by its name.
+    A sweep's points that probe a block which the scale's networks lack are left out. Raises a `StudyError` for any
+    mistake in a row or a sweep of the file `where`.
     """
     variants: dict[str, Variant] = {}
     names: dict[Spec, str] = {}
     for name, row in file.variants.items():
         place = f"{where}: variants.{name}"
         parent = _parent(row.parent, variants, place) if row.parent is not None else None
-        spec = _changed(parent.spec if parent else Spec(), row.set, place)
-        plain = _plain(spec, scale)
+        spec = _changed(parent.spec if parent else Spec(), row.set, scale, place)
+        plain, size = _plain(spec, scale), scale.size_of(spec)
         if plain in names:
             raise StudyError(f"{place}: equals row {names[plain]!r}; a row must change something")
-        _check_recipe(spec, scale, place)
         if not _has_block(spec, scale):
-            size = scale.size_of(spec)
             raise StudyError(
                 f"{place}.set: features.offset: there is not a block {spec.features.offset} of {size.encoder_blocks} + "
                 f"{size.decoder_blocks}, counted from the encoder's last"
@@ -73,7 +66,7 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
             )
         names[plain] = name
         variant = Variant(name, row.label, row.parent, spec, row.paper, row.finetune, row.fid)
-        variants[name] = _variant(variant, place)
+        variants[name] = _evaluated(variant, place)
     sweeps: dict[str, list[Point]] = {}
     for name, sweep in file.sweeps.items():
         place = f"{where}: sweeps.{name}"
@@ -89,47 +82,43 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
                 )
         sweeps[name] = []
         for index, value in enumerate(values):
-            spec = _changed(parent.spec, sweep.set | {key: value}, place)
+            spec = _changed(parent.spec, sweep.set | {key: value}, scale, place)
             if not _has_block(spec, scale):
                 continue
-            _check_recipe(spec, scale, place)
-            plain = _plain(spec, scale)
+            plain, label = _plain(spec, scale), _labelled(sweep.label, value, place)
             paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
-            label = _labelled(sweep.label, value, place)
             point = names.setdefault(plain, _point_name(name, value))
-            if point in variants and _plain(variants[point].spec, scale) != plain:
+            if point not in variants:
+                variant = Variant(point, label, sweep.parent, spec, paper, finetune=False, fid=False)
+                variants[point] = _evaluated(variant, place)
+            elif _plain(variants[point].spec, scale) != plain:
                 raise StudyError(
                     f"{place}: value {value!r} would be named {point!r}, the name of another row; rename one of them"
                 )
-            if point not in variants:
-                variant = Variant(point, label, sweep.parent, spec, paper, finetune=False, fid=False)
-                variants[point] = _variant(variant, place)
             sweeps[name].append(Point(point, label, paper, value))
     return variants, sweeps
 
 
-def _variant(variant: Variant, place: str) -> Variant:
+def _evaluated(variant: Variant, place: str) -> Variant:
     """The variant, fine-tuned and sampled from where the paper gives a number or the study asks for one."""
-    spec = variant.spec
-    if variant.finetune or variant.paper.finetune is not None:
-        if spec.method.weights is not None:
-            raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
-        if spec.method.traits.denoises and not spec.tokenizer.traits.linear:
-            raise StudyError(
-                f"{place}: tokenizer.kind {spec.tokenizer.kind!r} cannot be fine-tuned: no patch embedding can replace "
-                "its network; finetune: true and paper.finetune need a patch-wise tokenizer"
-            )
-        variant = replace(variant, finetune=True)
-    if not variant.fid and variant.paper.fid is None:
-        return variant
-    if not spec.method.traits.denoises:
+    spec, denoises = variant.spec, variant.spec.method.traits.denoises
+    finetune = variant.finetune or variant.paper.finetune is not None
+    fid = variant.fid or variant.paper.fid is not None
+    if finetune and spec.method.weights is not None:
+        raise StudyError(f"{place}: published weights are probed as they are; rows trained here can be fine-tuned")
+    if finetune and denoises and not spec.tokenizer.traits.linear:
+        raise StudyError(
+            f"{place}: tokenizer.kind {spec.tokenizer.kind!r} cannot be fine-tuned: no patch embedding can replace "
+            "its network; finetune: true and paper.finetune need a patch-wise tokenizer"
+        )
+    if fid and not denoises:
         raise StudyError(f"{place}: {spec.method.name} cannot be sampled from; FID needs a denoiser")
-    if obstacle := spec.noise.levels.obstacle:
+    if fid and (obstacle := spec.noise.levels.obstacle):
         raise StudyError(
             f"{place}: noise.schedule {spec.noise.schedule!r} cannot be sampled from: {obstacle}; "
             f"FID needs one of {listed(sampleable())}"
         )
-    return replace(variant, fid=True)
+    return replace(variant, finetune=finetune, fid=fid)
 
 
 def _plain(spec: Spec, scale: Scale) -> Spec:
@@ -140,18 +129,12 @@ def _plain(spec: Spec, scale: Scale) -> Spec:
     return spec.model_copy(update={"recipe": recipe.model_copy(update={"weight_decay": None})})
 
 
-def _check_recipe(spec: Spec, scale: Scale, place: str) -> None:
-    """Refuses a batch that is not a whole number of images for each process."""
-    if spec.method.weights is not None:
-        return
-    try:
-        training, processes = scale.training_of(spec), scale.resources.processes
-    except ValueError as error:
-        raise StudyError(f"{place}.set: {error}") from None
+def _check_recipe(spec: Spec, scale: Scale) -> None:
+    """Raises a `ValueError` for a batch that is not a whole number of images for each process."""
+    training, processes = scale.training_of(spec), scale.resources.processes
     if processes and training.batch % processes:
-        raise StudyError(
-            f"{place}.set: recipe.batch: {training.batch} images cannot be divided among {processes} GPUs; "
-            "give another multiple"
+        raise ValueError(
+            f"recipe.batch: {training.batch} images cannot be divided among {processes} GPUs; give another multiple"
         )
 
 
@@ -185,15 +168,19 @@ def _parent(name: str, variants: dict[str, Variant], place: str) -> Variant:
     return variants[name]
 
 
-def _changed(spec: Spec, changes: dict[str, Any], place: str) -> Spec:
+def _changed(spec: Spec, changes: dict[str, Any], scale: Scale, place: str) -> Spec:
     try:
         changed = spec.changed(changes)
+        if changed.method.weights is None:
+            _check_recipe(changed, scale)
     except KeyError as error:
         key, known = error.args
         hint = not_of_a_row(key, known) or f"unknown key {key!r}{nearest(key, known)}; allowed: {listed(known)}"
         raise StudyError(f"{place}.set: {hint}") from None
     except ValidationError as error:
         raise StudyError(f"{place}.set: {first_mistake(Spec, error.errors())}") from None
+    except ValueError as error:
+        raise StudyError(f"{place}.set: {error}") from None
     for key in changes:
         if why := changed.unused(key):
             raise StudyError(f"{place}.set: {key}: changes nothing here: {why}")
