@@ -49,7 +49,9 @@ def test_own_rows_and_scales_break_no_test(tmp_path: Path) -> None:
     for heading, text in (("\nsweeps:", ROWS), ("\ntables:", SWEEP), ("\nfigures:", TABLE)):
         assert study.count(heading) == 1
         study = study.replace(heading, f"{text.rstrip()}\n{heading}")
-    (tmp_path / "config.yaml").write_text(study)
+    first_row = "rows: [pca, predict_clean, "  # of Table 3
+    assert study.count(first_row) == 1
+    (tmp_path / "config.yaml").write_text(study.replace(first_row, f"{first_row}mine, "))
     (tmp_path / "scales/mine.yaml").write_text(SCALE)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     environment.pop("PYTEST_ADDOPTS", None)
