@@ -41,7 +41,6 @@ class Split:
         return replace(self, size=self.images.rows.shape[-1])
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.images)
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -74,7 +73,6 @@ class Latents:
         return cls(CheckedRows(folder / "latents.npy"), labels)
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.values)
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,6 @@ class CheckedRows:
         weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
-        """The number of rows."""
         return len(self.rows)
 
     def __getitem__(self, part: slice) -> NDArray[Any]:

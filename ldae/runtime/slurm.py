@@ -22,9 +22,8 @@ IDENTITY = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME", "
 def set_job_environment(*, submitted: bool, nodes: int | None) -> None:
     """Sets the variables that tell this Snakemake process's stages about its Slurm job, in place of another job's.
 
-    Snakemake's Slurm plugin removes most of Slurm's variables before it starts a rule's command. `submitted` says that
-    this is the first process of a job that `snakemake --profile slurm` submitted; `nodes` are the most that a stage may
-    use, None for all.
+    Snakemake's Slurm plugin removes most of Slurm's before it starts a rule's command. `submitted`: this is the first
+    process of a job that `snakemake --profile slurm` submitted; `nodes`: the most that a stage may use, None for all.
     """
     for name in (JOB, NODES):
         os.environ.pop(name, None)

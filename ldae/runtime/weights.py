@@ -32,9 +32,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a safetensors or PyTorch file with the expected SHA-256; nothing in the file is executed.
 
-    The file may be a training checkpoint that stores its weights under one of `NESTED` and its options as an
-    `argparse.Namespace`, like the files of DiT and MAE. A `ValueError` says that it has another SHA-256 or contains
-    other objects.
+    Like the files of DiT and MAE, it may be a training checkpoint with the weights under one of `NESTED` and options in
+    an `argparse.Namespace`. A `ValueError` says that it has another SHA-256 or contains other objects.
     """
     check_sha256(path, sha256)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -190,8 +190,7 @@ def _compact(path: Path, readable: NDArray[np.int64]) -> None:
 
 
 def _counts(labels: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, int]:
-    counts = Counter(labels.tolist())
-    return {name: counts[label] for label, name in enumerate(classes)}
+    return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
 
 
 def _summary(source: Source) -> str:

@@ -136,7 +136,6 @@ class Crops:
         return replace(self, indices=[self.indices[place] for place in places])
 
     def __iter__(self) -> Iterator[Picture]:
-        """Draws the crops."""
         return map(self._draw, self.indices)
 
     def _draw(self, index: int) -> Picture:

@@ -44,7 +44,6 @@ class ImageFiles:
         )
 
     def __iter__(self) -> Iterator[Picture]:
-        """Decodes the images."""
         if self.in_tar is None:
             yield from map(self._from_file, self.names)
             return
