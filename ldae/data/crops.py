@@ -112,7 +112,6 @@ def interpolation(centre: Tensor, extent: Tensor, *, points: int, pixels: int, k
     """The interpolation weights (N, points, pixels) from a row of pixels to the points of a window.
 
     Where a window has more pixels than points, the kernel is widened by that factor against aliasing, as in Pillow.
-
     `centre` and `extent` (N,) are those of `Windows`. Beyond the row, the outermost pixels are repeated.
     """
     steps = (2 * torch.arange(points, device=centre.device) + 1) / points - 1

@@ -50,21 +50,19 @@ def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap
     """Creates an array on disk to be filled through a memory map; an `OSError` names `path` if it does not fit."""
     with path_in_errors(path):
         array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # if the disk were full later, SIGBUS would kill the writer
-            try:
-                with path.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            except OSError:
-                path.unlink()  # frees the partial reservation
-                raise
+        try:
+            with path.open("r+b") as file:  # if the disk were full later, SIGBUS would kill the writer
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            path.unlink()  # frees the partial reservation
+            raise
     return array
 
 
 def release_pages(array: NDArray[Any]) -> None:
     """Releases the memory of an array's memory map, if it has one; otherwise pages stay resident as long as the map."""
-    mapped = array.base
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:

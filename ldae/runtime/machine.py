@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,8 @@ ON_GPU = {"bfloat16": "bfloat16 with float32 weights", "TF32": "float32, convolu
 
 def cpu_name() -> str:
     """The name of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "CPU"
+    match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return match[1].strip() if match else "CPU"
 
 
 def described_workers(workers: int) -> str:

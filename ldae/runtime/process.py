@@ -25,8 +25,6 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 
 def die_with_parent() -> None:
     """Asks Linux to kill this process when its parent ends, so that no worker outlives a killed stage."""
-    if not sys.platform.startswith("linux"):
-        return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died between the two calls
@@ -45,7 +43,7 @@ def die_with_driver() -> None:
     that a user started, or that runs on another machine, where Slurm ends it.
     """
     host, _, process = os.environ.get(DRIVER, "").partition(" ")
-    if host != socket.gethostname() or not hasattr(os, "pidfd_open"):
+    if host != socket.gethostname():
         return
     pid, _, started = process.partition(" ")
     try:
@@ -146,8 +144,7 @@ def keep_memory() -> None:
 
     Else the kernel clears every page again at each step, a quarter of a convolutional tokenizer's time on a CPU.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**25)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_TOP_PAD, 2**24)
+    library = ctypes.CDLL(None)
+    library.mallopt(M_MMAP_THRESHOLD, 2**25)
+    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    library.mallopt(M_TOP_PAD, 2**24)

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,15 +30,20 @@ from ldae.data.sources.pixels import white_above
 from ldae.data.sources.tree import printable
 from ldae.runtime.arrays import file_row_checksums, new_array, release_pages, save_array
 from ldae.runtime.files import atomic_write, sha256, write_json
-from ldae.runtime.pool import Map, pool
+from ldae.runtime.machine import cpu_name
+from ldae.runtime.process import die_with_parent
 from ldae.runtime.progress import log, progress
-from ldae.study.record import lineage
+from ldae.study.record import lineage, provenance
 from ldae.study.scale import Dataset, Folder, Photos
 from ldae.study.stage_specs import DatasetStage
 
 CHUNK = 128  # images per task
+AHEAD = 4  # queued or finished tasks per worker
 MOST_PAIRS = 100  # pairs of equal files that a manifest lists
 DARKEST = 2**14  # 16-bit colour images whose white is below this are refused
+
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 class Chunk(NamedTuple):
@@ -68,7 +77,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     out.mkdir(parents=True, exist_ok=True)
     identity = json.dumps([own_lineage, files, PIL.__version__], sort_keys=True)
     with ExitStack() as stack:
-        run, journals = stack.enter_context(pool(workers)), {}
+        run, journals = stack.enter_context(_pool(workers)), {}
         for name, images in source.splits.items():
             journals[name] = stack.enter_context(open_journal(out / f"{name}.npy", identity))
             if not len(journals[name]):  # both are created first, so that a disk that is too small is noticed at once
@@ -107,8 +116,45 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         "in_both": _in_both(source, journals),
         "white": white,
         "lineage": own_lineage,
+        "provenance": provenance(cpu_name(), workers=workers),
     }
     write_json(out / "manifest.json", manifest)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Map]:
+    """An ordered `map` over several worker processes; with one worker, the built-in `map`.
+
+    Only a few tasks are queued at a time; the executor's own `map` would queue all of ImageNet at once. A worker that
+    ends before its task is a `ChildProcessError`.
+    """
+    if workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as executor:
+
+        def ordered_map(task: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
+            ahead: deque[Future[Any]] = deque()
+            for argument in arguments:
+                ahead.append(executor.submit(task, argument))
+                if len(ahead) > AHEAD * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+        try:
+            yield ordered_map
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a worker process was killed, perhaps for memory; start again to continue"
+            ) from None
+
+
+def _start_worker() -> None:
+    """Makes a worker end with its parent, also if the parent ended while the worker was importing."""
+    die_with_parent()
+    if (parent := parent_process()) is None or not parent.is_alive():
+        os._exit(1)
 
 
 def _draw(name: str, images: Images, journal: Journal, run: Map) -> None:

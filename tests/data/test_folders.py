@@ -38,7 +38,7 @@ def run(dataset: Folder, out: Path, workers: int = 1) -> dict[str, Any]:
     """Prepares a data set and returns its manifest."""
     prepare(DatasetStage(dataset=dataset), out=out, revision=1, workers=workers)
     manifest: dict[str, Any] = read_json(out / "manifest.json")
-    return manifest
+    return manifest | {"provenance": None}
 
 
 def picture(path: Path) -> Path:

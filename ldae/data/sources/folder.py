@@ -146,18 +146,14 @@ def _classes(tree: Tree, folder: str) -> Classes:
             f"{tree.root / stray[0].path}: is in no class folder; move it into one, or away ({len(stray)} such images)"
         )
     classes: Classes = {}
-    for spelling, name in sorted((_spelling(name), name) for name in folders):
+    # in composed Unicode, because macOS stores accents as separate characters:
+    for spelling, name in sorted((printable(unicodedata.normalize("NFC", name)), name) for name in folders):
         if spelling in classes:
             raise ValueError(f"{place}: has two class folders that are called {spelling}; rename one")
         classes[spelling] = tree.pictures(f"{folder}/{name}" if folder else name)
         if not classes[spelling]:
             raise ValueError(f"{place / name}: has no images in a readable format{tree.left_out.in_words()}")
     return classes
-
-
-def _spelling(name: str) -> str:
-    """A class's name in composed Unicode, because macOS stores accents as separate characters."""
-    return printable(unicodedata.normalize("NFC", name))
 
 
 def _few(names: set[str]) -> str:

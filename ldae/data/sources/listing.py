@@ -18,8 +18,6 @@ from ldae.runtime.files import sha256
 UNKNOWN, UNREADABLE = 0, 1  # in the place of a file's digest
 MOST_BYTES = 10**9  # of files whose contents are compared when their times have changed
 
-Times = dict[str, int]  # folder, relative to the data set's -> when its entries last changed, nanoseconds
-
 
 def digest_of(content: bytes) -> int:
     """The first 64 bits of the SHA-256 of a file's content."""
@@ -42,10 +40,10 @@ class Listing:
     sizes: NDArray[np.int64]  # (N,) bytes
     times: NDArray[np.int64]  # (N,) of the last change, nanoseconds
     digests: NDArray[np.uint64]  # (N,) of the contents
-    folders: Times
+    folders: dict[str, int]  # folder, relative to the data set's -> when its entries last changed, nanoseconds
 
     @classmethod
-    def of(cls, entries: Iterable[Entry], folders: Times) -> Listing:
+    def of(cls, entries: Iterable[Entry], folders: dict[str, int]) -> Listing:
         """A listing of files whose contents have not been read yet."""
         names, sizes, times = zip(*entries, strict=True)
         unknown = np.full(len(names), UNKNOWN, dtype=np.uint64)
