@@ -1,4 +1,4 @@
-"""The graph of a study: all its jobs, what each is made from, and what its targets ask for; no torch.
+"""The graph of a study: all its jobs with their inputs and lineages, and the jobs of each target; no torch.
 
 The jobs of stages follow from the table in `stages.py`. Tables, figures and pages, which are called views, follow from
 the study's file. Nothing here reads a result: `ldae.overview.state` says which results are current.
@@ -66,11 +66,11 @@ class Job:
     own: str  # its key in lineages
     name: str  # for a reader, e.g. "pca, seed 0"
     place: str  # where its result lies in the results folder, e.g. "pretrain/pca/seed0"
-    record: Path  # the file in which the result says what it was made from
+    record: Path  # the file with the result's lineage
     files: tuple[Path, ...]  # the other files that later jobs or people read
-    lineage: Lineage  # what the result should be made from
+    lineage: Lineage  # the expected one
     inputs: dict[str, Job] = field(repr=False)  # the jobs whose results it reads, by the option of its command
-    reads: Mapping[Job, tuple[Path, ...]] = field(repr=False)  # their files that it opens
+    reads: Mapping[Job, tuple[Path, ...]] = field(repr=False)  # the files of each that it opens
     entry: Stage | None = None  # None for a view, which is cheap and runs whenever one of its inputs does
     key: Key = field(default_factory=dict)
     is_view: bool = False
@@ -82,7 +82,7 @@ class Job:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the job reads of the row and of the scale; of a view, what its command is told about the study."""
+        """The settings of the job, or the definition of a view."""
         spec: dict[str, Any] = self.lineage[self.own]["spec"]
         return spec
 
@@ -105,9 +105,10 @@ class Graph:
         self._add_views()
 
     def job_at(self, place: str) -> Job:
-        """The job whose result lies at a place of the results folder, also one that the study does not ask for.
+        """The job whose result lies at a place of the results folder, also one that the study does not need.
 
-        Raises a `KeyError` for a place where no job of this study leaves a result.
+        Raises:
+            KeyError: for a place that belongs to no job.
         """
         if place in self.jobs:
             return self.jobs[place]

@@ -1,8 +1,7 @@
-"""The stages of the graph, each described once: what it leaves, what it reads, whom it serves, and how it is started.
+"""The table of stages: for each its command, its inputs and outputs, the rows that need it, and its cost.
 
-All that is said of a stage elsewhere follows from its entry here: lineages, jobs, plan, status, the inputs of its rule
-and the options of its command. A new stage is an entry, a function in `ldae/stages/` and a rule. This module imports
-nothing heavy, because the help of `ldae` reads it.
+Lineages, jobs, plan, status, the inputs of rules and the options of commands all follow from these entries. A new stage
+is an entry, a function in `ldae/stages/` and a rule. This module imports nothing heavy, because `ldae --help` reads it.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ Place = Callable[["Study", Key], str | None]
 
 
 class Folder(NamedTuple):
-    """An option of commands that names the folder of an earlier result."""
+    """An option of commands whose value is the folder of an earlier result."""
 
     help: str
-    record: str  # the file in the folder that says what the result was made from
+    record: str  # the file in the folder with the result's lineage
     is_optional: bool = False
 
 
@@ -45,7 +44,7 @@ FOLDERS = {
 
 
 class Cost(NamedTuple):
-    """What a job takes."""
+    """The cost of a job."""
 
     flops: float = 0.0
     disk: float = 0.0  # bytes that it leaves
@@ -53,28 +52,29 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of the graph; what an entry leaves empty follows from its name or command."""
+    """One stage of the graph; an empty field has a default that follows from the name or the command."""
 
     name: str  # of its rule
     command: str = ""  # `ldae <command>`; by default the name
     help: str
     revision: str = ""  # its key in the study's `revisions` and in lineages; by default the name
     function: str = ""  # of `ldae.stages`, as "<module>.<function>"; by default both are the command
-    # What a job reads: the classes of `ldae.study.stage_specs` that it may have, and which one a job has, by default as
-    # the first class says.
+    # The settings of a job: the classes of `ldae.study.stage_specs` that they can be, and the function that gives those
+    # of a job, by default `for_job` of the first class.
     specs: tuple[str, ...]
     spec_of: Callable[[Study, Key], Config] | None = None
     place: str = ""  # where its result lies in the results folder; by default "<name>/{row}/seed{seed}"
     title: str = "{row}, seed {seed}"  # of a job, for a reader
-    record: str = ""  # the file in which a result says what it was made from; by default "<name>.json"
+    record: str = ""  # the file with a result's lineage; by default "<name>.json"
     files: tuple[str, ...] = ()  # the other files that later jobs or people read
-    absent: Callable[[Study, Key], Collection[str]] = lambda study, key: ()  # those of them that a job does not leave
-    # The jobs that a study asks for: of a stage of rows, those that serve some row (None where a row needs none of its
-    # jobs), each once for a seed; of another stage, their keys.
+    absent: Callable[[Study, Key], Collection[str]] = lambda study, key: ()  # those of them that a job does not write
+    # Which jobs a study needs. For a stage with jobs per row and seed, `serving` gives the row whose job provides the
+    # result of a row (rows that differ only in what is probed share one training), or None if the row needs no job. For
+    # any other stage, `shared` gives the keys of its jobs.
     serving: Callable[[Study, str], str | None] | None = None
     shared: Callable[[Study], Iterable[Key]] = lambda study: [{}]
-    # Where the earlier results lie that a job reads, by the option that names each: the place, or what gives it, None
-    # for a job that does not need it.
+    # The places of the earlier results that a job reads, by option: each a pattern, or a function that returns the
+    # place, or None for a job that does not need it.
     inputs: Mapping[str, str | Place] = field(default_factory=dict)
     # Further options of the command: row, seed, resume, processes, micro_batch, recompute.
     options: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Stage:
     precision: str = "float32"  # of its inner loop, as `ldae.runtime.machine` names it
     cost: Callable[[Costs, Key], Cost] = lambda costs, key: Cost()
     is_result: bool = False  # whether tables show its numbers of a row
-    comes_first: Callable[[Key], bool] = lambda key: False  # whether its jobs wait for no row
+    comes_first: Callable[[Key], bool] = lambda key: False  # whether a job starts before those of all rows
 
     def __post_init__(self) -> None:
         command = self.command or self.name
@@ -98,14 +98,14 @@ class Stage:
             object.__setattr__(self, name, getattr(self, name) or value)
 
     def keys(self, study: Study) -> list[Key]:
-        """The jobs that a study asks for; those of one seed come before those of the next."""
+        """The jobs that a study needs; those of one seed come before those of the next."""
         if self.serving is None:
             return list(self.shared(study))
         rows = dict.fromkeys(row for name in study.variants if (row := self.serving(study, name)) is not None)
         return [{"row": row, "seed": seed} for seed in study.file.seeds for row in rows]
 
     def key_of(self, place: str) -> Key | None:
-        """The job whose result lies at a place of the results folder; None where another stage's does."""
+        """The job whose result lies at a place of the results folder; None if the place is another stage's."""
         pattern = self.place.replace("{seed}", r"(?P<seed>0|[1-9]\d*)")
         match = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern), place)
         if match is None:
@@ -113,7 +113,7 @@ class Stage:
         return {name: int(value) if name == "seed" else value for name, value in match.groupdict().items()}
 
     def places(self, study: Study, key: Key) -> dict[str, str]:
-        """Where the earlier results lie that a job reads, by the option that names each."""
+        """The places of the earlier results that a job reads, by option."""
         places = {
             option: place.format(**key) if isinstance(place, str) else place(study, key)
             for option, place in self.inputs.items()
@@ -121,31 +121,31 @@ class Stage:
         return {option: place for option, place in places.items() if place is not None}
 
     def spec(self, study: Study, key: Key) -> Config:
-        """What a job reads of its row and of the scale."""
+        """The settings of a job, from its row and the scale."""
         from ldae.study import stage_specs
 
         spec: Config = (self.spec_of or getattr(stage_specs, self.specs[0]).for_job)(study, key)
         return spec
 
     def lineage_key(self, spec: Config) -> str:
-        """The key of a job in lineages: its revision's, but a classifier's architecture."""
+        """The key of a job in lineages: its stage's revision; for a classifier, its architecture."""
         key: str = getattr(spec, "architecture", self.revision)
         return key
 
 
 def _tokenizer(study: Study, key: Key) -> str | None:
-    """The place of the tokenizer that a row's network is given; None for a method without one."""
+    """The place of a row's tokenizer; None for a method without one."""
     run = study.runs[key["row"]]
     return f"tokenizers/{study.variants[run].spec.tokenizer.name}" if study.is_denoiser(run) else None
 
 
 def _judge(study: Study, key: Key) -> str | None:
-    """The place of the study's own classifier, where it judges samples."""
+    """The place of the classifier that judges samples; None if published weights do."""
     return "classifiers/resnet" if study.scale.judging.features == "builtin" else None
 
 
 def _absent_of_pretraining(study: Study, key: Key) -> list[str]:
-    """The files that not every pretraining leaves: averaged weights are a denoiser's, and a history a training's."""
+    """The files that a pretraining does not write: only a denoiser has averaged weights, only a training a history."""
     ema = [] if study.is_denoiser(key["row"]) else ["ema.safetensors"]
     return [*ema, *(["history.csv"] if study.is_published(key["row"]) else [])]
 
@@ -155,11 +155,11 @@ def _tokenizers(study: Study, *, convolutional: bool) -> list[Key]:
 
 
 def _judged(study: Study, row: str) -> str | None:
-    """The row whose samples serve a row; None where the study asks for none."""
+    """The row whose samples are judged for a row; None if the study needs none."""
     return study.runs[row] if study.variants[row].fid else None
 
 
-TRAINED: dict[str, str | Place] = {  # what a job reads that looks at a trained row
+TRAINED: dict[str, str | Place] = {  # the inputs of a job that evaluates a trained row
     "dataset": "dataset",
     "tokenizer": _tokenizer,
     "model": lambda study, key: f"pretrain/{study.runs[key['row']]}/seed{key['seed']}",
