@@ -92,21 +92,8 @@ def write_claims(definition: ClaimsDefinition, results: Results, *, out: Path) -
     papers: dict[str, Paper] = {}
     for row in definition.rows:  # a row may stand here twice, by its name and as a point of a sweep
         papers[row.name] = papers.get(row.name, Paper()).model_copy(update=row.paper.model_dump(exclude_none=True))
-    found = [(judge(claim, results, "accuracy"), judge(claim, results, "gain")) for claim in definition.claims]
-    judged = tuple(
-        JudgedClaim(
-            name=claim.name,
-            text=claim.text,
-            where=claim.where,
-            rows=claim.rows,
-            paper=paper_value(claim, papers),
-            accuracy=accuracy,
-            gain=gain if claim.rank is None else None,
-            one_seed=len(definition.seeds) == 1,
-        )
-        for claim, (accuracy, gain) in zip(definition.claims, found, strict=True)
-    )
-    judgement = Judgement(claims=_drawn(judged, definition), notes=_notes(judged, len(definition.seeds)))
+    judged = _judged(definition, results, papers)
+    notes = _notes(judged, len(definition.seeds))
     frame = pd.DataFrame(
         {
             "claim": claim.text,
@@ -119,10 +106,10 @@ def write_claims(definition: ClaimsDefinition, results: Results, *, out: Path) -
         for claim in judged
     )
     table = frame.to_markdown(index=False, disable_numparse=True)
-    write_text(out.with_suffix(".md"), "\n\n".join(["## The paper's claims", table, *judgement.notes]) + "\n")
+    write_text(out.with_suffix(".md"), "\n\n".join(["## The paper's claims", table, *notes]) + "\n")
     records = pd.DataFrame(map(_record, judged))
     write_text(out.with_suffix(".csv"), records.to_csv(index=False, float_format="%.6f"))
-    return judgement
+    return Judgement(claims=judged, notes=notes)
 
 
 def _record(claim: JudgedClaim) -> dict[str, Any]:
@@ -137,23 +124,34 @@ def _record(claim: JudgedClaim) -> dict[str, Any]:
     return record
 
 
-def _drawn(judged: tuple[JudgedClaim, ...], definition: ClaimsDefinition) -> tuple[JudgedClaim, ...]:
-    """The claims with their drawings: differences in points on one axis, rank correlations on another."""
-    papers = [None if claim.paper.startswith("best") or not claim.paper else float(claim.paper) for claim in judged]
+def _judged(definition: ClaimsDefinition, results: Results, papers: dict[str, Paper]) -> tuple[JudgedClaim, ...]:
+    """The claims with their findings and drawings: differences in points on one axis, rank correlations on another."""
+    found = [(judge(claim, results, "accuracy"), judge(claim, results, "gain")) for claim in definition.claims]
+    values = [paper_value(claim, papers) for claim in definition.claims]
+    numbers = [float(value) if value and not value.startswith("best") else None for value in values]
     ends = [-1.0, 1.0]
-    for claim, paper in zip(judged, papers, strict=True):
-        if claim.gain is not None and claim.accuracy.quantity is not None:
-            ends += [*claim.accuracy.quantity, *([paper] if paper is not None else [])]
+    for claim, (accuracy, _), number in zip(definition.claims, found, numbers, strict=True):
+        if claim.rank is None and accuracy.quantity is not None:
+            ends += [*accuracy.quantity, *([number] if number is not None else [])]
     points, correlation = Axis(ends, (-100.0, 100.0)), Axis([-1.0, 1.0])
-    drawn = []
-    for claim, paper, defined in zip(judged, papers, definition.claims, strict=True):
-        axis = points if claim.gain is not None else correlation
-        if (quantity := claim.accuracy.quantity) is not None:
-            whisker = axis.whisker(quantity, paper, side=_side(defined, axis))
-            drawn.append(claim.model_copy(update={"whisker": whisker}))
-        else:
-            drawn.append(claim)
-    return tuple(drawn)
+    judged = []
+    for claim, (accuracy, gain), value, number in zip(definition.claims, found, values, numbers, strict=True):
+        axis = points if claim.rank is None else correlation
+        quantity = accuracy.quantity
+        judged.append(
+            JudgedClaim(
+                name=claim.name,
+                text=claim.text,
+                where=claim.where,
+                rows=claim.rows,
+                paper=value,
+                accuracy=accuracy,
+                gain=gain if claim.rank is None else None,
+                whisker=axis.whisker(quantity, number, side=_side(claim, axis)) if quantity is not None else None,
+                one_seed=len(definition.seeds) == 1,
+            )
+        )
+    return tuple(judged)
 
 
 def _side(claim: ClaimDefinition, axis: Axis) -> tuple[float, float]:

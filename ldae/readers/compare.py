@@ -1,10 +1,10 @@
-"""Two results folders side by side: the accuracy of each row that both have, and what they were made with; no torch."""
+"""Two results folders side by side: the accuracies of their common rows, and the differing settings; no torch."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
@@ -12,29 +12,31 @@ from ldae.runtime.files import read_json
 from ldae.study.record import differences
 
 COLUMNS = ["label", "accuracy", "accuracy_low", "accuracy_high"]
-MOST = 12  # differences that are listed
+LISTED = 12  # differences
 
 
 def compare(first: Path, second: Path) -> str:
-    """The rows that stand in tables of both folders, with the difference of their accuracies, as text.
+    """The rows in tables of both folders, with the difference of their accuracies, as text.
 
-    The two intervals are taken as independent: rows of two folders share neither images nor seeds as far as this knows.
+    The two intervals are taken as independent, and so are added in quadrature: rows of two folders share neither
+    images nor seeds as far as this knows.
 
     Args:
         first, second: results folders of two scales, studies, commits or machines.
 
     Raises:
-        ValueError: for a folder without tables of rows, or when no row stands in both.
+        ValueError: for a folder without tables of rows, or when no row is in both.
     """
     ours, theirs = (_rows(folder) for folder in (first, second))
     common = ours.index.intersection(theirs.index, sort=False)
     if common.empty:
         raise ValueError(f"{first} and {second} have no row in common: {_some(ours.index)}; {_some(theirs.index)}")
-    lines = [
-        [name, ours.loc[name, "label"], _interval(ours.loc[name]), _interval(theirs.loc[name])]
-        + [_difference(ours.loc[name], theirs.loc[name])]
-        for name in common
-    ]
+    lines = []
+    for name in common:
+        (a, a_low, a_high), (b, b_low, b_high) = (100 * rows.loc[name, COLUMNS[1:]] for rows in (ours, theirs))
+        low, high = b - a - np.hypot(b - b_low, a_high - a), b - a + np.hypot(b_high - b, a - a_low)
+        intervals = [f"{a:.1f} [{a_low:.1f}, {a_high:.1f}]", f"{b:.1f} [{b_low:.1f}, {b_high:.1f}]"]
+        lines.append([name, ours.loc[name, "label"], *intervals, f"{b - a:+.1f} [{low:+.1f}, {high:+.1f}]"])
     headers = ["row", "label", str(first), str(second), "difference"]
     text = [tabulate(lines, headers, disable_numparse=True, colalign=["left"] * 2 + ["right"] * 3)]
     text.append("Accuracy in percent [95 % interval]; the difference is the second less the first.")
@@ -42,9 +44,9 @@ def compare(first: Path, second: Path) -> str:
         if len(alone := rows.index.difference(common, sort=False)):
             text.append(f"Only in {folder}: {_some(alone)}")
     changed = list(dict.fromkeys(line for name in common for line in _changes(first, second, str(name))))
-    listed = changed[:MOST] + ([f"... and {len(changed) - MOST} more"] if len(changed) > MOST else [])
     if changed:
-        text.append("\n  ".join(["What they were made with differs:", *listed]))
+        more = [f"... and {len(changed) - LISTED} more"] if len(changed) > LISTED else []
+        text.append("\n  ".join(["Their settings differ:", *changed[:LISTED], *more]))
     return "\n\n".join(text)
 
 
@@ -60,21 +62,8 @@ def _rows(folder: Path) -> pd.DataFrame:
     return found[~found.index.duplicated()]
 
 
-def _interval(row: pd.Series) -> str:
-    value, low, high = (100 * row[key] for key in COLUMNS[1:])
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _difference(ours: pd.Series, theirs: pd.Series) -> str:
-    """With the half-widths of both intervals in quadrature, towards each side."""
-    change = theirs["accuracy"] - ours["accuracy"]
-    low = change - math.hypot(theirs["accuracy"] - theirs["accuracy_low"], ours["accuracy_high"] - ours["accuracy"])
-    high = change + math.hypot(theirs["accuracy_high"] - theirs["accuracy"], ours["accuracy"] - ours["accuracy_low"])
-    return " ".join([f"{100 * change:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]"])
-
-
 def _changes(first: Path, second: Path, row: str) -> list[str]:
-    """How the lineages of a row's probes differ, where both folders hold one; they may lie under another row's name."""
+    """The differences of the lineages of a row's probes, if both folders have a probe under the row's name."""
     records = [sorted(folder.glob(f"probe/{row}/seed*/probe.json")) for folder in (first, second)]
     if not all(records):
         return []
@@ -83,5 +72,5 @@ def _changes(first: Path, second: Path, row: str) -> list[str]:
 
 
 def _some(names: pd.Index) -> str:
-    words = [str(name) for name in names[:8]]
-    return ", ".join(words) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(map(str, names[:8])) + more

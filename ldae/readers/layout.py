@@ -130,7 +130,7 @@ class RowNumbers(Part):
     paper: Paper = Paper()
     accuracy: Estimate
     random: Estimate  # the accuracy with random weights
-    gain: Estimate | None = None  # None for a row that stands in no table
+    gain: Estimate  # over random weights
     by_seed: tuple[float, ...] = ()  # the accuracy of each seed
     rate_at_edge: bool = False
     training_flops: float | None = None
@@ -230,10 +230,10 @@ class TableRecord(Record):
     layout: Layout
 
 
-def interval(estimate: Estimate, *, signed: bool = False) -> str:
-    """A share in percent with its interval."""
+def interval(estimate: Estimate, unit: str = "", *, signed: bool = False) -> str:
+    """A share in percent with its interval; `unit` follows the value."""
     value, low, high = (f"{100 * part:{'+' if signed else ''}.1f}" for part in estimate)
-    return f"{value} [{low}, {high}]"
+    return f"{value}{unit} [{low}, {high}]"
 
 
 def typographic(text: str) -> str:
@@ -241,6 +241,5 @@ def typographic(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
-def _exact(name: str, estimate: Estimate | None) -> dict[str, float]:
-    ends = ("", "_low", "_high")
-    return {f"{name}{end}": value for end, value in zip(ends, estimate or (), strict=False)}
+def _exact(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

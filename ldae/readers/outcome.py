@@ -1,11 +1,10 @@
-"""What a run has come to, for its last lines: tables, numbers and their paths, or why jobs have failed; no torch."""
+"""The last lines of a run: tables, numbers and their paths, or why jobs have failed; no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldae.measures.intervals import Estimate
 from ldae.overview.state import State
 from ldae.overview.status import log_of, progress_of
 from ldae.study.definitions import describe
@@ -19,14 +18,13 @@ def outcome(study: Study, root: Path, names: list[str]) -> Iterator[str]:
     Args:
         study: with its scale.
         root: the folder that holds `results/`.
-        names: the rows, sweeps and other targets that have been run.
+        names: the rows, sweeps and other targets of the run.
     """
     graph = Graph(study, root)
-    rows = [row for name in names if name in study.variants or name in study.sweeps for row in study.rows([name])]
-    yield from _rows(graph, rows)
-    for name in names:
-        if name not in study.variants and name not in study.sweeps:
-            yield from _target(graph, name)
+    targets = [name for name in names if name not in study.variants and name not in study.sweeps]
+    yield from _rows(graph, study.rows(name for name in names if name not in targets))
+    for name in targets:
+        yield from _target(graph, name)
 
 
 def failures(study: Study, root: Path, names: list[str], *, since: float) -> Iterator[str]:
@@ -44,6 +42,7 @@ def failures(study: Study, root: Path, names: list[str], *, since: float) -> Ite
 
 def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
     """The numbers of rows over all seeds, each with the record of its first probe."""
+    from ldae.readers.layout import interval
     from ldae.readers.results import collect
 
     if not rows:
@@ -57,33 +56,28 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
         finetunes=records["finetune"],
         distances=records["judge"],
     )
-    seeds = graph.study.file.seeds
-    for row, result in found.rows.items():
-        words = [f"accuracy {_percent(result.accuracy)}, with random weights {100 * result.random.value:.1f} %"]
-        if result.finetuned is not None:
-            words.append(f"fine-tuned {_percent(result.finetuned)}")
-        if result.distance is not None:
-            words.append(f"{result.distance.name} {result.distance.infinite:.2f} ± {result.distance.error:.2f}")
-        place = graph.jobs[f"probe/{graph.study.probes[row]}/seed{seeds[0]}"].record
-        yield f"{row}: {'; '.join(words)}"
-        others = f" and {len(seeds) - 1} more {'seed' if len(seeds) == 2 else 'seeds'}" if len(seeds) > 1 else ""
-        yield f"    {place}{others}"
+    first, *others = graph.study.file.seeds
+    for name, row in found.rows.items():
+        numbers = [f"accuracy {interval(row.accuracy, ' %')}, with random weights {100 * row.random.value:.1f} %"]
+        if row.finetuned is not None:
+            numbers.append(f"fine-tuned {interval(row.finetuned, ' %')}")
+        if row.distance is not None:
+            numbers.append(f"{row.distance.name} {row.distance.infinite:.2f} ± {row.distance.error:.2f}")
+        yield f"{name}: {'; '.join(numbers)}"
+        more = f" and {len(others)} more {'seed' if len(others) == 1 else 'seeds'}" if others else ""
+        yield f"    {graph.jobs[f'probe/{graph.study.probes[name]}/seed{first}'].record}{more}"
 
 
 def _target(graph: Graph, name: str) -> Iterator[str]:
-    """A table in full and its path, the path of a figure or a page, and of the common targets a table and the page."""
+    """The first table of a target in full, and the paths of its files; of the common targets, the path of the page."""
     jobs = graph.jobs_for([name])
     tables = [job for job in jobs if job.stage in ("table", "claims", "cost")]
-    if len(jobs) == 1 or name in ("main", "all"):
-        shown = [job.files[0] for job in tables][:1]
-        yield from (shown[0].read_text(encoding="utf-8").rstrip(), "") if shown else ()
+    if tables and (len(jobs) == 1 or name in ("main", "all")):
+        yield tables[0].files[0].read_text(encoding="utf-8").rstrip()
+        yield ""
     if name in ("main", "all"):
         page = {"main": "report_main", "all": "report"}[name]
         yield f"All of it on one page: {graph.jobs[page].files[0]}"
         return
     for job in jobs:
         yield f"{'the page: ' if job.place in PAGES else ''}{job.files[0]}"
-
-
-def _percent(share: Estimate) -> str:
-    return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"

@@ -11,9 +11,9 @@ import pandas as pd
 
 from ldae.measures.intervals import outlying
 from ldae.readers.layout import Axis, Cell, Column, Layout, Line, Note, RowNumbers, interval
-from ldae.readers.results import Results
+from ldae.readers.results import Distance, Results
 from ldae.runtime.files import read_json, write_text
-from ldae.study.definitions import TableDefinition
+from ldae.study.definitions import SeriesDefinition, TableDefinition
 from ldae.study.measures import MEASURES
 from ldae.study.record import seconds_of
 from ldae.study.results import TokenizerRecord
@@ -36,9 +36,6 @@ PERCEPTUAL = {  # by the network of the perceptual loss in a tokenizer's record
 }
 
 
-Table = tuple[list[Column], list[Line]]
-
-
 def write_table(definition: TableDefinition, results: Results, *, tokenizers: Sequence[Path] = (), out: Path) -> Layout:
     """Writes `<out>.md`, `<out>.csv` (full precision) and `<out>.tex`; returns the layout of the table.
 
@@ -53,43 +50,52 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
     fits = [TokenizerRecord.read(path) for path in tokenizers]
     rows = [RowNumbers.of(results.rows[line.name], line.label, line.paper) for line in definition.rows]
     by_name = {row.name: row for row in rows}  # a row may have two lines: its own, and one as a point of a sweep
-    columns, lines = _rows(definition, rows) if definition.series is None else _series(definition, by_name)
     notes: list[Note | Layout] = [Note(text=_protocol(definition, results, by_name))]
     notes += [Note(text=text) for row in by_name.values() if (text := outliers(row, definition.seeds))]
-    notes.append(Note(text=explanation(definition.columns if definition.series is None else ()), on_page=False))
-    notes += _reconstructions(fits, columns) if definition.series is not None else _explanations(rows)
+    if definition.series is not None:
+        table = _series(definition.series, by_name, definition.seeds)
+        notes += [Note(text=COLUMNS, on_page=False), *_reconstructions(fits, table.columns)]
+    else:
+        table = _rows(definition, rows)
+        notes.append(Note(text=explanation(definition.columns), on_page=False))
+    notes += table.notes
     perceptual = dict.fromkeys(fit.perceptual for fit in fits if fit.perceptual is not None)
     notes += [Note(text=PERCEPTUAL[network]) for network in perceptual]
-    layout = Layout(
-        title=definition.title, columns=tuple(columns), lines=tuple(lines), notes=tuple(notes), rows=tuple(rows)
-    )
+    layout = table.model_copy(update={"title": definition.title, "notes": tuple(notes), "rows": tuple(rows)})
     layout.write(out, seeds=definition.seeds)
     return layout
 
 
-def _rows(definition: TableDefinition, rows: list[RowNumbers]) -> Table:
+def _rows(definition: TableDefinition, rows: list[RowNumbers]) -> Layout:
     """A line for each row."""
     axis = Axis([0.0, *(row.accuracy.high for row in rows)], (0.0, 1.0))
-    judged = next((row.distance for row in rows if row.distance is not None), None)
-    tuned = any(row.finetuned is not None for row in rows)
-    has_flops = len({row.training_flops for row in rows}) > 1
-    cells: dict[Column, Cell] = {}
-    lines = []
+    cells: list[dict[Column, Cell]] = []  # of each row
     for row in rows:
-        cells = {Column(heading="row", is_number=False): Cell(value=row.label, sort=row.label, row=row.name)}
+        cells.append({Column(heading="row", is_number=False): Cell(value=row.label, sort=row.label, row=row.name)})
         for name in definition.columns:
-            cells |= _linear(row, definition.seeds, axis) if name == "linear" else _measure(row, name)
-        if tuned:
-            cells[Column(heading="paper, fine-tuned")] = Cell.number(row.paper.finetune)
-            cells[Column(heading="fine-tuned")] = Cell.percent(row.finetuned, row=row.name)
-        if judged is not None:
-            cells[Column(heading="paper, FID")] = Cell.number(row.paper.fid)
-            cells |= _distance(row, judged.name)
-        if has_flops:
-            flops = row.training_flops
-            cells[Column(heading="training FLOPs", short="training")] = Cell(value=operations(flops), sort=flops)
-        lines.append(Line(cells=tuple(cells.values())))
-    return list(cells), lines
+            cells[-1] |= _linear(row, definition.seeds, axis) if name == "linear" else _measure(row, name)
+    notes = []
+    if any(row.finetuned is not None for row in rows):
+        notes.append(FINE_TUNED)
+        for line, row in zip(cells, rows, strict=True):
+            line[Column(heading="paper, fine-tuned")] = Cell.number(row.paper.finetune)
+            line[Column(heading="fine-tuned")] = Cell.percent(row.finetuned, row=row.name)
+    judged = [row.distance for row in rows if row.distance is not None]
+    if judged:
+        notes.append(_judge(judged[0]))
+        for line, row in zip(cells, rows, strict=True):
+            line[Column(heading="paper, FID")] = Cell.number(row.paper.fid)
+            line |= _distance(row, judged[0].name)
+    if len({row.training_flops for row in rows}) > 1:
+        notes.append("Training FLOPs: of one run, by formula; the table of cost has the seconds that it took.")
+        for line, row in zip(cells, rows, strict=True):
+            flops = Cell(value=operations(row.training_flops), sort=row.training_flops)
+            line[Column(heading="training FLOPs", short="training")] = flops
+    return Layout(
+        columns=tuple(cells[0]),
+        lines=tuple(Line(cells=tuple(line.values())) for line in cells),
+        notes=tuple(Note(text=text) for text in notes),
+    )
 
 
 def _linear(row: RowNumbers, seeds: Sequence[int], axis: Axis) -> dict[Column, Cell]:
@@ -126,24 +132,37 @@ def _measure(row: RowNumbers, name: str) -> dict[Column, Cell]:
 
 
 def _distance(row: RowNumbers, name: str) -> dict[Column, Cell]:
-    """How far a row's samples are from true images; the page shows the extrapolated distance alone."""
-    columns = Column(heading=name, on_page=False), Column(heading="at infinite N", short=name)
-    if row.distance is None:
-        return dict.fromkeys(columns, Cell())
-    infinite, error = Cell.number(row.distance.infinite, "{:.2f}"), f"± {row.distance.error:.2f}"
-    cells = Cell.number(row.distance.value, "{:.2f}"), infinite.model_copy(update={"detail": error, "row": row.name})
-    return dict(zip(columns, cells, strict=True))
+    """The distance of a row's samples from true images; the page shows the extrapolated distance alone."""
+    at_n, infinite = Cell(), Cell()
+    if row.distance is not None:
+        at_n = Cell.number(row.distance.value, "{:.2f}")
+        error = f"± {row.distance.error:.2f}"
+        infinite = Cell.number(row.distance.infinite, "{:.2f}", detail=error, row=row.name)
+    return {Column(heading=name, on_page=False): at_n, Column(heading="at infinite N", short=name): infinite}
 
 
-def _series(definition: TableDefinition, rows: dict[str, RowNumbers]) -> Table:
+def _judge(distance: Distance) -> str:
+    """What a distance is measured with."""
+    text = (
+        f"{distance.name}: of {distance.num:,} samples, with averaged weights, ± its standard error; lower is better."
+    )
+    if distance.judge_accuracy is None:
+        return text
+    return (
+        f"{text} It is measured with the features of a small classifier that the study trains itself, with "
+        f"{100 * distance.judge_accuracy:.1f} % accuracy on validation images; it is no FID, and the two columns "
+        "compare in their order alone."
+    )
+
+
+def _series(series: Sequence[SeriesDefinition], rows: dict[str, RowNumbers], seeds: Sequence[int]) -> Layout:
     """A line for each sweep and a column for each value; text files have the gains and the paper's numbers below it."""
-    series = definition.series or ()
     values = sorted({value for sweep in series for _, value in sweep.rows})
     lines = []
     for sweep in series:
         names = {value: name for name, value in sweep.rows}
         points = [rows[names[value]] if value in names else None for value in values]
-        accuracies = [_point(row, definition.seeds) if row is not None else Cell() for row in points]
+        accuracies = [_point(row, seeds) if row is not None else Cell() for row in points]
         gains = [Cell.percent(row.gain, signed=True) if row is not None else Cell() for row in points]
         paper = [Cell.number(row.paper.probe) if row is not None else Cell() for row in points]
         lines += [
@@ -151,17 +170,17 @@ def _series(definition: TableDefinition, rows: dict[str, RowNumbers]) -> Table:
             Line(cells=(Cell(value="- gain over random"), *gains), on_page=False),
             Line(cells=(Cell(value="- the paper"), *paper), on_page=False),
         ]
-    return [Column(heading="", is_number=False), *(Column(heading=str(value)) for value in values)], lines
+    columns = [Column(heading="", is_number=False), *(Column(heading=str(value)) for value in values)]
+    return Layout(columns=tuple(columns), lines=tuple(lines))
 
 
 def _point(row: RowNumbers, seeds: Sequence[int]) -> Cell:
     """A row of a sweep."""
-    below = [f"gain {interval(row.gain, signed=True)}"] if row.gain is not None else []
-    below += [f"paper {row.paper.probe:.1f}"] if row.paper.probe is not None else []
-    return _accuracy(row, seeds, below=tuple(below))
+    paper = [f"paper {row.paper.probe:.1f}"] if row.paper.probe is not None else []
+    return _accuracy(row, seeds, below=(f"gain {interval(row.gain, signed=True)}", *paper))
 
 
-def _reconstructions(fits: list[TokenizerRecord], columns: list[Column]) -> list[Note | Layout]:
+def _reconstructions(fits: list[TokenizerRecord], columns: Sequence[Column]) -> list[Note | Layout]:
     """The reconstruction error of each tokenizer and the number of its unused dimensions, in the table's columns."""
     errors: dict[str, dict[str, str]] = {}
     for fit in fits:
@@ -186,27 +205,6 @@ def explanation(columns: Iterable[str]) -> str:
     return " ".join([COLUMNS, *(MEASURES[name].about for name in columns if name != "linear")])
 
 
-def _explanations(rows: list[RowNumbers]) -> list[Note | Layout]:
-    """What the columns mean that only some tables have."""
-    texts = []
-    if any(row.finetuned is not None for row in rows):
-        texts.append(FINE_TUNED)
-    if (judged := next((row.distance for row in rows if row.distance is not None), None)) is not None:
-        text = (
-            f"{judged.name}: of {judged.num:,} samples, with averaged weights, ± its standard error; lower is better."
-        )
-        if judged.judge_accuracy is not None:
-            text += (
-                " It is measured with the features of a small classifier that the study trains itself, with "
-                f"{100 * judged.judge_accuracy:.1f} % accuracy on validation images; it is no FID, and the two columns "
-                "compare in their order alone."
-            )
-        texts.append(text)
-    if len({row.training_flops for row in rows}) > 1:
-        texts.append("Training FLOPs: of one run, by formula; the table of cost has the seconds that it took.")
-    return [Note(text=text) for text in texts]
-
-
 def _protocol(definition: TableDefinition, results: Results, rows: dict[str, RowNumbers]) -> str:
     """How the accuracies were measured, and what raw pixels and guessing give."""
     seeds = len(definition.seeds)
@@ -227,15 +225,14 @@ def outliers(row: RowNumbers, seeds: Sequence[int]) -> str:
     places = outlying(row.by_seed)
     if not places:
         return ""
-    odd, others = (
-        [f"{100 * value:.1f}" for place, value in enumerate(row.by_seed) if (place in places) == is_odd]
-        for is_odd in (True, False)
-    )
+    texts = [f"{100 * value:.1f}" for value in row.by_seed]
+    odd = " and ".join(texts[place] for place in places)
+    others = " and ".join(text for place, text in enumerate(texts) if place not in places)
     names = " and ".join(str(seeds[place]) for place in places)
     return (
-        f"{'Seed' if len(places) == 1 else 'Seeds'} {names} of “{row.label}” did not train as the others did: "
-        f"{' and '.join(odd)} beside {' and '.join(others)} (random weights {100 * row.random.value:.1f}). The row's "
-        "mean describes neither, and its interval is wide for that reason."
+        f"{'Seed' if len(places) == 1 else 'Seeds'} {names} of “{row.label}” did not train as the others did: {odd} "
+        f"beside {others} (random weights {100 * row.random.value:.1f}). The row's mean describes neither, and its "
+        "interval is wide for that reason."
     )
 
 

@@ -10,35 +10,25 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 from ldae.runtime.files import read_json, write_json
 from ldae.runtime.progress import log
 
-FOLDER = "tracking"  # in the results folder: the steps that each tracker has, and the files of TensorBoard and W&B
+FOLDER = "tracking"  # in the results folder: the last step in each tracker, and the files of TensorBoard and W&B
 PROJECT = "ldae"
 SECONDS = 10.0  # between two looks at running trainings
 
 
-class Tracker(Protocol):
-    """A run of a tracker."""
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        """Records what was measured at a step; steps increase."""
-
-    def finish(self) -> None:
-        """Writes what is not yet on disk."""
-
-
 class TensorBoard:
-    """A run of TensorBoard: event files in a folder."""
+    """A run of TensorBoard, with the methods of a run of W&B."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.summary import Writer
 
         self.writer = Writer(str(folder))
+        self.finish = self.writer.close
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Adds a scalar for each value."""
@@ -46,41 +36,33 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def finish(self) -> None:
-        """Closes the event file."""
-        self.writer.close()
 
-
-def _tensorboard(run: str, folder: Path) -> Tracker:
-    return TensorBoard(folder / "tensorboard" / run)
-
-
-def _wandb(run: str, folder: Path) -> Tracker:
+def _wandb(run: str, folder: Path) -> Any:
     import wandb
 
     options = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "resume": "allow", "reinit": "create_new"}
     settings = {"console": "off", "silent": True, "x_disable_stats": True, "save_code": False}
-    return cast(Tracker, wandb.init(id=run, name=run, dir=str(folder), settings=settings, **options))
+    return wandb.init(id=run, name=run, dir=str(folder), settings=settings, **options)
 
 
-def _trackio(run: str, folder: Path) -> Tracker:
+def _trackio(run: str, folder: Path) -> Any:
     import trackio
 
     quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
-    return cast(Tracker, trackio.init(project=PROJECT, name=run, resume="allow", **quiet))
+    return trackio.init(project=PROJECT, name=run, resume="allow", **quiet)
 
 
-TRACKERS: dict[str, Callable[[str, Path], Tracker]] = {  # by the names of their packages
-    "tensorboard": _tensorboard,
+TRACKERS: dict[str, Callable[[str, Path], Any]] = {  # by the names of their packages; each starts or resumes a run
+    "tensorboard": lambda run, folder: TensorBoard(folder / "tensorboard" / run),
     "wandb": _wandb,
     "trackio": _trackio,
 }
 
 
 class History(NamedTuple):
-    """What a training has measured so far."""
+    """The history of a training so far."""
 
-    run: str  # a name for the tracker, which no other training has
+    run: str  # a name for the tracker, unique to this training
     running: bool  # as far as the files tell
     steps: list[tuple[int, dict[str, float]]]
 
@@ -101,19 +83,22 @@ def track(results: Path, name: str, *, follow: bool = False) -> None:
     folder = results / FOLDER
     record = folder / f"{name}.json"
     last: dict[str, int] = read_json(record) if record.is_file() else {}
-    trackers: dict[str, Tracker] = {}
+    runs: dict[str, Any] = {}
     try:
         while True:
             for history in histories(results):
                 new = [step for step in history.steps if step[0] > last.get(history.run, -1)]
-                with _named(name):
-                    if new and history.run not in trackers:
+                try:
+                    if new and history.run not in runs:
                         folder.mkdir(exist_ok=True)
-                        trackers[history.run] = TRACKERS[name](history.run, folder)
+                        runs[history.run] = TRACKERS[name](history.run, folder)
                     for step, values in new:
-                        trackers[history.run].log(values, step=step)
-                    if history.run in trackers and not (follow and history.running):
-                        trackers.pop(history.run).finish()
+                        runs[history.run].log(values, step=step)
+                    if history.run in runs and not (follow and history.running):
+                        runs.pop(history.run).finish()
+                except Exception as error:
+                    message = " ".join(str(error).split()) or type(error).__name__
+                    raise ValueError(f"{name} fails: {message}") from error
                 if new:
                     last[history.run] = new[-1][0]
                     write_json(record, last)
@@ -122,14 +107,14 @@ def track(results: Path, name: str, *, follow: bool = False) -> None:
                 break
             time.sleep(SECONDS)
     finally:
-        for tracker in trackers.values():
-            tracker.finish()
+        for run in runs.values():
+            run.finish()
     if not last:
         raise ValueError(f"{results}: there is no history.csv of a training")
 
 
 def histories(results: Path) -> Iterator[History]:
-    """The histories in a results folder; of a training that was started again, the newest.
+    """The histories in a results folder; the newest one of a training that was started again.
 
     Raises:
         ValueError: for a file that is not a history.
@@ -149,16 +134,3 @@ def histories(results: Path) -> Iterator[History]:
         # with other settings or another seed, a training starts with other numbers
         digest = hashlib.sha256("\n".join([place, *lines[:2]]).encode()).hexdigest()[:8]
         yield History(f"{place.replace('/', '-')}-{digest}", path.is_relative_to(results / "resume"), steps)
-
-
-@contextmanager
-def _named(tracker: str) -> Iterator[None]:
-    """Turns any error of a tracker into one line.
-
-    Raises:
-        ValueError: for any error.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{tracker} fails: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -40,13 +40,13 @@ def test_rows_in_both_folders_are_compared_with_intervals(tmp_path: Path) -> Non
     line = next(line for line in said.splitlines() if line.startswith("ldae"))
     assert line.split() == "ldae LDAE 25.0 [22.0, 29.0] 27.0 [24.0, 31.0] +2.0 [-3.0, +7.0]".split()
     assert f"Only in {first}: pca" in said and f"Only in {second}: mae" in said
-    assert "dataset: size 64 -> 96" in said
+    assert "Their settings differ:\n  dataset: size 64 -> 96" in said
 
 
 def test_a_folder_compared_with_itself_differs_in_nothing(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", {"pca": 0.30}, size=64)
     said = compare(folder, folder)
-    assert "+0.0 [" in said and "differs" not in said and "Only" not in said
+    assert "+0.0 [" in said and "settings differ" not in said and "Only" not in said
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:

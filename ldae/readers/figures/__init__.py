@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ldae.readers.figures.style  # noqa: F401  before anything else imports Matplotlib
-from ldae.readers.figures.pictures import denoising, noise, samples
-from ldae.readers.figures.plots import curves, dimension, schedules
+from ldae.readers.figures.plots import curves, denoising, dimension, noise, samples, schedules
 from ldae.readers.figures.style import Drawn, Inputs, own_style
 from ldae.readers.figures.trajectory import trajectory
 from ldae.runtime.files import atomic_write, write_text

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,15 @@ import pandas as pd
 
 from ldae.readers.results import Results, RowResult
 
-
-@contextmanager
-def _settings_hidden() -> Iterator[None]:
-    """Hides the user's settings from Matplotlib during its import: it would stop at a file that it cannot read.
-
-    It looks into the working folder first, so the block runs in the folder of its defaults.
-    """
-    package = find_spec("matplotlib")
-    assert package is not None and package.origin is not None
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        with chdir(Path(package.origin).parent / "mpl-data"):
-            yield
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
-
-
-with _settings_hidden():
+# On its import, Matplotlib reads the user's settings, those in the working folder first, and stops at a file that it
+# cannot read. So its import runs in the folder of its own defaults.
+BACKEND = os.environ.pop("MPLBACKEND", None)
+with chdir(str(distribution("matplotlib").locate_file("matplotlib/mpl-data"))):
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+if BACKEND is not None:
+    os.environ["MPLBACKEND"] = BACKEND
 
 # Distinguishable for colour-blind readers, on white and on black; `report/style.css` has the same hues.
 PALETTE = ("#0b6bb0", "#b35900", "#00775a", "#a33b8f", "#b02a30", "#5b4bb5", "#6b5b00", "#49545f")

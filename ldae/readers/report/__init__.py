@@ -6,25 +6,23 @@ It loads nothing from a network, and its own policy forbids it to. Whatever come
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ldae.measures.intervals import Estimate
-from ldae.readers.claims import ClaimsRecord, Judgement
+from ldae.readers.claims import ClaimsRecord
 from ldae.readers.layout import Layout, RowNumbers, TableRecord, typographic
 from ldae.readers.report import origins, words
 from ldae.readers.report.data import Data
 from ldae.readers.tables import explanation, outliers
 from ldae.runtime.files import write_text
 from ldae.study.definitions import FigureDefinition, PageDefinition
-from ldae.study.file import Paper
 from ldae.study.measures import ordered
 
 TEMPLATES = Path(__file__).parent
@@ -61,19 +59,24 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
     Raises:
         ValueError: for a record that is damaged, or was made from another specification than the study's now.
     """
-    found = [_table(table.name, results / "tables") for table in definition.tables]
-    tables = [table for table in found if table is not None]
-    drawn = [_picture(figure, results / "figures") for figure in definition.figures]
+    written = (_table(table.name, results / "tables") for table in definition.tables)
+    tables = [table for table in written if table is not None]
+    drawn = (_picture(figure, results / "figures") for figure in definition.figures)
     pictures = [picture for picture in drawn if picture is not None]
-    judgement = _judgement(definition, results / "tables/claims.json")
+    claims = results / "tables/claims.json"
+    judgement = ClaimsRecord.read(claims).judgement if definition.claims and claims.is_file() else None
     rows = [origins.read_row(row, results) for row in definition.rows]
-    first = next((picture for picture in pictures if picture.definition.kind == "trajectory"), None)
-    steps = _steps(results / f"figures/{first.definition.name}.csv") if first else []
     labels = {row.name: row.label for row in definition.rows}
-    parents = {row.name: row.parent for row in definition.rows}
     measured: dict[str, RowNumbers] = {}
-    for row in [*(row for table in tables for row in table.layout.rows), *steps]:
+    for row in (row for table in tables for row in table.layout.rows):
         measured.setdefault(row.name, row.model_copy(update={"label": labels.get(row.name, row.label)}))
+    found = list(measured.values())
+    first = next((picture for picture in pictures if picture.definition.kind == "trajectory"), None)
+    steps: list[str] = []
+    if first is not None:
+        drawn_rows = pd.read_csv(results / f"figures/{first.definition.name}.csv", dtype=str, keep_default_na=False)
+        steps = drawn_rows["row"].tolist()
+    parents = {row.name: row.parent for row in definition.rows}
     titles = {table.name: table.title for table in definition.tables}
     titles |= {figure.name: figure.title for figure in definition.figures}
     shown = {table.name for table in tables} | {picture.definition.name for picture in pictures}
@@ -93,12 +96,12 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         policy=_policy(script, style),
         definition=definition,
         data=Data.read(definition.settings["dataset"], results / "dataset"),
-        findings=words.findings([*measured.values()], steps, judgement),
-        cautions=words.cautions([*measured.values()], len(definition.seeds)),
-        outliers=[text for row in measured.values() if (text := outliers(row, definition.seeds))],
+        findings=words.findings(found, [measured[name] for name in steps if name in measured], judgement),
+        cautions=words.cautions(found, len(definition.seeds)),
+        outliers=[text for row in found if (text := outliers(row, definition.seeds))],
         missing=[title for name, title in titles.items() if name not in shown],
         first=first,
-        is_chain=all(parents.get(after.name) == before.name for before, after in pairwise(steps)),
+        is_chain=all(parents.get(after) == before for before, after in pairwise(steps)),
         pictures=pictures,
         judgement=judgement,
         tables=tables,
@@ -153,31 +156,6 @@ def _picture(figure: FigureDefinition, folder: Path) -> Picture | None:
     handicap = {".svg": 1.0 if is_drawing else 0.5, ".png": 1.0}
     smallest = min(images, key=lambda path: path.stat().st_size * handicap[path.suffix])
     return Picture(figure, _data_uri(smallest, TYPES[smallest.suffix]), is_drawing, [path.name for path in paths])
-
-
-def _judgement(definition: PageDefinition, path: Path) -> Judgement | None:
-    """The verdicts on the claims of the page; None where there are none."""
-    if not definition.claims or not path.is_file():
-        return None
-    judgement = ClaimsRecord.read(path).judgement
-    names = [claim.name for claim in definition.claims]
-    return judgement.model_copy(update={"claims": [claim for claim in judgement.claims if claim.name in names]})
-
-
-def _steps(path: Path) -> list[RowNumbers]:
-    """The rows of a trajectory, in order, from the figure's CSV file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    return [
-        RowNumbers(
-            name=line["row"],
-            label=line["label"],
-            paper=Paper(probe=float(line["paper"]) if line["paper"] else None),
-            accuracy=Estimate(*(float(line[name]) for name in ("accuracy", "low", "high"))),
-            random=Estimate(*[float(line["random"])] * 3),
-        )
-        for line in lines
-    ]
 
 
 def _facts(results: list[origins.Result]) -> dict[str, str]:

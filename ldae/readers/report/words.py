@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from ldae.measures.intervals import Estimate
 from ldae.readers.claims import FAILS, HOLDS, UNDECIDED, JudgedClaim, Judgement
 from ldae.readers.layout import RowNumbers, interval
 
@@ -44,7 +43,7 @@ def findings(rows: Sequence[RowNumbers], steps: Sequence[RowNumbers], judgement:
 def best(rows: Sequence[RowNumbers]) -> Finding:
     """The row of the highest accuracy, the rows that may be as good, and the number of rows with a gain."""
     first, *others = sorted(rows, key=lambda row: -row.accuracy.value)
-    text = f"“{first.label}” has the highest accuracy, {_percent(first.accuracy)}"
+    text = f"“{first.label}” has the highest accuracy, {interval(first.accuracy, ' %')}"
     text += f"; with random weights it has {100 * first.random.value:.1f} %."
     near = [
         f"“{row.label}” ({100 * row.accuracy.value:.1f})" for row in others if row.accuracy.high >= first.accuracy.low
@@ -54,18 +53,16 @@ def best(rows: Sequence[RowNumbers]) -> Finding:
         text += f" Which row is best is undecided; its interval overlaps with: {', '.join([*near[:LISTED], *more])}."
     elif others:
         text += " The intervals of all other rows lie below its own."
-    if gains := [row.gain for row in rows if row.gain is not None]:
-        up, down = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
-        text += f" The gain over random weights, in {len(gains)} rows of tables: positive in {up}, negative in {down}, "
-        text += f"undecided in {len(gains) - up - down}."
+    up, down = sum(row.gain.low > 0 for row in rows), sum(row.gain.high < 0 for row in rows)
+    text += f" The gain over random weights, in {len(rows)} rows: positive in {up}, negative in {down}, "
+    text += f"undecided in {len(rows) - up - down}."
     return Finding("Best", text)
 
 
 def cautions(rows: Sequence[RowNumbers], seeds: int) -> list[str]:
     """What a reader should know before trusting any difference."""
     said = []
-    gains = [row.gain for row in rows if row.gain is not None]
-    if gains and not any(gain.low > 0 for gain in gains):
+    if rows and not any(row.gain.low > 0 for row in rows):
         said.append(
             "No row's interval lies above its own accuracy with random weights, so no row is shown to have learnt "
             "anything. Differences between rows then say nothing about the method."
@@ -98,15 +95,9 @@ def _change(before: RowNumbers, after: RowNumbers) -> str:
     """From one row to another, and whether that is more than chance."""
     points = 100 * (after.accuracy.value - before.accuracy.value)
     overlap = after.accuracy.low <= before.accuracy.high and before.accuracy.low <= after.accuracy.high
-    text = (
-        f"From “{before.label}”, {_percent(before.accuracy)}, to “{after.label}”, {_percent(after.accuracy)}: "
-        f"{points:+.1f} points; the two intervals "
-        f"{'overlap, so the sign is undecided' if overlap else 'do not overlap'}."
-    )
+    ends = [f"“{row.label}”, {interval(row.accuracy, ' %')}" for row in (before, after)]
+    text = f"From {ends[0]}, to {ends[1]}: {points:+.1f} points; the two intervals "
+    text += "overlap, so the sign is undecided." if overlap else "do not overlap."
     if before.paper.probe is not None and after.paper.probe is not None:
         text += f" In the paper it is {after.paper.probe - before.paper.probe:+.1f}."
     return text
-
-
-def _percent(estimate: Estimate) -> str:
-    return interval(estimate).replace(" [", " % [")
