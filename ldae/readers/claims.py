@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ldae.measures.intervals import Estimate, resampled_means, seed_interval
-from ldae.readers.layout import Axis, Part, Whisker
+from ldae.readers.layout import Part, Whisker
 from ldae.readers.results import Results, RowResult, estimate
 from ldae.runtime.files import write_text
 from ldae.study.definitions import ClaimDefinition, ClaimsDefinition
@@ -133,11 +133,13 @@ def _judged(definition: ClaimsDefinition, results: Results, papers: dict[str, Pa
     for claim, (accuracy, _), number in zip(definition.claims, found, numbers, strict=True):
         if claim.rank is None and accuracy.quantity is not None:
             ends += [*accuracy.quantity, *([number] if number is not None else [])]
-    points, correlation = Axis(ends, (-100.0, 100.0)), Axis([-1.0, 1.0])
+    points = (max(min(ends), -100.0), min(max(ends), 100.0))
     judged = []
     for claim, (accuracy, gain), value, number in zip(definition.claims, found, values, numbers, strict=True):
-        axis = points if claim.rank is None else correlation
-        quantity = accuracy.quantity
+        axis = points if claim.rank is None else (-1.0, 1.0)
+        whisker = None
+        if accuracy.quantity is not None:
+            whisker = Whisker(estimate=accuracy.quantity, axis=axis, reference=number, side=_side(claim, axis))
         judged.append(
             JudgedClaim(
                 name=claim.name,
@@ -147,20 +149,18 @@ def _judged(definition: ClaimsDefinition, results: Results, papers: dict[str, Pa
                 paper=value,
                 accuracy=accuracy,
                 gain=gain if claim.rank is None else None,
-                whisker=axis.whisker(quantity, number, side=_side(claim, axis)) if quantity is not None else None,
+                whisker=whisker,
                 one_seed=len(definition.seeds) == 1,
             )
         )
     return tuple(judged)
 
 
-def _side(claim: ClaimDefinition, axis: Axis) -> tuple[float, float]:
+def _side(claim: ClaimDefinition, axis: tuple[float, float]) -> tuple[float, float]:
     """Where on an axis the quantity must lie for a claim to hold; a peak's lead must be above 0."""
     if claim.within is not None:
         return -claim.within, claim.within
-    if claim.below is not None:
-        return axis.low, claim.below
-    return claim.above or 0.0, axis.low + axis.length
+    return (axis[0], claim.below) if claim.below is not None else (claim.above or 0.0, axis[1])
 
 
 def _notes(judged: tuple[JudgedClaim, ...], seeds: int) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,46 +26,13 @@ class Part(BaseModel):
 
 
 class Whisker(Part):
-    """A small drawing of a value with its interval; every number is a position on the axis, from 0 to 1."""
+    """A small drawing of a value with its interval."""
 
-    low: float
-    value: float
-    high: float
+    estimate: Estimate
+    axis: tuple[float, float]  # its ends; what lies beyond an end is drawn at the end
     reference: float | None = None  # the value with random weights, or the paper's value
     side: tuple[float, float] | None = None  # the part of the axis where a claim holds
     seeds: tuple[float, ...] = ()  # the value of each seed
-
-
-class Axis:
-    """The common range of some whiskers."""
-
-    def __init__(self, values: Iterable[float], within: tuple[float, float] = (-math.inf, math.inf)) -> None:
-        """From the smallest to the largest of the values, but not beyond the limits `within`."""
-        found = list(values)
-        self.low = max(min(found), within[0])
-        self.length = (min(max(found), within[1]) - self.low) or 1.0
-
-    def at(self, value: float) -> float:
-        """The position of a value; a value beyond an end has the position of the end."""
-        return round(min(1.0, max(0.0, (value - self.low) / self.length)), 4)
-
-    def whisker(
-        self,
-        estimate: Estimate,
-        reference: float | None,
-        *,
-        side: tuple[float, float] | None = None,
-        seeds: Iterable[float] = (),
-    ) -> Whisker:
-        """The drawing of an estimate on this axis."""
-        return Whisker(
-            low=self.at(estimate.low),
-            value=self.at(estimate.value),
-            high=self.at(estimate.high),
-            reference=self.at(reference) if reference is not None else None,
-            side=(self.at(side[0]), self.at(side[1])) if side is not None else None,
-            seeds=tuple(self.at(seed) for seed in seeds),
-        )
 
 
 class Cell(Part):

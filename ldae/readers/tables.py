@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ldae.measures.intervals import outlying
-from ldae.readers.layout import Axis, Cell, Column, Layout, Line, Note, RowNumbers, interval
+from ldae.readers.layout import Cell, Column, Layout, Line, Note, RowNumbers, Whisker, interval
 from ldae.readers.results import Distance, Results
 from ldae.runtime.files import read_json, write_text
 from ldae.study.definitions import SeriesDefinition, TableDefinition
@@ -68,7 +68,7 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
 
 def _rows(definition: TableDefinition, rows: list[RowNumbers]) -> Layout:
     """A line for each row."""
-    axis = Axis([0.0, *(row.accuracy.high for row in rows)], (0.0, 1.0))
+    axis = (0.0, min(1.0, max(row.accuracy.high for row in rows)))
     cells: list[dict[Column, Cell]] = []  # of each row
     for row in rows:
         cells.append({Column(heading="row", is_number=False): Cell(value=row.label, sort=row.label, row=row.name)})
@@ -98,11 +98,11 @@ def _rows(definition: TableDefinition, rows: list[RowNumbers]) -> Layout:
     )
 
 
-def _linear(row: RowNumbers, seeds: Sequence[int], axis: Axis) -> dict[Column, Cell]:
+def _linear(row: RowNumbers, seeds: Sequence[int], axis: tuple[float, float]) -> dict[Column, Cell]:
     """The linear probe: the paper's accuracy, the row's, its spread over seeds, and its gain over random weights."""
     random = f"{100 * row.random.value:.1f}"
     by_seed = row.by_seed if len(seeds) > 1 else ()
-    whisker = axis.whisker(row.accuracy, row.random.value, seeds=by_seed)
+    whisker = Whisker(estimate=row.accuracy, axis=axis, reference=row.random.value, seeds=by_seed)
     cells = {
         Column(heading="paper"): Cell.number(row.paper.probe),
         Column(heading="accuracy"): _accuracy(row, seeds, whisker=whisker),

@@ -25,7 +25,7 @@ from ldae.measures.intervals import Estimate
 from ldae.readers.claims import Finding, JudgedClaim, Judgement
 from ldae.readers.figures import FIGURES
 from ldae.readers.figures.style import PALETTE
-from ldae.readers.layout import Axis, RowNumbers, TableRecord
+from ldae.readers.layout import RowNumbers, TableRecord
 from ldae.readers.report import write_page
 from ldae.readers.report.data import Data
 from ldae.readers.report.words import best, cautions, findings
@@ -338,10 +338,18 @@ def test_one_seed_never_makes_a_claim_hold(one_seed: bool, verdict: str) -> None
     assert claim.by_gain.endswith("points to: holds)" if one_seed else ": holds")
 
 
-def test_an_interval_is_drawn_on_its_axis_and_no_further() -> None:
-    axis = Axis([-1.0, 1.0, 9.0, 250.0], (-100.0, 100.0))
-    drawn = axis.whisker(Estimate(49.5, -300.0, 99.9), None, side=(0.0, 400.0), seeds=(-1.0, 100.0))
-    assert (drawn.low, drawn.value, drawn.side, drawn.seeds) == (0.0, 0.5, (0.0099, 1.0), (0.0, 1.0))
+def test_an_interval_is_drawn_on_its_axis_and_no_further(made: MadeUp, tags: Tags) -> None:
+    """A drawing is from 4 to 124 wide; two seeds give intervals far beyond 0 and 100 %."""
+    accuracies = pd.read_csv(made.folder / "tables/table1.csv").set_index("name")
+    assert (accuracies["accuracy_low"] < 0).any()
+    drawn = [a["d"] for _, a in tags.found if a.get("class") == "interval"]
+    assert len(drawn) >= len(accuracies)
+    for low, high in (re.fullmatch(r"M([\d.]+) 8H([\d.]+)", path).groups() for path in drawn):  # type: ignore[union-attr]
+        assert 4 <= float(low) < float(high) <= 124
+    values = [float(a["cx"]) for _, a in tags.found if a.get("class") == "value"]
+    top = min(1.0, accuracies["accuracy_high"].max())
+    expected = 4 + 120 * accuracies.loc["mae", "accuracy"] / top
+    assert any(abs(value - expected) < 0.06 for value in values)
 
 
 def test_a_seed_that_did_not_train_is_pointed_out(made: MadeUp, tmp_path: Path) -> None:
