@@ -95,12 +95,10 @@ def _locked(path: Path) -> int | None:
     """The descriptor of a file that this process has locked; None if another process holds the lock."""
     holder = read_holder(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if holder is None or holder.is_here or not holder.lives(time.time()):
             return descriptor  # else a network file system does not share the kernel's lock between machines
-    except BlockingIOError:
-        pass
     os.close(descriptor)
     return None
 

@@ -23,10 +23,9 @@ def described_workers(workers: int) -> str:
 
 
 def described(precision: str, *, needs_gpu: bool, processes: int, threads: int) -> Iterator[str]:
-    """The device, the processes on all machines, the threads of each and the precision in a line.
+    """The device, the processes, the threads of each and the precision of the inner loop, in one line.
 
-    A second line warns where a GPU is missing. `precision` is that of the inner loop: float64, float32, or on a GPU one
-    of `ON_GPU`.
+    A second line warns where a GPU is missing.
     """
     import torch
 

@@ -140,10 +140,8 @@ def importing() -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Makes glibc keep freed blocks of up to 32 MB, its largest threshold, for the next tensor of the same size.
-
-    Else the kernel clears every page again at each step, a quarter of a convolutional tokenizer's time on a CPU.
-    """
+    """Makes glibc keep freed blocks of up to 32 MB, its largest threshold, for the next tensor of the same size."""
+    # else the kernel clears every page again at each step, a quarter of a convolutional tokenizer's time on a CPU
     library = ctypes.CDLL(None)
     library.mallopt(M_MMAP_THRESHOLD, 2**25)
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

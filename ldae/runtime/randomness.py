@@ -34,11 +34,7 @@ def stream(*key: int) -> int:
 
 
 class Randomness:
-    """Random numbers for a batch that ranks share.
-
-    Every rank draws the numbers of the whole batch and returns those of its own part, so a result does not depend on
-    the number of ranks.
-    """
+    """Random numbers for a batch that ranks share: each draws those of the whole batch and returns its own part."""
 
     def __init__(self, device: torch.device, *key: int, part: int = 0, parts: int = 1) -> None:
         """Starts the stream of `key`; this rank has the `part`-th of `parts` equal parts of every batch."""

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -104,11 +104,9 @@ def _meet(rank: Rank) -> Store:
 
 def _answers(host: str, port: int) -> bool:
     """Whether a process listens; torch would print a stack trace for an attempt that fails."""
-    try:
-        socket.create_connection((host, port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
+    with suppress(OSError), socket.create_connection((host, port), timeout=1.0):
+        return True
+    return False
 
 
 def _meeting_point() -> tuple[str, int, str]:
@@ -132,13 +130,10 @@ def _take_gpu(rank: Rank) -> None:
 
 
 def _is_first_to_fail(store: Any, rank: Rank) -> bool:
-    """Whether this failed rank is the first to fail and reports the error; later ones keep silent.
-
-    Rank 0 waits a moment before it exits, because the store ends with it.
-    """
+    """Whether this failed rank is the first to fail and reports the error; later ones keep silent."""
     try:
         first = store.add("failed", 1) == 1
-        dist.destroy_process_group()  # wakes up those that wait for this one
+        dist.destroy_process_group()  # wakes up those that wait for this one; rank 0 stays a moment with its store
         deadline = time.monotonic() + SECONDS_TO_FAIL
         while not rank.number and store.add("failed", 0) < rank.size and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -72,7 +72,10 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     """
     dataset, size = stage.dataset, stage.dataset.stored
     source = opening.open_source(dataset)
-    log(_summary(source))
+    classes = source.classes
+    train, val = (len(source.splits[name].labels) for name in ("train", "val"))
+    split = f"{train:,} for training, {val:,} for validation{source.left_out.in_words()}"
+    log(f"{train + val:,} images of {len(classes):,} classes: {split}")
     own_lineage, files = lineage("dataset", stage, revision), opening.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
     identity = json.dumps([own_lineage, files, PIL.__version__], sort_keys=True)
@@ -87,7 +90,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
         if opening.identity(opening.listing(dataset)) != files:
             raise ValueError("the pictures were changed while they were prepared; start again")
         allowed = not isinstance(dataset, Photos) and dataset.broken == "allow"
-        _check_broken(source, journals, allowed=allowed, out=out)
+        broken = _list_broken(source, journals, out / "broken.csv", allowed=allowed)
         white = _whiten(dataset, source, journals, run)
         splits = {name: _settle(images, journals[name]) for name, images in source.splits.items()}
         for name, journal in journals.items():
@@ -102,16 +105,17 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     listing = source.listing
     if listing is not None and isinstance(dataset, Folder):
         listing = listing.with_digests(np.concatenate([journal.digests for journal in journals.values()]))
+    counts = {name: np.bincount(arrays["labels"], minlength=len(classes)).tolist() for name, arrays in splits.items()}
     manifest = {
         "source": dataset.source,
         "size": dataset.size,
-        "classes": source.classes,
-        "counts": {name: _counts(arrays["labels"], source.classes) for name, arrays in splits.items()},
+        "classes": classes,
+        "counts": {name: dict(zip(classes, numbers, strict=True)) for name, numbers in counts.items()},
         "groups": {name: len(np.unique(arrays["groups"])) for name, arrays in splits.items()},
         "sha256": sums,
         "sources": opening.record_listing(listing, out / "sources.npz"),
         "pillow": PIL.__version__,
-        "broken": _broken_images(source, journals),
+        "broken": broken,
         "left_out": source.left_out.to_json(),
         "in_both": _in_both(source, journals),
         "white": white,
@@ -235,37 +239,24 @@ def _compact(path: Path, readable: NDArray[np.int64]) -> None:
             release_pages(compacted)
 
 
-def _counts(labels: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, int]:
-    return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
-
-
-def _summary(source: Source) -> str:
-    """One line with the numbers of images and classes, and what was left out."""
-    train, val = (len(source.splits[name].labels) for name in ("train", "val"))
-    counts = f"{train:,} for training, {val:,} for validation{source.left_out.in_words()}"
-    return f"{train + val:,} images of {len(source.classes):,} classes: {counts}"
-
-
 def most_broken(images: int) -> float:
     """The most images of a split that may be broken: 10 % of up to 100, 10 of up to 1,000, 1 % of more; at least 1."""
     return max(1.0, min(0.1 * images, 10.0), 0.01 * images)
 
 
-def _broken_images(source: Source, journals: dict[str, Journal]) -> list[dict[str, str]]:
-    """The path and the reason of each broken image, both printable on one line."""
-    return [
+def _list_broken(source: Source, journals: dict[str, Journal], path: Path, *, allowed: bool) -> list[dict[str, str]]:
+    """Writes path and reason of each broken image to a CSV file, and returns them, printable on one line.
+
+    A `ValueError` says that too many are broken and this is not `allowed`, or all of a class.
+    """
+    images = [
         {"path": printable(source.splits[name].names[place]), "reason": printable(reason)}
         for name, journal in journals.items()
         for place, reason in journal.broken.items()
     ]
-
-
-def _check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool, out: Path) -> None:
-    """Lists broken images in `broken.csv`; a `ValueError` if they are too many and not `allowed`, or all of a class."""
-    images, path = _broken_images(source, journals), out / "broken.csv"
     if not images:
         path.unlink(missing_ok=True)
-        return
+        return []
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         rows = csv.DictWriter(file, ("path", "reason"), lineterminator="\n")
         rows.writeheader()
@@ -288,6 +279,7 @@ def _check_broken(source: Source, journals: dict[str, Journal], *, allowed: bool
                 f"{counts}, all of the class {source.classes[min(empty)]} among them; the first is {example}"
             )
         log(f"{counts} and left out; {'it' if is_one else 'the first'} is {example}")
+    return images
 
 
 def _in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,10 +27,9 @@ def digest_of(content: bytes) -> int:
 
 def file_digest(path: Path) -> int:
     """The first 64 bits of the SHA-256 of a file on disk; `UNKNOWN` if it cannot be read."""
-    try:
+    with suppress(OSError):
         return int(sha256(path)[:16], 16)
-    except OSError:
-        return UNKNOWN
+    return UNKNOWN
 
 
 @dataclass(frozen=True)

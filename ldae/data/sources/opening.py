@@ -120,10 +120,9 @@ def _other_photograph(recorded: dict[str, dict[str, str]]) -> str | None:
 
 def _same_folders(root: Path, before: Listing) -> bool:
     """Whether the modification times of all folders are unchanged: no file was added, removed or renamed."""
-    try:
+    with suppress(OSError):
         return all(os.stat(root / name).st_mtime_ns == time for name, time in before.folders.items())
-    except OSError:
-        return False
+    return False
 
 
 def _compared(root: Path, now: Listing, recorded: dict[str, Any], before: Listing | None) -> str | None:
