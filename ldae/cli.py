@@ -20,15 +20,14 @@ BROKEN_PIPE = 141  # the exit status that shells report after SIGPIPE, e.g. in `
 
 def parser() -> Root:
     """The parser of the whole command line."""
-    from ldae.commands import models, shell, stages, study, views
-    from ldae.commands.parsing import Root
+    from ldae.commands import models, parsing, stages, study, views
 
-    root = Root(
+    root = parsing.Root(
         "ldae",
         description="Asks about the l-DAE study in config.yaml, runs it, and uses its trained encoders.",
         epilog="`ldae <command> --help` shows the options and examples of a command. README.md introduces the study.",
     )
-    for group in (study, models, shell, stages, views):
+    for group in (study, models, parsing, stages, views):
         group.add(root)
     return root
 
@@ -53,7 +52,7 @@ def _run_command() -> None:
     if process.launched_by() in ("ldae", "torchrun"):
         process.die_with_parent()
     with process.importing():
-        from ldae.commands.shell import complete
+        from ldae.commands.parsing import complete
 
         root = parser()
         complete(root)

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ldae.commands.parsing import Root, nearest
-from ldae.commands.shell import add_scale_and_study, completed, overrides, rows
+from ldae.commands.parsing import Root, add_scale_and_study, completed, nearest, overrides, rows
 from ldae.runtime.process import imports
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The argument parser: commands in groups, help with examples, mistakes in one line; no pydantic.
+"""The argument parser: commands in groups, help with examples, mistakes in one line, tab completion; no pydantic.
 
 Commands import what they need when they run, so that help and completion are fast.
 """
@@ -6,8 +6,16 @@ Commands import what they need when they run, so that help and completion are fa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldae.study.study import Study
+
+GROUP = "your shell"  # of the command `completion`
+SHELLS = ("bash", "zsh", "fish")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -82,15 +90,10 @@ class Root(Parser):
     def command(
         self, group: str, name: str, text: str, *, about: str = "", examples: str = "", **defaults: Any
     ) -> Parser:
-        """Adds a command.
+        """Adds a command to a group of the list of commands, in which `text` says what it does.
 
-        Args:
-            group: the heading in the list of commands.
-            name: the command's name.
-            text: what it does, for the list of commands.
-            about: further sentences for the command's own help.
-            examples: command lines, each with a comment.
-            defaults: values of arguments that no option sets, such as the `action` that runs the command.
+        Its own help has further sentences (`about`) and `examples`, command lines with a comment each. `defaults` are
+        values that no option sets, such as the `action` that runs the command.
         """
         self.groups.setdefault(group, []).append(argparse.Action([], name, metavar=name, help=text))
         command: Parser = self._commands.add_parser(
@@ -113,3 +116,74 @@ class Root(Parser):
             formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
+
+
+def add(root: Root) -> None:
+    """Adds the command `completion`."""
+    command = root.command(
+        GROUP,
+        "completion",
+        "print the script that lets your shell complete commands, options, rows, targets and scales",
+        examples='  eval "$(ldae completion bash)"     # in ~/.bashrc; for zsh, `zsh` in ~/.zshrc\n'
+        "  ldae completion fish | source      # in ~/.config/fish/config.fish",
+        action=_print_script,
+    )
+    command.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+
+
+def _print_script(arguments: argparse.Namespace) -> None:
+    from argcomplete.shell_integration import shellcode
+
+    print(shellcode(["ldae"], shell=arguments.shell))
+
+
+def add_scale_and_study(command: Parser) -> None:
+    """Adds the options that choose a study's file and its scale."""
+    scale: Any = command.add_argument(
+        "--scale", metavar="NAME", help="a scale, by the name of its file in scales/ (default: the study's)"
+    )
+    scale.completer = _scales
+    command.add_argument("--study", metavar="FILE", help="a study's file (default: config.yaml)")
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, str]:
+    """The study's settings that the command line overrides."""
+    given = {key: getattr(arguments, key, None) for key in ("scale", "seeds", "study")}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def complete(root: Root) -> None:
+    """Answers a completion request of the shell and ends the process; does nothing if there is none."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete
+
+    argcomplete.autocomplete(root, always_complete_options=False)
+
+
+def completed(action: Any, names: Callable[[Study], Iterable[str]]) -> None:
+    """Completes an argument with names from the study in this folder."""
+
+    def complete(*, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+        from ldae.study.study import Study, project_of
+
+        try:
+            return list(names(Study.load(project_of(Path.cwd()), overrides(parsed_args))))
+        except ValueError:  # no study here, or one with a mistake, which the command will report
+            return []
+
+    action.completer = complete
+
+
+def rows(study: Study) -> list[str]:
+    """The names of the rows of a study."""
+    return list(study.variants)
+
+
+def _scales(**_: object) -> list[str]:
+    from ldae.study.study import project_of
+
+    try:
+        return sorted(path.stem for path in (project_of(Path.cwd()) / "scales").glob("*.yaml"))
+    except ValueError:
+        return []

@@ -123,11 +123,11 @@ def _check_inputs(stage: Stage, spec: Config, options: dict[str, Any], expected:
     Raises:
         ValueError: in one line.
     """
-    from ldae.study.record import digest, origin
+    from ldae.study.record import digest, origin_of
 
-    made_from = origin(stage.lineage_key(spec), spec, cast("Options", options))
-    if expected not in (None, digest(made_from["lineage"])):
-        inputs = ", ".join(str(options[name]) for name in made_from["inputs"]) or "no input"
+    origin = origin_of(stage.lineage_key(spec), spec, cast("Options", options))
+    if expected not in (None, digest(origin["lineage"])):
+        inputs = ", ".join(str(options[name]) for name in origin["inputs"]) or "no input"
         raise ValueError(
             f"{options['out']}: its lineage does not match {inputs}; were they, or the study, edited meanwhile? "
             "Start the command again"

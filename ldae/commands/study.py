@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldae.commands.parsing import Root
-from ldae.commands.shell import add_scale_and_study, completed, overrides, rows
+from ldae.commands.parsing import Root, add_scale_and_study, completed, overrides, rows
 
 if TYPE_CHECKING:
     from ldae.study.study import Study

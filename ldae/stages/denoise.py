@@ -18,7 +18,7 @@ from ldae.runtime.arrays import save_arrays
 from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import atomic_write, checksums, read_json
 from ldae.runtime.progress import log
-from ldae.study.record import Options, origin, provenance
+from ldae.study.record import Options, origin_of, provenance
 from ldae.study.results import PicturesRecord
 from ldae.study.stage_specs import DenoiseStage
 
@@ -29,7 +29,7 @@ GAP, LINE, FONT = 8, 28, 15  # pixels between panels, of a line of words, and of
 def denoise(stage: DenoiseStage, **options: Unpack[Options]) -> None:
     """Writes `pictures.npz` (clean, noisy, denoised validation images, uint8) and `pictures.json` into `out`."""
     device, dataset, out = pick_device(), options["dataset"], options["out"]
-    made_from, manifest = origin("denoise", stage, options), read_json(dataset / "manifest.json")
+    origin, manifest = origin_of("denoise", stage, options), read_json(dataset / "manifest.json")
     denoiser = open_denoiser(options["model"], options["tokenizer"], manifest).to(device)
     val = Split.open(dataset, "val")
     spread = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # over all classes
@@ -39,7 +39,7 @@ def denoise(stage: DenoiseStage, **options: Unpack[Options]) -> None:
     PicturesRecord(
         row=options["row"],
         sigma=stage.sigma,
-        **made_from,
+        **origin,
         sha256=checksums(out / "pictures.npz"),
         provenance=provenance(device_name(device)),
     ).write(out / "pictures.json")

@@ -24,7 +24,7 @@ from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
 from ldae.study.methods import METHODS
 from ldae.study.recipes import Finetuning
-from ldae.study.record import Options, origin
+from ldae.study.record import Options, origin_of
 from ldae.study.stage_specs import FinetuneStage
 from ldae.training.loop import trained
 from ldae.training.step import LossTask
@@ -166,7 +166,7 @@ def finetune(stage: FinetuneStage, **options: Unpack[Options]) -> None:
     """
     device, dataset, out = pick_device(), options["dataset"], options["out"]
     manifest, run = read_json(dataset / "manifest.json"), read_json(options["model"] / "run.json")
-    made_from, recipe = origin("finetune", stage, options), stage.finetuning
+    origin, recipe = origin_of("finetune", stage, options), stage.finetuning
     seed, classes = run["seed"], len(manifest["classes"])
     images, val = Split.open(dataset, "train").as_stored, Split.open(dataset, "val")
     folded, steps = open_folded(stage, options, manifest), recipe.total_steps(len(images))
@@ -178,7 +178,7 @@ def finetune(stage: FinetuneStage, **options: Unpack[Options]) -> None:
         return finetuning_task(fresh(), stage, classes=classes, micro_batch=options.get("micro_batch", 0))
 
     row, own_seed = options["row"], stream(seed, Stream.FINETUNING)  # another order and other crops than in pretraining
-    with trained(start, images, recipe, options, made_from, title=row, seed=own_seed, steps=steps) as result:
+    with trained(start, images, recipe, options, origin, title=row, seed=own_seed, steps=steps) as result:
         if result is None:
             return
         network = fresh()
@@ -199,4 +199,4 @@ def finetune(stage: FinetuneStage, **options: Unpack[Options]) -> None:
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "training_flops": 6 * steps * recipe.batch * macs,
         }
-        result.write_record(out / "finetune.json", about | made_from, "correct.npz", "history.csv")
+        result.write_record(out / "finetune.json", about | origin, "correct.npz", "history.csv")

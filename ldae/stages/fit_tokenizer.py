@@ -18,7 +18,7 @@ from ldae.runtime.files import checksums
 from ldae.runtime.progress import progress
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
-from ldae.study.record import Options, origin, provenance
+from ldae.study.record import Options, origin_of, provenance
 from ldae.study.results import TokenizerRecord
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import TokenizerStage
@@ -48,7 +48,7 @@ def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) ->
 
 def fit_tokenizer(stage: TokenizerStage, **options: Unpack[Options]) -> None:
     """Writes `tokenizer.safetensors`, and `tokenizer.json` with its reconstruction error and unused dimensions."""
-    dataset, out, made_from = options["dataset"], options["out"], origin("tokenizer", stage, options)
+    dataset, out, origin = options["dataset"], options["out"], origin_of("tokenizer", stage, options)
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     fitting = stage.fitting
     patches = sampled_patches(train, patch=stage.patch, num_patches=fitting.patches, seed=fitting.seed)
@@ -66,7 +66,7 @@ def fit_tokenizer(stage: TokenizerStage, **options: Unpack[Options]) -> None:
         collapsed_dims=collapsed(variance, has_prior=kind.has_prior),
         psnr={dim: round(value, 3) for dim, value in reconstructions.items()},
         explained=[round(float(share), 6) for share in explained],
-        **made_from,
+        **origin,
         sha256=checksums(out / "tokenizer.safetensors"),
         provenance=provenance("CPU"),
     ).write(out / "tokenizer.json")

@@ -19,7 +19,7 @@ from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import check_sha256, checksums, read_json, verified
 from ldae.runtime.progress import progress
 from ldae.study.base import ExternalFile
-from ldae.study.record import Options, origin, provenance
+from ldae.study.record import Options, origin_of, provenance
 from ldae.study.results import DistanceRecord, ReferenceRecord
 from ldae.study.stage_specs import JudgeStage
 
@@ -46,7 +46,7 @@ def reference(stage: JudgeStage, **options: Unpack[Options]) -> None:
 
     Published statistics, where the stage names a file of them, are copied.
     """
-    device, out, made_from = pick_device(), options["out"], origin("judge", stage, options)
+    device, out, origin = pick_device(), options["out"], origin_of("judge", stage, options)
     if stage.judging.reference is not None:
         mean, covariance = published_statistics(stage.judging.reference)
     else:
@@ -56,7 +56,7 @@ def reference(stage: JudgeStage, **options: Unpack[Options]) -> None:
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     save_arrays(out / "reference.npz", mean=mean, covariance=covariance)
     ReferenceRecord(
-        **made_from,
+        **origin,
         sha256=checksums(out / "reference.npz"),
         provenance=provenance(device_name(device)),
     ).write(out / "reference.json")
@@ -90,7 +90,7 @@ def judge(stage: JudgeStage, **options: Unpack[Options]) -> None:
         ValueError: for a reference with features of another dimension than those of the samples.
     """
     samples, reference, judge = options["samples"], options["reference"], options.get("judge")
-    device, made_from = pick_device(), origin("judge", stage, options)
+    device, origin = pick_device(), origin_of("judge", stage, options)
     extractor = open_extractor(stage.judging, judge, device)
     about = read_json(samples / "samples.json")
     images = open_array(verified(samples / "samples.npy", about), mapped=True)
@@ -114,6 +114,6 @@ def judge(stage: JudgeStage, **options: Unpack[Options]) -> None:
         infinite=round(distance.infinite, 6),
         error=round(distance.error, 6),
         judge_accuracy=read_json(judge / "classifier.json")["accuracy"] if judge is not None else None,
-        **made_from,
+        **origin,
         provenance=provenance(device_name(device)),
     ).write(options["out"] / "distance.json")

@@ -26,7 +26,7 @@ from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
 from ldae.study.cost import baseline_macs, pretrain_macs
 from ldae.study.methods import BASELINES
-from ldae.study.record import Options, origin, write_record
+from ldae.study.record import Options, origin_of, write_record
 from ldae.study.spec import PublishedWeights
 from ldae.study.stage_specs import AdoptStage, BaselineStage, PretrainStage
 from ldae.training.loop import Source, by_part, trained
@@ -116,7 +116,7 @@ def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
     """Trains a row's network; the arguments are those of `pretrain`."""
     dataset, tokenizer, seed, device = options["dataset"], options.get("tokenizer"), options["seed"], pick_device()
     manifest, images = read_json(dataset / "manifest.json"), Split.open(dataset, "train")
-    made_from, training = origin("pretrain", stage, options), stage.training
+    origin, training = origin_of("pretrain", stage, options), stage.training
     source: Source = images.as_stored  # random crops are cut from the larger stored images
     if isinstance(stage, PretrainStage):
         length, macs = stage.recipe.length, pretrain_macs(stage, images.size)
@@ -141,7 +141,7 @@ def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
         return task
 
     steps = max(1, round(length * training.total_steps(len(images))))
-    with trained(start, source, training, options, made_from, title=options["row"], seed=seed, steps=steps) as result:
+    with trained(start, source, training, options, origin, title=options["row"], seed=seed, steps=steps) as result:
         if result is not None:  # on rank 0
             network = result.weights["network"]
             if isinstance(stage, PretrainStage):
@@ -151,13 +151,13 @@ def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
             flops = 2 * 3 * steps * training.batch * macs  # 2 a multiply-add; backward costs twice the forward pass
             about = save(stage, weights, options, training_flops=flops)
             files = [*(f"{name}.safetensors" for name in weights), "history.csv"]
-            result.write_record(options["out"] / "run.json", about | made_from, *files)
+            result.write_record(options["out"] / "run.json", about | origin, *files)
 
 
 def take_published(stage: AdoptStage | BaselineStage, options: Options) -> None:
     """Writes a row's published weights; the averaged ones of a DiT are the same."""
     grid = read_json(options["dataset"] / "manifest.json")["size"] // PATCH
-    made_from, file = origin("pretrain", stage, options), cast(PublishedWeights, stage.weights)
+    origin, file = origin_of("pretrain", stage, options), cast(PublishedWeights, stage.weights)
     if isinstance(stage, AdoptStage):
         convert = partial(denoiser_weights, about=file, dim=stage.tokenizer.dim, patch=LATENT_PATCH, grid=grid)
     else:
@@ -166,7 +166,7 @@ def take_published(stage: AdoptStage | BaselineStage, options: Options) -> None:
     weights = {name: found for name in (("model", "ema") if isinstance(stage, AdoptStage) else ("model",))}
     about = save(stage, weights, options, training_flops=None)
     write_record(
-        options["out"] / "run.json", about | made_from, [options["out"] / f"{name}.safetensors" for name in weights]
+        options["out"] / "run.json", about | origin, [options["out"] / f"{name}.safetensors" for name in weights]
     )
 
 

@@ -26,13 +26,14 @@ from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.methods import METHODS
 from ldae.study.recipes import Probing
-from ldae.study.record import Options, origin, provenance
+from ldae.study.record import Options, origin_of, provenance
 from ldae.study.results import ProbeEstimate, ProbeRecord
 from ldae.study.stage_specs import ProbeStage
 
 
-def open_data(dataset: Path, probing: Probing, classes: int) -> Data:
+def open_data(dataset: Path, probing: Probing) -> Data:
     """The splits and the held-out groups; these are the same for every row and seed."""
+    classes = len(read_json(dataset / "manifest.json")["classes"])
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     held_out = hold_out(train.groups, probing.held_out, stream(Stream.HELD_OUT))
     return Data(train, val, classes, held_out, pick_device())
@@ -49,16 +50,15 @@ def probe(stage: ProbeStage, **options: Unpack[Options]) -> None:
     """
     dataset, model, tokenizer = options["dataset"], options["model"], options.get("tokenizer")
     run, manifest = read_json(model / "run.json"), read_json(dataset / "manifest.json")
-    made_from, data = origin("probe", stage, options), open_data(dataset, stage.probing, len(manifest["classes"]))
+    origin, data = origin_of("probe", stage, options), open_data(dataset, stage.probing)
     if METHODS[run["method"]].denoises:
         encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
         if tokenizer is not None and (tokenizer / "latents.npy").exists():
             data = data._replace(latents=Latents.open(tokenizer, data.train.labels))
     else:
         encoders = baseline_encoders(stage, model, manifest, data.device)
-    results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=run["seed"], title=options["row"])
     about = {key: run[key] for key in ("seed", "training_flops")} | {"row": options["row"], "run": run["row"]}
-    _write(options["out"], about | made_from, results, data)
+    _evaluate(stage, encoders, data, about | origin, options["out"])
 
 
 def denoiser_encoders(
@@ -114,15 +114,15 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], 
 
 def probe_pixels(stage: ProbeStage, **options: Unpack[Options]) -> None:
     """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
-    dataset, made_from = options["dataset"], origin("probe", stage, options)
-    data = open_data(dataset, stage.probing, len(read_json(dataset / "manifest.json")["classes"]))
+    dataset, origin = options["dataset"], origin_of("probe", stage, options)
+    data = open_data(dataset, stage.probing)
     encoders = Encoders(lambda images, _: images, lambda images: [("trained/0", patchify(images, PATCH))])
-    results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=0, title="raw pixels")
-    _write(options["out"], {"row": "raw pixels", "seed": 0} | made_from, results, data)
+    _evaluate(stage, encoders, data, {"row": "raw pixels", "seed": 0} | origin, options["out"])
 
 
-def _write(out: Path, about: dict[str, Any], results: dict[str, dict[str, Result]], data: Data) -> None:
-    """Writes `correct.npz` and then `probe.json`, on rank 0 alone."""
+def _evaluate(stage: ProbeStage, encoders: Encoders, data: Data, about: dict[str, Any], out: Path) -> None:
+    """Applies the measures and writes `correct.npz` and then `probe.json`, on rank 0 alone."""
+    results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=about["seed"], title=about["row"])
     if ranks.number():
         return
     correct = {
@@ -132,7 +132,7 @@ def _write(out: Path, about: dict[str, Any], results: dict[str, dict[str, Result
         if result.correct is not None
     }
     save_arrays(out / "correct.npz", **correct)
-    encoders = {
+    estimates = {
         encoder: {
             name: _estimate(f"{encoder}/{name}", result, correct, data.val.groups) for name, result in measures.items()
         }
@@ -140,7 +140,7 @@ def _write(out: Path, about: dict[str, Any], results: dict[str, dict[str, Result
     }
     ProbeRecord(
         **about,
-        encoders=encoders,
+        encoders=estimates,
         sha256=checksums(out / "correct.npz"),
         provenance=provenance(device_name(data.device)),
     ).write(out / "probe.json")

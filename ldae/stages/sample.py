@@ -20,7 +20,7 @@ from ldae.runtime.device import compile_blocks, device_name, pick_device
 from ldae.runtime.files import atomic_write, read_json
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Stream, stream
-from ldae.study.record import Options, origin, write_record
+from ldae.study.record import Options, origin_of, write_record
 from ldae.study.scale import Sampling
 from ldae.study.stage_specs import SampleStage
 
@@ -51,7 +51,7 @@ def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
         ValueError: for a row whose schedule defines no diffusion process.
     """
     sampling, device, row, out = stage.sampling, pick_device(), options["row"], options["out"]
-    made_from, manifest = origin("sample", stage, options), read_json(options["dataset"] / "manifest.json")
+    origin, manifest = origin_of("sample", stage, options), read_json(options["dataset"] / "manifest.json")
     run = open_run(options["model"], "ema")
     process = Process.of(run.stage.noise, sampling.steps)
     denoiser = open_denoiser(options["model"], options["tokenizer"], manifest, weights="ema").to(device)
@@ -92,5 +92,5 @@ def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
             done += len(drawn)
             release_pages(samples)
         samples.flush()
-    about = {"row": row, "seed": run.seed} | made_from
+    about = {"row": row, "seed": run.seed} | origin
     write_record(out / "samples.json", about, [out / "samples.npy"], device=device_name(device))

@@ -16,7 +16,7 @@ from ldae.runtime.device import pick_device
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.weights import save_weights
-from ldae.study.record import Options, origin
+from ldae.study.record import Options, origin_of
 from ldae.study.stage_specs import ClassifierStage
 from ldae.training.loop import trained
 from ldae.training.step import LossTask
@@ -43,7 +43,7 @@ def train_classifier(stage: ClassifierStage, **options: Unpack[Options]) -> None
     device, dataset, out = pick_device(), options["dataset"], options["out"]
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     recipe, classes = stage.classifier, len(read_json(dataset / "manifest.json")["classes"])
-    made_from = origin(stage.architecture, stage, options)
+    origin = origin_of(stage.architecture, stage, options)
 
     def new() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -60,9 +60,7 @@ def train_classifier(stage: ClassifierStage, **options: Unpack[Options]) -> None
         return LossTask(loss, network, prepare, groups=groups, peak=recipe.rate, warmup=WARMUP, betas=BETAS)
 
     title, seed = f"classifier {stage.architecture}", recipe.seed
-    with trained(
-        start, train.as_stored, recipe, options, made_from, title=title, seed=seed, steps=recipe.steps
-    ) as result:
+    with trained(start, train.as_stored, recipe, options, origin, title=title, seed=seed, steps=recipe.steps) as result:
         if result is not None:
             network = new()
             network.load_state_dict(result.weights["network"])
@@ -73,4 +71,4 @@ def train_classifier(stage: ClassifierStage, **options: Unpack[Options]) -> None
                 "classes": classes,
                 "accuracy": round(float(correct(network.eval(), val, device).mean()), 6),
             }
-            result.write_record(out / "classifier.json", about | made_from, "weights.safetensors")
+            result.write_record(out / "classifier.json", about | origin, "weights.safetensors")

@@ -39,7 +39,7 @@ from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
-from ldae.study.record import Options, origin
+from ldae.study.record import Options, origin_of
 from ldae.study.stage_specs import ConvolutionalStage
 from ldae.training.loop import TrainingResult, trained
 from ldae.training.step import AdamW, learning_rate, set_rate
@@ -156,10 +156,10 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
     It writes `tokenizer.safetensors`, `latents.npy`, `history.csv` and `tokenizer.json` into `out`.
     """
     device, dataset, vgg, out = pick_device(), options["dataset"], options.get("vgg"), options["out"]
-    size, recipe, made_from = (
+    size, recipe, origin = (
         read_json(dataset / "manifest.json")["size"],
         stage.convolutional,
-        origin("tokenizer", stage, options),
+        origin_of("tokenizer", stage, options),
     )
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
 
@@ -193,7 +193,7 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
             "posterior_noise": round(posterior_noise(tokenizer, val, fitted["variance"], device), 6),
             "perceptual": features if stage.perceptual and not stage.is_published else None,
         }
-        result.write_record(out / "tokenizer.json", about | made_from, "tokenizer.safetensors")
+        result.write_record(out / "tokenizer.json", about | origin, "tokenizer.safetensors")
 
     if stage.is_published and recipe.published is not None:
         if not ranks.number():
@@ -201,7 +201,7 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
             write(TrainingResult({"autoencoder": weights}, history=["step,images"], seconds=0.0))
         return
     name, seed = stage.tokenizer.name, recipe.seed
-    with trained(start, train, recipe, options, made_from, title=name, seed=seed, steps=recipe.steps) as result:
+    with trained(start, train, recipe, options, origin, title=name, seed=seed, steps=recipe.steps) as result:
         if result is not None:
             write(result)
 

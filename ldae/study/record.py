@@ -143,7 +143,7 @@ class Options(TypedDict, total=False):
     recompute: bool  # activation checkpointing; it changes no number
 
 
-def origin(stage: str, spec: Config, options: Options) -> dict[str, Any]:
+def origin_of(stage: str, spec: Config, options: Options) -> dict[str, Any]:
     """What a result is made from, as its record says: its `lineage` and its `inputs`; `stage` is its key in lineages.
 
     Raises a `ValueError` for inputs that do not belong together.
@@ -178,7 +178,7 @@ def write_record(
 
     Args:
         path: of the record.
-        about: what the stage says of its result, and its `origin`.
+        about: what the stage says of its result, and its origin.
         files: of the result, whose checksums the record holds.
         device: the name of the processor or accelerator that did the work.
         measured: what the stage has measured itself, in seconds or images a second.

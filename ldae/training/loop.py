@@ -235,7 +235,7 @@ def trained(
     source: Source,
     recipe: Training | Classifier | Convolutional,
     options: Options,
-    made_from: dict[str, Any],
+    origin: dict[str, Any],
     *,
     title: str,
     seed: int,
@@ -248,7 +248,7 @@ def trained(
         source: of the batches.
         recipe: of the training.
         options: of the stage, which name the folder for checkpoints.
-        made_from: the `origin` of the results; a checkpoint of another origin or seed is not resumed.
+        origin: of the results (`origin_of`); a checkpoint of another origin or seed is not resumed.
         title: for messages.
         seed: of the order of images and of all random draws.
         steps: how many to take.
@@ -257,7 +257,7 @@ def trained(
         Stopped: after saving, if the process was asked to stop or its time limit is near.
         ValueError: if a metric is not finite.
     """
-    leads, identity = not ranks.number(), json.dumps([made_from, seed], sort_keys=True)
+    leads, identity = not ranks.number(), json.dumps([origin, seed], sort_keys=True)
     resume = options["resume"]
     with sole_holder(resume, log) if leads else nullcontext():
         ranks.barrier()  # the others wait here until rank 0 holds the folder

@@ -16,7 +16,7 @@ from graph import Graph
 from rich.console import Console, RenderableType
 
 from ldae.cli import parser
-from ldae.commands import models, shell, stages, study
+from ldae.commands import models, parsing, stages, study
 from ldae.overview.show import differences, listing, results_for, row_in_full, source_of
 from ldae.runtime.files import read_json, write_json
 from ldae.stages.probe import probe_pixels
@@ -29,7 +29,7 @@ from ldae.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 SMOKE = Study.load(ROOT, {"scale": "smoke"})
-PERSONAL = (study.GROUP, models.GROUP, shell.GROUP)
+PERSONAL = (study.GROUP, models.GROUP, parsing.GROUP)
 
 
 def text(parts: list[RenderableType]) -> str:

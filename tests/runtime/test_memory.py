@@ -152,7 +152,7 @@ def test_probing(mode: str, folders: dict[int, Path]) -> None:
     encoders = Encoders(lambda images, _: images, lambda images: [("raw", images[:, None, :, :4, :4].flatten(2))])
 
     def stage(num: int) -> None:
-        evaluate(encoders, open_data(folders[num], probing, 2), probing, seed=0, title=mode)
+        evaluate(encoders, open_data(folders[num], probing), probing, seed=0, title=mode)
 
     assert growth(stage) < 0.1
 

@@ -123,7 +123,7 @@ def test_without_views_heads_learn_from_the_centre_crops(
     twice = probed(prepared, trained, tmp_path / "twice", PROBING.model_copy(update={"views": 1}))
     assert once["encoders"] == twice["encoders"]
     np.testing.assert_array_equal(once["trained/0/linear"], twice["trained/0/linear"])
-    train = len(open_data(prepared / "dataset", alone, 4).train)
+    train = len(open_data(prepared / "dataset", alone).train)
     assert passed == train + 24
     assert sum(num for num, _ in looked_at) == passed + 2 * train + 24
 
@@ -179,7 +179,7 @@ def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared
 
 def test_validation_never_chooses_the_rate(prepared: Path) -> None:
     """Features that tell the class on training images and mislead on validation images: the rate must not change."""
-    data = open_data(prepared / "dataset", PROBING, classes=3)
+    data = open_data(prepared / "dataset", PROBING)
     chosen = []
     for shift in (0, 1):
 
@@ -194,7 +194,7 @@ def test_validation_never_chooses_the_rate(prepared: Path) -> None:
 
 
 def test_classes_that_features_tell_apart_are_told_apart(prepared: Path) -> None:
-    data = open_data(prepared / "dataset", PROBING, classes=3)
+    data = open_data(prepared / "dataset", PROBING)
     probing = PROBING.model_copy(update={"epochs": 40, "rates": (1.0, 10.0, 100.0)})
 
     rows = Encoders(lambda images, _: images, lambda images: [("rows", images.flatten(2))])
