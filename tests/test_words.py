@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Collection
-from importlib import import_module
 
 import pytest
 
 from ldae.measures.measure import Measure, implementation
-from ldae.parts import diffusion, noise, objective, tokenizers
+from ldae.parts import diffusion, noise, objective
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.readers.figures import FIGURES
 from ldae.runtime.randomness import Stream
-from ldae.study import file, measures, methods, schedules, spec
-from ldae.study import tokenizers as kinds
+from ldae.study import file, schedules, spec
 from ldae.study.base import Architecture
+from ldae.study.measures import MEASURES
 from ldae.study.scale import Sampling
 
 FIGURE_KINDS = [
@@ -41,13 +40,10 @@ def test_words_are_the_names_of_implementations(words: Collection[str], implemen
     assert sorted(words) == sorted(implementations)
 
 
-def test_each_tokenizer_measure_and_method_is_implemented_by_the_module_of_its_name() -> None:
-    for kind in kinds.TOKENIZERS:
-        assert callable(tokenizers.module_of(kind).build)
-    for name in measures.MEASURES:
-        assert issubclass(implementation(name), Measure)
-    for method in methods.BASELINES:
-        assert callable(import_module(f"ldae.parts.methods.{method}").build)
+@pytest.mark.parametrize("name", MEASURES)
+def test_each_measure_is_implemented_by_the_module_of_its_name(name: str) -> None:
+    """As `tests/parts` has it for the kinds of tokenizers and for the methods."""
+    assert issubclass(implementation(name), Measure)
 
 
 def test_no_two_streams_of_random_numbers_are_the_same() -> None:

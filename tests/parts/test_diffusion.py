@@ -229,7 +229,7 @@ def test_every_step_has_the_schedules_own_signal_and_never_none(schedule: str, s
 
 
 @pytest.mark.parametrize(
-    ("schedule", "steps"), [*itertools.product(sampleable(), [10]), *itertools.product(SAMPLED, [50, 1000])]
+    ("schedule", "steps"), [*itertools.product(sampleable(), [10]), *itertools.product(SAMPLED, [50, 250])]
 )
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -497,7 +497,7 @@ def test_the_page_is_quiet_fits_and_asks_for_nothing(width: int, scheme: str, br
     assert browser.complaints == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), SIZES)
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])  # faults are of a layout or of colours
 def test_it_has_no_serious_fault_of_accessibility(width: int, scheme: str, browser: Browser, page: Path) -> None:
     if find_spec("axe_core_python") is None:
         pytest.skip("axe-core is not installed, so accessibility cannot be measured")
