@@ -125,7 +125,7 @@ def test_random_crops_are_cut_from_the_larger_images_and_whole_ones_scaled(
     assert random[0] != random[1]
 
 
-def test_the_probe_trains_on_random_crops_and_tests_on_whole_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_nearest_neighbours_are_those_of_whole_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
     trained(folders[0], "center", tmp_path / "run")
     probing = Probing(mode="exact", epochs=2, warmup=1, batch=16, rates=(1.0,), extract_batch=16)
     found = []

@@ -370,26 +370,28 @@ def sampling(prepared: Path, out: Path) -> list[str]:
     ("asked", "status", "words"),
     [(signal.SIGTERM, 75, "stopped while it waited for other ranks"), (signal.SIGINT, 1, "ldae: interrupted")],
 )
-@pytest.mark.parametrize("number", [0, 1])
 def test_a_rank_that_waits_for_others_can_be_stopped(
-    number: int, asked: signal.Signals, status: int, words: str, prepared: Path, tmp_path: Path
+    asked: signal.Signals, status: int, words: str, prepared: Path, tmp_path: Path
 ) -> None:
-    if number:  # the first of another machine, to which rank 0 does not answer
-        about = {"RANK": "4", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1"}
-        about |= {"MASTER_PORT": str(_free_port()), "LDAE_LAUNCHER": f"process {os.getpid()}"}
-        (running,) = [Forked(*sampling(prepared, tmp_path), environment=os.environ | about)]
-    else:
-        (running,) = ranks_of(4, *sampling(prepared, tmp_path), present=1)
-        while "on " not in running.stderr:  # the first line of its log
-            assert running.process.is_alive(), running.stderr
-            time.sleep(0.05)
-    time.sleep(1.0)
+    (running,) = ranks_of(4, *sampling(prepared, tmp_path), present=1)
+    while "on " not in running.stderr:  # the first line of its log
+        assert running.process.is_alive(), running.stderr
+        time.sleep(0.05)
     assert running.process.pid is not None
     os.kill(running.process.pid, asked)
     ended = running.ended()
-    assert "Traceback" not in ended.stderr
-    if not number:
-        assert ended.returncode == status and words in ended.stderr
+    assert ended.returncode == status and words in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_rank_to_which_rank_0_does_not_answer_says_so(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "SECONDS_TO_MEET", 0.5)
+    about = {"RANK": "4", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1"}  # of another machine
+    about |= {"MASTER_PORT": str(_free_port()), "LDAE_LAUNCHER": f"process {os.getpid()}"}
+    ended = Forked(*sampling(prepared, tmp_path), environment=os.environ | about).ended()
+    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
+    assert "rank 4: after 0.5 seconds, rank 0 does not answer at 127.0.0.1" in ended.stderr
 
 
 def test_ranks_that_do_not_come_are_not_waited_for_without_end(
