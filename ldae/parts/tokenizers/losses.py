@@ -112,8 +112,8 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     It is |grad reconstruction| / (|grad adversarial| + 1e-4), at most 10^4, without a gradient; constants from LDM. The
     graph of the losses stays.
     """
-    target, adversarial_norm = (
+    reconstruction_norm, adversarial_norm = (
         ranks.all_reduce_mean(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
         for loss in (reconstruction, adversarial)
     )
-    return (target / (adversarial_norm + 1e-4)).clamp(0, 1e4).detach()
+    return (reconstruction_norm / (adversarial_norm + 1e-4)).clamp(0, 1e4).detach()
