@@ -185,11 +185,8 @@ class Run:
 def load(folder: str | os.PathLike[str], row: str | None = None, *, seed: int | None = None) -> Run:
     """Opens a finished run: its network, its tokenizer and what prepares images for them.
 
-    Args:
-        folder: of the run, e.g. `results/laptop/pretrain/ldae/seed0`; or of its row, or of all results of a scale,
-            `results/laptop`.
-        row: its name, where `folder` is the results of a scale.
-        seed: of the run, where the row has several; the smallest by default.
+    `folder` is that of the run, e.g. `results/laptop/pretrain/ldae/seed0`, of its row, or of all results of a scale,
+    `results/laptop`, in which `row` names one. Of several seeds the smallest is the default.
 
     Raises:
         ValueError, OSError: in one line, for a folder that holds no run, or files that are damaged or missing.

@@ -74,12 +74,11 @@ def published_statistics(weights: ExternalFile) -> tuple[np.ndarray, np.ndarray]
     if not {"mu", "sigma"} <= set(arrays):
         raise ValueError(f"{path}: holds {', '.join(arrays)}; expected mu and sigma, as ADM's reference files")
     mean, covariance = arrays["mu"], arrays["sigma"]
-    if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: mu and sigma are {mean.dtype} and {covariance.dtype}, expected numbers")
+    for name, array in (("mu", mean), ("sigma", covariance)):
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} contains values that are not finite numbers")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; expected (F,) and (F, F)")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError(f"{path}: mu or sigma contains values that are not finite")
     return mean.astype(np.float64), covariance.astype(np.float64)
 
 

@@ -65,7 +65,7 @@ class AutoencoderTask:
     def update(
         self, inputs: Tensor, labels: Tensor, randomness: Randomness, *, step: int, total: int
     ) -> dict[str, Tensor | float]:
-        """One step of both networks on uint8 images (N, 3, S, S); labels are not looked at."""
+        """One step of both networks on uint8 images (N, 3, S, S); labels are ignored."""
         images = to_float(flip(inputs, randomness))
         rate = learning_rate(step, total=total, peak=self.recipe.rate, warmup=WARMUP)
         for optimizer in self.optimizers:
@@ -85,11 +85,11 @@ class AutoencoderTask:
         loss = nll + self.recipe.kl * kl
         metrics["kl"] = kl.detach()
         surrogate = loss  # has the gradient of the loss
-        plays = self.discriminator is not None and step >= self.recipe.adversarial_start * total
-        if plays and self.discriminator is not None:
-            self.discriminator.requires_grad_(False)  # its own step follows
-            generator = generator_loss(self.discriminator(decoded))
-            self.discriminator.requires_grad_(True)
+        opponent = self.discriminator if step >= self.recipe.adversarial_start * total else None
+        if opponent is not None:
+            opponent.requires_grad_(False)  # its own step follows
+            generator = generator_loss(opponent(decoded))
+            opponent.requires_grad_(True)
             # Both losses need their gradient twice, for the adaptive weight and for the step. Their gradients with
             # respect to the decoded images are computed once; the inner products below have the same gradients.
             gradients = [torch.autograd.grad(term, decoded)[0] for term in (nll, generator)]
@@ -101,9 +101,9 @@ class AutoencoderTask:
         self._descend(0, surrogate, self.autoencoder)
         if self.discriminator is not None:
             metrics["discriminator"] = torch.zeros((), device=images.device)  # before it plays
-        if plays and self.discriminator is not None:
-            hinge = hinge_loss(self.discriminator(images), self.discriminator(decoded.detach()))
-            self._descend(1, hinge, self.discriminator)
+        if opponent is not None:
+            hinge = hinge_loss(opponent(images), opponent(decoded.detach()))
+            self._descend(1, hinge, opponent)
             metrics["discriminator"] = hinge.detach()
         return {"loss": loss.detach() / images[0].numel()} | metrics | {"rate": rate}
 

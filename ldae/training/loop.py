@@ -243,15 +243,8 @@ def trained(
 ) -> Iterator[TrainingResult | None]:
     """Trains or resumes, and holds an exclusive lock until the results are written; ranks other than 0 get None.
 
-    Args:
-        build: returns the task before its first step.
-        source: of the batches.
-        recipe: of the training.
-        options: of the stage, which name the folder for checkpoints.
-        origin: of the results (`origin_of`); a checkpoint of another origin or seed is not resumed.
-        title: for messages.
-        seed: of the order of images and of all random draws.
-        steps: how many to take.
+    `build` returns the task before its first step. `seed` decides the order of the images and all random draws. Only a
+    checkpoint with the same `origin` (that of `origin_of`) and seed is resumed.
 
     Raises:
         Stopped: after saving, if the process was asked to stop or its time limit is near.
