@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from ldae.runtime.files import read_json, verified
 from ldae.study.definitions import ViewDefinition
 from ldae.study.file import Paper
 from ldae.study.record import content, digest
-from ldae.study.results import DistanceRecord, FinetuneRecord, ProbeRecord, Record
+from ldae.study.results import DistanceRecord, FinetuneRecord, ProbeRecord
 
 R = TypeVar("R", ProbeRecord, FinetuneRecord, DistanceRecord)
 # (seeds, N): for an accuracy, 1 where a validation image was classified correctly, else 0; for any other number N is 1
@@ -170,7 +170,7 @@ def collect(
     raw_pixels = {}
     if pixels is not None:
         raw = _Probe(pixels, ProbeRecord.read(pixels))
-        _check_lineage(raw.record, definition.pixels, pixels)
+        check_lineage(raw.record.lineage, definition.pixels, pixels)
         for name in raw.record.encoders["trained/0"]:
             values = raw.values("trained/0", name)
             raw_pixels[name] = estimate(values[None], _groups_of(values, groups))
@@ -231,12 +231,13 @@ def _current(
     if key not in records:
         raise ValueError(f"row {key[0]}, seed {key[1]}: no {what} among the {len(records)} given; run it")
     path, record = records[key]
-    _check_lineage(record, expected, path)
+    check_lineage(record.lineage, expected, path)
     return path, record
 
 
-def _check_lineage(record: Record, expected: str, path: Path) -> None:
-    if digest(record.lineage) != expected:
+def check_lineage(lineage: Any, expected: str, path: Path) -> None:
+    """Refuses a result whose lineage does not have the expected digest, with a `ValueError`."""
+    if digest(lineage) != expected:
         raise ValueError(
             f"{path}: made from another specification than the study's now; run it again (`ldae why` says what differs)"
         )

@@ -27,7 +27,7 @@ from ldae.readers.figures import FIGURES
 from ldae.readers.figures.style import PALETTE
 from ldae.readers.layout import RowNumbers, TableRecord
 from ldae.readers.report import write_page
-from ldae.readers.report.data import Data
+from ldae.readers.report.data import Manifest, contact_sheet
 from ldae.readers.report.words import best, cautions, findings
 from ldae.runtime.files import read_json, write_json
 from ldae.study.definitions import page_definition
@@ -410,8 +410,8 @@ def test_own_images_are_described_by_their_classes(made: MadeUp, tmp_path: Path)
     assert "The images of “my pictures” in 3 classes: 12 for training and 6 for validation, cut to 128 × 128" in text
     assert "Guessing is right in 33.3 %, always naming the most frequent class in 66.7 %." in text
     assert "false on purpose" not in text and "Left out" not in text
-    data = Data.read(settings["dataset"], dataset)
-    assert [(tile.name, tile.num, len(tile.images)) for tile in data.tiles] == [
+    tiles = contact_sheet(dataset, Manifest(classes=tuple(classes), counts=counts))
+    assert [(tile.name, tile.num, len(tile.images)) for tile in tiles] == [
         ("Katzen & Hunde", 8, 5),  # for training
         ("grass 草", 2, 2),
         ("<b>", 2, 2),
@@ -423,10 +423,9 @@ def test_of_many_classes_some_are_shown_and_the_others_counted(tmp_path: Path) -
     np.save(tmp_path / "train.npy", np.zeros((1000, 3, 8, 8), np.uint8))
     np.save(tmp_path / "train_labels.npy", np.arange(1000))
     counts = {split: dict.fromkeys(classes, 1) for split in ("train", "val")}
-    write_json(tmp_path / "manifest.json", {"classes": classes, "counts": counts})
-    data = Data.read({"source": "imagenet", "path": "/data/imagenet", "size": 8}, tmp_path)
-    assert (len(data.tiles), data.num_classes) == (24, 1000)
-    assert (data.tiles[0].name, data.tiles[-1].name) == ("n0000", "n0999")
+    tiles = contact_sheet(tmp_path, Manifest(classes=tuple(classes), counts=counts))
+    assert len(tiles) == 24
+    assert (tiles[0].name, tiles[-1].name) == ("n0000", "n0999")
 
 
 def test_a_page_without_the_prepared_images_still_names_its_data(tmp_path: Path) -> None:

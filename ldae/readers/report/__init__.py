@@ -19,11 +19,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ldae.readers.claims import ClaimsRecord
 from ldae.readers.layout import Layout, RowNumbers, TableRecord, typographic
 from ldae.readers.report import origins, words
-from ldae.readers.report.data import Data
+from ldae.readers.report.data import Manifest, contact_sheet
 from ldae.readers.tables import explanation, outliers
-from ldae.runtime.files import write_text
+from ldae.runtime.files import read_json, write_text
 from ldae.study.definitions import FigureDefinition, PageDefinition
 from ldae.study.measures import ordered
+from ldae.study.record import seconds_of
 
 TEMPLATES = Path(__file__).parent
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -65,6 +66,8 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
     pictures = [picture for picture in drawn if picture is not None]
     claims = results / "tables/claims.json"
     judgement = ClaimsRecord.read(claims).judgement if definition.claims and claims.is_file() else None
+    path = results / "dataset/manifest.json"
+    manifest = Manifest.model_validate(read_json(path)) if path.is_file() else None
     rows = [origins.read_row(row, results) for row in definition.rows]
     labels = {row.name: row.label for row in definition.rows}
     measured: dict[str, RowNumbers] = {}
@@ -89,13 +92,16 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         lstrip_blocks=True,
     )
     environment.filters["signs"] = typographic
+    environment.filters["day"], environment.filters["seconds"] = origins.day, seconds_of
     environment.filters["plain"] = lambda value: value if isinstance(value, str) else json.dumps(value)
     page = environment.get_template("page.html").render(
         script=script,
         style=style,
         policy=_policy(script, style),
         definition=definition,
-        data=Data.read(definition.settings["dataset"], results / "dataset"),
+        dataset=definition.settings["dataset"],
+        manifest=manifest,
+        tiles=contact_sheet(path.parent, manifest) if manifest is not None else [],
         findings=words.findings(found, [measured[name] for name in steps if name in measured], judgement),
         cautions=words.cautions(found, len(definition.seeds)),
         outliers=[text for row in found if (text := outliers(row, definition.seeds))],
@@ -108,8 +114,7 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         columns=explanation(ordered(measure for table in definition.tables for measure in table.columns)),
         rows=rows,
         known=labels,
-        shared=origins.provenance_of(origins.read_results(definition.records, results)),
-        facts=_facts([result for row in rows for result in row.results]),
+        shared=origins.read_results(definition.records, results),
         curves=_curves(definition, results),
         cost=TableRecord.read(cost).layout if cost.is_file() else None,
         settings=yaml.safe_dump(definition.settings, sort_keys=False, default_flow_style=None, width=100),
@@ -156,19 +161,6 @@ def _picture(figure: FigureDefinition, folder: Path) -> Picture | None:
     handicap = {".svg": 1.0 if is_drawing else 0.5, ".png": 1.0}
     smallest = min(images, key=lambda path: path.stat().st_size * handicap[path.suffix])
     return Picture(figure, _data_uri(smallest, TYPES[smallest.suffix]), is_drawing, [path.name for path in paths])
-
-
-def _facts(results: list[origins.Result]) -> dict[str, str]:
-    """When, on which devices and by which commits the results were made."""
-    records = [result.about["provenance"] for result in results]
-    if not records:
-        return {}
-    started = [record["started"] for record in records]
-    days = dict.fromkeys(origins.day(time) for time in (min(started), max(started)))
-    facts = {"made": " to ".join(days)}
-    for name in ("device", "commit"):
-        facts[name] = ", ".join(dict.fromkeys(record[name] for record in records if record[name]))
-    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _curves(definition: PageDefinition, results: Path) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def best(rows: Sequence[RowNumbers]) -> Finding:
         f"“{row.label}” ({100 * row.accuracy.value:.1f})" for row in others if row.accuracy.high >= first.accuracy.low
     ]
     if near:
-        more = [f"{len(near) - LISTED} more"] if len(near) > LISTED else []
+        more = [f"and {len(near) - LISTED} more"] if len(near) > LISTED else []
         text += f" Which row is best is undecided; its interval overlaps with: {', '.join([*near[:LISTED], *more])}."
     elif others:
         text += " The intervals of all other rows lie below its own."
