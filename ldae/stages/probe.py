@@ -28,7 +28,7 @@ from ldae.study.methods import METHODS
 from ldae.study.recipes import Probing
 from ldae.study.record import Options, origin_of, provenance
 from ldae.study.results import ProbeEstimate, ProbeRecord
-from ldae.study.stage_specs import ProbeStage
+from ldae.study.stage_specs import PixelsStage, ProbeStage
 
 
 def open_data(dataset: Path, probing: Probing) -> Data:
@@ -112,7 +112,7 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], 
     return Encoders(lambda images, _: images, encode)
 
 
-def probe_pixels(stage: ProbeStage, **options: Unpack[Options]) -> None:
+def probe_pixels(stage: PixelsStage, **options: Unpack[Options]) -> None:
     """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
     dataset, origin = options["dataset"], origin_of("probe", stage, options)
     data = open_data(dataset, stage.probing)

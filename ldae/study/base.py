@@ -34,7 +34,6 @@ Positive = Annotated[int, Field(ge=1)]
 Architecture = Literal["vgg", "resnet"]  # of the small classifiers: for the perceptual loss, and to judge samples
 SizeName = Literal["B", "half-L", "L"]  # of the encoders in the paper's Sec. 5; most rows have the middle one
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Multiple = Annotated[float, Field(gt=0)]
 
 
 def _is_number(annotation: Any) -> bool:

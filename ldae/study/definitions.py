@@ -119,15 +119,6 @@ class CostDefinition(Config):
     results: tuple[str, ...]  # the places of the results whose cost it adds up
 
 
-DEFINITIONS: dict[str, type[Config]] = {  # by the command that receives them
-    "table": TableDefinition,
-    "figure": FigureDefinition,
-    "claims": ClaimsDefinition,
-    "cost": CostDefinition,
-    "report": PageDefinition,
-}
-
-
 def describe(graph: Graph, names: Iterable[str]) -> ViewDefinition:
     """The rows behind the names of rows and sweeps."""
     return ViewDefinition(
@@ -166,9 +157,8 @@ def figure_definition(graph: Graph, name: str) -> FigureDefinition:
 
 def claims_definition(graph: Graph) -> ClaimsDefinition:
     """The paper's claims and their rows."""
-    claims = graph.study.file.claims
-    names = dict.fromkeys(name for claim in claims.values() for name in claim.names)
-    return ClaimsDefinition(**dict(describe(graph, names)), claims=_claims(graph, claims))
+    names = dict.fromkeys(name for claim in graph.study.file.claims.values() for name in claim.names)
+    return ClaimsDefinition(**dict(describe(graph, names)), claims=_claims(graph))
 
 
 def page_definition(graph: Graph, *targets: Target, inputs: Iterable[Job] = ()) -> PageDefinition:
@@ -189,7 +179,7 @@ def page_definition(graph: Graph, *targets: Target, inputs: Iterable[Job] = ()) 
         revisions=study.file.revisions,
         tables=tuple(table.model_copy(update={"rows": ()}) for table in tables),
         figures=tuple(figure.model_copy(update={"rows": ()}) for figure in figures),
-        claims=_claims(graph, study.file.claims) if "all" in targets else (),
+        claims=_claims(graph) if "all" in targets else (),
         inputs=tuple(job.place for job in inputs),
     )
 
@@ -232,7 +222,7 @@ def _points(graph: Graph, sweep: str) -> tuple[tuple[str, Any], ...]:
     return tuple((point.variant, point.value) for point in graph.study.points(sweep))
 
 
-def _claims(graph: Graph, claims: dict[str, Claim]) -> tuple[ClaimDefinition, ...]:
+def _claims(graph: Graph) -> tuple[ClaimDefinition, ...]:
     return tuple(
         ClaimDefinition(
             **dict(claim),
@@ -240,7 +230,7 @@ def _claims(graph: Graph, claims: dict[str, Claim]) -> tuple[ClaimDefinition, ..
             rows=tuple(graph.study.rows(claim.names)),
             points=_points(graph, claim.peak) if claim.peak is not None else (),
         )
-        for name, claim in claims.items()
+        for name, claim in graph.study.file.claims.items()
     )
 
 

@@ -13,15 +13,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ldae.study import definitions
 from ldae.study.base import Config
 from ldae.study.checking import StudyError, listed, nearest
-from ldae.study.definitions import (
-    CostDefinition,
-    claims_definition,
-    figure_definition,
-    page_definition,
-    table_definition,
-)
 from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target
 from ldae.study.record import Lineage, digest, lineage
 from ldae.study.stages import STAGES, Key, Stage
@@ -58,6 +52,9 @@ ENDINGS = {  # the files of a view, beside its record
 }
 
 
+Reads = Mapping["Job", tuple[Path, ...]]  # jobs, and the files of each that another job opens
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One job of the graph."""
@@ -70,7 +67,7 @@ class Job:
     files: tuple[Path, ...]  # the other files that later jobs or people read
     lineage: Lineage  # the expected one
     inputs: dict[str, Job] = field(repr=False)  # the jobs whose results it reads, by the option of its command
-    reads: Mapping[Job, tuple[Path, ...]] = field(repr=False)  # the files of each that it opens
+    reads: Reads = field(repr=False)
     entry: Stage | None = None  # None for a view, which is cheap and runs whenever one of its inputs does
     key: Key = field(default_factory=dict)
     is_view: bool = False
@@ -91,12 +88,7 @@ class Graph:
     """All jobs of a study at its scale and seeds."""
 
     def __init__(self, study: Study, root: Path = Path()) -> None:
-        """Describes the jobs.
-
-        Args:
-            study: resolved, with its scale.
-            root: the project's folder; paths of records start with it.
-        """
+        """Describes the jobs of a resolved study; paths of records start with the project's folder `root`."""
         self.study, self.results = study, root / study.results
         self.jobs: dict[str, Job] = {}  # by place, each behind its inputs
         for stage in STAGES.values():
@@ -105,11 +97,7 @@ class Graph:
         self._add_views()
 
     def job_at(self, place: str) -> Job:
-        """The job whose result lies at a place of the results folder, also one that the study does not need.
-
-        Raises:
-            KeyError: for a place that belongs to no job.
-        """
+        """The job of a place in the results folder, requested or not; raises a `KeyError` where no result belongs."""
         if place in self.jobs:
             return self.jobs[place]
         for stage in STAGES.values():
@@ -117,7 +105,8 @@ class Graph:
             if key is not None and (
                 key["row"] in self.study.variants if "row" in key else key in stage.keys(self.study)
             ):
-                return self._register(self._describe(stage, key))
+                job = self.jobs[place] = self._describe(stage, key)
+                return job
         raise KeyError(place)
 
     def _describe(self, stage: Stage, key: Key) -> Job:
@@ -139,10 +128,6 @@ class Graph:
             key=key,
         )
 
-    def _register(self, job: Job) -> Job:
-        self.jobs[job.place] = job
-        return job
-
     def producer(self, files: Iterable[Path]) -> Job | None:
         """The job that writes these files, one of which is its record; None where no job of this study does."""
         for file in files:
@@ -160,10 +145,7 @@ class Graph:
         return self._with_inputs(self._results_of(rows))
 
     def jobs_for(self, targets: Iterable[str]) -> list[Job]:
-        """The jobs that targets ask for: rows, sweeps, tables, figures, claims, pages and the common targets.
-
-        Raises a `StudyError` for a target that does not exist.
-        """
+        """The jobs that rows, sweeps, views and common targets ask for; raises a `StudyError` for an unknown target."""
         study = self.study
         jobs: list[Job] = []
         for target in targets:
@@ -182,10 +164,7 @@ class Graph:
         return sorted(dict.fromkeys(jobs), key=lambda job: list(STAGES).index(job.entry.name) if job.entry else 0)
 
     def all_jobs_for(self, targets: Iterable[str]) -> list[Job]:
-        """The same with all that they depend on, in the order of the graph.
-
-        Raises a `StudyError` for a target that does not exist.
-        """
+        """The same with all that they depend on, in the order of the graph; raises a `StudyError` likewise."""
         return self._with_inputs(self.jobs_for(targets))
 
     def _with_inputs(self, jobs: Iterable[Job]) -> list[Job]:
@@ -215,30 +194,24 @@ class Graph:
             return len(urgency) + 1
         if "row" in job.key:
             return len(urgency) - urgency.index(job.key["row"])
-        return max(
-            (
-                self.priority(other)
-                for other in self.jobs.values()
-                if "row" in other.key and job in other.inputs.values()
-            ),
-            default=0,
-        )
+        waiting = [other for other in self.jobs.values() if "row" in other.key and job in other.inputs.values()]
+        return max(map(self.priority, waiting), default=0)
 
     # Views: tables, figures, the claims, the cost, pages.
 
     def _add_views(self) -> None:
         study = self.study
         for name in study.file.tables:
-            self._add_view("table", name, f"tables/{name}", table_definition(self, name))
+            self._add_view("table", name, f"tables/{name}", definitions.table_definition(self, name))
         for name in study.file.figures:
-            self._add_view("figure", name, f"figures/{name}", figure_definition(self, name))
+            self._add_view("figure", name, f"figures/{name}", definitions.figure_definition(self, name))
         if study.file.claims:
-            self._add_view("claims", "claims", "tables/claims", claims_definition(self))
+            self._add_view("claims", "claims", "tables/claims", definitions.claims_definition(self))
         for cost, targets in PAGES.values():
             views = [self.jobs[place] for place in self._views_in(targets)]
             needed = self._with_inputs([*views, *self._results_of(study.rows_on_page(*targets))])
             added = {job: (job.record,) for job in needed if not job.is_view and job.stage != "dataset"}
-            definition = CostDefinition(results=tuple(job.place for job in added))
+            definition = definitions.CostDefinition(results=tuple(job.place for job in added))
             self._add_view("cost", cost, f"tables/{cost}", definition, added)
         for page, (cost, targets) in PAGES.items():
             rows = study.rows_on_page(*targets)
@@ -246,22 +219,16 @@ class Graph:
             places = [*self._views_in(targets), f"tables/{cost}", *shared]
             jobs = dict.fromkeys([*(self.jobs[place] for place in places), *self.jobs_of(rows)])
             on_page = {job: self._page_files(job) for job in jobs}
-            self._add_view("report", page, page, page_definition(self, *targets, inputs=on_page), on_page)
+            self._add_view("report", page, page, definitions.page_definition(self, *targets, inputs=on_page), on_page)
 
-    def _add_view(
-        self,
-        stage: str,
-        name: str,
-        place: str,
-        definition: Config,
-        reads: Mapping[Job, tuple[Path, ...]] | None = None,
-    ) -> None:
+    def _add_view(self, stage: str, name: str, place: str, definition: Config, reads: Reads | None = None) -> None:
         """A table, a figure, the claims or a page; what the first three read follows from their place."""
         base, reads = self.results / place, reads if reads is not None else self._view_files(place)
         record, *files = (base.with_suffix(f".{ending}") for ending in ("json", *ENDINGS[stage]))
         inputs = {job.place: job for job in reads}
         made_from = view_lineage(stage, definition)
-        self._register(Job(stage, stage, name, place, record, tuple(files), made_from, inputs, reads, is_view=True))
+        job = Job(stage, stage, name, place, record, tuple(files), made_from, inputs, reads, is_view=True)
+        self.jobs[place] = job
 
     def _view_files(self, place: str) -> dict[Job, tuple[Path, ...]]:
         """The files that a table, a figure or the claims open: the named ones, their records and what lies beside."""

@@ -176,12 +176,8 @@ def write_record(
 ) -> None:
     """Writes the record of a result, once its files are written.
 
-    Args:
-        path: of the record.
-        about: what the stage says of its result, and its origin.
-        files: of the result, whose checksums the record holds.
-        device: the name of the processor or accelerator that did the work.
-        measured: what the stage has measured itself, in seconds or images a second.
+    `about` is what the stage says of its result and its `origin`. The record contains the checksums of the files, the
+    name of the processor or accelerator, and what the stage has measured itself, in seconds or images a second.
     """
     write_json(path, about | {"sha256": checksums(*files), "provenance": provenance(device, **measured)})
 

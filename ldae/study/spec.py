@@ -10,18 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from ldae.study.base import (
-    NUM_TIMES,
-    PATCH_DIM,
-    Config,
-    ExternalFile,
-    Fraction,
-    Multiple,
-    Positive,
-    Size,
-    SizeName,
-    Width,
-)
+from ldae.study.base import NUM_TIMES, PATCH_DIM, Config, ExternalFile, Fraction, Positive, Size, SizeName, Width
 from ldae.study.checking import alternatives, word
 from ldae.study.methods import METHODS, MethodTraits
 from ldae.study.recipes import Training
@@ -29,6 +18,7 @@ from ldae.study.schedules import SCHEDULES, TIMES, Levels
 from ldae.study.tokenizers import TOKENIZERS, TokenizerKind, kinds_with
 
 AnyTraining = TypeVar("AnyTraining", bound="Training")
+Multiple = Annotated[float, Field(gt=0)]
 
 
 class PublishedWeights(ExternalFile, Width):

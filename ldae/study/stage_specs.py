@@ -168,8 +168,8 @@ def pretraining_stage(row: Spec, scale: Scale) -> PretrainingStage:
     return PretrainStage.model_validate({**parts, "size": size, "recipe": recipe, "training": scale.training_of(row)})
 
 
-class ProbeStage(StageSpec):
-    """What probing depends on, beside the network that it probes: one pass over the images serves all `offsets`."""
+class PixelsStage(StageSpec):
+    """What probing depends on, beside the features: those of all blocks at `offsets`, in one pass over the images."""
 
     offsets: tuple[int, ...] = (0,)
     time: int = 10
@@ -177,9 +177,13 @@ class ProbeStage(StageSpec):
     measures: tuple[MeasureName, ...] = DEFAULT_MEASURES
     probing: Probing
 
+
+class ProbeStage(PixelsStage):
+    """What the probe of a network depends on, beside the network."""
+
     @classmethod
     def for_job(cls, study: Study, key: Key) -> Self:
-        """The probe of a `row`; it serves all rows that differ in the block alone."""
+        """The probe of a `row`; it serves all rows that differ only in the block."""
         features, probe = study.variants[key["row"]].spec.features, study.probes[key["row"]]
         offsets = {study.variants[row].spec.features.offset for row, other in study.probes.items() if other == probe}
         return cls(
@@ -189,15 +193,6 @@ class ProbeStage(StageSpec):
             measures=study.measures[probe],
             probing=study.scale.probing,
         )
-
-
-class PixelsStage(ProbeStage):
-    """What the probe of raw pixels depends on."""
-
-    @classmethod
-    def for_job(cls, study: Study, key: Key) -> Self:
-        """The probe of a study's pixels."""
-        return cls(probing=study.scale.probing)
 
 
 class FinetuneStage(StageSpec):

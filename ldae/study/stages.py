@@ -31,15 +31,11 @@ class Folder(NamedTuple):
 FOLDERS = {
     "dataset": Folder("the prepared images", "manifest.json"),
     "tokenizer": Folder("the fitted tokenizer, for a row that has one", "tokenizer.json", is_optional=True),
-    "vgg": Folder(
-        "the classifier of the perceptual loss, if it is trained in the graph", "classifier.json", is_optional=True
-    ),
+    "vgg": Folder("the classifier of the perceptual loss, if the graph trains it", "classifier.json", is_optional=True),
     "model": Folder("the trained row", "run.json"),
     "samples": Folder("a row's samples", "samples.json"),
     "reference": Folder("the feature statistics of the real images", "reference.json"),
-    "judge": Folder(
-        "the classifier that extracts features, if it is trained in the graph", "classifier.json", is_optional=True
-    ),
+    "judge": Folder("the classifier of the features, if the graph trains it", "classifier.json", is_optional=True),
 }
 
 

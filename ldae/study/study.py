@@ -50,14 +50,9 @@ class Study:
 
     @classmethod
     def load(cls, root: Path, overrides: Mapping[str, Any]) -> Study:
-        """Reads the study and its scale.
+        """Reads the study and its scale below the folder `root`; raises a `StudyError` for any mistake in them.
 
-        Args:
-            root: the folder with `config.yaml` and `scales/`.
-            overrides: `scale`, `seeds` and `study` (another study's file), as given on a command line.
-
-        Raises:
-            StudyError: for any mistake in them.
+        The overrides are those of a command line: `scale`, `seeds` and `study`, another study's file.
         """
         for key in overrides:
             if key not in OVERRIDES:
@@ -83,15 +78,15 @@ class Study:
                     f"{path.name}: {view!r} names a table and a figure; rename one, because both are targets"
                 )
         name, scale = read_scale(root / "scales", file.scale)
-        variants, sweeps = resolve(file, scale, path.name)
+        study = cls(file, name, scale, *resolve(file, scale, path.name), other)
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
             for view, definition in views.items():
-                check_names(definition, file, variants, sweeps, f"{path.name}: {kind}.{view}")
+                check_names(study, definition, f"{path.name}: {kind}.{view}")
         if other is not None and (root / "scales" / f"{other}.yaml").is_file():
             raise StudyError(
                 f"{path}: a scale is called {other!r} too, and results/{other} is its folder; rename the study"
             )
-        return cls(file, name, scale, variants, sweeps, other)
+        return study
 
     @property
     def results(self) -> Path:
@@ -188,10 +183,7 @@ class Study:
 
 
 def project_of(folder: Path) -> Path:
-    """The folder of the project: this one, or the nearest above it that holds a study.
-
-    Raises a `StudyError` where none does.
-    """
+    """This folder or the nearest above it that holds a study; raises a `StudyError` where none does."""
     for place in (folder, *folder.parents):
         if (place / "config.yaml").is_file() and (place / "scales").is_dir():
             return place

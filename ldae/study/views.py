@@ -59,16 +59,9 @@ class ViewRecord:
     """The record of a view. Its inputs are read before the view is, so that what changes meanwhile is noticed later."""
 
     def __init__(self, stage: str, definition: Config, *, places: Iterable[str], results: Path) -> None:
-        """Reads the records of what the view shows.
+        """Reads the records of what a table, figure, page and so on shows: those at `places` of the results folder.
 
-        Args:
-            stage: table, figure, claims, cost or report.
-            definition: what the study says of the view.
-            places: of the results that it shows, in the results folder.
-            results: that folder.
-
-        Raises:
-            ValueError, FileNotFoundError: for a record that is damaged or absent.
+        Raises a `ValueError` or `FileNotFoundError` for a record that is damaged or absent.
         """
         self.lineage = view_lineage(stage, definition)
         self.inputs = {

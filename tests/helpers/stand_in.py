@@ -17,12 +17,25 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ldae.runtime.files import checksums, write_json
-from ldae.study.definitions import DEFINITIONS
+from ldae.study.definitions import (
+    ClaimsDefinition,
+    CostDefinition,
+    FigureDefinition,
+    PageDefinition,
+    TableDefinition,
+)
 from ldae.study.graph import ENDINGS
 from ldae.study.record import common_lineage, digest, inputs_of
 from ldae.study.stages import FOLDERS, STAGES, Stage
 from ldae.study.views import ViewRecord, place_of
 
+DEFINITIONS = {
+    "table": TableDefinition,
+    "figure": FigureDefinition,
+    "claims": ClaimsDefinition,
+    "cost": CostDefinition,
+    "report": PageDefinition,
+}
 COMMANDS = {stage.command: stage for stage in STAGES.values()}
 PROGRAM = """#!/usr/bin/env bash
 exec 3<>/dev/tcp/127.0.0.1/{port}
