@@ -5,11 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import types
-import typing
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
@@ -93,7 +91,8 @@ def first_mistake(model: type[BaseModel], mistakes: list[ErrorDetails], elsewher
     # where a word or a mapping may stand and a mapping was written, the possible words do not help
     relevant = [m for m in mistakes if m["type"] != "literal_error" or not isinstance(m["input"], dict)] or mistakes
     mistake = min(relevant, key=lambda m: m["type"] != "extra_forbidden")
-    keys, expected = _located(model, mistake["loc"])
+    schema = _schema(model)
+    keys, expected = _located(schema, mistake["loc"])
     key, kind = ".".join(keys), mistake["type"]
     if kind == "value_error":  # the text of our own validators, which names its key
         text = mistake["msg"].removeprefix("Value error, ")
@@ -103,20 +102,20 @@ def first_mistake(model: type[BaseModel], mistakes: list[ErrorDetails], elsewher
     if kind == "extra_forbidden":
         if elsewhere is not None and (hint := elsewhere(keys)):
             return hint
-        known = _known_keys(_located(model, mistake["loc"][:-1])[1])
+        known = _known_keys(_located(schema, mistake["loc"][:-1])[1])
         return f"unknown key {key!r}{nearest(keys[-1], known)}; allowed: {listed(known)}"
     if kind == "missing":
         return f"{key}: is missing"
     if kind.startswith("union_tag"):
         word = mistake["ctx"]["discriminator"].strip("'")
         found = f"found {_text(mistake['input'][word])}, should be" if "tag" in mistake["ctx"] else "is missing; give"
-        return f"{key}.{word}: {found} one of {listed(map(repr, _tags(*typing.get_args(expected))))}"
-    alike = [m for m in relevant if _located(model, m["loc"])[0] == keys]  # one value compared with several forms
-    forms = dict.fromkeys(_requirement(m, _located(model, m["loc"])[1]) for m in alike)
+        return f"{key}.{word}: {found} one of {listed(map(repr, expected['discriminator']['mapping']))}"
+    alike = [m for m in relevant if _located(schema, m["loc"])[0] == keys]  # one value compared with several forms
+    forms = dict.fromkeys(_requirement(m, _located(schema, m["loc"])[1]) for m in alike)
     return f"{key}: found {_text(mistake['input'])}, should {' or '.join(forms)}"
 
 
-def _requirement(mistake: ErrorDetails, expected: Any) -> str:
+def _requirement(mistake: ErrorDetails, expected: dict[str, Any]) -> str:
     """What a value should be, or do, in words."""
     kind, value, message = mistake["type"], mistake["input"], mistake["msg"]
     if kind in ("model_type", "model_attributes_type", "dict_type"):
@@ -135,66 +134,59 @@ def _requirement(mistake: ErrorDetails, expected: Any) -> str:
     return (message[0].lower() + message[1:]).removeprefix("input should ").removeprefix("should ")
 
 
-def _located(model: Any, loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Any]:
-    """The keys in the file that lead to one of pydantic's locations in a model, and the type expected there.
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model, without references."""
+    schema = model.model_json_schema()
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(inner) for inner in part]
+        if isinstance(part, dict) and "$ref" in part:
+            return resolved(schema["$defs"][part["$ref"].rpartition("/")[2]])
+        return {key: resolved(inner) for key, inner in part.items()} if isinstance(part, dict) else part
+
+    return {key: resolved(part) for key, part in schema.items() if key != "$defs"}
+
+
+def _located(schema: dict[str, Any], loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The keys in the file that lead to one of pydantic's locations, and the schema of the value there.
 
     Pydantic's locations also contain the form that a value was compared with, such as a data set's `source`, which is
     not a key in the file.
     """
-    if not loc:
-        return (), typing.get_args(model)[0] if typing.get_origin(model) is Annotated else model
-    first, rest = loc[0], loc[1:]
-    origin, arguments = typing.get_origin(model), typing.get_args(model)
-    if first == "[key]":
-        return _located(None, rest)
-    if origin is Annotated:
-        return _located(arguments[0], loc)
-    if origin in (typing.Union, types.UnionType):
-        forms = [form for form in arguments if form is not type(None)]
-        if len(forms) == 1:
-            return _located(forms[0], loc)
-        named = (form for form in forms if first in (getattr(form, "__name__", None), *_tags(form)))
-        return _located(next(named, None), rest)
-    inner: Any = None
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        inner = fields.get(str(first))
-    elif origin is not None and arguments:
-        inner = arguments[1] if origin is dict else arguments[0]
-    keys, expected = _located(inner, rest)
-    return (str(first), *keys), expected
+    keys: list[str] = []
+    for place in loc:
+        forms = [form for form in schema.get("anyOf", schema.get("oneOf", [])) if form.get("type") != "null"]
+        schema = forms[0] if len(forms) == 1 else schema
+        if len(forms) > 1:
+            reference = schema.get("discriminator", {}).get("mapping", {}).get(place, place)
+            schema = next((form for form in forms if form.get("title") == str(reference).rpartition("/")[2]), {})
+        elif place != "[key]":
+            keys.append(str(place))
+            inner = schema.get("properties", {}).get(place)
+            schema = inner or schema.get("additionalProperties") or schema.get("items") or {}
+    return tuple(keys), schema
 
 
-def _tags(*forms: Any) -> list[Any]:
-    """The values that distinguish forms, e.g. of a data set's `source`."""
-    models = [form for form in forms if isinstance(form, type) and issubclass(form, BaseModel)]
-    annotations = [field.annotation for model in models for field in model.model_fields.values() if field.is_required()]
-    return [word for a in annotations if typing.get_origin(a) is Literal for word in typing.get_args(a)]
+def _form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a mapping with certain keys, the first of several; empty where any key is allowed."""
+    forms = [schema, *schema.get("anyOf", []), *schema.get("oneOf", [])]
+    return next((form for form in forms if "properties" in form), {})
 
 
-def _form(expected: Any) -> type[BaseModel] | None:
-    """The model of a mapping, the first of several; None where any key is allowed."""
-    if isinstance(expected, type) and issubclass(expected, BaseModel):
-        return expected
-    if typing.get_origin(expected) not in (Annotated, typing.Union, types.UnionType):
-        return None
-    return next((form for form in map(_form, typing.get_args(expected)) if form is not None), None)
-
-
-def _known_keys(expected: Any) -> list[str]:
+def _known_keys(schema: dict[str, Any]) -> list[str]:
     """The keys that a mapping accepts."""
-    form = _form(expected)
-    return [field.alias or name for name, field in form.model_fields.items()] if form is not None else []
+    return list(_form(schema).get("properties", {}))
 
 
-def _example(expected: Any) -> str:
+def _example(schema: dict[str, Any]) -> str:
     """How a mapping is written, with its required keys or else its first key."""
-    form = _form(expected)
-    if form is None:
+    form = _form(schema)
+    if not form:
         return "{name: ...}"
-    fields = {field.alias or name: field for name, field in form.model_fields.items()}
-    keys = [key for key, field in fields.items() if field.is_required()] or list(fields)[:1]
-    return "{" + ", ".join(f"{key}: {(fields[key].examples or ['...'])[0]}" for key in keys) + "}"
+    keys = form.get("required") or _known_keys(form)[:1]
+    examples = {key: form["properties"][key].get("examples", ["..."])[0] for key in keys}
+    return "{" + ", ".join(f"{key}: {value}" for key, value in examples.items()) + "}"
 
 
 def _text(value: Any) -> str:
