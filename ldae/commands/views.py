@@ -13,7 +13,7 @@ from ldae.runtime.process import imports
 if TYPE_CHECKING:
     from ldae.readers.results import Results
     from ldae.study.definitions import ViewDefinition
-    from ldae.study.views import ViewRecord
+    from ldae.study.record import ViewRecord
 
 GROUP = "readers of results, which the rules call"
 FILES = {
@@ -90,7 +90,7 @@ def _write_figure(arguments: argparse.Namespace) -> None:
 
 def _record(stage: str, definition: ViewDefinition, arguments: argparse.Namespace) -> ViewRecord:
     """The record of a view of the files that the command names."""
-    from ldae.study.views import ViewRecord
+    from ldae.study.record import ViewRecord
 
     folder = arguments.out.parent.parent
     files = [path for option in FILES for path in getattr(arguments, option)]
@@ -112,7 +112,7 @@ def _results(definition: ViewDefinition, arguments: argparse.Namespace) -> Resul
 def _write_cost(arguments: argparse.Namespace) -> None:
     from ldae.readers.tables import write_cost
     from ldae.study.definitions import CostDefinition
-    from ldae.study.views import ViewRecord, place_of
+    from ldae.study.record import ViewRecord, place_of
 
     imports.mark()
     folder = arguments.out.parent.parent
@@ -124,7 +124,7 @@ def _write_cost(arguments: argparse.Namespace) -> None:
 def _write_page(arguments: argparse.Namespace) -> None:
     from ldae.readers.report import write_page
     from ldae.study.definitions import PageDefinition
-    from ldae.study.views import ViewRecord
+    from ldae.study.record import ViewRecord
 
     imports.mark()
     definition = PageDefinition.model_validate(arguments.definition)

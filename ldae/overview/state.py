@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from ldae.data.sources.opening import difference
 from ldae.runtime.files import read_json, sha256
 from ldae.study.graph import Graph, Job
-from ldae.study.record import differences
-from ldae.study.views import digest_read
+from ldae.study.record import differences, digest_read
 
 J = TypeVar("J", bound=Hashable)
 F = TypeVar("F", bound=Hashable)

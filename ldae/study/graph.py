@@ -17,10 +17,9 @@ from ldae.study import definitions
 from ldae.study.base import Config
 from ldae.study.checking import StudyError, listed, nearest
 from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target
-from ldae.study.record import Lineage, digest, lineage
+from ldae.study.record import Lineage, digest, lineage, place_of, view_lineage
 from ldae.study.stages import STAGES, Key, Stage
 from ldae.study.study import Study
-from ldae.study.views import place_of, view_lineage
 
 FIRST_SEED = {  # figures of single runs: the option of their command, the folder, and the file that they show
     "curves": ("histories", "pretrain", "history.csv"),

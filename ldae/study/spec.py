@@ -6,7 +6,7 @@ The defaults are the row `pca`, the baseline of Table 3.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,6 @@ from ldae.study.recipes import Training
 from ldae.study.schedules import SCHEDULES, TIMES, Levels
 from ldae.study.tokenizers import TOKENIZERS, TokenizerKind, kinds_with
 
-AnyTraining = TypeVar("AnyTraining", bound="Training")
 Multiple = Annotated[float, Field(gt=0)]
 
 
@@ -156,7 +155,7 @@ class Recipe(Config):
     batch: Multiple = 1.0
     weight_decay: Annotated[float, Field(ge=0)] | None = None  # None: what the scale says
 
-    def applied(self, training: AnyTraining) -> AnyTraining:
+    def applied(self, training: Training) -> Training:
         """The scale's recipe with this row's rate, batch and weight decay.
 
         `length` is applied by `ldae.stages.pretrain`, because it also shortens the warm-up.

@@ -25,9 +25,8 @@ from ldae.study.definitions import (
     TableDefinition,
 )
 from ldae.study.graph import ENDINGS
-from ldae.study.record import common_lineage, digest, inputs_of
+from ldae.study.record import ViewRecord, common_lineage, digest, inputs_of, place_of
 from ldae.study.stages import FOLDERS, STAGES, Stage
-from ldae.study.views import ViewRecord, place_of
 
 DEFINITIONS = {
     "table": TableDefinition,

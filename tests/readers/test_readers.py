@@ -30,9 +30,8 @@ from ldae.study.definitions import (
     ViewDefinition,
 )
 from ldae.study.file import Paper
-from ldae.study.record import digest
+from ldae.study.record import CODE, PACKAGE, digest
 from ldae.study.results import DistanceRecord, ProbeEstimate, ProbeRecord
-from ldae.study.views import CODE, PACKAGE
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
 PROVENANCE = {

@@ -11,8 +11,7 @@ from ldae.overview.status import why
 from ldae.runtime.files import checksums, write_json
 from ldae.study.checking import StudyError
 from ldae.study.graph import Graph, Job
-from ldae.study.record import content, differences, digest
-from ldae.study.views import CODE, PACKAGE
+from ldae.study.record import CODE, PACKAGE, content, differences, digest
 
 
 def finish(job: Job, **changed: dict[str, object]) -> None:
