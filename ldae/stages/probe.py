@@ -120,7 +120,7 @@ def probe_pixels(stage: PixelsStage, **options: Unpack[Options]) -> None:
     _evaluate(stage, encoders, data, {"row": "raw pixels", "seed": 0} | origin, options["out"])
 
 
-def _evaluate(stage: ProbeStage, encoders: Encoders, data: Data, about: dict[str, Any], out: Path) -> None:
+def _evaluate(stage: PixelsStage, encoders: Encoders, data: Data, about: dict[str, Any], out: Path) -> None:
     """Applies the measures and writes `correct.npz` and then `probe.json`, on rank 0 alone."""
     results = evaluate(encoders, data, stage.probing, measures=stage.measures, seed=about["seed"], title=about["row"])
     if ranks.number():

@@ -190,7 +190,7 @@ def write_record(
 ) -> None:
     """Writes the record of a result, once its files are written.
 
-    `about` is what the stage says of its result and its `origin`. The record contains the checksums of the files, the
+    `about` is what the stage says of its result and its origin. The record contains the checksums of the files, the
     name of the processor or accelerator, and what the stage has measured itself, in seconds or images a second.
     """
     write_json(path, about | {"sha256": checksums(*files), "provenance": provenance(device, **measured)})
