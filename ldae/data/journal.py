@@ -77,8 +77,7 @@ class Journal:
 def open_journal(path: Path, identity: str) -> Iterator[Journal]:
     """Opens the journal of an array, which gets its final name `path` if the block succeeds.
 
-    After a kill, a disk error or Ctrl-C, the next call resumes. If the images are refused (`ValueError`), everything is
-    removed.
+    After a kill, a disk error or Ctrl-C, the next call resumes; a refusal (`ValueError`) removes everything.
     """
     journal = Journal(path.with_name(f".{path.name}.partial"), identity)
     try:

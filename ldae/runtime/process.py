@@ -95,8 +95,7 @@ def launched_by() -> str | None:
 def started_seconds(pid: int | str = "self") -> float:
     """When a process on this machine started, in seconds since the machine did.
 
-    psutil gives it as a date, which is off by up to a second and moves when the clock is set. A process that does not
-    exist or is dead is an `OSError` (`ProcessLookupError`).
+    psutil's date is off by up to a second and moves with the clock. An `OSError` (`ProcessLookupError`): it has ended.
     """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if fields[0] in "ZX":  # dead, and only waiting for its parent to take notice

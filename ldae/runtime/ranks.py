@@ -28,6 +28,7 @@ from ldae.runtime.stopping import Stopped, stopping
 
 PATIENCE = timedelta(hours=6)  # of a rank for another, e.g. for the one that waits for a run's lock
 SECONDS_TO_MEET = 600.0  # that ranks wait for the last, which may import from a slow file system
+SECONDS_OF_SILENCE = 5.0  # after which one waiting rank of each machine says so
 SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 
 
@@ -35,8 +36,7 @@ SECONDS_TO_FAIL = 10.0  # that rank 0 waits for the others once it has failed
 def group() -> Iterator[Rank]:
     """Joins the process group that the environment describes, until the block ends; only rank 0 logs.
 
-    If ranks fail, the first one raises its error and the others exit with status 1. `Stopped` says that a rank was
-    asked to stop.
+    If ranks fail, the first raises its error and the others exit with status 1; `Stopped` says that one should stop.
     """
     rank = Rank.from_environment()
     if rank.number:
@@ -75,14 +75,20 @@ def _meet(rank: Rank) -> Store:
     """
     host, port, name = _meeting_point()
     hosts = not rank.number and not (launched_by() == "torchrun" and "TORCHELASTIC_USE_AGENT_STORE" in os.environ)
-    deadline = time.monotonic() + SECONDS_TO_MEET + (0 if rank.number else 1)  # the store ends with rank 0
+    patience = SECONDS_TO_MEET + (0 if rank.number else 1)  # the store ends with rank 0
+    started, reports = time.monotonic(), not rank.local
 
     def wait(state: str) -> None:
+        nonlocal reports
         stopping.check("while it waited for other ranks")
-        if time.monotonic() > deadline and rank.local:
+        waited = time.monotonic() - started
+        if waited > patience and rank.local:
             sys.exit(1)
-        if time.monotonic() > deadline:
+        if waited > patience:
             raise TimeoutError(f"rank {rank.number}: after {SECONDS_TO_MEET:g} seconds, {state} {host}, port {port}")
+        if waited > SECONDS_OF_SILENCE and reports:
+            print(f"rank {rank.number} waits: {state} {host}, port {port}", file=sys.stderr, flush=True)
+            reports = False
         time.sleep(0.05)
 
     while not hosts and not _answers(host, port):

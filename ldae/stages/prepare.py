@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +105,7 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
             sums[path.name] = sha256(path)
     listing = source.listing
     if listing is not None and isinstance(dataset, Folder):
-        listing = listing.with_digests(np.concatenate([journal.digests for journal in journals.values()]))
+        listing = replace(listing, digests=np.concatenate([journal.digests for journal in journals.values()]))
     counts = {name: np.bincount(arrays["labels"], minlength=len(classes)).tolist() for name, arrays in splits.items()}
     manifest = {
         "source": dataset.source,
@@ -181,8 +182,7 @@ def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run:
     """Decodes grey images with more than 8 bits again, with one white for the whole data set.
 
     They were first decoded with a white from each single image. A stage that is killed here decodes all of them again.
-    Colour images of 16 bits that use only the lower ones are a `ValueError`, because Pillow returns only the upper 8.
-    Returns the manifest's entry `white`.
+    A `ValueError` refuses 16-bit colours that use only the lower bits. Returns the manifest's entry `white`.
     """
     configured = dataset.white if isinstance(dataset, Folder) else None
     grey = [value for journal in journals.values() for value in journal.grey.values()]

@@ -370,11 +370,12 @@ def sampling(prepared: Path, out: Path) -> list[str]:
     ("asked", "status", "words"),
     [(signal.SIGTERM, 75, "stopped while it waited for other ranks"), (signal.SIGINT, 1, "ldae: interrupted")],
 )
-def test_a_rank_that_waits_for_others_can_be_stopped(
-    asked: signal.Signals, status: int, words: str, prepared: Path, tmp_path: Path
+def test_a_rank_that_waits_for_others_says_so_and_can_be_stopped(
+    asked: signal.Signals, status: int, words: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ranks, "SECONDS_OF_SILENCE", 0.1)
     (running,) = ranks_of(4, *sampling(prepared, tmp_path), present=1)
-    while "on " not in running.stderr:  # the first line of its log
+    while "rank 0 waits: 1 of 4 ranks have come to" not in running.stderr:
         assert running.process.is_alive(), running.stderr
         time.sleep(0.05)
     assert running.process.pid is not None

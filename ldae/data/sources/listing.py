@@ -49,10 +49,6 @@ class Listing:
         unknown = np.full(len(names), UNKNOWN, dtype=np.uint64)
         return cls(names, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64), unknown, folders)
 
-    def with_digests(self, digests: NDArray[np.uint64]) -> Listing:
-        """The listing with the digests of the contents."""
-        return replace(self, digests=digests)
-
     def by_name(self) -> Listing:
         """The listing sorted by name."""
         order = sorted(range(len(self.names)), key=self.names.__getitem__)

@@ -66,10 +66,10 @@ def locate(label: int) -> Path:
 
 def hashes() -> dict[str, dict[str, str]]:
     """The SHA-256 of each photograph's file, by package and name; a `ValueError` names one that is missing."""
-    found: dict[str, dict[str, str]] = {}
+    digests: dict[str, dict[str, str]] = {}
     for label, (package, file) in enumerate(PHOTOGRAPHS):
-        found.setdefault(package, {})[file] = sha256(locate(label))
-    return found
+        digests.setdefault(package, {})[file] = sha256(locate(label))
+    return digests
 
 
 @cache

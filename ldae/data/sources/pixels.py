@@ -60,7 +60,7 @@ class ImageFiles:
             return Picture(None, UNREADABLE, broken="may not be read")
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP) or not path.is_symlink():
-                raise  # a disk that fails is no broken image
+                raise  # a disk that fails is not a broken image
             return Picture(None, UNREADABLE, broken="is a dangling link")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -63,7 +64,7 @@ def load(dataset: ImageNet) -> Source:
         file_digest(root / name) if size <= MOST_BYTES else UNKNOWN
         for name, size in zip(files.names, files.sizes, strict=True)
     ]
-    return Source(names, splits, files.with_digests(np.array(digests, dtype=np.uint64)))
+    return Source(names, splits, replace(files, digests=np.array(digests, dtype=np.uint64)))
 
 
 def _images(archive: Path, size: int, labelled: list[tuple[Member, int]]) -> ImageFiles:

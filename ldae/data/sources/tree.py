@@ -133,8 +133,7 @@ class Tree:
     def _content(self, folder: str) -> tuple[dict[str, Identity], list[Entry]]:
         """The paths of the subfolders and the image files directly in `folder`; counts what is left out, once.
 
-        Links to folders that contain `folder` are left out. A dangling link that may have led to a folder is a
-        `ValueError`.
+        Links to folders that contain `folder` are left out; a dangling link to a possible folder is a `ValueError`.
         """
         if folder in self._contents:
             return self._contents[folder]
