@@ -99,11 +99,6 @@ class RowResult:
         return self.linear.trained
 
     @property
-    def random(self) -> Estimate:
-        """The linear probe's accuracy with random weights."""
-        return self.linear.random
-
-    @property
     def by_seed(self) -> list[float]:
         """The linear probe's accuracy for each seed."""
         means: list[float] = self.linear.values.mean(1).tolist()
@@ -129,13 +124,7 @@ def collect(
     finetunes: Sequence[Path] = (),
     distances: Sequence[Path] = (),
 ) -> Results:
-    """Reads the probes, the fine-tunings and the judged samples of a view's rows, and the probe of raw pixels.
-
-    Args:
-        definition: the view, with the lineage digest that each result should have.
-        dataset: the manifest of the prepared images.
-        probes, finetunes, distances: `probe.json`, `finetune.json` and `distance.json` of rows and seeds, in any order.
-        pixels: `probe.json` of the raw pixels.
+    """Reads the results of a view's rows and of raw pixels, from the paths of their records in any order.
 
     Raises:
         ValueError: for a result that is missing, is of other images, or was made from another specification.

@@ -68,12 +68,9 @@ class History(NamedTuple):
 
 
 def track(results: Path, name: str, *, follow: bool = False) -> None:
-    """Copies to a tracker all steps of the histories in a results folder that it does not have yet.
+    """Copies to the tracker `name` all steps of the histories in a results folder that it does not have yet.
 
-    Args:
-        results: a folder of one scale, such as `results/laptop`.
-        name: of the tracker's package.
-        follow: goes on until it is interrupted, and also copies what trainings measure meanwhile.
+    With `follow`, it goes on until it is interrupted, and also copies what trainings measure meanwhile.
 
     Raises:
         ValueError: if the package is missing, the tracker fails, or there is no history.
