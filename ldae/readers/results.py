@@ -218,7 +218,7 @@ def _current(
 ) -> tuple[Path, R]:
     """The record of a row and seed, if it has the expected lineage."""
     if key not in records:
-        raise ValueError(f"row {key[0]}, seed {key[1]}: no {what} among the {len(records)} given; run it")
+        raise ValueError(f"row {key[0]}, seed {key[1]}: no {what} record; run its job")
     path, record = records[key]
     check_lineage(record.lineage, expected, path)
     return path, record
