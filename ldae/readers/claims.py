@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,16 +33,15 @@ class Finding(Part):
 class JudgedClaim(Part):
     """A claim with the paper's value, ours, and a verdict."""
 
-    claim: ClaimDefinition
+    name: str
+    text: str
+    where: str  # in the paper
+    rows: tuple[str, ...]
     paper: str
     accuracy: Finding
     gain: Finding | None = None  # the same by the gain over random weights; None for a rank correlation
+    whisker: Whisker | None = None
     one_seed: bool = False
-
-    @property
-    def paper_number(self) -> float | None:
-        """The paper's value, unless it is the place of a peak."""
-        return float(self.paper) if self.paper and not self.paper.startswith("best") else None
 
     @property
     def verdict(self) -> str:
@@ -76,21 +74,6 @@ class Judgement(Part):
         """The claims with one verdict."""
         return [claim for claim in self.claims if claim.verdict == verdict]
 
-    def whisker(self, judged: JudgedClaim) -> Whisker | None:
-        """The drawing of a claim: differences in points are on one axis, rank correlations on another."""
-        quantity = judged.accuracy.quantity
-        if quantity is None:
-            return None
-        ends = [-1.0, 1.0]
-        if judged.gain is not None:
-            in_points = [one for one in self.claims if one.gain is not None]
-            ends += [end for one in in_points for end in one.accuracy.quantity or ()]
-            ends += [one.paper_number for one in in_points if one.accuracy.quantity and one.paper_number is not None]
-        axis = (max(min(ends), -100.0), min(max(ends), 100.0))
-        low, high = _region(judged.claim)
-        side = (max(low, axis[0]), min(high, axis[1]))
-        return Whisker(estimate=quantity, axis=axis, reference=judged.paper_number, side=side)
-
 
 class ClaimsRecord(Record):
     """`claims.json`."""
@@ -99,31 +82,28 @@ class ClaimsRecord(Record):
 
 
 def write_claims(definition: ClaimsDefinition, results: Results, *, out: Path) -> Judgement:
-    """Writes `<out>.md` and `<out>.csv`: each claim with the paper's value, ours, and a verdict; returns the same."""
+    """Writes `<out>.md` and `<out>.csv`: each claim with the paper's value, ours, and a verdict; returns the same.
+
+    Args:
+        definition: the claims and their rows.
+        results: of the rows.
+        out: path of the files, without ending.
+    """
     papers: dict[str, Paper] = {}
     for row in definition.rows:  # a row may stand here twice, by its name and as a point of a sweep
         papers[row.name] = papers.get(row.name, Paper()).model_copy(update=row.paper.model_dump(exclude_none=True))
-    judged = tuple(
-        JudgedClaim(
-            claim=claim,
-            paper=paper_value(claim, papers),
-            accuracy=judge(claim, results, "accuracy"),
-            gain=judge(claim, results, "gain") if claim.rank is None else None,
-            one_seed=len(definition.seeds) == 1,
-        )
-        for claim in definition.claims
-    )
+    judged = _judged(definition, results, papers)
     notes = _notes(judged, len(definition.seeds))
     frame = pd.DataFrame(
         {
-            "claim": one.claim.text,
-            "in the paper": one.claim.where,
-            "paper": one.paper,
-            "ours [95 %]": one.accuracy.text,
-            "verdict": one.shown_verdict,
-            "by gain over random": one.by_gain,
+            "claim": claim.text,
+            "in the paper": claim.where,
+            "paper": claim.paper,
+            "ours [95 %]": claim.accuracy.text,
+            "verdict": claim.shown_verdict,
+            "by gain over random": claim.by_gain,
         }
-        for one in judged
+        for claim in judged
     )
     table = frame.to_markdown(index=False, disable_numparse=True)
     write_text(out.with_suffix(".md"), "\n\n".join(["## The paper's claims", table, *notes]) + "\n")
@@ -132,16 +112,55 @@ def write_claims(definition: ClaimsDefinition, results: Results, *, out: Path) -
     return Judgement(claims=judged, notes=notes)
 
 
-def _record(one: JudgedClaim) -> dict[str, Any]:
+def _record(claim: JudgedClaim) -> dict[str, Any]:
     """A claim as a line of the CSV file, in full precision."""
-    findings = {"accuracy": one.accuracy, "gain": one.gain or one.accuracy}
-    record: dict[str, Any] = {"name": one.claim.name, "text": one.claim.text, "paper": one.paper}
+    findings = {"accuracy": claim.accuracy, "gain": claim.gain or claim.accuracy}
+    record: dict[str, Any] = {"name": claim.name, "text": claim.text, "paper": claim.paper}
     record |= {f"verdict_{measure}": finding.verdict for measure, finding in findings.items()}
-    record |= {"said_accuracy": one.accuracy.text, "said_gain": one.gain.text if one.gain is not None else ""}
+    record |= {"said_accuracy": claim.accuracy.text, "said_gain": claim.gain.text if claim.gain is not None else ""}
     for measure, finding in findings.items():
         if finding.quantity is not None:
             record |= {f"{measure}_{part}": value for part, value in finding.quantity._asdict().items()}
     return record
+
+
+def _judged(definition: ClaimsDefinition, results: Results, papers: dict[str, Paper]) -> tuple[JudgedClaim, ...]:
+    """The claims with their findings and drawings: differences in points on one axis, rank correlations on another."""
+    found = [(judge(claim, results, "accuracy"), judge(claim, results, "gain")) for claim in definition.claims]
+    values = [paper_value(claim, papers) for claim in definition.claims]
+    numbers = [float(value) if value and not value.startswith("best") else None for value in values]
+    ends = [-1.0, 1.0]
+    for claim, (accuracy, _), number in zip(definition.claims, found, numbers, strict=True):
+        if claim.rank is None and accuracy.quantity is not None:
+            ends += [*accuracy.quantity, *([number] if number is not None else [])]
+    points = (max(min(ends), -100.0), min(max(ends), 100.0))
+    judged = []
+    for claim, (accuracy, gain), value, number in zip(definition.claims, found, values, numbers, strict=True):
+        axis = points if claim.rank is None else (-1.0, 1.0)
+        whisker = None
+        if accuracy.quantity is not None:
+            whisker = Whisker(estimate=accuracy.quantity, axis=axis, reference=number, side=_side(claim, axis))
+        judged.append(
+            JudgedClaim(
+                name=claim.name,
+                text=claim.text,
+                where=claim.where,
+                rows=claim.rows,
+                paper=value,
+                accuracy=accuracy,
+                gain=gain if claim.rank is None else None,
+                whisker=whisker,
+                one_seed=len(definition.seeds) == 1,
+            )
+        )
+    return tuple(judged)
+
+
+def _side(claim: ClaimDefinition, axis: tuple[float, float]) -> tuple[float, float]:
+    """Where on an axis the quantity must lie for a claim to hold; a peak's lead must be above 0."""
+    if claim.within is not None:
+        return -claim.within, claim.within
+    return (axis[0], claim.below) if claim.below is not None else (claim.above or 0.0, axis[1])
 
 
 def _notes(judged: tuple[JudgedClaim, ...], seeds: int) -> tuple[str, ...]:
@@ -167,10 +186,12 @@ def judge(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding
     if claim.peak is not None:
         return _peak(claim, results, measure)
     if claim.rank is not None:
-        return _finding(claim, rank_correlation([results.rows[name] for name in claim.rank], results.groups), digits=2)
+        quantity = rank_correlation([results.rows[name] for name in claim.rank], results.groups)
+        return Finding(quantity=quantity, text=_text(quantity, 2), verdict=_verdict(quantity, claim))
     weights = (claim.sum or {}).items()
     values = np.sum([weight * _values(results.rows[name], measure) for name, weight in weights], axis=0)
-    return _finding(claim, estimate(100 * values, results.groups))
+    points = estimate(100 * values, results.groups)
+    return Finding(quantity=points, text=_text(points, 1), verdict=_verdict(points, claim))
 
 
 def _values(row: RowResult, measure: Measure) -> NDArray[np.float64]:
@@ -178,21 +199,18 @@ def _values(row: RowResult, measure: Measure) -> NDArray[np.float64]:
     return row.linear.values - row.linear.random_values if measure == "gain" else row.linear.values
 
 
-def _region(claim: ClaimDefinition) -> tuple[float, float]:
-    """Where the quantity must lie for a claim to hold; the lead of a peak must be above 0."""
+def _verdict(quantity: Estimate, claim: ClaimDefinition) -> str:
+    """Where a quantity's interval lies with respect to the claim's margin."""
+    _, low, high = quantity
     if claim.within is not None:
-        return -claim.within, claim.within
-    return (-math.inf, claim.below) if claim.below is not None else (claim.above or 0.0, math.inf)
-
-
-def _finding(claim: ClaimDefinition, quantity: Estimate, *, digits: int = 1, prefix: str = "") -> Finding:
-    """A claim holds if the quantity's interval lies within its region, and does not if it lies beyond."""
-    low, high = _region(claim)
-    inside = quantity.low > low and quantity.high < high
-    outside = quantity.low > high or quantity.high < low
-    value, *ends = (f"{part:+.{digits}f}" for part in quantity)
-    text = f"{prefix}{value} [{', '.join(ends)}]"
-    return Finding(quantity=quantity, text=text, verdict=HOLDS if inside else FAILS if outside else UNDECIDED)
+        inside = low > -claim.within and high < claim.within
+        outside = low > claim.within or high < -claim.within
+    elif claim.above is not None:
+        inside, outside = low > claim.above, high < claim.above
+    else:
+        assert claim.below is not None  # a claim with a sum or a rank has one of the three
+        inside, outside = high < claim.below, low > claim.below
+    return HOLDS if inside else FAILS if outside else UNDECIDED
 
 
 def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding:
@@ -215,9 +233,10 @@ def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding
     low, high = np.percentile(margin(draws), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     by_seed = margin(scores.mean(2))
     between = seed_interval(by_seed) if len(by_seed) > 1 else 0.0
-    below, above = float(np.hypot(value - low, between)), float(np.hypot(high - value, between))
-    quantity = Estimate(100 * value, 100 * (value - below), 100 * (value + above))
-    return _finding(claim, quantity, prefix=f"best at {best}; lead ")
+    lower, upper = value - float(np.hypot(value - low, between)), value + float(np.hypot(high - value, between))
+    verdict = HOLDS if lower > 0 else FAILS if upper < 0 else UNDECIDED
+    quantity = Estimate(100 * value, 100 * lower, 100 * upper)
+    return Finding(quantity=quantity, text=f"best at {best}; lead {_text(quantity, 1)}", verdict=verdict)
 
 
 def rank_correlation(rows: list[RowResult], groups: NDArray[np.int64]) -> Estimate:
@@ -268,3 +287,8 @@ def paper_value(claim: ClaimDefinition, papers: dict[str, Paper]) -> str:
     if len(distances) < len(probes):
         return ""
     return f"{spearman(np.array([list(accuracies.values())]), -np.array([distances]))[0]:+.2f}"
+
+
+def _text(estimate: Estimate, digits: int) -> str:
+    value, low, high = (f"{part:+.{digits}f}" for part in estimate)
+    return f"{value} [{low}, {high}]"

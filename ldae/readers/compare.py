@@ -21,6 +21,9 @@ def compare(first: Path, second: Path) -> str:
     The two intervals are taken as independent, and so are added in quadrature: rows of two folders share neither
     images nor seeds as far as this knows.
 
+    Args:
+        first, second: results folders of two scales, studies, commits or machines.
+
     Raises:
         ValueError: for a folder without tables of rows, or when no row is in both.
     """

@@ -113,7 +113,7 @@ class RowNumbers(Part):
             label=label,
             paper=paper,
             accuracy=row.accuracy,
-            random=row.linear.random,
+            random=row.random,
             gain=row.linear.gain,
             by_seed=tuple(row.by_seed),
             rate_at_edge=row.linear.rate_at_edge,
@@ -138,9 +138,13 @@ class RowNumbers(Part):
             record |= {name: trained, f"{name}_random": random}
         if self.finetuned is not None:
             record |= {"paper_finetuned": self.paper.finetune} | _exact("finetuned", self.finetuned)
-        if (distance := self.distance) is not None:
-            record |= {"distance": distance.name, "distance_at_n": distance.value}
-            record |= {"distance_infinite": distance.infinite, "distance_error": distance.error}
+        if self.distance is not None:
+            record |= {
+                "distance": self.distance.name,
+                "distance_at_n": self.distance.value,
+                "distance_infinite": self.distance.infinite,
+                "distance_error": self.distance.error,
+            }
         return record
 
 

@@ -13,7 +13,13 @@ from ldae.study.study import Study
 
 
 def outcome(study: Study, root: Path, names: list[str]) -> Iterator[str]:
-    """The results of a run with these targets: a row's accuracy, a table in full, and the path of each, as lines."""
+    """A finished run's results: a row's accuracy, a table in full, and the path of each, as lines.
+
+    Args:
+        study: with its scale.
+        root: the folder that holds `results/`.
+        names: the rows, sweeps and other targets of the run.
+    """
     graph = Graph(study, root)
     targets = [name for name in names if name not in study.variants and name not in study.sweeps]
     yield from _rows(graph, study.rows(name for name in names if name not in targets))
@@ -52,9 +58,7 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
     )
     first, *others = graph.study.file.seeds
     for name, row in found.rows.items():
-        numbers = [
-            f"accuracy {interval(row.accuracy, ' %')}, with random weights {100 * row.linear.random.value:.1f} %"
-        ]
+        numbers = [f"accuracy {interval(row.accuracy, ' %')}, with random weights {100 * row.random.value:.1f} %"]
         if row.finetuned is not None:
             numbers.append(f"fine-tuned {interval(row.finetuned, ' %')}")
         if row.distance is not None:

@@ -99,6 +99,11 @@ class RowResult:
         return self.linear.trained
 
     @property
+    def random(self) -> Estimate:
+        """The linear probe's accuracy with random weights."""
+        return self.linear.random
+
+    @property
     def by_seed(self) -> list[float]:
         """The linear probe's accuracy for each seed."""
         means: list[float] = self.linear.values.mean(1).tolist()
@@ -124,7 +129,13 @@ def collect(
     finetunes: Sequence[Path] = (),
     distances: Sequence[Path] = (),
 ) -> Results:
-    """Reads the results of a view's rows and of raw pixels, from the paths of their records in any order.
+    """Reads the probes, the fine-tunings and the judged samples of a view's rows, and the probe of raw pixels.
+
+    Args:
+        definition: the view, with the lineage digest that each result should have.
+        dataset: the manifest of the prepared images.
+        probes, finetunes, distances: `probe.json`, `finetune.json` and `distance.json` of rows and seeds, in any order.
+        pixels: `probe.json` of the raw pixels.
 
     Raises:
         ValueError: for a result that is missing, is of other images, or was made from another specification.
@@ -218,7 +229,7 @@ def _current(
 ) -> tuple[Path, R]:
     """The record of a row and seed, if it has the expected lineage."""
     if key not in records:
-        raise ValueError(f"row {key[0]}, seed {key[1]}: no {what} record; run its job")
+        raise ValueError(f"row {key[0]}, seed {key[1]}: no {what} among the {len(records)} given; run it")
     path, record = records[key]
     check_lineage(record.lineage, expected, path)
     return path, record

@@ -28,7 +28,6 @@ FINE_TUNED = (
     "Fine-tuned: the encoder trained end to end with labels, as a plain Vision Transformer, after the recipe of the "
     "paper's App. B, as the scale file has it; averaged weights."
 )
-TRAINING_FLOPS = "Training FLOPs: of one run, by formula; the table of cost has the seconds that it took."
 UNITS = {9: "G", 12: "T", 15: "P", 18: "E", 21: "Z"}
 PERCEPTUAL = {  # by the network of the perceptual loss in a tokenizer's record
     "builtin": "The perceptual loss (builtin) compares the activations of a small VGG-style network that the study "
@@ -41,7 +40,12 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
     """Writes `<out>.md`, `<out>.csv` (full precision) and `<out>.tex`; returns the layout of the table.
 
     Accuracies are in percent, each with its 95 % interval; the gain is over the same network with random weights.
-    `tokenizers` are the records of all fits of a table of series, or of the fits with a perceptual loss.
+
+    Args:
+        definition: the table of the study.
+        results: of its rows.
+        tokenizers: `tokenizer.json` of the fits of a table of series, or of those with a perceptual loss.
+        out: path of the files, without ending.
     """
     fits = [TokenizerRecord.read(path) for path in tokenizers]
     rows = [RowNumbers.of(results.rows[line.name], line.label, line.paper) for line in definition.rows]
@@ -65,29 +69,33 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
 def _rows(definition: TableDefinition, rows: list[RowNumbers]) -> Layout:
     """A line for each row."""
     axis = (0.0, min(1.0, max(row.accuracy.high for row in rows)))
-    judged = next((row.distance for row in rows if row.distance is not None), None)
-    tuned = any(row.finetuned is not None for row in rows)
-    differ = len({row.training_flops for row in rows}) > 1
-    cells: dict[Column, Cell] = {}
-    lines = []
+    cells: list[dict[Column, Cell]] = []  # of each row
     for row in rows:
-        cells = {Column(heading="row", is_number=False): Cell(value=row.label, sort=row.label, row=row.name)}
+        cells.append({Column(heading="row", is_number=False): Cell(value=row.label, sort=row.label, row=row.name)})
         for name in definition.columns:
-            cells |= _linear(row, definition.seeds, axis) if name == "linear" else _measure(row, name)
-        if tuned:
-            cells[Column(heading="paper, fine-tuned")] = Cell.number(row.paper.finetune)
-            cells[Column(heading="fine-tuned")] = Cell.percent(row.finetuned, row=row.name)
-        if judged is not None:
-            cells[Column(heading="paper, FID")] = Cell.number(row.paper.fid)
-            cells |= _distance(row, judged.name)
-        if differ:
+            cells[-1] |= _linear(row, definition.seeds, axis) if name == "linear" else _measure(row, name)
+    notes = []
+    if any(row.finetuned is not None for row in rows):
+        notes.append(FINE_TUNED)
+        for line, row in zip(cells, rows, strict=True):
+            line[Column(heading="paper, fine-tuned")] = Cell.number(row.paper.finetune)
+            line[Column(heading="fine-tuned")] = Cell.percent(row.finetuned, row=row.name)
+    judged = [row.distance for row in rows if row.distance is not None]
+    if judged:
+        notes.append(_judge(judged[0]))
+        for line, row in zip(cells, rows, strict=True):
+            line[Column(heading="paper, FID")] = Cell.number(row.paper.fid)
+            line |= _distance(row, judged[0].name)
+    if len({row.training_flops for row in rows}) > 1:
+        notes.append("Training FLOPs: of one run, by formula; the table of cost has the seconds that it took.")
+        for line, row in zip(cells, rows, strict=True):
             flops = Cell(value=operations(row.training_flops), sort=row.training_flops)
-            cells[Column(heading="training FLOPs", short="training")] = flops
-        lines.append(Line(cells=tuple(cells.values())))
-    notes = [FINE_TUNED] if tuned else []
-    notes += [_judge(judged)] if judged is not None else []
-    notes += [TRAINING_FLOPS] if differ else []
-    return Layout(columns=tuple(cells), lines=tuple(lines), notes=tuple(Note(text=text) for text in notes))
+            line[Column(heading="training FLOPs", short="training")] = flops
+    return Layout(
+        columns=tuple(cells[0]),
+        lines=tuple(Line(cells=tuple(line.values())) for line in cells),
+        notes=tuple(Note(text=text) for text in notes),
+    )
 
 
 def _linear(row: RowNumbers, seeds: Sequence[int], axis: tuple[float, float]) -> dict[Column, Cell]:
@@ -154,12 +162,9 @@ def _series(series: Sequence[SeriesDefinition], rows: dict[str, RowNumbers], see
     for sweep in series:
         names = {value: name for name, value in sweep.rows}
         points = [rows[names[value]] if value in names else None for value in values]
+        accuracies = [_point(row, seeds) if row is not None else Cell() for row in points]
         gains = [Cell.percent(row.gain, signed=True) if row is not None else Cell() for row in points]
         paper = [Cell.number(row.paper.probe) if row is not None else Cell() for row in points]
-        accuracies = []
-        for row, gain, in_paper in zip(points, gains, paper, strict=True):
-            below = (f"gain {gain.text}", *([f"paper {in_paper.text}"] if in_paper.text else []))
-            accuracies.append(_accuracy(row, seeds, below=below) if row is not None else Cell())
         lines += [
             Line(cells=(Cell(value=sweep.label, sort=sweep.label), *accuracies)),
             Line(cells=(Cell(value="- gain over random"), *gains), on_page=False),
@@ -167,6 +172,12 @@ def _series(series: Sequence[SeriesDefinition], rows: dict[str, RowNumbers], see
         ]
     columns = [Column(heading="", is_number=False), *(Column(heading=str(value)) for value in values)]
     return Layout(columns=tuple(columns), lines=tuple(lines))
+
+
+def _point(row: RowNumbers, seeds: Sequence[int]) -> Cell:
+    """A row of a sweep."""
+    paper = [f"paper {row.paper.probe:.1f}"] if row.paper.probe is not None else []
+    return _accuracy(row, seeds, below=(f"gain {interval(row.gain, signed=True)}", *paper))
 
 
 def _reconstructions(fits: list[TokenizerRecord], columns: Sequence[Column]) -> list[Note | Layout]:
@@ -243,19 +254,20 @@ def write_cost(results: list[Path], *, out: Path) -> Layout:
     for path in results:
         about = read_json(path)
         origin = about["provenance"]
-        job = {
-            "stage": RECORDS[path.name],
-            "row": about.get("row", path.parent.name),
-            "seed": about.get("seed", ""),
-            "started": origin["started"],
-            "seconds": seconds_of(origin),
-            "imports": origin["import_seconds"],
-            "peak MB": origin["peak_memory_mb"],
-            "device": origin["device"],
-            "processes": origin.get("processes", 1),
-            "commit": origin["commit"],
-        }
-        jobs.append(job)
+        jobs.append(
+            {
+                "stage": RECORDS[path.name],
+                "row": about.get("row", path.parent.name),
+                "seed": about.get("seed", ""),
+                "started": origin["started"],
+                "seconds": seconds_of(origin),
+                "imports": origin["import_seconds"],
+                "peak MB": origin["peak_memory_mb"],
+                "device": origin["device"],
+                "processes": origin.get("processes", 1),
+                "commit": origin["commit"],
+            }
+        )
     frame = pd.DataFrame(jobs)
     total = frame.groupby("stage", sort=False)[["seconds", "imports"]].sum()
     total["jobs"] = frame.groupby("stage").size()

@@ -68,9 +68,12 @@ class History(NamedTuple):
 
 
 def track(results: Path, name: str, *, follow: bool = False) -> None:
-    """Copies to the tracker `name` all steps of the histories in a results folder that it does not have yet.
+    """Copies to a tracker all steps of the histories in a results folder that it does not have yet.
 
-    With `follow`, it goes on until it is interrupted, and also copies what trainings measure meanwhile.
+    Args:
+        results: a folder of one scale, such as `results/laptop`.
+        name: of the tracker's package.
+        follow: goes on until it is interrupted, and also copies what trainings measure meanwhile.
 
     Raises:
         ValueError: if the package is missing, the tracker fails, or there is no history.

@@ -19,19 +19,19 @@ PATCH_DIM = 3 * PATCH * PATCH  # D = 768
 NUM_TIMES = 1000  # time steps of the diffusion process (DiT)
 
 
-def matching(pattern: str, wanted: str) -> AfterValidator:
-    """Accepts texts that match a pattern, which a message calls `wanted`."""
+def matching(pattern: str, expected: str) -> AfterValidator:
+    """Accepts texts that match a pattern, which a message calls `expected`."""
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
-            raise PydanticCustomError("text", "should be {wanted}", {"wanted": wanted})
+            raise PydanticCustomError("text", "should be {expected}", {"expected": expected})
         return text
 
     return AfterValidator(check)
 
 
 Positive = Annotated[int, Field(ge=1)]
-Architecture = Literal["vgg", "resnet"]  # of the small classifiers: for the perceptual loss, and to judge samples
+Architecture = Literal["vgg", "resnet"]  # of the small classifiers
 SizeName = Literal["B", "half-L", "L"]  # of the encoders in the paper's Sec. 5; most rows have the middle one
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

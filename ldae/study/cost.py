@@ -237,7 +237,7 @@ class Costs:
         macs = 2 * encoder * (augmented + self.data.train + self.data.val)
         if study.is_denoiser(row.name):
             name = row.spec.tokenizer.name
-            centre_crops = 0 if study.is_convolutional(name) else self.data.train  # their latents are cached
+            centre_crops = 0 if study.tokenizers[name].is_trained else self.data.train  # their latents are cached
             macs += (augmented + self.data.val + centre_crops) * self._encoding(name)
         heads = 2 * 2 * len(stage.offsets) * len(probing.rates) * size.width * self.data.classes
         return Cost(2.0 * (macs + 2 * heads * probing.epochs * self.data.train))

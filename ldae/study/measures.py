@@ -50,5 +50,5 @@ MeasureName = Annotated[str, word(MEASURES)]
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
     """Measures without repetition, in the order of the registry."""
-    wanted = set(names)
-    return tuple(name for name in MEASURES if name in wanted)
+    chosen = set(names)
+    return tuple(name for name in MEASURES if name in chosen)

@@ -61,8 +61,8 @@ class Finetuning(Training):
 
     @field_validator("layer_decay")
     @classmethod
-    def _all_sizes(cls, given: dict[SizeName, float]) -> dict[SizeName, float]:
-        return LAYER_DECAY | given
+    def _all_sizes(cls, decays: dict[SizeName, float]) -> dict[SizeName, float]:
+        return LAYER_DECAY | decays
 
 
 class Probing(Config):

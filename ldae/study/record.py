@@ -66,22 +66,22 @@ def _without_paths(value: Any) -> Any:
 
 def differences(recorded: Lineage, expected: Lineage) -> list[str]:
     """What differs between the lineage of a result and the one that it should have, a line each, first stage first."""
-    found = []
+    lines = []
     for stage in {**expected, **recorded}:
         if stage not in recorded or stage not in expected:
-            found.append(f"{stage}: {'is new' if stage not in recorded else 'is gone'}")
+            lines.append(f"{stage}: {'is new' if stage not in recorded else 'is gone'}")
             continue
         before, after = recorded[stage], expected[stage]
         if before["revision"] != after["revision"]:
             change = f"revision {before['revision']} -> {after['revision']}"
-            found.append(f"{stage}: {'its code changed' if isinstance(after['revision'], str) else change}")
+            lines.append(f"{stage}: {'its code changed' if isinstance(after['revision'], str) else change}")
         old, new = (dict(leaves(_without_paths(step["spec"]))) for step in (before, after))
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         settings = [key for key in changed if key.rpartition(".")[2] not in SHOWN_RESULTS]
         if len(settings) < len(changed):
-            found.append(f"{stage}: shows other results than the study asks for now")
-        found += [f"{stage}: {key} {_text(old, key)} -> {_text(new, key)}" for key in settings]
-    return found
+            lines.append(f"{stage}: shows other results than the study asks for now")
+        lines += [f"{stage}: {key} {_text(old, key)} -> {_text(new, key)}" for key in settings]
+    return lines
 
 
 def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,10 +131,9 @@ def common_lineage(folders: dict[str, Path]) -> Lineage:
     return merged
 
 
-def inputs_of(**folders: Path | None) -> dict[str, str]:
-    """Digests of the results that a job reads, by the names of its options; an option that is not used has None."""
-    given = {option: folder for option, folder in folders.items() if folder is not None}
-    return {option: content(read_json(folder / FOLDERS[option].record)) for option, folder in given.items()}
+def inputs_of(**folders: Path) -> dict[str, str]:
+    """Digests of the results that a job reads, by the names of its options."""
+    return {option: content(read_json(folder / FOLDERS[option].record)) for option, folder in folders.items()}
 
 
 class Options(TypedDict, total=False):
@@ -232,8 +231,8 @@ def place_of(record: Path, results: Path) -> str:
 
 def record_at(place: str, results: Path) -> Path:
     """The record of the result at a place of the results folder."""
-    found = (results / place / name for name in RECORDS)
-    return next((path for path in found if path.is_file()), results / f"{place}.json")
+    paths = (results / place / name for name in RECORDS)
+    return next((path for path in paths if path.is_file()), results / f"{place}.json")
 
 
 def digest_read(about: dict[str, Any], *, stage: str) -> str:
@@ -258,5 +257,5 @@ class ViewRecord:
         """Writes `<out>.json` beside the view's files, once these are written, with the content that a page shows."""
         files = [out.with_suffix(f".{ending}") for ending in endings]
         about = {"lineage": self.lineage, "inputs": self.inputs, "sha256": checksums(*files)}
-        plain = {name: shown.model_dump(mode="json", exclude_defaults=True) for name, shown in content.items()}
+        plain = {name: part.model_dump(mode="json", exclude_defaults=True) for name, part in content.items()}
         write_json(out.with_suffix(".json"), about | plain)

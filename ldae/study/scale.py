@@ -188,18 +188,25 @@ class Resources(Config):
         `tasks`, and would start them on each GPU unless `tasks_per_gpu` is 0. A job of one node says so, because Slurm
         may take `--gpus` from several.
         """
-        asked: dict[str, int | str] = {"mem_mb": self.mem_mb, "runtime": self.minutes}
+        request: dict[str, int | str] = {"mem_mb": self.mem_mb, "runtime": self.minutes}
         if "processes" in stage.options:
-            asked |= {"gpu": self.processes, "nodes": self.nodes}
+            request |= {"gpu": self.processes, "nodes": self.nodes}
             if self.nodes > 1:
-                asked |= {"gres": f"gpu:{self.gpu}", "mpi": "srun", "tasks": self.nodes, "tasks_per_gpu": 0}
+                request |= {"gres": f"gpu:{self.gpu}", "mpi": "srun", "tasks": self.nodes, "tasks_per_gpu": 0}
         elif stage.on_gpu:
-            asked["gpu"] = min(1, self.gpu)
+            request["gpu"] = min(1, self.gpu)
         training = {"micro_batch": self.micro_batch or 0, "recompute": int(self.recompute)}
-        asked |= {option: value for option, value in training.items() if option in stage.options}
+        request |= {option: value for option, value in training.items() if option in stage.options}
         if "resume" in stage.options:
-            asked["checkpoint_seconds"] = str(self.checkpoint_seconds)  # Snakemake knows whole numbers and texts
-        return asked
+            request["checkpoint_seconds"] = str(self.checkpoint_seconds)  # Snakemake knows whole numbers and texts
+        return request
+
+
+# The setting that asks for each small classifier by the word `builtin`: the perceptual loss, and the judge of samples.
+BUILTIN: dict[Architecture, tuple[str, str]] = {
+    "vgg": ("convolutional", "perceptual"),
+    "resnet": ("judging", "features"),
+}
 
 
 class Scale(Config):
@@ -259,8 +266,7 @@ class Scale(Config):
         for size in get_args(SizeName):
             if size not in self.sizes:
                 raise ValueError(f"sizes.{size}: is missing")
-        for name, wanted in (("vgg", self.convolutional.perceptual), ("resnet", self.judging.features)):
-            if wanted == "builtin" and name not in self.classifiers:
-                key = "convolutional.perceptual" if name == "vgg" else "judging.features"
-                raise ValueError(f"classifiers.{name}: is missing, and {key} is 'builtin'; give its recipe")
+        for name, (section, field) in BUILTIN.items():
+            if getattr(getattr(self, section), field) == "builtin" and name not in self.classifiers:
+                raise ValueError(f"classifiers.{name}: is missing, and {section}.{field} is 'builtin'; give its recipe")
         return self

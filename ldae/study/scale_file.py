@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,28 @@ OF_A_ROW = {  # keys of the scale's recipes, and the key by which a row changes 
 }
 
 
-def read_scale(folder: Path, name: str) -> tuple[str, Scale]:
+def read_scale(folder: Path, name: str) -> Scale:
     """A scale by name: its file in `folder`, key by key on top of the scales that it is `from`.
 
     Raises a `StudyError` for a file that is missing, broken, or says what no scale can say.
     """
-    if not (folder / f"{name}.yaml").is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        raise StudyError(
-            f"scale: {name!r} has no file {folder.name}/{name}.yaml{nearest(name, known)}; known: {listed(known)}"
-        )
+    names: list[str] = []
+    files: list[dict[str, Any]] = []
+    base: Any = name
+    while base is not None:
+        if base in names or not (folder / f"{base}.yaml").is_file():
+            known = sorted({path.stem for path in folder.glob("*.yaml")} - set(names))
+            hint = f"{nearest(str(base), known)}; known: {listed(known)}"
+            if not names:
+                raise StudyError(f"scale: {name!r} has no file {folder.name}/{name}.yaml{hint}")
+            file = f"{folder.name}/{names[-1]}.yaml"
+            raise StudyError(f"{file}: from: there is no other scale {base!r} in {folder.name}/{hint}")
+        names.append(base)
+        files.append(read_yaml(folder / f"{base}.yaml", f"{folder.name}/{base}.yaml"))
+        base = files[-1].pop("from", None)
     check_folder_name(Path(folder.name, f"{name}.yaml"))
-    files = _files(folder, name, ())
-    values = files[0][1]
-    for _, changes in files[1:]:
-        values = merged(values, changes)
-    return name, checked(Scale, values, files[-1][0], elsewhere=_not_of_a_scale)
+    values = reduce(merged, reversed(files))
+    return checked(Scale, values, f"{folder.name}/{name}.yaml", elsewhere=_not_of_a_scale)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -46,8 +53,8 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """
     if "source" in changes and changes["source"] != base.get("source"):
         return changes
-    given = [key for key in LENGTHS if changes.get(key) is not None]
-    result = {key: value for key, value in base.items() if not given or key not in LENGTHS}
+    lengths = [key for key in LENGTHS if changes.get(key) is not None]
+    result = {key: value for key, value in base.items() if not lengths or key not in LENGTHS}
     for key, value in changes.items():
         if value is None:
             result.pop(key, None)
@@ -56,22 +63,6 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-def _files(folder: Path, name: str, above: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
-    """The files behind a scale with what each says, that which the others are `from` first; `above` are `from` it."""
-    file = f"{folder.name}/{name}.yaml"
-    values = read_yaml(folder / f"{name}.yaml", file)
-    base = values.pop("from", None)
-    if base is None:
-        return [(file, values)]
-    if base in (*above, name) or not (folder / f"{base}.yaml").is_file():
-        known = sorted({path.stem for path in folder.glob("*.yaml")} - {name, *above})
-        raise StudyError(
-            f"{file}: from: there is no other scale {base!r} in {folder.name}/{nearest(str(base), known)}; "
-            f"known: {listed(known)}"
-        )
-    return [*_files(folder, base, (*above, name)), (file, values)]
 
 
 def _not_of_a_scale(keys: tuple[str, ...]) -> str | None:

@@ -245,10 +245,10 @@ class Spec(Config):
             )
         if self.method.weights is not None and self.method.traits.denoises:
             for part, fields in PUBLISHED_DIT.items():
-                for field, wanted in fields.items():
-                    if (found := getattr(getattr(self, part), field)) != wanted:
+                for field, expected in fields.items():
+                    if (actual := getattr(getattr(self, part), field)) != expected:
                         raise ValueError(
-                            f"method.weights: of a DiT, whose {part}.{field} is {wanted!r}; found {found!r}"
+                            f"method.weights: of a DiT, whose {part}.{field} is {expected!r}; found {actual!r}"
                         )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -52,6 +52,8 @@ class ClassifierStage(StageSpec):
 class TokenizerStage(StageSpec):
     """What fitting a tokenizer depends on."""
 
+    is_trained: ClassVar[bool] = False
+    needs_vgg: ClassVar[bool] = False
     kind: Annotated[str, word([name for name, kind in TOKENIZERS.items() if not kind.trained])] = "pca"
     patch: int = PATCH  # side of a token's patch on the (resized) image
     dim: int | None = None  # None for a fit of all dimensions
@@ -61,6 +63,7 @@ class TokenizerStage(StageSpec):
 class ConvolutionalStage(StageSpec):
     """What training a convolutional tokenizer depends on."""
 
+    is_trained: ClassVar[bool] = True
     dim: int
     perceptual: bool = False
     adversarial: bool = False

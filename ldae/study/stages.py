@@ -146,8 +146,8 @@ def _absent_of_pretraining(study: Study, key: Key) -> list[str]:
     return [*ema, *(["history.csv"] if study.is_published(key["row"]) else [])]
 
 
-def _tokenizers(study: Study, *, convolutional: bool) -> list[Key]:
-    return [{"tokenizer": name} for name in study.tokenizers if study.is_convolutional(name) == convolutional]
+def _tokenizers(study: Study, *, is_trained: bool) -> list[Key]:
+    return [{"tokenizer": name} for name, stage in study.tokenizers.items() if stage.is_trained == is_trained]
 
 
 def _judged(study: Study, row: str) -> str | None:
@@ -198,7 +198,7 @@ ENTRIES = (
         place="tokenizers/{tokenizer}",
         title="{tokenizer}",
         files=("tokenizer.safetensors",),
-        shared=lambda study: _tokenizers(study, convolutional=False),
+        shared=lambda study: _tokenizers(study, is_trained=False),
         inputs={"dataset": "dataset"},
         on_gpu=False,
         precision="float64",
@@ -215,10 +215,10 @@ ENTRIES = (
         title="{tokenizer}",
         record="tokenizer.json",
         files=("tokenizer.safetensors", "latents.npy", "latents_checksums.npy", "history.csv"),
-        shared=lambda study: _tokenizers(study, convolutional=True),
+        shared=lambda study: _tokenizers(study, is_trained=True),
         inputs={
             "dataset": "dataset",
-            "vgg": lambda study, key: "classifiers/vgg" if study.needs_vgg(key["tokenizer"]) else None,
+            "vgg": lambda study, key: "classifiers/vgg" if study.tokenizers[key["tokenizer"]].needs_vgg else None,
         },
         options=("resume", "processes", "recompute"),
         precision="TF32",

@@ -66,9 +66,9 @@ class Study:
             raise StudyError(f"{path}: no study here; run this in the project's folder")
         if other is not None:
             check_folder_name(path)
-        given = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
-        values = read_yaml(path, path.name) | given
-        file = checked(StudyFile, values, path.name, overrides=given, elsewhere=not_of_a_study)
+        options = {key: _from_text(key, value) for key, value in overrides.items() if key != "study"}
+        values = read_yaml(path, path.name) | options
+        file = checked(StudyFile, values, path.name, overrides=options, elsewhere=not_of_a_study)
         for view in (*file.tables, *file.figures):
             if view in RULES:
                 raise StudyError(f"{path.name}: {view!r} is the name of a rule; give that table or figure another")
@@ -77,8 +77,8 @@ class Study:
                 raise StudyError(
                     f"{path.name}: {view!r} names a table and a figure; rename one, because both are targets"
                 )
-        name, scale = read_scale(root / "scales", file.scale)
-        study = cls(file, name, scale, *resolve(file, scale, path.name), other)
+        scale = read_scale(root / "scales", file.scale)
+        study = cls(file, file.scale, scale, *resolve(file, scale, path.name), other)
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
             for view, definition in views.items():
                 check_names(study, definition, f"{path.name}: {kind}.{view}")
@@ -146,10 +146,6 @@ class Study:
         """Whether a row is a denoiser, and not a method that the paper compares with."""
         return self.variants[row].spec.method.traits.denoises
 
-    def is_convolutional(self, tokenizer: str) -> bool:
-        """Whether a tokenizer is trained rather than fitted."""
-        return isinstance(self.tokenizers[tokenizer], ConvolutionalStage)
-
     def is_published(self, row: str) -> bool:
         """Whether a row takes published weights instead of training."""
         return self.variants[row].spec.method.weights is not None
@@ -162,11 +158,6 @@ class Study:
             for row in self.rows(table.names):
                 names[self.probes[row]].update(table.columns)
         return {probe: ordered(measures) for probe, measures in names.items()}
-
-    def needs_vgg(self, tokenizer: str) -> bool:
-        """Whether a tokenizer is trained with the features of the study's own VGG-style network."""
-        stage = self.tokenizers[tokenizer]
-        return isinstance(stage, ConvolutionalStage) and stage.needs_vgg
 
     @cached_property
     def pictured(self) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ldae.readers.figures.style  # noqa: F401  before anything else imports Matplotlib
 from ldae.readers.figures.plots import curves, denoising, dimension, noise, samples, schedules
-from ldae.readers.figures.style import STYLE, Drawn, Inputs
+from ldae.readers.figures.style import Drawn, Inputs, own_style
 from ldae.readers.figures.trajectory import trajectory
 from ldae.runtime.files import atomic_write, write_text
 from ldae.study.definitions import FigureDefinition
@@ -25,11 +25,8 @@ FIGURES: dict[str, Callable[[FigureDefinition, Inputs], Drawn]] = {
 
 
 def write_figure(definition: FigureDefinition, inputs: Inputs, *, out: Path) -> None:
-    """Writes `<out>.png`, `<out>.svg` and `<out>.csv` of a figure of any kind, with nothing of the user's style."""
-    from matplotlib import rc_context, rcParamsDefault
-
-    own: dict[Any, Any] = {key: value for key, value in rcParamsDefault.items() if key != "backend"}
-    with rc_context(own | STYLE):
+    """Writes `<out>.png`, `<out>.svg` and `<out>.csv` of a figure of any kind."""
+    with own_style():
         figure, data = FIGURES[definition.kind](definition, inputs)
         _settle(figure)
         for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):

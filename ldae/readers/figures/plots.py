@@ -42,13 +42,13 @@ def dimension(definition: FigureDefinition, inputs: Inputs) -> Drawn:
         dims = [dim * 2 ** (0.09 * (place - (len(series) - 1) / 2)) for dim, _ in ordered]
         line = {"color": color, "marker": marker, "ms": 3.5, "lw": 1.2, "label": sweep.label}
         ours.errorbar(dims, *bars([row for _, row in ordered]), **line)
-        ours.plot(dims, [100 * row.linear.random.value for _, row in ordered], "--", color=color, lw=0.9, alpha=0.7)
+        ours.plot(dims, [100 * row.random.value for _, row in ordered], "--", color=color, lw=0.9, alpha=0.7)
         if known := [(dim, row.paper.probe) for dim, row in ordered if row.paper.probe is not None]:
             panels[1].plot(*zip(*known, strict=True), **line)
         for dim, row in ordered:
             value, low, high = row.accuracy
             record = {"series": sweep.label, "dim": dim, "accuracy": value, "low": low, "high": high}
-            records.append(record | {"random": row.linear.random.value, "paper": row.paper.probe})
+            records.append(record | {"random": row.random.value, "paper": row.paper.probe})
     ours.plot([], [], "--", color="0.4", lw=1, label="random weights")
     every = sorted({record["dim"] for record in records})
     for axes, title in zip(panels, ("Ours", PAPER), strict=False):

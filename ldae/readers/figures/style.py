@@ -7,8 +7,8 @@ Only the Agg and SVG backends draw, and each figure starts from Matplotlib's own
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import chdir
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
@@ -23,6 +23,7 @@ from ldae.readers.results import Results, RowResult
 # cannot read. So its import runs in the folder of its own defaults.
 BACKEND = os.environ.pop("MPLBACKEND", None)
 with chdir(str(distribution("matplotlib").locate_file("matplotlib/mpl-data"))):
+    import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 if BACKEND is not None:
@@ -78,6 +79,14 @@ class Inputs:
 
 
 Drawn = tuple[Figure, pd.DataFrame]
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draws with Matplotlib's defaults and this module's style alone."""
+    own: dict[Any, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with matplotlib.rc_context(own | STYLE):
+        yield
 
 
 def bars(rows: Sequence[RowResult]) -> tuple[list[float], list[list[float]]]:

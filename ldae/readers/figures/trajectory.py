@@ -51,7 +51,7 @@ def trajectory(definition: FigureDefinition, inputs: Inputs) -> Drawn:
             "accuracy": row.accuracy.value,
             "low": row.accuracy.low,
             "high": row.accuracy.high,
-            "random": row.linear.random.value,
+            "random": row.random.value,
             "paper": row.paper.probe,
             "distance": row.distance.infinite if row.distance is not None else None,
             "distance_error": row.distance.error if row.distance is not None else None,
@@ -71,7 +71,7 @@ def _accuracy(panels: Any, rows: list[RowResult], pixels: float) -> None:
     if len(rows[0].by_seed) > 1:
         seeds = [(100 * value, place + 0.28) for place, row in enumerate(rows) for value in row.by_seed]
         ours.plot(*zip(*seeds, strict=True), ".", color=OURS, ms=2.2, label="each seed")
-    random = [100 * row.linear.random.value for row in rows]
+    random = [100 * row.random.value for row in rows]
     ours.plot(random, places, "|", color=QUIET, ms=8, mew=1.4, label="random weights")
     ours.axvline(pixels, color=PIXELS, lw=1, ls=":", label="raw pixels")
     _frame(ours, "Ours", "linear probe (%)", {place: f"{value:.1f}" for place, value in enumerate(values)}, len(rows))

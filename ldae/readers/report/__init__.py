@@ -18,7 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldae.readers.claims import ClaimsRecord
 from ldae.readers.layout import Layout, RowNumbers, TableRecord, typographic
-from ldae.readers.report import sources, words
+from ldae.readers.report import origins, words
+from ldae.readers.report.data import Manifest, contact_sheet
 from ldae.readers.tables import explanation, outliers
 from ldae.runtime.files import read_json, write_text
 from ldae.study.definitions import FigureDefinition, PageDefinition
@@ -48,7 +49,13 @@ class Table(NamedTuple):
 
 
 def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Path) -> None:
-    """Writes the page of a study from the files in its results folder; `cost` is the record of the table of cost.
+    """Writes the page of a study from the files in its results folder.
+
+    Args:
+        definition: the study's rows, tables, figures and claims.
+        results: with `tables/`, `figures/` and, for the origins of numbers, `pretrain/`, `probe/`, `judge/` and so on.
+        cost: the record of the table of cost.
+        out: the page.
 
     Raises:
         ValueError: for a record that is damaged, or was made from another specification than the study's now.
@@ -60,8 +67,8 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
     claims = results / "tables/claims.json"
     judgement = ClaimsRecord.read(claims).judgement if definition.claims and claims.is_file() else None
     path = results / "dataset/manifest.json"
-    manifest = sources.Manifest.model_validate(read_json(path)) if path.is_file() else None
-    rows = [sources.read_row(row, results) for row in definition.rows]
+    manifest = Manifest.model_validate(read_json(path)) if path.is_file() else None
+    rows = [origins.read_row(row, results) for row in definition.rows]
     labels = {row.name: row.label for row in definition.rows}
     measured: dict[str, RowNumbers] = {}
     for row in (row for table in tables for row in table.layout.rows):
@@ -85,7 +92,7 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         lstrip_blocks=True,
     )
     environment.filters["signs"] = typographic
-    environment.filters["day"], environment.filters["seconds"] = sources.day, seconds_of
+    environment.filters["day"], environment.filters["seconds"] = origins.day, seconds_of
     environment.filters["plain"] = lambda value: value if isinstance(value, str) else json.dumps(value)
     page = environment.get_template("page.html").render(
         script=script,
@@ -94,9 +101,9 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         definition=definition,
         dataset=definition.settings["dataset"],
         manifest=manifest,
-        tiles=sources.contact_sheet(path.parent, manifest) if manifest is not None else [],
+        tiles=contact_sheet(path.parent, manifest) if manifest is not None else [],
         findings=words.findings(found, [measured[name] for name in steps if name in measured], judgement),
-        measured=found,
+        cautions=words.cautions(found, len(definition.seeds)),
         outliers=[text for row in found if (text := outliers(row, definition.seeds))],
         missing=[title for name, title in titles.items() if name not in shown],
         first=first,
@@ -107,7 +114,7 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         columns=explanation(ordered(measure for table in definition.tables for measure in table.columns)),
         rows=rows,
         known=labels,
-        shared=sources.read_results(definition.records, results),
+        shared=origins.read_results(definition.records, results),
         curves=_curves(definition, results),
         cost=TableRecord.read(cost).layout if cost.is_file() else None,
         settings=yaml.safe_dump(definition.settings, sort_keys=False, default_flow_style=None, width=100),
@@ -161,4 +168,4 @@ def _curves(definition: PageDefinition, results: Path) -> list[dict[str, Any]]:
     rows = {row.run: row for row in reversed(definition.rows)}
     runs = {run: results / f"pretrain/{run}/seed{definition.seeds[0]}" for run in rows}
     ordered_rows = [row for row in definition.rows if rows[row.run] is row]
-    return [sources.curve(row, runs[row.run]) for row in ordered_rows if (runs[row.run] / "history.csv").is_file()]
+    return [origins.curve(row, runs[row.run]) for row in ordered_rows if (runs[row.run] / "history.csv").is_file()]

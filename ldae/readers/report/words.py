@@ -21,7 +21,13 @@ class Finding(NamedTuple):
 
 
 def findings(rows: Sequence[RowNumbers], steps: Sequence[RowNumbers], judgement: Judgement | None) -> list[Finding]:
-    """The best of the rows and the verdicts on the claims; without claims, a trajectory's ends and its largest step."""
+    """The best row and the verdicts on the claims; without claims, the trajectory's ends and its largest step.
+
+    Args:
+        rows: all rows with results.
+        steps: the rows of the trajectory, in order.
+        judgement: of the paper's claims.
+    """
     found = [best(rows)] if rows else []
     if judgement is not None and judgement.claims:
         found += [_verdict(judgement, word) for word in (HOLDS, FAILS, UNDECIDED)]
@@ -53,6 +59,21 @@ def best(rows: Sequence[RowNumbers]) -> Finding:
     return Finding("Best", text)
 
 
+def cautions(rows: Sequence[RowNumbers], seeds: int) -> list[str]:
+    """What a reader should know before trusting any difference."""
+    said = []
+    if rows and not any(row.gain.low > 0 for row in rows):
+        said.append(
+            "No row's interval lies above its own accuracy with random weights, so no row is shown to have learnt "
+            "anything. Differences between rows then say nothing about the method."
+        )
+    if seeds == 1:
+        said.append(
+            "There is one seed, so the intervals leave out how much another would differ, and no claim can hold."
+        )
+    return said
+
+
 def _verdict(judgement: Judgement, word: str) -> Finding:
     """The claims with one verdict: their number, and the first decided ones."""
     claims = judgement.given(word)
@@ -64,10 +85,10 @@ def _verdict(judgement: Judgement, word: str) -> Finding:
     return Finding(word.capitalize(), f"{text}:", (*map(_item, claims[:LISTED]), *more))
 
 
-def _item(one: JudgedClaim) -> str:
-    unit = " points" if one.gain is not None else ""
-    paper = f", in the paper {one.paper}" if one.paper else ""
-    return f"{one.claim.text}: {one.accuracy.text}{unit}{paper}"
+def _item(claim: JudgedClaim) -> str:
+    unit = " points" if claim.gain is not None else ""
+    paper = f", in the paper {claim.paper}" if claim.paper else ""
+    return f"{claim.text}: {claim.accuracy.text}{unit}{paper}"
 
 
 def _change(before: RowNumbers, after: RowNumbers) -> str:
