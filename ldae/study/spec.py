@@ -20,27 +20,6 @@ from ldae.study.tokenizers import TOKENIZERS, TokenizerKind, kinds_with
 Multiple = Annotated[float, Field(gt=0)]
 
 
-class PublishedWeights(ExternalFile, Width):
-    """Published weights that a row takes instead of training: a DiT's, or those of an encoder that MAE has trained.
-
-    The sizes here determine the shapes that the file must have, except for `heads`, which no shape shows.
-    """
-
-    blocks: Positive
-    classes: Positive = 1000  # the number of a DiT's labels
-
-    def size(self, *, denoises: bool) -> Size:
-        """The network's size: the first half of a DiT's blocks are the encoder, its conditioning has the full width."""
-        encoder = max(1, self.blocks // 2) if denoises else self.blocks
-        return Size(
-            width=self.width,
-            heads=self.heads,
-            encoder_blocks=encoder,
-            decoder_blocks=max(1, self.blocks - encoder),
-            conditioning=1.0,
-        )
-
-
 class Tokenizer(Config):
     """How an image becomes tokens (paper, Sec. 4.2)."""
 
@@ -178,6 +157,27 @@ class Recipe(Config):
         if self.weight_decay is not None:
             changes["weight_decay"] = self.weight_decay
         return training.model_copy(update=changes)
+
+
+class PublishedWeights(ExternalFile, Width):
+    """Published weights that a row takes instead of training: a DiT's, or those of an encoder that MAE has trained.
+
+    The sizes here determine the shapes that the file must have, except for `heads`, which no shape shows.
+    """
+
+    blocks: Positive
+    classes: Positive = 1000  # the number of a DiT's labels
+
+    def size(self, *, denoises: bool) -> Size:
+        """The network's size: the first half of a DiT's blocks are the encoder, its conditioning has the full width."""
+        encoder = max(1, self.blocks // 2) if denoises else self.blocks
+        return Size(
+            width=self.width,
+            heads=self.heads,
+            encoder_blocks=encoder,
+            decoder_blocks=max(1, self.blocks - encoder),
+            conditioning=1.0,
+        )
 
 
 class Method(Config):
