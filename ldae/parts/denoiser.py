@@ -49,8 +49,8 @@ class Denoiser(nn.Module):
         self.weight = WEIGHTS[stage.objective.weight]
         self.error = ERRORS[stage.objective.error]
         self.tail = stage.objective.tail
-        self.image_input = stage.network.image_input
-        self.image_output = stage.network.image_output
+        self.image_input = stage.network.input == "image"
+        self.image_output = stage.network.output == "image"
         self.dim = stage.tokenizer.dim
         self.grid = image_size // PATCH
         self.network = Transformer(

@@ -64,8 +64,8 @@ def pretrain_macs(stage: DenoiserStage, image_size: int) -> int:
         tokens=(image_size // PATCH) ** 2,
         width=size.width,
         blocks=size.encoder_blocks + size.decoder_blocks,
-        in_dim=PATCH_DIM if stage.network.image_input else dim,
-        out_dim=PATCH_DIM if stage.network.image_output else dim,
+        in_dim=PATCH_DIM if stage.network.input == "image" else dim,
+        out_dim=PATCH_DIM if stage.network.output == "image" else dim,
         conditioning=round(size.width * size.conditioning),
     )
 

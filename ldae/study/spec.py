@@ -89,16 +89,6 @@ class Network(Config):
     input: Literal["latent", "image"] = "latent"
     output: Literal["latent", "image"] = "latent"
 
-    @property
-    def image_input(self) -> bool:
-        """Whether the network sees images."""
-        return self.input == "image"
-
-    @property
-    def image_output(self) -> bool:
-        """Whether the network returns images."""
-        return self.output == "image"
-
 
 PREDICTIONS = ("noise", "clean")  # `ldae.parts.objective` computes these three, under the same names
 WEIGHTS = ("uniform", "signal")
@@ -228,7 +218,7 @@ class Spec(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        images = self.network.image_input or self.network.image_output
+        images = "image" in (self.network.input, self.network.output)
         if images and not self.tokenizer.traits.on_images:
             raise ValueError(
                 f"tokenizer.kind: {self.tokenizer.kind!r} has no inverse on the image; "
@@ -236,9 +226,9 @@ class Spec(Config):
             )
         for key, needed in ON_IMAGES.items():
             chosen = getattr(self.objective, key)
-            if self.network.image_output and chosen != needed:
+            if self.network.output == "image" and chosen != needed:
                 raise ValueError(f"objective.{key}: found {chosen!r}; network.output 'image' needs {needed!r}")
-        if self.objective.tail and not self.network.image_output:
+        if self.objective.tail and self.network.output != "image":
             raise ValueError(
                 f"objective.tail: {self.objective.tail} weighs pixels outside the latent; it needs "
                 f"network.output 'image', found {self.network.output!r}"

@@ -86,7 +86,10 @@ class ConvolutionalStage(StageSpec):
         return self.perceptual and not self.is_published and self.convolutional.perceptual == "builtin"
 
 
-def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> TokenizerStage | ConvolutionalStage:
+AnyTokenizerStage = TokenizerStage | ConvolutionalStage
+
+
+def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> AnyTokenizerStage:
     """The fit that a row's tokenizer needs."""
     if tokenizer.traits.trained:
         losses = {"perceptual": tokenizer.perceptual, "adversarial": tokenizer.adversarial}

@@ -21,13 +21,7 @@ from ldae.study.rows import Point, Variant, resolve
 from ldae.study.scale import Scale
 from ldae.study.scale_file import not_of_a_study, read_scale
 from ldae.study.spec import Features, Spec
-from ldae.study.stage_specs import (
-    ConvolutionalStage,
-    PretrainingStage,
-    TokenizerStage,
-    pretraining_stage,
-    tokenizer_stage,
-)
+from ldae.study.stage_specs import AnyTokenizerStage, PretrainingStage, pretraining_stage, tokenizer_stage
 from ldae.study.stages import STAGES
 from ldae.study.tokenizers import kinds_with
 
@@ -133,7 +127,7 @@ class Study:
         return list(dict.fromkeys([*(self.runs[row] for row in main), *main, *self.variants]))
 
     @cached_property
-    def tokenizers(self) -> dict[str, TokenizerStage | ConvolutionalStage]:
+    def tokenizers(self) -> dict[str, AnyTokenizerStage]:
         """The tokenizers to fit, by name."""
         rows = [v.spec.tokenizer for v in self.variants.values() if v.spec.method.traits.denoises]
         return {tokenizer.name: tokenizer_stage(tokenizer, self.scale) for tokenizer in rows}
