@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from ldae.runtime.files import checksums, read_json, sha256, write_json
 from ldae.runtime.process import Rank, imports, process_seconds
 from ldae.study.base import Config
-from ldae.study.stages import FOLDERS, RECORDS
+from ldae.study.stages import FOLDERS, RECORDS, STAGES
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
 # keys of a view's definition that name results, or their expected lineages
@@ -226,7 +226,9 @@ def _code_digest(stage: str) -> str:
 def place_of(record: Path, results: Path) -> str:
     """Where a result lies in the results folder, by its record: a stage's folder, or a view's path without ending."""
     path = record.relative_to(results)
-    return str(path.parent if path.name in RECORDS else path.with_suffix(""))
+    named = (stage for stage in STAGES.values() if stage.record == path.name)  # a figure may have the name of a record
+    of_stage = any(stage.key_of(str(path.parent)) is not None for stage in named)
+    return str(path.parent if of_stage else path.with_suffix(""))
 
 
 def record_at(place: str, results: Path) -> Path:

@@ -4,14 +4,15 @@ import ast
 from pathlib import Path
 
 import pytest
-from rows import STUDY
+from rows import ROOT, STUDY
 
 from ldae.overview.state import State, needrun
 from ldae.overview.status import why
 from ldae.runtime.files import checksums, write_json
 from ldae.study.checking import StudyError
 from ldae.study.graph import Graph, Job
-from ldae.study.record import CODE, PACKAGE, content, differences, digest
+from ldae.study.record import CODE, PACKAGE, content, differences, digest, place_of
+from ldae.study.study import Study
 
 
 def finish(job: Job, **changed: dict[str, object]) -> None:
@@ -179,3 +180,12 @@ def test_a_view_follows_all_code_that_writes_it(stage: str) -> None:
     needed = {name for name in imported if name and (not name.startswith(SHARED) or name == "study/schedules")}
     covered = {str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__") for path in files}
     assert needed <= covered
+
+
+def test_every_result_is_that_of_the_job_that_writes_its_record() -> None:
+    """Also a figure whose name is that of a stage's record, e.g. `figures/samples.json`."""
+    graph = Graph(Study.load(ROOT, {"study": str(ROOT / "tests/every_rule.yaml")}))
+    assert "figures/samples" in graph.jobs
+    for job in graph.jobs.values():
+        assert graph.producer([*job.files, job.record]) is job
+        assert place_of(job.record, graph.results) == job.place
