@@ -26,6 +26,7 @@ from ldae.parts.loading import Finished, find_run, open_finished
 from ldae.parts.methods.encoder import Encoder
 from ldae.parts.tokenizers import Tokenizer
 from ldae.runtime.device import mixed_precision, pick_device
+from ldae.study.results import RunRecord
 from ldae.study.spec import Features
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -52,11 +53,11 @@ class Run:
     """
 
     def __init__(self, finished: Finished) -> None:
-        self.row: str = finished.run["row"]
-        self.seed: int = finished.run["seed"]
-        self.image_size: int = finished.manifest["size"]
-        self.classes: list[str] = finished.manifest["classes"]
-        self.record: dict[str, Any] = finished.run
+        self.row: str = finished.run.row
+        self.seed: int = finished.run.seed
+        self.image_size: int = finished.manifest.size
+        self.classes: list[str] = list(finished.manifest.classes)
+        self.record: RunRecord = finished.run
         self.folder: Path = finished.folder
         estimates = finished.probe(Features())
         self.accuracy: float | None = estimates["trained"].value if estimates else None

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from manifests import write_manifest
 
 from ldae.runtime.arrays import save_row_checksums
-from ldae.runtime.files import checksums, write_json
+from ldae.runtime.files import checksums
 from ldae.study.base import Size
 from ldae.study.methods import MAETraining, MoCoTraining
 from ldae.study.recipes import Training
@@ -50,8 +51,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_row_checksums(dataset / f"{split}.npy")
     lineage = {"dataset": {"revision": 1, "spec": {}}}
     sums = checksums(*(dataset / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
-    about = {"size": 32, "classes": ["a", "b", "c"], "lineage": lineage, "sha256": sums}
-    write_json(dataset / "manifest.json", about)
+    write_manifest(dataset, lineage=lineage, sha256=sums)
     stage = TokenizerStage(fitting=Fitting(patches=150))
     fit_tokenizer(stage, revision=1, dataset=dataset, out=folder / "pca")
     return folder

@@ -22,6 +22,7 @@ from ldae.runtime.files import read_json, write_json
 from ldae.runtime.randomness import Randomness
 from ldae.stages.probe import denoiser_encoders, probe
 from ldae.study.recipes import Probing
+from ldae.study.results import Manifest, RunRecord
 from ldae.study.stage_specs import ProbeStage
 
 RUNS = ("ldae", "mae", "moco_v3")
@@ -43,7 +44,10 @@ def test_pictures_of_12_bits_have_the_white_of_the_training_images(finished: Pat
     manifest = read_json(results / "dataset/manifest.json")
     picture = Image.fromarray(np.full((32, 32), 1000, dtype=np.uint16))
     for level in (4095, 65535):
-        write_json(results / "dataset/manifest.json", manifest | {"white": {"level": level}})
+        write_json(
+            results / "dataset/manifest.json",
+            manifest | {"white": {"level": level, "measured": True, "largest": level, "images": 1}},
+        )
         images = load(results / "pretrain/ldae/seed0").preprocess(picture)
         torch.testing.assert_close(images.mean().item(), 2 * 1000 / level - 1, rtol=0, atol=0.01)
 
@@ -72,7 +76,7 @@ def test_a_run_is_open_in_one_call(finished: Path) -> None:
     assert (run.row, run.seed, run.image_size, run.classes) == ("ldae", 0, 32, ["a", "b", "c"])
     assert isinstance(run.model, Denoiser)
     assert run.tokenizer is run.model.tokenizer
-    assert run.record == read_json(finished / "pretrain/ldae/seed0/run.json")
+    assert run.record == RunRecord.read(finished / "pretrain/ldae/seed0/run.json")
     assert not any(parameter.requires_grad for parameter in run.model.parameters())
     assert load(finished / "pretrain/mae/seed0").tokenizer is None
 
@@ -88,7 +92,7 @@ def test_features_are_the_means_of_tokens(name: str, finished: Path, pictures: T
 
 def test_features_are_those_that_are_probed(run: Run, finished: Path, pictures: Tensor) -> None:
     stage = ProbeStage(probing=Probing(mode="cached", rates=(1.0,)), time=40, offsets=(0, 1))
-    manifest = read_json(finished / "dataset/manifest.json")
+    manifest = Manifest.read(finished / "dataset/manifest.json")
     model = finished / "pretrain/ldae/seed0"
     encoders = denoiser_encoders(stage, model, finished / "tokenizers/pca", manifest, run.device)
     probed = dict(encoders.encode(encoders.prepare(run.preprocess(pictures), Randomness(run.device))))

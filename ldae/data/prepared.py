@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ldae.runtime.arrays import CheckedRows, open_array
-from ldae.runtime.files import read_json, verified
+from ldae.runtime.files import verified
 from ldae.runtime.randomness import Randomness
+from ldae.study.results import Manifest
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Split:
     @classmethod
     def open(cls, folder: Path, name: str) -> Split:
         """Opens the split `train` or `val` of a prepared folder without reading its images."""
-        manifest = read_json(folder / "manifest.json")
+        manifest = Manifest.read(folder / "manifest.json")
         paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
-        labels, groups = (open_array(verified(path, manifest)) for path in paths)
-        return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups, manifest["size"])
+        labels, groups = (open_array(verified(path, manifest.sha256)) for path in paths)
+        return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups, manifest.size)
 
     @property
     def as_stored(self) -> Split:

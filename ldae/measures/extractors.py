@@ -36,10 +36,10 @@ def open_extractor(judging: Judging, judge: Path | None, device: torch.device) -
         return Extractor(lambda images: extractor(images)[0], "FID")
     if judge is None:
         raise ValueError("judging.features 'builtin' needs --judge, the folder of the trained classifier")
-    network, about = open_classifier(judge)
+    network, record = open_classifier(judge)
     if not isinstance(network, SmallResNet):
         raise ValueError(
-            f"{judge}: is a {about['architecture']}, which the perceptual loss may have trained with; name the resnet"
+            f"{judge}: is a {record.architecture}, which the perceptual loss may have trained with; name the resnet"
         )
     network.to(device)
     return Extractor(lambda images: network.features(to_float(images)), "Fréchet distance (judge)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,13 @@ from ldae.runtime.weights import read_weights
 from ldae.study.base import ExternalFile
 from ldae.study.checking import listed, nearest
 from ldae.study.methods import METHODS
-from ldae.study.results import ProbeEstimate, ProbeRecord
+from ldae.study.results import (
+    ClassifierRecord,
+    Manifest,
+    ProbeEstimate,
+    ProbeRecord,
+    RunRecord,
+)
 from ldae.study.spec import Features
 from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
 
@@ -28,15 +34,15 @@ Converted = TypeVar("Converted")
 HAS_NO_RUN = "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0"
 
 
-def build(stage: DenoiserStage, *, seed: int, tokenizer: Path | None, manifest: dict[str, Any]) -> Denoiser:
+def build(stage: DenoiserStage, *, seed: int, tokenizer: Path | None, manifest: Manifest) -> Denoiser:
     """An untrained denoiser with the tokenizer of a folder, for a data set; the same seed gives the same weights."""
     if tokenizer is None:
         raise ValueError("a denoiser needs its tokenizer; name its folder with --tokenizer")
-    fitted = load_file(verified(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")))
-    classes = stage.weights.classes if isinstance(stage, AdoptStage) else len(manifest["classes"])
+    fitted = load_file(verified(tokenizer / "tokenizer.safetensors", read_json(tokenizer / "tokenizer.json")["sha256"]))
+    classes = stage.weights.classes if isinstance(stage, AdoptStage) else len(manifest.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, Stream.INITIAL))
-        return Denoiser(stage, fitted, image_size=manifest["size"], classes=classes)
+        return Denoiser(stage, fitted, image_size=manifest.size, classes=classes)
 
 
 def published_weights(file: ExternalFile, convert: Callable[[dict[str, Tensor]], Converted]) -> Converted:
@@ -58,7 +64,7 @@ class Trained(NamedTuple):
 
     stage: DenoiserStage
     seed: int
-    run: dict[str, Any]
+    run: RunRecord
     weights: dict[str, Tensor]
 
 
@@ -68,22 +74,20 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
     Raises:
         ValueError: for a method that is not a denoiser, and for files that are damaged.
     """
-    run = read_json(folder / "run.json")
-    if not METHODS[run["method"]].denoises:
-        raise ValueError(f"{folder}: holds {run['method']}, which is not a denoiser")
+    run = RunRecord.read(folder / "run.json")
+    if not METHODS[run.method].denoises:
+        raise ValueError(f"{folder}: holds {run.method}, which is not a denoiser")
     stage = stage_of(run)
-    return Trained(stage, run["seed"], run, load_file(verified(folder / f"{weights}.safetensors", run)))
+    return Trained(stage, run.seed, run, load_file(verified(folder / f"{weights}.safetensors", run.sha256)))
 
 
-def stage_of(run: dict[str, Any]) -> DenoiserStage:
+def stage_of(run: RunRecord) -> DenoiserStage:
     """The stage that trained or took the denoiser of a record."""
-    spec = run["lineage"]["pretrain"]["spec"]
+    spec = run.lineage["pretrain"]["spec"]
     return (AdoptStage if "weights" in spec else PretrainStage).model_validate(spec)
 
 
-def open_denoiser(
-    folder: Path, tokenizer: Path | None, manifest: dict[str, Any], *, weights: str = "model"
-) -> Denoiser:
+def open_denoiser(folder: Path, tokenizer: Path | None, manifest: Manifest, *, weights: str = "model") -> Denoiser:
     """A trained denoiser, ready to be used; the arguments are those of `build` and `open_run`."""
     trained = open_run(folder, weights)
     denoiser = build(trained.stage, seed=trained.seed, tokenizer=tokenizer, manifest=manifest)
@@ -101,13 +105,13 @@ def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Mo
         return build_method(stage.size, stage.training, image_size)
 
 
-def open_baseline(folder: Path, manifest: dict[str, Any], *, random: bool = False) -> nn.Module:
+def open_baseline(folder: Path, image_size: int, *, random: bool = False) -> nn.Module:
     """The encoder of a trained baseline, or the same with the random weights that it started from."""
-    run = read_json(folder / "run.json")
-    stage = BaselineStage.model_validate(run["lineage"]["pretrain"]["spec"])
-    encoder = build_baseline(stage, seed=run["seed"], image_size=manifest["size"]).get_submodule("encoder")
+    run = RunRecord.read(folder / "run.json")
+    stage = BaselineStage.model_validate(run.lineage["pretrain"]["spec"])
+    encoder = build_baseline(stage, seed=run.seed, image_size=image_size).get_submodule("encoder")
     if not random:
-        encoder.load_state_dict(load_file(verified(folder / "model.safetensors", run)))
+        encoder.load_state_dict(load_file(verified(folder / "model.safetensors", run.sha256)))
     return encoder.eval().requires_grad_(False)
 
 
@@ -115,23 +119,23 @@ class Finished(NamedTuple):
     """A finished run of a row or a baseline, with all that lies around it in the results of a scale."""
 
     folder: Path  # its own
-    run: dict[str, Any]  # its record
-    manifest: dict[str, Any]  # of the images that it was trained on
+    run: RunRecord  # its record
+    manifest: Manifest  # of the images that it was trained on
     network: nn.Module  # a `Denoiser`, or the `Encoder` of a baseline; frozen, on the CPU
 
     @property
     def denoiser(self) -> Denoiser:
         """The network of a row; a `ValueError` for a baseline's."""
         if not isinstance(self.network, Denoiser):
-            row, method = self.run["row"], self.run["method"]
+            row, method = self.run.row, self.run.method
             raise ValueError(f"{row}: is {method}, which does not denoise; name a denoiser's run")
         return self.network
 
     @property
     def white(self) -> float | None:
         """The value that is white in grey images of more than 8 bits; None where the data set had none."""
-        white = self.manifest.get("white")
-        return white["level"] if white else None
+        white = self.manifest.white
+        return white.level if white is not None else None
 
     def probe(self, features: Features) -> dict[str, ProbeEstimate] | None:
         """The linear probe's estimates of these features, with `trained` and with `random` weights; None if none ran.
@@ -140,18 +144,16 @@ class Finished(NamedTuple):
         meaning for an encoder that is not a denoiser.
         """
         run, results = self.run, self.folder.absolute().parent.parent.parent
-        for path in sorted(results.glob(f"probe/*/seed{run['seed']}/probe.json")):
+        for path in sorted(results.glob(f"probe/*/seed{run.seed}/probe.json")):
             about = read_json(path)
             try:
                 record = ProbeRecord.parse(about, path)
             except ValueError:
                 continue
-            if record.run != run["row"] or record.lineage["pretrain"] != run["lineage"]["pretrain"]:
+            if record.run != run.row or record.lineage["pretrain"] != run.lineage["pretrain"]:
                 continue
             stage = ProbeStage.model_validate(record.lineage["probe"]["spec"])
-            same = (stage.time == features.time and stage.noisy == features.noisy) or not METHODS[
-                run["method"]
-            ].denoises
+            same = (stage.time == features.time and stage.noisy == features.noisy) or not METHODS[run.method].denoises
             if same and features.offset in stage.offsets:
                 return {name: record.encoders[f"{name}/{features.offset}"]["linear"] for name in ("trained", "random")}
         return None
@@ -193,9 +195,9 @@ def open_finished(folder: Path) -> Finished:
     """
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder}: {HAS_NO_RUN}")
-    results, run = folder.absolute().parent.parent.parent, read_json(folder / "run.json")
+    results, run = folder.absolute().parent.parent.parent, RunRecord.read(folder / "run.json")
     needed = [results / "dataset/manifest.json"]
-    stage = stage_of(run) if METHODS[run["method"]].denoises else None
+    stage = stage_of(run) if METHODS[run.method].denoises else None
     if stage is not None:
         needed.append(results / "tokenizers" / stage.tokenizer.name / "tokenizer.json")
     for path in needed:
@@ -204,15 +206,15 @@ def open_finished(folder: Path) -> Finished:
                 f"{folder}: was copied without the results that it needs (no {path.relative_to(results)}); copy the "
                 "whole results folder of its scale, or take only the encoder along with `ldae export`"
             )
-    manifest = read_json(needed[0])
+    manifest = Manifest.read(needed[0])
     if stage is None:
-        return Finished(folder, run, manifest, open_baseline(folder, manifest))
+        return Finished(folder, run, manifest, open_baseline(folder, manifest.size))
     return Finished(folder, run, manifest, open_denoiser(folder, needed[1].parent, manifest))
 
 
-def open_classifier(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def open_classifier(folder: Path) -> tuple[nn.Module, ClassifierRecord]:
     """A trained classifier, frozen, and its record."""
-    about = read_json(folder / "classifier.json")
-    network = CLASSIFIERS[about["architecture"]](about["classes"], about["width"])
-    network.load_state_dict(load_file(verified(folder / "weights.safetensors", about)))
-    return network.eval().requires_grad_(False), about
+    record = ClassifierRecord.read(folder / "classifier.json")
+    network = CLASSIFIERS[record.architecture](record.classes, record.width)
+    network.load_state_dict(load_file(verified(folder / "weights.safetensors", record.sha256)))
+    return network.eval().requires_grad_(False), record

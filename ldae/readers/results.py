@@ -17,7 +17,7 @@ from ldae.runtime.files import read_json, verified
 from ldae.study.definitions import ViewDefinition
 from ldae.study.file import Paper
 from ldae.study.record import content, digest
-from ldae.study.results import DistanceRecord, FinetuneRecord, ProbeRecord
+from ldae.study.results import DistanceRecord, FinetuneRecord, Manifest, ProbeRecord
 
 R = TypeVar("R", ProbeRecord, FinetuneRecord, DistanceRecord)
 # (seeds, N): for an accuracy, 1 where a validation image was classified correctly, else 0; for any other number N is 1
@@ -140,9 +140,8 @@ def collect(
     Raises:
         ValueError: for a result that is missing, is of other images, or was made from another specification.
     """
-    manifest = read_json(dataset)
-    groups = open_array(verified(dataset.parent / "val_groups.npy", manifest))
-    images = content(manifest)
+    manifest, images = Manifest.read(dataset), content(read_json(dataset))
+    groups = open_array(verified(dataset.parent / "val_groups.npy", manifest.sha256))
     probed = _read(ProbeRecord, probes, images)
     tuned = _read(FinetuneRecord, finetunes, images)
     judged = _read(DistanceRecord, distances, images)
@@ -174,7 +173,7 @@ def collect(
         for name in raw.record.encoders["trained/0"]:
             values = raw.values("trained/0", name)
             raw_pixels[name] = estimate(values[None], _groups_of(values, groups))
-    return Results(rows, raw_pixels, groups, len(manifest["classes"]))
+    return Results(rows, raw_pixels, groups, len(manifest.classes))
 
 
 def estimate(values: Values, groups: NDArray[np.int64]) -> Estimate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ def checksums(*paths: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in paths}
 
 
-def verified(path: Path, record: dict[str, Any]) -> Path:
-    """The path of a file whose SHA-256 matches its record; a `ValueError` names it if it is damaged."""
-    if sha256(path) != record["sha256"].get(path.name):
+def verified(path: Path, sums: Mapping[str, str]) -> Path:
+    """The path of a file whose SHA-256 matches that of its name in a record; a `ValueError` names a damaged file."""
+    if sha256(path) != sums.get(path.name):
         raise ValueError(f"{path}: is damaged: its SHA-256 differs from its record; delete both and run again")
     return path
 
@@ -95,8 +95,8 @@ def verified(path: Path, record: dict[str, Any]) -> Path:
 def history_file(run: Path) -> Path:
     """The path of a training's `history.csv`; a `ValueError` names it if it differs from the training's record."""
     path, record = run / "history.csv", run / "run.json"
-    about = read_json(record) if record.is_file() else {}
-    return verified(path, about) if path.name in about.get("sha256", {}) else path
+    sums = read_json(record).get("sha256", {}) if record.is_file() else {}
+    return verified(path, sums) if path.name in sums else path
 
 
 def sha256(path: Path) -> str:

@@ -16,10 +16,10 @@ from ldae.parts.denoising import Denoised, denoise_images, nearest_level
 from ldae.parts.loading import Finished, open_denoiser, open_finished
 from ldae.runtime.arrays import save_arrays
 from ldae.runtime.device import device_name, pick_device
-from ldae.runtime.files import atomic_write, checksums, read_json
+from ldae.runtime.files import atomic_write, checksums
 from ldae.runtime.progress import log
 from ldae.study.record import Options, origin_of, provenance
-from ldae.study.results import PicturesRecord
+from ldae.study.results import Manifest, PicturesRecord
 from ldae.study.stage_specs import DenoiseStage
 
 PANEL = 256  # the side of an enlarged panel, about, in pixels
@@ -29,7 +29,7 @@ GAP, LINE, FONT = 8, 28, 15  # pixels between panels, of a line of words, and of
 def denoise(stage: DenoiseStage, **options: Unpack[Options]) -> None:
     """Writes `pictures.npz` (clean, noisy, denoised validation images, uint8) and `pictures.json` into `out`."""
     device, dataset, out = pick_device(), options["dataset"], options["out"]
-    origin, manifest = origin_of("denoise", stage, options), read_json(dataset / "manifest.json")
+    origin, manifest = origin_of("denoise", stage, options), Manifest.read(dataset / "manifest.json")
     denoiser = open_denoiser(options["model"], options["tokenizer"], manifest).to(device)
     val = Split.open(dataset, "val")
     spread = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # over all classes
@@ -56,10 +56,10 @@ def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: i
             that would replace one of the pictures.
     """
     finished, device = open_finished(model), pick_device()
-    denoiser, size = finished.denoiser.to(device), finished.manifest["size"]
+    denoiser, size = finished.denoiser.to(device), finished.manifest.size
     level = nearest_level(denoiser, sigma)[1]
     paths = _outputs(pictures, out)
-    about = f"{finished.run['row']}, seed {finished.run['seed']}, {_training(finished)} of {size} x {size} pixels"
+    about = f"{finished.run.row}, seed {finished.run.seed}, {_training(finished)} of {size} x {size} pixels"
     log(about)
     if abs(level - sigma) > 0.05 * sigma:
         log(f"sigma {sigma:g}: this row's noise schedule has no such level; {level:.3g} is the nearest")

@@ -41,23 +41,23 @@ def export(model: Path, *, out: Path, features: Features, about: dict[str, str])
     if (out / "README.md").exists() and not (out / "model.safetensors").exists():
         raise ValueError(f"{out}: holds a README.md of something else; name another folder with --out")
     finished = open_finished(model)
-    run, size = finished.run, finished.manifest["size"]
+    run, size = finished.run, finished.manifest.size
     if features.noisy:
-        raise ValueError(f"{run['row']}: is probed with noise on its input, which no plain encoder adds by itself")
+        raise ValueError(f"{run.row}: is probed with noise on its input, which no plain encoder adds by itself")
     try:
         folded = fold(finished.network, time=features.time, offset=features.offset)
     except ValueError as error:
-        raise ValueError(f"{model}: {run['row']} cannot be exported: {error}") from None
+        raise ValueError(f"{model}: {run.row} cannot be exported: {error}") from None
     about = about | {"linear probe, validation": accuracy(finished, features)}
     card = model_card(folded, finished, features, about, out)
     with atomic_write(out / "model.safetensors") as partial:
         save_file(folded.state, partial, metadata={"format": "pt"})
     write_text(out / "README.md", card)
-    write_text(out / "config.json", json.dumps(timm_config(folded, size, run), indent=1) + "\n")
+    write_text(out / "config.json", json.dumps(timm_config(folded, size, run.row), indent=1) + "\n")
     log(f'{out}: timm.create_model("local-dir:{out}", pretrained=True)')
 
 
-def timm_config(folded: Folded, size: int, run: dict[str, Any]) -> dict[str, Any]:
+def timm_config(folded: Folded, size: int, row: str) -> dict[str, Any]:
     """The model's configuration for timm: its size, and how images of `size` pixels are prepared for it."""
     return {
         "architecture": ARCHITECTURE,
@@ -77,7 +77,7 @@ def timm_config(folded: Folded, size: int, run: dict[str, Any]) -> dict[str, Any
             "act_layer": folded.activation,
         },
         "pretrained_cfg": {
-            "tag": run["row"],
+            "tag": row,
             "input_size": [3, size, size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
@@ -106,22 +106,22 @@ def accuracy(finished: Finished, features: Features) -> str:
 
 def model_card(folded: Folded, finished: Finished, features: Features, about: dict[str, str], out: Path) -> str:
     """The README of the exported folder: what it contains and how to load it."""
-    run, size, classes = finished.run, finished.manifest["size"], finished.manifest["classes"]
-    specs = {stage: step["spec"] for stage, step in run["lineage"].items()}
+    run, size, classes = finished.run, finished.manifest.size, finished.manifest.classes
+    specs = {stage: step["spec"] for stage, step in run.lineage.items()}
     depth, data = f"{folded.depth} {'block' if folded.depth == 1 else 'blocks'}", specs["dataset"].get("dataset", {})
     lines = {
-        "row": f"`{run['row']}`, seed {run['seed']}",
-        "method": METHODS[run["method"]].title,
+        "row": f"`{run.row}`, seed {run.seed}",
+        "method": METHODS[run.method].title,
         "network": f"{depth}, width {folded.width}, {folded.heads} heads, patch {PATCH}, "
         f"{sum(tensor.numel() for tensor in folded.state.values()):,} parameters, positions included",
         "training images": f"{data.get('source', 'images')}, {size} x {size} pixels, {len(classes)} classes",
         **about,
-        "code": run["provenance"]["commit"] or "unknown commit",
+        "code": run.provenance["commit"] or "unknown commit",
         "licence": "Apache-2.0, like the code; the training images keep their own",
     }
     return Template((Path(__file__).parent / "model_card.md").read_text()).substitute(
-        row=run["row"],
-        folding=FOLDING.format(time=features.time) if METHODS[run["method"]].denoises else "",
+        row=run.row,
+        folding=FOLDING.format(time=features.time) if METHODS[run.method].denoises else "",
         out=out,
         size=size,
         grid=folded.grid,

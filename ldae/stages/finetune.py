@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack, cast
+from typing import Unpack, cast
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ from ldae.parts.folding import Folded, fold
 from ldae.parts.loading import open_baseline, open_denoiser
 from ldae.runtime.arrays import save_arrays
 from ldae.runtime.device import mixed_precision, pick_device
-from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.cost import classifier_vit_macs
 from ldae.study.methods import METHODS
 from ldae.study.recipes import Finetuning
 from ldae.study.record import Options, origin_of
+from ldae.study.results import Manifest, RunRecord
 from ldae.study.stage_specs import FinetuneStage
 from ldae.training.loop import trained
 from ldae.training.step import LossTask
@@ -138,17 +138,17 @@ def finetuning_task(network: nn.Module, stage: FinetuneStage, *, classes: int, m
     )
 
 
-def open_folded(stage: FinetuneStage, options: Options, manifest: dict[str, Any]) -> Folded:
+def open_folded(stage: FinetuneStage, options: Options, manifest: Manifest) -> Folded:
     """The encoder of a finished run as a plain Vision Transformer.
 
     Raises:
         ValueError: for a denoiser without its tokenizer, or an encoder that no plain Vision Transformer equals.
     """
     model = options["model"]
-    if METHODS[read_json(model / "run.json")["method"]].denoises:
+    if METHODS[RunRecord.read(model / "run.json").method].denoises:
         network: nn.Module = open_denoiser(model, options.get("tokenizer"), manifest)
     else:
-        network = open_baseline(model, manifest)
+        network = open_baseline(model, manifest.size)
     try:
         return fold(network, time=stage.time, offset=stage.offset)
     except ValueError as error:
@@ -165,9 +165,9 @@ def finetune(stage: FinetuneStage, **options: Unpack[Options]) -> None:
         ValueError: for a loss that is not finite, and for a row that no plain Vision Transformer can stand for.
     """
     device, dataset, out = pick_device(), options["dataset"], options["out"]
-    manifest, run = read_json(dataset / "manifest.json"), read_json(options["model"] / "run.json")
+    manifest, run = Manifest.read(dataset / "manifest.json"), RunRecord.read(options["model"] / "run.json")
     origin, recipe = origin_of("finetune", stage, options), stage.finetuning
-    seed, classes = run["seed"], len(manifest["classes"])
+    seed, classes = run.seed, len(manifest.classes)
     images, val = Split.open(dataset, "train").as_stored, Split.open(dataset, "val")
     folded, steps = open_folded(stage, options, manifest), recipe.total_steps(len(images))
 
@@ -191,7 +191,7 @@ def finetune(stage: FinetuneStage, **options: Unpack[Options]) -> None:
         save_arrays(out / "correct.npz", finetuned=right)
         about = {
             "row": row,
-            "run": run["row"],
+            "run": run.row,
             "seed": seed,
             "top1": interval.value,
             "top1_low": interval.low,

@@ -16,11 +16,11 @@ from ldae.measures.frechet import Reference, extrapolate
 from ldae.parts.moments import Moments
 from ldae.runtime.arrays import open_array, read_arrays, release_pages, save_arrays
 from ldae.runtime.device import device_name, pick_device
-from ldae.runtime.files import check_sha256, checksums, read_json, verified
+from ldae.runtime.files import check_sha256, checksums, verified
 from ldae.runtime.progress import progress
 from ldae.study.base import ExternalFile
 from ldae.study.record import Options, origin_of, provenance
-from ldae.study.results import DistanceRecord, ReferenceRecord
+from ldae.study.results import ClassifierRecord, DistanceRecord, ReferenceRecord, SamplesRecord
 from ldae.study.stage_specs import JudgeStage
 
 BATCH = 250  # images
@@ -91,12 +91,12 @@ def judge(stage: JudgeStage, **options: Unpack[Options]) -> None:
     samples, reference, judge = options["samples"], options["reference"], options.get("judge")
     device, origin = pick_device(), origin_of("judge", stage, options)
     extractor = open_extractor(stage.judging, judge, device)
-    about = read_json(samples / "samples.json")
-    images = open_array(verified(samples / "samples.npy", about), mapped=True)
+    record = SamplesRecord.read(samples / "samples.json")
+    images = open_array(verified(samples / "samples.npy", record.sha256), mapped=True)
     arrays = read_arrays(reference / "reference.npz", ("mean", "covariance"))
     mean, covariance = (torch.from_numpy(arrays[name]).to(device) for name in ("mean", "covariance"))
     folds = [Moments() for _ in range(FOLDS)]
-    for start, features in features_of(images, extractor, device, title=f"judging {about['row']}"):
+    for start, features in features_of(images, extractor, device, title=f"judging {record.row}"):
         numbers = torch.arange(start, start + len(features), device=device)
         for number, fold in enumerate(folds):  # every tenth sample, so that all folds have the same size and classes
             fold.update(features[numbers % FOLDS == number])
@@ -105,14 +105,14 @@ def judge(stage: JudgeStage, **options: Unpack[Options]) -> None:
         raise ValueError(f"{reference}: has {dimensions} dimensions, the samples' features {expected}")
     distance = extrapolate(folds, Reference(mean, covariance))
     DistanceRecord(
-        row=about["row"],
-        seed=about["seed"],
+        row=record.row,
+        seed=record.seed,
         distance=extractor.distance,
         num=len(images),
         value=round(distance.value, 6),
         infinite=round(distance.infinite, 6),
         error=round(distance.error, 6),
-        judge_accuracy=read_json(judge / "classifier.json")["accuracy"] if judge is not None else None,
+        judge_accuracy=ClassifierRecord.read(judge / "classifier.json").accuracy if judge is not None else None,
         **origin,
         provenance=provenance(device_name(device)),
     ).write(options["out"] / "distance.json")

@@ -20,13 +20,13 @@ from ldae.parts.loading import build, build_baseline, published_weights
 from ldae.parts.published import denoiser_weights, encoder_weights
 from ldae.parts.tokenizers.conv import LATENT_PATCH
 from ldae.runtime.device import compile_blocks, pick_device, recompute_activations
-from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
 from ldae.study.cost import baseline_macs, pretrain_macs
 from ldae.study.methods import BASELINES
 from ldae.study.record import Options, origin_of, write_record
+from ldae.study.results import Manifest
 from ldae.study.spec import PublishedWeights
 from ldae.study.stage_specs import AdoptStage, BaselineStage, PretrainStage
 from ldae.training.loop import Source, by_part, trained
@@ -115,7 +115,7 @@ def pretrain(stage: PretrainStage | AdoptStage | BaselineStage, **options: Unpac
 def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
     """Trains a row's network; the arguments are those of `pretrain`."""
     dataset, tokenizer, seed, device = options["dataset"], options.get("tokenizer"), options["seed"], pick_device()
-    manifest, images = read_json(dataset / "manifest.json"), Split.open(dataset, "train")
+    manifest, images = Manifest.read(dataset / "manifest.json"), Split.open(dataset, "train")
     origin, training = origin_of("pretrain", stage, options), stage.training
     source: Source = images.as_stored  # random crops are cut from the larger stored images
     if isinstance(stage, PretrainStage):
@@ -156,7 +156,7 @@ def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
 
 def take_published(stage: AdoptStage | BaselineStage, options: Options) -> None:
     """Writes a row's published weights; the averaged ones of a DiT are the same."""
-    grid = read_json(options["dataset"] / "manifest.json")["size"] // PATCH
+    grid = Manifest.read(options["dataset"] / "manifest.json").size // PATCH
     origin, file = origin_of("pretrain", stage, options), cast(PublishedWeights, stage.weights)
     if isinstance(stage, AdoptStage):
         convert = partial(denoiser_weights, about=file, dim=stage.tokenizer.dim, patch=LATENT_PATCH, grid=grid)

@@ -21,19 +21,19 @@ from ldae.parts.tokenizers.patches import patchify
 from ldae.runtime import ranks
 from ldae.runtime.arrays import save_arrays
 from ldae.runtime.device import compile_blocks, device_name, mixed_precision, pick_device
-from ldae.runtime.files import checksums, read_json
+from ldae.runtime.files import checksums
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.study.base import PATCH
 from ldae.study.methods import METHODS
 from ldae.study.recipes import Probing
 from ldae.study.record import Options, origin_of, provenance
-from ldae.study.results import ProbeEstimate, ProbeRecord
+from ldae.study.results import Manifest, ProbeEstimate, ProbeRecord, RunRecord
 from ldae.study.stage_specs import PixelsStage, ProbeStage
 
 
 def open_data(dataset: Path, probing: Probing) -> Data:
     """The splits and the held-out groups; these are the same for every row and seed."""
-    classes = len(read_json(dataset / "manifest.json")["classes"])
+    classes = len(Manifest.read(dataset / "manifest.json").classes)
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
     held_out = hold_out(train.groups, probing.held_out, stream(Stream.HELD_OUT))
     return Data(train, val, classes, held_out, pick_device())
@@ -49,20 +49,20 @@ def probe(stage: ProbeStage, **options: Unpack[Options]) -> None:
         ValueError: for a denoiser without its tokenizer.
     """
     dataset, model, tokenizer = options["dataset"], options["model"], options.get("tokenizer")
-    run, manifest = read_json(model / "run.json"), read_json(dataset / "manifest.json")
+    run, manifest = RunRecord.read(model / "run.json"), Manifest.read(dataset / "manifest.json")
     origin, data = origin_of("probe", stage, options), open_data(dataset, stage.probing)
-    if METHODS[run["method"]].denoises:
+    if METHODS[run.method].denoises:
         encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
         if tokenizer is not None and (tokenizer / "latents.npy").exists():
             data = data._replace(latents=Latents.open(tokenizer, data.train.labels))
     else:
         encoders = baseline_encoders(stage, model, manifest, data.device)
-    about = {key: run[key] for key in ("seed", "training_flops")} | {"row": options["row"], "run": run["row"]}
+    about = {"row": options["row"], "run": run.row, "seed": run.seed, "training_flops": run.training_flops}
     _evaluate(stage, encoders, data, about | origin, options["out"])
 
 
 def denoiser_encoders(
-    stage: ProbeStage, model: Path, tokenizer: Path | None, manifest: dict[str, Any], device: torch.device
+    stage: ProbeStage, model: Path, tokenizer: Path | None, manifest: Manifest, device: torch.device
 ) -> Encoders:
     """A trained denoiser, and the same with random weights and gates of one."""
     trained = open_run(model)
@@ -90,7 +90,7 @@ def denoiser_encoders(
     return Encoders(prepare, encode)
 
 
-def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], device: torch.device) -> Encoders:
+def baseline_encoders(stage: ProbeStage, model: Path, manifest: Manifest, device: torch.device) -> Encoders:
     """A trained baseline's encoder, and the same with random weights; only its last block is probed.
 
     Raises:
@@ -98,7 +98,7 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: dict[str, Any], 
     """
     if stage.offsets != (0,) or stage.noisy:
         raise ValueError(f"{model}: of a method without noise only the encoder's last block is probed")
-    encoders = {name: open_baseline(model, manifest, random=name == "random") for name in ("trained", "random")}
+    encoders = {name: open_baseline(model, manifest.size, random=name == "random") for name in ("trained", "random")}
     for encoder in encoders.values():
         encoder.to(device)
         compile_blocks(encoder.get_submodule("blocks").children(), device)

@@ -17,10 +17,11 @@ from ldae.parts.noise import Level
 from ldae.runtime import ranks
 from ldae.runtime.arrays import new_array, release_pages
 from ldae.runtime.device import compile_blocks, device_name, pick_device
-from ldae.runtime.files import atomic_write, read_json
+from ldae.runtime.files import atomic_write
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Stream, stream
 from ldae.study.record import Options, origin_of, write_record
+from ldae.study.results import Manifest
 from ldae.study.scale import Sampling
 from ldae.study.stage_specs import SampleStage
 
@@ -51,12 +52,12 @@ def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
         ValueError: for a row whose schedule defines no diffusion process.
     """
     sampling, device, row, out = stage.sampling, pick_device(), options["row"], options["out"]
-    origin, manifest = origin_of("sample", stage, options), read_json(options["dataset"] / "manifest.json")
+    origin, manifest = origin_of("sample", stage, options), Manifest.read(options["dataset"] / "manifest.json")
     run = open_run(options["model"], "ema")
     process = Process.of(run.stage.noise, sampling.steps)
     denoiser = open_denoiser(options["model"], options["tokenizer"], manifest, weights="ema").to(device)
     compile_blocks(denoiser.network.layers, device)
-    classes = len(manifest["classes"])
+    classes = len(manifest.classes)
     if denoiser.network.classes not in (0, classes):
         raise ValueError(
             f"{row}: its network knows {denoiser.network.classes} classes, the data set has {classes}; published "
@@ -71,7 +72,7 @@ def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
         with progress(f"sampling {row}", sampling.num, "images") as bar:
             for start in range(0, sampling.num, sampling.batch * ranks.size()):
                 together = labels[start : start + sampling.batch * ranks.size()]
-                drawn = torch.zeros(len(together), 3, *[manifest["size"]] * 2, dtype=torch.uint8, device=device)
+                drawn = torch.zeros(len(together), 3, *[manifest.size] * 2, dtype=torch.uint8, device=device)
                 first = ranks.number() * sampling.batch
                 if len(own := together[first : first + sampling.batch]):
                     part = draw(denoiser, sampling, process, own, seed=run.seed, start=start + first)
@@ -84,7 +85,7 @@ def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
             pass
         return
     with atomic_write(out / "samples.npy") as partial:
-        shape = (sampling.num, 3, manifest["size"], manifest["size"])
+        shape = (sampling.num, 3, manifest.size, manifest.size)
         samples = new_array(partial, np.uint8, shape)
         done = 0
         for drawn in batches():

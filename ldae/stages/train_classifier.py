@@ -13,10 +13,10 @@ from ldae.data.prepared import Split, to_float
 from ldae.measures.classification import correct
 from ldae.parts.classifiers import CLASSIFIERS
 from ldae.runtime.device import pick_device
-from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.weights import save_weights
 from ldae.study.record import Options, origin_of
+from ldae.study.results import Manifest
 from ldae.study.stage_specs import ClassifierStage
 from ldae.training.loop import trained
 from ldae.training.step import LossTask
@@ -42,7 +42,7 @@ def train_classifier(stage: ClassifierStage, **options: Unpack[Options]) -> None
     """Writes `weights.safetensors`, `history.csv` and `classifier.json` (its accuracy) into `out`."""
     device, dataset, out = pick_device(), options["dataset"], options["out"]
     train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
-    recipe, classes = stage.classifier, len(read_json(dataset / "manifest.json")["classes"])
+    recipe, classes = stage.classifier, len(Manifest.read(dataset / "manifest.json").classes)
     origin = origin_of(stage.architecture, stage, options)
 
     def new() -> nn.Module:

@@ -34,12 +34,13 @@ from ldae.parts.tokenizers.pixel import fit as fit_moments
 from ldae.runtime import ranks
 from ldae.runtime.arrays import new_array, release_pages, save_row_checksums
 from ldae.runtime.device import pick_device, recompute_activations
-from ldae.runtime.files import atomic_write, read_json
+from ldae.runtime.files import atomic_write
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.weights import save_weights
 from ldae.study.base import PATCH
 from ldae.study.record import Options, origin_of
+from ldae.study.results import Manifest
 from ldae.study.stage_specs import ConvolutionalStage
 from ldae.training.loop import TrainingResult, trained
 from ldae.training.step import AdamW, learning_rate, set_rate
@@ -131,9 +132,9 @@ def perceptual_distance(stage: ConvolutionalStage, vgg: Path | None) -> Perceptu
         raise ValueError("a perceptual loss with convolutional.perceptual 'builtin' needs --vgg, the trained network")
     if weights:
         raise ValueError("convolutional.lpips: fits VGG16's channels alone, and convolutional.perceptual is 'builtin'")
-    network, about = open_classifier(vgg)
+    network, record = open_classifier(vgg)
     if not isinstance(network, SmallVGG):
-        raise ValueError(f"{vgg}: is a {about['architecture']}; the perceptual loss wants the vgg")
+        raise ValueError(f"{vgg}: is a {record.architecture}; the perceptual loss wants the vgg")
     return Perceptual(network.stages)
 
 
@@ -157,7 +158,7 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
     """
     device, dataset, vgg, out = pick_device(), options["dataset"], options.get("vgg"), options["out"]
     size, recipe, origin = (
-        read_json(dataset / "manifest.json")["size"],
+        Manifest.read(dataset / "manifest.json").size,
         stage.convolutional,
         origin_of("tokenizer", stage, options),
     )

@@ -1,4 +1,4 @@
-"""What the stages that evaluate write into their records, as readers find it; no torch."""
+"""The records of results, each as its stage writes it; no torch."""
 
 from __future__ import annotations
 
@@ -59,6 +59,80 @@ class ProbeEstimate(BaseModel):
 Estimates = dict[str, ProbeEstimate]  # by the measure's name
 
 
+class LeftOut(BaseModel):
+    """The files and folders among the images that were not used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endings: dict[str, int] = {}  # files of other kinds, by ending
+    hidden: int = 0  # or system files and folders
+    special: int = 0  # pipes, sockets and devices
+    circles: int = 0  # links to a folder around them
+    folders: tuple[str, ...] = ()  # beside the two splits
+
+
+class White(BaseModel):
+    """The value that is white in grey images with more than 8 bits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: float
+    measured: bool  # or given as `dataset.white`
+    largest: float  # value in these images
+    images: int  # how many they are
+
+
+class InBoth(BaseModel):
+    """Files with the same content in both splits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int
+    pairs: tuple[tuple[str, str], ...]  # the first of them: training image, validation image
+
+
+class Manifest(Record):
+    """`manifest.json` of the prepared images."""
+
+    source: str  # kind of the data set
+    size: int  # side of an image for the networks, in pixels
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]  # of images, by split and class
+    groups: dict[str, int]  # of dependent images, by split
+    sources: dict[str, Any] | None = None  # the files that were read, see `ldae.data.sources.opening.record_listing`
+    pillow: str = ""  # the version that decoded them
+    broken: tuple[dict[str, str], ...] = ()  # `path` and `reason` of each image that could not be read
+    left_out: LeftOut = LeftOut()
+    in_both: InBoth = InBoth(count=0, pairs=())
+    white: White | None = None  # None without grey images of more than 8 bits
+
+
+class RunRecord(Record):
+    """`run.json` of a pretraining."""
+
+    row: str
+    method: str
+    seed: int
+    parameters: int
+    training_flops: float | None = None  # None for published weights
+
+
+class ClassifierRecord(Record):
+    """`classifier.json`."""
+
+    architecture: str
+    width: int
+    classes: int  # their number
+    accuracy: float  # on validation images, from 0 to 1
+
+
+class SamplesRecord(Record):
+    """`samples.json`."""
+
+    row: str
+    seed: int
+
+
 class ProbeRecord(Record):
     """`probe.json`."""
 
@@ -70,12 +144,16 @@ class ProbeRecord(Record):
 
 
 class FinetuneRecord(Record):
-    """`finetune.json`, as far as tables need it."""
-
-    model_config = ConfigDict(extra="ignore")
+    """`finetune.json`; accuracies are shares, from 0 to 1."""
 
     row: str
+    run: str  # the row that was pretrained
     seed: int
+    top1: float  # the accuracy on validation images
+    top1_low: float  # of its 95 % interval
+    top1_high: float
+    parameters: int
+    training_flops: float
 
 
 class DistanceRecord(Record):

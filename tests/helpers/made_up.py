@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from manifests import write_manifest
 from safetensors.numpy import save_file
 
 from ldae.readers.claims import ClaimsRecord, write_claims
@@ -24,7 +25,7 @@ from ldae.study.definitions import (
 )
 from ldae.study.graph import Graph
 from ldae.study.record import Lineage
-from ldae.study.results import DistanceRecord, Estimates, ProbeEstimate, ProbeRecord, Record, TokenizerRecord
+from ldae.study.results import DistanceRecord, Estimates, LeftOut, ProbeEstimate, ProbeRecord, Record, TokenizerRecord
 from ldae.study.stage_specs import ProbeStage
 from ldae.study.study import Study
 
@@ -88,13 +89,18 @@ class MadeUp:
         study = self.study
         groups = self.save("dataset/val_groups.npy", groups=np.arange(NUM) // 4)
         classes = list("abcde")
-        counts = {split: {name: NUM // 5 for name in classes} for split in ("train", "val")}
         self.save("dataset/train.npy", images=self.rng.integers(256, size=(20, 3, 64, 64)).astype(np.uint8))
         self.save("dataset/train_labels.npy", labels=np.arange(20) // 4)
-        about = {"size": 64, "classes": classes, "counts": counts, "lineage": self.lineage("dataset")}
-        about["broken"] = [{"path": "a/broken.jpg", "reason": "is empty"}]
-        about["left_out"] = {"endings": {".gif": 2, ".txt": 1}, "hidden": 1}
-        write_json(self.folder / "dataset/manifest.json", about | {"sha256": checksums(groups)})
+        write_manifest(
+            self.folder / "dataset",
+            size=64,
+            classes=classes,
+            images=NUM // 5,
+            lineage=self.lineage("dataset"),
+            broken=({"path": "a/broken.jpg", "reason": "is empty"},),
+            left_out=LeftOut(endings={".gif": 2, ".txt": 1}, hidden=1),
+            sha256=checksums(groups),
+        )
         encoders = self._probe("probe/pixels", {"trained/0": 0.2}, knn=0.1)
         self.record("probe/pixels", "probe.json", ProbeRecord, row="raw pixels", seed=0, encoders=encoders)
         for name in study.tokenizers:

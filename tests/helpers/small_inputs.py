@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from manifests import write_manifest
 from rows import images
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from ldae.study.base import PATCH_DIM, Architecture, Size
 from ldae.study.methods import MAETraining
 from ldae.study.recipes import Training
 from ldae.study.record import lineage
+from ldae.study.results import Manifest
 from ldae.study.scale import Classifier, Convolutional
 from ldae.study.spec import Network, Noise, Objective, Recipe, Tokenizer
 from ldae.study.stage_specs import BaselineStage, ClassifierStage, ConvolutionalStage, PretrainStage, TokenizerStage
@@ -73,8 +75,7 @@ def dataset() -> Path:
         np.save(out / f"{split}_groups.npy", np.arange(num) // 4)
         save_row_checksums(out / f"{split}.npy")
     sums = checksums(*(out / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
-    about = {"size": 32, "classes": ["a", "b", "c"], "lineage": {"dataset": {"revision": 1, "spec": {}}}}
-    write_json(out / "manifest.json", about | {"sha256": sums})
+    write_manifest(out, lineage={"dataset": {"revision": 1, "spec": {}}}, sha256=sums)
     return out
 
 
@@ -141,7 +142,7 @@ def random_state(module: nn.Module) -> dict[str, Tensor]:
 @cache
 def denoiser(row: str) -> Path:
     """A finished run of one of `ROWS`, with random weights."""
-    out, manifest = folder() / "runs" / row, read_json(dataset() / "manifest.json")
+    out, manifest = folder() / "runs" / row, Manifest.read(dataset() / "manifest.json")
     stage = PretrainStage(size=SIZE, training=Training(**TRAINING), **ROWS[row])
     state = random_state(build(stage, seed=0, tokenizer=tokenizer(row), manifest=manifest).network)
     made = lineage("pretrain", stage, 1, read_json(tokenizer(row) / "tokenizer.json")["lineage"])
@@ -162,7 +163,7 @@ def finished_run(out: Path, row: str, method: str, made: Any, weights: dict[str,
     """Writes a run's weights and record into the folder `out`."""
     for name, state in weights.items():
         save_weights(out / f"{name}.safetensors", state)
-    about = {"row": row, "method": method, "seed": 0, "lineage": made, "training_flops": 0}
+    about = {"row": row, "method": method, "seed": 0, "parameters": 0, "lineage": made, "training_flops": 0}
     write_json(out / "run.json", about | {"sha256": checksums(*(out / f"{name}.safetensors" for name in weights))})
     return out
 

@@ -30,6 +30,7 @@ from ldae.stages.sample import sample
 from ldae.study.checking import StudyError
 from ldae.study.graph import Graph as StudyGraph
 from ldae.study.recipes import Probing
+from ldae.study.results import Manifest
 from ldae.study.scale import Sampling, Scale
 from ldae.study.spec import PublishedWeights, Spec
 from ldae.study.stage_specs import AdoptStage, BaselineStage, ProbeStage, SampleStage, pretraining_stage
@@ -122,7 +123,7 @@ def test_a_published_dit_gives_the_features_and_the_noise_of_its_own_network(
     theirs = published_dit()
     state: dict[str, Any] = {nested: theirs.state_dict()} if nested else dict(theirs.state_dict())
     model = adopted_dit(prepared, vae, tmp_path, written(tmp_path, state, DIT | {"classes": 3}))
-    manifest = read_json(prepared / "dataset/manifest.json")
+    manifest = Manifest.read(prepared / "dataset/manifest.json")
     ours = open_denoiser(model, vae, manifest, weights="ema")
     images = pictures(prepared)
     assert isinstance(ours.tokenizer, ConvTokenizer)
@@ -191,7 +192,7 @@ def test_a_published_mae_gives_the_mean_of_its_last_blocks_patch_tokens(
     state = dict(theirs.state_dict())
     weights = written(tmp_path, {"model": with_decoder(state) if whole else state}, MAE, "mae.pth")
     model = adopted_mae(prepared, tmp_path, weights)
-    encoder = open_baseline(model, read_json(prepared / "dataset/manifest.json"))
+    encoder = open_baseline(model, 32)
     torch.testing.assert_close(encoder(images).mean(1), expected_features(theirs, images), rtol=1e-4, atol=1e-4)
     probe(PROBE, row="mae", revision=1, dataset=prepared / "dataset", model=model, out=tmp_path / "probe")
     with np.load(tmp_path / "probe/correct.npz") as found:
@@ -205,7 +206,7 @@ def test_positions_of_another_image_size_are_interpolated_as_timm_does(prepared:
 
     theirs, images = published_mae(image_size=48), pictures(prepared)
     model = adopted_mae(prepared, tmp_path, written(tmp_path, dict(theirs.state_dict()), MAE))
-    encoder = open_baseline(model, read_json(prepared / "dataset/manifest.json"))
+    encoder = open_baseline(model, 32)
     smaller = published_mae()
     table = resample_abs_pos_embed(theirs.state_dict()["pos_embed"], [2, 2], num_prefix_tokens=1)
     smaller.load_state_dict(theirs.state_dict() | {"pos_embed": table})

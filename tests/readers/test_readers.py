@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import pytest
+from manifests import write_manifest
 
 from ldae.readers.claims import judge, paper_value, spearman, write_claims
 from ldae.readers.figures import FIGURES, Inputs, write_figure
@@ -31,7 +32,7 @@ from ldae.study.definitions import (
 )
 from ldae.study.file import Paper
 from ldae.study.record import CODE, PACKAGE, digest
-from ldae.study.results import DistanceRecord, ProbeEstimate, ProbeRecord
+from ldae.study.results import DistanceRecord, FinetuneRecord, ProbeEstimate, ProbeRecord
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
 PROVENANCE = {
@@ -51,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "dataset").mkdir()
     np.save(tmp_path / "dataset/val_groups.npy", np.arange(NUM) // 4)
     sums = checksums(tmp_path / "dataset/val_groups.npy")
-    write_json(tmp_path / "dataset/manifest.json", {"classes": list("abcde"), "sha256": sums})
+    write_manifest(tmp_path / "dataset", classes="abcde", sha256=sums)
     for row, share in SHARES.items():
         for seed in (0, 1, 2):
             save(tmp_path / row / f"seed{seed}", row, seed, share + 0.01 * seed)
@@ -78,7 +79,8 @@ def save(folder: Path, row: str, seed: int, share: float) -> None:
     }
     about: dict[str, Any] = {"row": row, "seed": seed, "lineage": LINEAGE, "provenance": PROVENANCE}
     ProbeRecord(**about, encoders=encoders, training_flops=1e12).write(folder / "probe.json")
-    write_json(folder / "finetune.json", about)
+    tuned = {"top1": share, "top1_low": share, "top1_high": share, "parameters": 1, "training_flops": 1e12}
+    FinetuneRecord(**about, run=row, **tuned).write(folder / "finetune.json")
     measured = {"value": 100 * share, "infinite": 90 * share, "error": 1.0, "judge_accuracy": 0.6}
     distance = DistanceRecord(**about, distance="Fréchet distance (judge)", num=1000, **measured)
     distance.write(folder / "distance.json")

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from made_up import MadeUp
+from manifests import write_manifest
 from PIL import Image
 from rows import ROOT
 
@@ -27,7 +28,7 @@ from ldae.readers.figures import FIGURES
 from ldae.readers.figures.style import PALETTE
 from ldae.readers.layout import RowNumbers, TableRecord
 from ldae.readers.report import write_page
-from ldae.readers.report.data import Manifest, contact_sheet
+from ldae.readers.report.data import contact_sheet
 from ldae.readers.report.words import best, cautions, findings
 from ldae.runtime.files import read_json, write_json
 from ldae.study.definitions import page_definition
@@ -401,7 +402,7 @@ def test_own_images_are_described_by_their_classes(made: MadeUp, tmp_path: Path)
     dataset.mkdir()
     np.save(dataset / "train.npy", np.zeros((12, 3, 128, 128), np.uint8))
     np.save(dataset / "train_labels.npy", np.array([0] * 8 + [1] * 2 + [2] * 2))
-    write_json(dataset / "manifest.json", {"classes": classes, "counts": counts})
+    write_manifest(dataset, size=128, classes=classes, counts=counts)
     definition = page_definition(Graph(made.study), "main")
     settings = definition.settings | {"dataset": {"source": "folder", "path": "/data/my pictures", "size": 128}}
     definition = definition.model_copy(update={"settings": settings, "records": ()})
@@ -410,7 +411,7 @@ def test_own_images_are_described_by_their_classes(made: MadeUp, tmp_path: Path)
     assert "The images of “my pictures” in 3 classes: 12 for training and 6 for validation, cut to 128 × 128" in text
     assert "Guessing is right in 33.3 %, always naming the most frequent class in 66.7 %." in text
     assert "false on purpose" not in text and "Left out" not in text
-    tiles = contact_sheet(dataset, Manifest(classes=tuple(classes), counts=counts))
+    tiles = contact_sheet(dataset, write_manifest(tmp_path, classes=classes, counts=counts))
     assert [(tile.name, tile.num, len(tile.images)) for tile in tiles] == [
         ("Katzen & Hunde", 8, 5),  # for training
         ("grass 草", 2, 2),
@@ -423,7 +424,7 @@ def test_of_many_classes_some_are_shown_and_the_others_counted(tmp_path: Path) -
     np.save(tmp_path / "train.npy", np.zeros((1000, 3, 8, 8), np.uint8))
     np.save(tmp_path / "train_labels.npy", np.arange(1000))
     counts = {split: dict.fromkeys(classes, 1) for split in ("train", "val")}
-    tiles = contact_sheet(tmp_path, Manifest(classes=tuple(classes), counts=counts))
+    tiles = contact_sheet(tmp_path, write_manifest(tmp_path, classes=classes, counts=counts))
     assert len(tiles) == 24
     assert (tiles[0].name, tiles[-1].name) == ("n0000", "n0999")
 

@@ -1,7 +1,7 @@
 """The stages that see all images never hold them all, whatever their number and that of the steps.
 
-Counted are the bytes of NumPy's arrays and of tensors, which are the same in every run; `benchmarks/memory.py` measures
-what the whole process takes.
+They count the bytes of NumPy's arrays and of tensors, which are the same in every run; `benchmarks/stages/memory.py`
+measures the memory of the whole process.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifests import write_manifest
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ from ldae.data.sources import Picture, Source
 from ldae.measures.extraction import Encoders
 from ldae.measures.protocol import evaluate
 from ldae.runtime.arrays import checksums_path
-from ldae.runtime.files import checksums, write_json
+from ldae.runtime.files import checksums
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
@@ -115,8 +116,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
             np.save(folder / f"{split}_labels.npy", np.arange(count) % 2)
             np.save(folder / f"{split}_groups.npy", np.arange(count))
         files = [folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")]
-        about = {"size": SIDE, "classes": ["a", "b"], "lineage": {}, "sha256": checksums(*files)}
-        write_json(folder / "manifest.json", about)
+        write_manifest(folder, size=SIDE, classes=("a", "b"), sha256=checksums(*files))
         if num == FEW // 4:
             fit_tokenizer(TokenizerStage(fitting=Fitting(patches=800)), revision=1, dataset=folder, out=folder / "pca")
     return made

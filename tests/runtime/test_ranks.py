@@ -168,7 +168,7 @@ def test_a_baseline_trained_by_several_is_the_one_trained_by_one(method: str, pr
     def features(folder: Path) -> Tensor:
         """Less their mean, which MoCo's batch norm takes away: nothing says what it should be."""
         images = to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")))
-        encoded = open_baseline(folder / "out", {"size": 32})(images).mean(1)
+        encoded = open_baseline(folder / "out", 32)(images).mean(1)
         return encoded - encoded.mean(0)
 
     train(tmp_path / "1")

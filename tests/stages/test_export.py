@@ -96,7 +96,7 @@ def randomise(module: nn.Module) -> None:
 
 
 def as_timm(folded: Folded) -> nn.Module:
-    arguments: dict[str, Any] = timm_config(folded, 16 * folded.grid, {"row": "x"})["model_args"]
+    arguments: dict[str, Any] = timm_config(folded, 16 * folded.grid, "x")["model_args"]
     model = timm.create_model(ARCHITECTURE, num_classes=0, **arguments)
     model.load_state_dict(folded.state)
     return model.eval()

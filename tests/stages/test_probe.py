@@ -19,6 +19,7 @@ from ldae.stages.pretrain import pretrain
 from ldae.stages.probe import denoiser_encoders, open_data, probe, probe_pixels
 from ldae.study.base import Size
 from ldae.study.recipes import Probing, Training
+from ldae.study.results import Manifest
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import PretrainStage, ProbeStage
 
@@ -161,7 +162,7 @@ def test_blocks_probed_in_one_pass_give_what_each_gives_alone(prepared: Path, tr
 
 
 def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared: Path, trained: Path) -> None:
-    manifest, device = read_json(prepared / "dataset/manifest.json"), torch.device("cpu")
+    manifest, device = Manifest.read(prepared / "dataset/manifest.json"), torch.device("cpu")
     images = to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")))
 
     def latents(time: int, *, noisy: bool) -> torch.Tensor:

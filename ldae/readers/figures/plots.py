@@ -72,7 +72,7 @@ def _filters(figure: Any, filters: Sequence[FilterDefinition], tokenizers: Seque
     files = {path.parent.name: path for path in tokenizers}
     for axes, shown in zip(np.atleast_1d(figure.subplots(1, len(filters))), filters, strict=True):
         path = files[shown.tokenizer]
-        fitted = load_file(verified(path, read_json(path.with_suffix(".json"))))
+        fitted = load_file(verified(path, read_json(path.with_suffix(".json"))["sha256"]))
         directions = fitted["decode"].T if "decode" in fitted else fitted["basis"]  # (d, D)
         strength = fitted["variance"] * np.square(directions).sum(1)
         order = np.argsort(-strength[: shown.dim], kind="stable")[:FILTERS]
@@ -150,7 +150,7 @@ def samples(definition: FigureDefinition, inputs: Inputs) -> Drawn:
     labels = {row.run: row.label for row in definition.rows}
     panels = []
     for path in inputs.samples:
-        drawn = open_array(verified(path, read_json(path.with_suffix(".json"))), mapped=True)
+        drawn = open_array(verified(path, read_json(path.with_suffix(".json"))["sha256"]), mapped=True)
         panels.append((labels[path.parent.parent.name], np.array(drawn[: 2 * COLUMNS])))
     return _panels(panels, columns=COLUMNS)
 

@@ -19,12 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ldae.readers.claims import ClaimsRecord
 from ldae.readers.layout import Layout, RowNumbers, TableRecord, typographic
 from ldae.readers.report import origins, words
-from ldae.readers.report.data import Manifest, contact_sheet
+from ldae.readers.report.data import contact_sheet
 from ldae.readers.tables import explanation, outliers
-from ldae.runtime.files import read_json, write_text
+from ldae.runtime.files import write_text
 from ldae.study.definitions import FigureDefinition, PageDefinition
 from ldae.study.measures import ordered
 from ldae.study.record import seconds_of
+from ldae.study.results import Manifest
 
 TEMPLATES = Path(__file__).parent
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -67,7 +68,7 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
     claims = results / "tables/claims.json"
     judgement = ClaimsRecord.read(claims).judgement if definition.claims and claims.is_file() else None
     path = results / "dataset/manifest.json"
-    manifest = Manifest.model_validate(read_json(path)) if path.is_file() else None
+    manifest = Manifest.read(path) if path.is_file() else None
     rows = [origins.read_row(row, results) for row in definition.rows]
     labels = {row.name: row.label for row in definition.rows}
     measured: dict[str, RowNumbers] = {}

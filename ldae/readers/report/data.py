@@ -10,32 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel
 
 from ldae.runtime.arrays import open_array
+from ldae.study.results import Manifest
 
 TILE = 96  # pixels of an image on the contact sheet at most
 CLASSES = 24  # on the sheet; a data set with more shows as many, spread over all
 IMAGES = 16  # on the sheet, or one of each class
-
-
-class LeftOut(BaseModel):
-    """The files and folders among the images that were not used."""
-
-    endings: dict[str, int] = {}  # files of other kinds, by ending
-    hidden: int = 0  # or system files and folders
-    special: int = 0  # pipes, sockets and devices
-    circles: int = 0  # links to a folder around them
-    folders: tuple[str, ...] = ()  # beside the two splits
-
-
-class Manifest(BaseModel):
-    """`manifest.json` of the prepared images, as far as the page shows it."""
-
-    classes: tuple[str, ...]
-    counts: dict[str, dict[str, int]]  # of images, by split and class
-    broken: tuple[dict[str, str], ...] = ()  # images with their `path` and `reason`
-    left_out: LeftOut = LeftOut()
 
 
 class Tile(NamedTuple):

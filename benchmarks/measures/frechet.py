@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from comparison import in_turn, save
 from scipy.linalg import sqrtm
 from torch import Tensor
 
+from benchmarks.comparison import in_turn, save
 from ldae.measures.frechet import Reference
 from ldae.parts.moments import Moments
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import save
 
+from benchmarks.comparison import save
 from ldae.runtime.arrays import save_row_checksums
-from ldae.runtime.files import checksums, write_json
+from ldae.runtime.files import checksums
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.judge import judge, reference
 from ldae.stages.prepare import prepare
@@ -31,6 +31,7 @@ from ldae.stages.train_tokenizer import train_tokenizer
 from ldae.study.base import Size
 from ldae.study.methods import MAETraining
 from ldae.study.recipes import Probing, Training
+from ldae.study.results import Manifest
 from ldae.study.scale import Classifier, Convolutional, Fitting, Photos, Sampling
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import (
@@ -80,8 +81,18 @@ def images(folder: Path, num: int) -> Path:
         np.save(folder / f"{split}_labels.npy", np.arange(count) % 10)
         np.save(folder / f"{split}_groups.npy", np.arange(count))
     sums = checksums(*(folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
-    about = {"size": SIDE, "classes": [str(label) for label in range(10)], "lineage": {}, "sha256": sums}
-    write_json(folder / "manifest.json", about)
+    classes = tuple(map(str, range(10)))
+    counts = {"train": dict.fromkeys(classes, num // 10), "val": dict.fromkeys(classes, 50)}
+    manifest = Manifest(
+        source="photos",
+        size=SIDE,
+        classes=classes,
+        counts=counts,
+        groups={"train": num, "val": 500},
+        lineage={},
+        sha256=sums,
+    )
+    manifest.write(folder / "manifest.json")
     return folder
 
 

@@ -1,6 +1,6 @@
 """The cached linear probe against the exact one, on finished rows: accuracies, their paired difference, and the time.
 
-    python benchmarks/probe_agreement.py results/laptop pca ldae
+    python -m benchmarks.measures.probe_agreement results/laptop pca ldae
 
 `exact` computes the features of a new augmentation in each epoch, `cached` takes a few augmentations in turn, or the
 centre crop alone (0 views).
@@ -24,7 +24,7 @@ from ldae.runtime.files import read_json, write_json
 from ldae.stages.probe import probe
 from ldae.study.stage_specs import ProbeStage
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 ENCODERS = ("trained/0", "random/0")  # at the encoder's last block
 SETTINGS = (
     {"mode": "cached", "views": 0},

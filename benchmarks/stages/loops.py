@@ -1,6 +1,6 @@
 """How fast each stage's inner loop goes on this device, and which share that is of a large matrix product's rate.
 
-    python benchmarks/stages.py imagenet pretrain:pca probe:pca
+    python -m benchmarks.stages.loops imagenet pretrain:pca probe:pca
 
 The networks and batches are the scale's own; the images are random, and already on the device. Without names all are
 measured: training a row on latents, one on images, MAE, MoCo v3, a convolutional tokenizer, caching its latents,
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from comparison import save, seconds
 from torch import Tensor
-from training_step import matmul_rate
 
+from benchmarks.comparison import save, seconds
+from benchmarks.training.training_step import matmul_rate
 from ldae.data.crops import probe_crop
 from ldae.data.prepared import to_float
 from ldae.parts import tokenizers
@@ -52,7 +52,7 @@ from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserSt
 from ldae.study.study import Study
 from ldae.training.loop import Run, Task
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CLASSES = {"imagenet": 1000}
 REPETITIONS = 5
 SAMPLING_STEPS = 10  # of which the rate follows: each of a sampling's steps costs the same

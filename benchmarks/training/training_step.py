@@ -9,10 +9,10 @@ import math
 import statistics
 
 import torch
-from comparison import in_turn, save, seconds
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.comparison import in_turn, save, seconds
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.network import TIME_FREQUENCIES, Transformer
 from ldae.parts.tokenizers import pca

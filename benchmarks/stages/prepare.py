@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from comparison import save
 from PIL import Image
 from scipy.io import savemat
 
+from benchmarks.comparison import save
 from ldae.data.sources.tars import DEVKIT, META, TRAIN, TRUTH, VAL
 from ldae.stages.prepare import prepare
 from ldae.study.scale import Folder, ImageNet

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from comparison import in_turn, save
 from sklearn.decomposition import PCA, IncrementalPCA
 
+from benchmarks.comparison import in_turn, save
 from ldae.parts.tokenizers import pca
 
 PATCHES, DIM, COMPONENTS, BATCH = 40_000, 768, 128, 4096
