@@ -22,9 +22,9 @@ from ldae.data.sources.pixels import read_picture, to_pixels
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.denoising import Denoised, denoise_images
 from ldae.parts.folding import depth_of
-from ldae.parts.loading import Finished, find_run, open_finished
+from ldae.parts.loading import FinishedRun, find_run, open_finished
 from ldae.parts.methods.encoder import Encoder
-from ldae.parts.tokenizers import Tokenizer
+from ldae.parts.tokenizers import TokenizerModule
 from ldae.runtime.device import mixed_precision, pick_device
 from ldae.study.results import RunRecord
 from ldae.study.spec import Features
@@ -52,7 +52,7 @@ class Run:
         device: where it computes: a GPU if there is one.
     """
 
-    def __init__(self, finished: Finished) -> None:
+    def __init__(self, finished: FinishedRun) -> None:
         self.row: str = finished.run.row
         self.seed: int = finished.run.seed
         self.image_size: int = finished.manifest.size
@@ -63,7 +63,7 @@ class Run:
         self.accuracy: float | None = estimates["trained"].value if estimates else None
         self.device = pick_device()
         self.model: nn.Module = finished.network.to(self.device)
-        self.tokenizer: Tokenizer | None = self.model.tokenizer if isinstance(self.model, Denoiser) else None
+        self.tokenizer: TokenizerModule | None = self.model.tokenizer if isinstance(self.model, Denoiser) else None
         self._finished = finished
 
     def __repr__(self) -> str:

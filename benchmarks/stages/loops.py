@@ -50,7 +50,7 @@ from ldae.study.cost import (
 )
 from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, DenoiserStage, FinetuneStage
 from ldae.study.study import Study
-from ldae.training.loop import Run, Task
+from ldae.training.loop import Task, TrainingRun
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"imagenet": 1000}
@@ -90,7 +90,7 @@ class Stages:
 
     def step(self, task: Task, batch: int, flops: float) -> Loop:
         """A training step on a batch."""
-        run = Run(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
+        run = TrainingRun(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
         images, labels = self.images(batch), torch.randint(self.classes, (batch,), device=self.device)
         return Loop(lambda: run.update(images, labels), batch, flops)
 

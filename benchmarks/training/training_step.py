@@ -23,7 +23,7 @@ from ldae.study.base import PATCH, Size
 from ldae.study.cost import transformer_macs
 from ldae.study.recipes import Training
 from ldae.study.stage_specs import PretrainStage
-from ldae.training.loop import Run
+from ldae.training.loop import TrainingRun
 from ldae.training.step import BETAS
 
 SIZES = {
@@ -116,7 +116,7 @@ def main() -> None:
     tolerance = 1e-4 if device.type == "cpu" else 1e-2  # the weights are drawn anew each time
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
     task = denoiser_task(ours, stage)
-    run = Run(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
+    run = TrainingRun(task, title="a step", seed=0, total=10_000, batch=batch, log_every=50, identity="")
     compile_blocks(ours.network.layers, device)
     repetitions = 60 if device.type == "cpu" else 15
     report = in_turn(lambda: run.update(images, labels), lambda: theirs.step(images), repetitions)

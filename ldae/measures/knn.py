@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ldae.measures.measure import Encoded, Measure, Result, Task
+from ldae.measures.measure import Encoded, Measure, ProbeTask, Result
 
 CHUNK = 1024  # validation images that are compared at once
 TEMPERATURE = 0.07
@@ -19,7 +19,7 @@ class KNN(Measure):
     too. All lists have an entry for each chunk of n validation images.
     """
 
-    def __init__(self, task: Task, example: Encoded) -> None:
+    def __init__(self, task: ProbeTask, example: Encoded) -> None:
         self.classes, self.num_neighbours = task.classes, task.probing.neighbours
         self.queries: list[Tensor] = []  # (n, F), of length 1
         self.labels: list[Tensor] = []  # (n,)

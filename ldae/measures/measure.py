@@ -25,7 +25,7 @@ class Encoded:
         return Encoded(self.features[index], self.tokens[index] if self.tokens is not None else None)
 
 
-class Task(NamedTuple):
+class ProbeTask(NamedTuple):
     """What the measures of a probe have in common."""
 
     classes: int
@@ -51,7 +51,7 @@ class Result(NamedTuple):
 class Measure:
     """One measure of one encoder. The probe calls its methods in this order; override those that do something."""
 
-    def __init__(self, task: Task, example: Encoded) -> None:
+    def __init__(self, task: ProbeTask, example: Encoded) -> None:
         """Starts a measure of an encoder whose output is like the `example`."""
 
     def step(self, batch: Encoded, labels: Tensor, fitting: Tensor, share: float) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldae.data.prepared import Latents, Split
 from ldae.measures.extraction import Crop, Encoders, extract
-from ldae.measures.measure import Encoded, Measure, Result, Task, implementation
+from ldae.measures.measure import Encoded, Measure, ProbeTask, Result, implementation
 from ldae.measures.rates import head_rate
 from ldae.runtime.progress import progress
 from ldae.runtime.randomness import Stream, stream
@@ -79,7 +79,7 @@ class Evaluation:
         self.labels, self.held_out = data.train.labels.to(data.device), data.held_out.to(data.device)
         self.batch = min(probing.batch, len(data.train))
         rates = torch.tensor(probing.rates, device=data.device) * self.batch / 256
-        self.task = Task(data.classes, probing, rates, seed)
+        self.task = ProbeTask(data.classes, probing, rates, seed)
         self.measures: dict[str, dict[str, Measure]] = {}  # by the encoder's name and the measure's
         self.cached: list[dict[str, Encoded]] = []  # the training images' features that are computed once
 

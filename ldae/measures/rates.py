@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ldae.measures.measure import Encoded, Measure, Result, Task
+from ldae.measures.measure import Encoded, Measure, ProbeTask, Result
 
 MOMENTUM, TRUST = 0.9, 0.001  # LARS, as in MAE's linear probe
 
@@ -78,7 +78,7 @@ class RateSearch(Measure):
 
     classifiers: type[Classifiers]
 
-    def __init__(self, task: Task, example: Encoded) -> None:
+    def __init__(self, task: ProbeTask, example: Encoded) -> None:
         width = self.inputs(example).shape[-1]
         self.choosing, self.final = (
             self.classifiers(width, task.classes, task.rates, task.generator()) for _ in range(2)

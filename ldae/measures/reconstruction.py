@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ldae.data.prepared import Split, to_float
-from ldae.parts.tokenizers import Tokenizer
+from ldae.parts.tokenizers import TokenizerModule
 
 IMAGES = 1000  # at most so many validation images
 BATCH = 100
 
 
-def psnr(tokenizer: Tokenizer, val: Split, device: torch.device) -> float:
+def psnr(tokenizer: TokenizerModule, val: Split, device: torch.device) -> float:
     """The peak signal-to-noise ratio of `decode(encode(x))` in dB, from the mean squared error over images."""
     numbers = np.linspace(0, len(val) - 1, min(IMAGES, len(val))).astype(np.int64)
     total = 0.0

@@ -25,7 +25,7 @@ TRACEBACK = "Traceback (most recent call last)"
 LISTED = ("running", "starting", "stale", "killed", "interrupted", "failed")
 
 
-class Progress(NamedTuple):
+class JobProgress(NamedTuple):
     """The state of a job and its progress.
 
     The state is `done`, `outdated` or `waiting`; `running` with a recent heartbeat, or `starting` without one yet;
@@ -67,7 +67,7 @@ def log_of(job: Job, graph: Graph) -> Path:
     return graph.results / "logs" / f"{job.place}.log"
 
 
-def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
+def progress_of(job: Job, state: State, *, driven: bool) -> JobProgress:
     """The progress of a job, from its record, its lock and its log.
 
     Args:
@@ -77,7 +77,7 @@ def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
     """
     graph = state.graph
     if state.is_current(job):
-        return Progress("done")
+        return JobProgress("done")
     log = log_of(job, graph)
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -88,16 +88,16 @@ def progress_of(job: Job, state: State, *, driven: bool) -> Progress:
         age = time.time() - holder.heartbeat
         heartbeat = f"{age:.0f} s ago on {holder.host}"
         if not holder.has_ended and age < SILENT_SECONDS:
-            return Progress("running", *reached, heartbeat)
-        return Progress("killed" if holder.has_ended else "stale", *reached, heartbeat, last)
+            return JobProgress("running", *reached, heartbeat)
+        return JobProgress("killed" if holder.has_ended else "stale", *reached, heartbeat, last)
     if last.startswith(INTERRUPTED) or last.endswith(RESUMABLE):
-        return Progress("interrupted", reached[0], last_line=last)
+        return JobProgress("interrupted", reached[0], last_line=last)
     if last.startswith(MISTAKE) or any(line.startswith(TRACEBACK) for line in lines):
-        return Progress("failed", reached[0], last_line=last)
+        return JobProgress("failed", reached[0], last_line=last)
     if log.is_file() and _is_training(job) and not last.startswith(DONE):
         is_young = time.time() - log.stat().st_mtime < STARTING_SECONDS
-        return Progress(("starting" if is_young else "stale") if driven else "killed", last_line=last)
-    return Progress("outdated" if job.record.is_file() else "waiting")
+        return JobProgress(("starting" if is_young else "stale") if driven else "killed", last_line=last)
+    return JobProgress("outdated" if job.record.is_file() else "waiting")
 
 
 def why(study: Study, root: Path, targets: list[str]) -> str:

@@ -69,7 +69,7 @@ class SmallVGG(nn.Module):
         return self.head(self.stages(images)[-1].mean((2, 3)))
 
 
-class Residual(nn.Module):
+class BasicBlock(nn.Module):
     """Two convolutions beside a skip connection (ResNet's basic block)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -103,8 +103,8 @@ class SmallResNet(nn.Module):
         """`width` channels in the stem, 8 times as many in its features."""
         super().__init__()
         stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
-        layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU(inplace=True), Residual(width, width, 1)]
-        layers += [Residual(factor * width, 2 * factor * width, 2) for factor in (1, 2, 4)]
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU(inplace=True), BasicBlock(width, width, 1)]
+        layers += [BasicBlock(factor * width, 2 * factor * width, 2) for factor in (1, 2, 4)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(8 * width, classes)
 

@@ -59,7 +59,7 @@ def published_weights(file: ExternalFile, convert: Callable[[dict[str, Tensor]],
         raise ValueError(f"{path}: {error}") from None
 
 
-class Trained(NamedTuple):
+class TrainedDenoiser(NamedTuple):
     """A finished run: its stage, its seed, its record and its weights."""
 
     stage: DenoiserStage
@@ -68,7 +68,7 @@ class Trained(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def open_run(folder: Path, weights: str = "model") -> Trained:
+def open_run(folder: Path, weights: str = "model") -> TrainedDenoiser:
     """Reads a finished pretraining; `weights` is `model`, or `ema` for the averaged ones that sampling uses.
 
     Raises:
@@ -78,7 +78,7 @@ def open_run(folder: Path, weights: str = "model") -> Trained:
     if not METHODS[run.method].denoises:
         raise ValueError(f"{folder}: holds {run.method}, which is not a denoiser")
     stage = stage_of(run)
-    return Trained(stage, run.seed, run, load_file(verified(folder / f"{weights}.safetensors", run.sha256)))
+    return TrainedDenoiser(stage, run.seed, run, load_file(verified(folder / f"{weights}.safetensors", run.sha256)))
 
 
 def stage_of(run: RunRecord) -> DenoiserStage:
@@ -115,7 +115,7 @@ def open_baseline(folder: Path, image_size: int, *, random: bool = False) -> nn.
     return encoder.eval().requires_grad_(False)
 
 
-class Finished(NamedTuple):
+class FinishedRun(NamedTuple):
     """A finished run of a row or a baseline, with all that lies around it in the results of a scale."""
 
     folder: Path  # its own
@@ -187,7 +187,7 @@ def find_run(folder: Path, *, row: str | None = None, seed: int | None = None) -
     return runs[min(runs) if seed is None else seed]
 
 
-def open_finished(folder: Path) -> Finished:
+def open_finished(folder: Path) -> FinishedRun:
     """Opens a run by its folder, e.g. results/laptop/pretrain/ldae/seed0; the other files lie beside it in the results.
 
     Raises:
@@ -208,8 +208,8 @@ def open_finished(folder: Path) -> Finished:
             )
     manifest = Manifest.read(needed[0])
     if stage is None:
-        return Finished(folder, run, manifest, open_baseline(folder, manifest.size))
-    return Finished(folder, run, manifest, open_denoiser(folder, needed[1].parent, manifest))
+        return FinishedRun(folder, run, manifest, open_baseline(folder, manifest.size))
+    return FinishedRun(folder, run, manifest, open_denoiser(folder, needed[1].parent, manifest))
 
 
 def open_classifier(folder: Path) -> tuple[nn.Module, ClassifierRecord]:

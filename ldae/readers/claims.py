@@ -22,7 +22,7 @@ LEVEL = 0.95  # of the intervals
 Measure = Literal["accuracy", "gain"]
 
 
-class Finding(Part):
+class ClaimFinding(Part):
     """The quantity of a claim, and what it says about the claim."""
 
     quantity: Estimate | None  # in points, or a rank correlation; None for a peak without other values to compare with
@@ -38,8 +38,8 @@ class JudgedClaim(Part):
     where: str  # in the paper
     rows: tuple[str, ...]
     paper: str
-    accuracy: Finding
-    gain: Finding | None = None  # the same by the gain over random weights; None for a rank correlation
+    accuracy: ClaimFinding
+    gain: ClaimFinding | None = None  # the same by the gain over random weights; None for a rank correlation
     whisker: Whisker | None = None
     one_seed: bool = False
 
@@ -181,17 +181,17 @@ def _notes(judged: tuple[JudgedClaim, ...], seeds: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def judge(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding:
+def judge(claim: ClaimDefinition, results: Results, measure: Measure) -> ClaimFinding:
     """What results say about a claim, by the accuracy or by the gain over random weights."""
     if claim.peak is not None:
         return _peak(claim, results, measure)
     if claim.rank is not None:
         quantity = rank_correlation([results.rows[name] for name in claim.rank], results.groups)
-        return Finding(quantity=quantity, text=_text(quantity, 2), verdict=_verdict(quantity, claim))
+        return ClaimFinding(quantity=quantity, text=_text(quantity, 2), verdict=_verdict(quantity, claim))
     weights = (claim.sum or {}).items()
     values = np.sum([weight * _values(results.rows[name], measure) for name, weight in weights], axis=0)
     points = estimate(100 * values, results.groups)
-    return Finding(quantity=points, text=_text(points, 1), verdict=_verdict(points, claim))
+    return ClaimFinding(quantity=points, text=_text(points, 1), verdict=_verdict(points, claim))
 
 
 def _values(row: RowResult, measure: Measure) -> NDArray[np.float64]:
@@ -213,7 +213,7 @@ def _verdict(quantity: Estimate, claim: ClaimDefinition) -> str:
     return HOLDS if inside else FAILS if outside else UNDECIDED
 
 
-def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding:
+def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> ClaimFinding:
     """Whether the best value of a sweep is one of those that the claim names.
 
     The deciding quantity is the best accuracy of the named values less the best of the others. It is resampled whole,
@@ -223,7 +223,7 @@ def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding
     named = np.array([value in (claim.among or ()) for _, value in claim.points])
     best = claim.points[int(scores.mean((1, 2)).argmax())][1]
     if not named.any() or named.all():
-        return Finding(quantity=None, text=f"best at {best}", verdict=UNDECIDED)
+        return ClaimFinding(quantity=None, text=f"best at {best}", verdict=UNDECIDED)
 
     def margin(means: NDArray[np.float64]) -> NDArray[np.float64]:  # (values, ...) to (...)
         return means[named].max(0) - means[~named].max(0)
@@ -236,7 +236,7 @@ def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> Finding
     lower, upper = value - float(np.hypot(value - low, between)), value + float(np.hypot(high - value, between))
     verdict = HOLDS if lower > 0 else FAILS if upper < 0 else UNDECIDED
     quantity = Estimate(100 * value, 100 * lower, 100 * upper)
-    return Finding(quantity=quantity, text=f"best at {best}; lead {_text(quantity, 1)}", verdict=verdict)
+    return ClaimFinding(quantity=quantity, text=f"best at {best}; lead {_text(quantity, 1)}", verdict=verdict)
 
 
 def rank_correlation(rows: list[RowResult], groups: NDArray[np.int64]) -> Estimate:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ldae.data.prepared import Split, to_float, to_uint8
 from ldae.data.sources.pixels import read_picture
 from ldae.parts.denoising import Denoised, denoise_images, nearest_level
-from ldae.parts.loading import Finished, open_denoiser, open_finished
+from ldae.parts.loading import FinishedRun, open_denoiser, open_finished
 from ldae.runtime.arrays import save_arrays
 from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import atomic_write, checksums
@@ -71,7 +71,7 @@ def denoise_pictures(pictures: list[Path], *, model: Path, sigma: float, seed: i
         log(f"{path}: clean, noisy (sigma {level:.2g}), denoised")
 
 
-def _training(finished: Finished) -> str:
+def _training(finished: FinishedRun) -> str:
     """How many images a run was trained on, in words."""
     history = finished.folder / "history.csv"
     if not history.is_file():

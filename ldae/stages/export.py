@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from ldae.parts.folding import Folded, fold
-from ldae.parts.loading import Finished, open_finished
+from ldae.parts.loading import FinishedRun, open_finished
 from ldae.runtime.files import atomic_write, write_text
 from ldae.runtime.progress import log
 from ldae.study.base import PATCH
@@ -94,7 +94,7 @@ def timm_config(folded: Folded, size: int, row: str) -> dict[str, Any]:
     }
 
 
-def accuracy(finished: Finished, features: Features) -> str:
+def accuracy(finished: FinishedRun, features: Features) -> str:
     """The linear probe's accuracy of this encoder and of its random weights, if the results include it."""
     estimates = finished.probe(features)
     if estimates is None:
@@ -104,7 +104,7 @@ def accuracy(finished: Finished, features: Features) -> str:
     return f"{value} % (95 % interval {low} to {high}); its random weights {100 * random.value:.1f} %"
 
 
-def model_card(folded: Folded, finished: Finished, features: Features, about: dict[str, str], out: Path) -> str:
+def model_card(folded: Folded, finished: FinishedRun, features: Features, about: dict[str, str], out: Path) -> str:
     """The README of the exported folder: what it contains and how to load it."""
     run, size, classes = finished.run, finished.manifest.size, finished.manifest.classes
     specs = {stage: step["spec"] for stage, step in run.lineage.items()}

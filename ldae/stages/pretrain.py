@@ -29,7 +29,7 @@ from ldae.study.record import Options, origin_of, write_record
 from ldae.study.results import Manifest
 from ldae.study.spec import PublishedWeights
 from ldae.study.stage_specs import AdoptStage, BaselineStage, PretrainStage
-from ldae.training.loop import Source, by_part, trained
+from ldae.training.loop import BatchSource, by_part, trained
 from ldae.training.step import LossTask, decay_groups
 
 SMALLEST_CROP = 0.2  # of the area, of a random resized crop in pretraining (MAE)
@@ -117,7 +117,7 @@ def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
     dataset, tokenizer, seed, device = options["dataset"], options.get("tokenizer"), options["seed"], pick_device()
     manifest, images = Manifest.read(dataset / "manifest.json"), Split.open(dataset, "train")
     origin, training = origin_of("pretrain", stage, options), stage.training
-    source: Source = images.as_stored  # random crops are cut from the larger stored images
+    source: BatchSource = images.as_stored  # random crops are cut from the larger stored images
     if isinstance(stage, PretrainStage):
         length, macs = stage.recipe.length, pretrain_macs(stage, images.size)
         if stage.recipe.crop == "center":

@@ -13,7 +13,7 @@ from ldae.study.checking import word
 
 
 @dataclass(frozen=True)
-class Measure:
+class MeasureTraits:
     """One number of an encoder."""
 
     title: str  # the heading of its column
@@ -24,17 +24,17 @@ class Measure:
 
 
 MEASURES = {
-    "linear": Measure(
+    "linear": MeasureTraits(
         title="accuracy",
         about="Accuracy: of a linear classifier on the mean of the tokens, trained as MAE's linear probe.",
         paper="probe",
     ),
-    "knn": Measure(
+    "knn": MeasureTraits(
         title="k-NN",
         about="k-NN: a vote of the nearest training images by the cosine of their features, with nothing trained; "
         "where it is far below the linear probe, the features separate the classes by a small part of their variance.",
     ),
-    "attentive": Measure(
+    "attentive": MeasureTraits(
         title="attentive",
         about="Attentive: of a classifier that pools the tokens with several learned queries before its linear layer "
         "(efficient probing, arXiv:2506.10178); where it is far above the linear probe, single tokens know what their "

@@ -20,7 +20,7 @@ Key = dict[str, Any]  # which job of a stage: its `row` and `seed`, its `tokeniz
 Place = Callable[["Study", Key], str | None]
 
 
-class Folder(NamedTuple):
+class InputFolder(NamedTuple):
     """An option of commands whose value is the folder of an earlier result."""
 
     help: str
@@ -29,13 +29,15 @@ class Folder(NamedTuple):
 
 
 FOLDERS = {
-    "dataset": Folder("the prepared images", "manifest.json"),
-    "tokenizer": Folder("the fitted tokenizer, for a row that has one", "tokenizer.json", is_optional=True),
-    "vgg": Folder("the classifier of the perceptual loss, if the graph trains it", "classifier.json", is_optional=True),
-    "model": Folder("the trained row", "run.json"),
-    "samples": Folder("a row's samples", "samples.json"),
-    "reference": Folder("the feature statistics of the real images", "reference.json"),
-    "judge": Folder("the classifier of the features, if the graph trains it", "classifier.json", is_optional=True),
+    "dataset": InputFolder("the prepared images", "manifest.json"),
+    "tokenizer": InputFolder("the fitted tokenizer, for a row that has one", "tokenizer.json", is_optional=True),
+    "vgg": InputFolder(
+        "the classifier of the perceptual loss, if the graph trains it", "classifier.json", is_optional=True
+    ),
+    "model": InputFolder("the trained row", "run.json"),
+    "samples": InputFolder("a row's samples", "samples.json"),
+    "reference": InputFolder("the feature statistics of the real images", "reference.json"),
+    "judge": InputFolder("the classifier of the features, if the graph trains it", "classifier.json", is_optional=True),
 }
 
 

@@ -36,7 +36,7 @@ from ldae.study.scale import Classifier, Convolutional
 from ldae.training.step import AdamW
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """A source of batches: prepared images, or their cached latents."""
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Task(Protocol):
         """
 
 
-class Run:
+class TrainingRun:
     """The state of a training: its task, the number of steps taken, and its history."""
 
     def __init__(
@@ -157,7 +157,7 @@ class Run:
                 return
 
 
-def batches(run: Run, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(run: TrainingRun, source: BatchSource) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields this rank's part of each remaining batch; on an accelerator a thread reads the next one during a step."""
     order, steps = Order(len(source), stream(run.seed, Stream.ORDER)), range(run.step, run.total)
 
@@ -176,7 +176,7 @@ def batches(run: Run, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
             yield ready
 
 
-def train(run: Run, source: Source, *, resume: Path, checkpoint_seconds: float) -> None:
+def train(run: TrainingRun, source: BatchSource, *, resume: Path, checkpoint_seconds: float) -> None:
     """Takes all remaining steps and saves checkpoints; each line of the history has the mean loss since the last line.
 
     `resume/history.csv` grows with the history, so that a running training can be plotted.
@@ -232,7 +232,7 @@ class TrainingResult:
 @contextmanager
 def trained(
     build: Callable[[], Task],
-    source: Source,
+    source: BatchSource,
     recipe: Training | Classifier | Convolutional,
     options: Options,
     origin: dict[str, Any],
@@ -258,7 +258,9 @@ def trained(
         state = read_state(path, identity, torch.device("cpu")) if leads else None
         if not ranks.broadcast(state is not None):
             batch, log_every = recipe.batch, recipe.log_every
-            run = Run(build(), title=title, seed=seed, total=steps, batch=batch, log_every=log_every, identity=identity)
+            run = TrainingRun(
+                build(), title=title, seed=seed, total=steps, batch=batch, log_every=log_every, identity=identity
+            )
             run.restore(resume)
             train(run, source, resume=resume, checkpoint_seconds=options.get("checkpoint_seconds", 300.0))
             if leads:

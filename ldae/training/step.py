@@ -18,7 +18,7 @@ EPS = 1e-8  # of AdamW
 Prepare = Callable[[Tensor, Tensor, Randomness], tuple[Any, ...]]
 
 
-class State(NamedTuple):
+class AdamState(NamedTuple):
     """The state of a weight."""
 
     step: Tensor  # (), the number of steps
@@ -39,7 +39,7 @@ class AdamW:
         self.param_groups: list[dict[str, Any]] = [
             {"lr": 0.0, "weight_decay": 0.0} | group | {"params": list(group["params"])} for group in groups
         ]
-        self._states: dict[nn.Parameter, State] = {}
+        self._states: dict[nn.Parameter, AdamState] = {}
 
     @property
     def _weights(self) -> list[nn.Parameter]:
@@ -70,10 +70,10 @@ class AdamW:
                 maximize=False,
             )
 
-    def _state(self, weight: nn.Parameter) -> State:
+    def _state(self, weight: nn.Parameter) -> AdamState:
         if weight not in self._states:
             count = torch.zeros((), device=weight.device)
-            self._states[weight] = State(count, torch.zeros_like(weight), torch.zeros_like(weight))
+            self._states[weight] = AdamState(count, torch.zeros_like(weight), torch.zeros_like(weight))
         return self._states[weight]
 
     def zero_grad(self) -> None:
@@ -89,7 +89,7 @@ class AdamW:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads a state whose tensors are on the weights' device."""
         weights = self._weights
-        self._states = {weights[number]: State(**saved) for number, saved in state["state"].items()}
+        self._states = {weights[number]: AdamState(**saved) for number, saved in state["state"].items()}
 
 
 def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float:

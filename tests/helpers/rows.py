@@ -20,7 +20,7 @@ from ldae.study.scale import Fitting
 from ldae.study.spec import Method, Recipe, Tokenizer
 from ldae.study.stage_specs import PretrainStage, TokenizerStage
 from ldae.study.study import Study
-from ldae.training.loop import Run
+from ldae.training.loop import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 STUDY = Study.load(ROOT, {"scale": "smoke"})
@@ -77,9 +77,9 @@ def denoiser(row: str) -> tuple[PretrainStage, Denoiser]:
     return stage, Denoiser(stage, FITTED[spec.tokenizer.name], image_size=32, classes=3)
 
 
-def run(row: str) -> Run:
+def run(row: str) -> TrainingRun:
     """A training run of a row at its first step."""
     stage, model = denoiser(row)
-    return Run(
+    return TrainingRun(
         denoiser_task(model, stage), title=row, seed=0, total=60, batch=8, log_every=TRAINING.log_every, identity=""
     )

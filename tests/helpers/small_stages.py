@@ -39,7 +39,7 @@ from torch import Tensor
 from ldae.measures.attentive import AttentiveHeads
 from ldae.measures.knn import KNN
 from ldae.measures.linear import Heads
-from ldae.measures.measure import Encoded, Task
+from ldae.measures.measure import Encoded, ProbeTask
 from ldae.runtime.files import read_json
 from ldae.runtime.weights import load_file
 from ldae.stages.denoise import denoise
@@ -300,7 +300,7 @@ def vote_numbers() -> Numbers:
     generator = torch.Generator().manual_seed(0)
     features, queries = (torch.randn(num, 12, generator=generator) for num in (200, 3000))
     neighbours = KNN(
-        Task(CLASSES, Probing(mode="cached", rates=(1.0,), neighbours=10), torch.ones(1), 0), Encoded(queries)
+        ProbeTask(CLASSES, Probing(mode="cached", rates=(1.0,), neighbours=10), torch.ones(1), 0), Encoded(queries)
     )
     neighbours.validate(Encoded(queries), torch.zeros(len(queries), dtype=torch.long))
     for part in (slice(0, 120), slice(120, 200)):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ldae.measures.attentive import AttentiveHeads
 from ldae.measures.knn import KNN
 from ldae.measures.linear import Heads
-from ldae.measures.measure import Encoded, Task
+from ldae.measures.measure import Encoded, ProbeTask
 from ldae.measures.rates import head_rate
 from ldae.study.recipes import Probing
 
@@ -98,7 +98,9 @@ def test_neighbours_vote_by_similarity() -> None:
             votes[known[index]] += torch.exp(similarity[index] / 0.07)
         expected.append(int(votes.argmax()))
     for parts in ([200], [7, 100, 93]):  # all training features at once, or part by part
-        found = KNN(Task(4, Probing(mode="cached", rates=(1.0,), neighbours=20), torch.ones(1), 0), Encoded(queries))
+        found = KNN(
+            ProbeTask(4, Probing(mode="cached", rates=(1.0,), neighbours=20), torch.ones(1), 0), Encoded(queries)
+        )
         found.validate(Encoded(queries), torch.zeros(len(queries), dtype=torch.long))
         for features, names in zip(train.split(parts), known.split(parts), strict=True):
             found.update(Encoded(features), names, torch.zeros(len(names), dtype=torch.bool))

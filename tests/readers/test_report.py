@@ -23,7 +23,7 @@ from PIL import Image
 from rows import ROOT
 
 from ldae.measures.intervals import Estimate
-from ldae.readers.claims import Finding, JudgedClaim, Judgement
+from ldae.readers.claims import ClaimFinding, JudgedClaim, Judgement
 from ldae.readers.figures import FIGURES
 from ldae.readers.figures.style import PALETTE
 from ldae.readers.layout import RowNumbers, TableRecord
@@ -276,8 +276,8 @@ def judged(*verdicts: str, one_seed: bool = False) -> Judgement:
             where="Table 1",
             rows=("pca",),
             paper="+2.0",
-            accuracy=Finding(quantity=quantity, text="+1.0 [-0.5, +2.5]", verdict=verdict),
-            gain=Finding(quantity=quantity, text="+1.0 [-0.5, +2.5]", verdict=verdict),
+            accuracy=ClaimFinding(quantity=quantity, text="+1.0 [-0.5, +2.5]", verdict=verdict),
+            gain=ClaimFinding(quantity=quantity, text="+1.0 [-0.5, +2.5]", verdict=verdict),
             one_seed=one_seed,
         )
         for n, verdict in enumerate(verdicts)

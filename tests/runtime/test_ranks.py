@@ -48,7 +48,7 @@ from ldae.study.stage_specs import (
     ProbeStage,
     SampleStage,
 )
-from ldae.training.loop import Run
+from ldae.training.loop import TrainingRun
 
 SIZE = Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1)
 TRAINING = Training(steps=6, batch=16, rate=0.02, warmup=0.1, log_every=2)
@@ -131,14 +131,14 @@ def test_gradients_of_several_forward_passes_are_added_before_they_are_averaged(
 
 def stop_after(steps: int) -> None:
     """Lets this process take so many more steps."""
-    update, left = Run.update, iter(range(steps))
+    update, left = TrainingRun.update, iter(range(steps))
 
-    def stopping(self: Run, *arguments: Any) -> Any:
+    def stopping(self: TrainingRun, *arguments: Any) -> Any:
         if next(left, None) is None:
             os._exit(0)
         return update(self, *arguments)
 
-    Run.update = stopping  # type: ignore[method-assign]
+    TrainingRun.update = stopping  # type: ignore[method-assign]
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(alone: Path, prepared: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from ldae.study.stage_specs import (
     SampleStage,
     TokenizerStage,
 )
-from ldae.training.loop import Run, load_checkpoint, read_state, save_checkpoint
+from ldae.training.loop import TrainingRun, load_checkpoint, read_state, save_checkpoint
 
 MB = 2**20
 STAGE = PretrainStage(
@@ -160,16 +160,16 @@ def test_an_array_has_its_room_before_anything_is_written(disk: Disk) -> None:
 def test_a_checkpoint_without_room_leaves_the_one_before(
     disk: Disk, prepared: Path, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Run.save
+    save = TrainingRun.save
 
-    def filling(self: Run, folder: Path) -> None:
+    def filling(self: TrainingRun, folder: Path) -> None:
         if self.step == 3:
             (folder / "previous.pt").unlink()  # whose room is else that of the next checkpoint
             disk.leave(1000)
         save(self, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", filling)
+        patch.setattr(TrainingRun, "save", filling)
         with refused("resume/checkpoint.pt", "is the disk full?"):
             train(prepared, disk.path)
     disk.make_room()
@@ -187,7 +187,7 @@ def test_weights_without_room_cost_no_step(
         train(prepared, tmp_path, disk.path / "out")
     assert not list((disk.path / "out").iterdir())
     disk.make_room()
-    monkeypatch.setattr(Run, "update", None)  # it cannot take a step
+    monkeypatch.setattr(TrainingRun, "update", None)  # it cannot take a step
     assert train(prepared, tmp_path, disk.path / "out") == undisturbed
 
 

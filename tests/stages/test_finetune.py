@@ -26,7 +26,7 @@ from ldae.study.methods import MAETraining
 from ldae.study.recipes import Finetuning, Training
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import BaselineStage, FinetuneStage, PretrainStage
-from ldae.training.loop import Run
+from ldae.training.loop import TrainingRun
 
 SIZE = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)
 TRAINING = Training(steps=4, batch=16, rate=0.02, warmup=0.1, log_every=2)
@@ -216,7 +216,7 @@ def test_micro_batches_equal_the_whole_batch() -> None:
     found = []
     for micro_batch in (0, 3):
         task = finetuning_task(copy.deepcopy(start), stage, classes=3, micro_batch=micro_batch)
-        run = Run(task, title="x", seed=0, total=8, batch=8, log_every=2, identity="")
+        run = TrainingRun(task, title="x", seed=0, total=8, batch=8, log_every=2, identity="")
         losses = [run.update(images, labels)["loss"] for _ in range(3)]
         found.append([*losses, *task.module.parameters()])
     for whole, parts in zip(*found, strict=True):
@@ -274,18 +274,18 @@ def test_fine_tuning_stopped_anywhere_ends_in_the_same_numbers(
     prepared: Path, trained_row: Path, tmp_path: Path
 ) -> None:
     whole = tune(prepared, trained_row, tmp_path / "whole")
-    update = Run.update
+    update = TrainingRun.update
     for steps in (1, 5):
         left = iter(range(steps))
 
-        def stopping(self: Run, *arguments: Any, left: Any = left) -> Any:
+        def stopping(self: TrainingRun, *arguments: Any, left: Any = left) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt
             return update(self, *arguments)
 
         folder = tmp_path / str(steps)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "update", stopping)
+            patch.setattr(TrainingRun, "update", stopping)
             with pytest.raises(KeyboardInterrupt):
                 tune(prepared, trained_row, folder)
         assert (folder / "resume/checkpoint.pt").exists()

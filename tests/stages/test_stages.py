@@ -41,7 +41,7 @@ from ldae.study.stage_specs import (
     ProbeStage,
     SampleStage,
 )
-from ldae.training.loop import Run
+from ldae.training.loop import TrainingRun
 
 SIZE = Size(width=16, heads=2, encoder_blocks=1, decoder_blocks=1)
 TRAINING = Training(steps=6, batch=16, rate=0.02, warmup=0.1, log_every=2)
@@ -156,15 +156,15 @@ def test_a_tokenizer_stopped_anywhere_ends_in_the_same_bytes(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = workshop.tokenizer("whole", adversarial=True)
-    update, left = Run.update, iter(range(4))
+    update, left = TrainingRun.update, iter(range(4))
 
-    def stopping(self: Run, *arguments: Any) -> Any:
+    def stopping(self: TrainingRun, *arguments: Any) -> Any:
         if next(left, None) is None:
             raise KeyboardInterrupt
         return update(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", stopping)
+        patch.setattr(TrainingRun, "update", stopping)
         with pytest.raises(KeyboardInterrupt):
             workshop.tokenizer("parts", adversarial=True)
     parts = workshop.tokenizer("parts", adversarial=True)

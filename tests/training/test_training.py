@@ -26,7 +26,7 @@ from ldae.study.base import Size
 from ldae.study.recipes import Training
 from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import PretrainStage
-from ldae.training.loop import Run
+from ldae.training.loop import TrainingRun
 from ldae.training.step import LossTask, WeightEMA, learning_rate
 
 STEPS = 14
@@ -56,14 +56,14 @@ def train(prepared: Path, folder: Path, stage: PretrainStage = STAGE, revision: 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets this many more steps happen, then ends the process's patience."""
-    update, left = Run.update, iter(range(steps))
+    update, left = TrainingRun.update, iter(range(steps))
 
-    def stopping(self: Run, *arguments: object) -> object:
+    def stopping(self: TrainingRun, *arguments: object) -> object:
         if next(left, None) is None:
             raise KeyboardInterrupt
         return update(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Run, "update", stopping)
+    monkeypatch.setattr(TrainingRun, "update", stopping)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_weight_decay_shrinks_matrices_by_their_share_of_the_rate_and_nothing_el
     )
     before = [parameter.detach().clone() for parameter in model.parameters()]
     measured = plain.update(images(), torch.arange(8) % 3)
-    other = Run(decaying, title="", seed=0, total=60, batch=8, log_every=1, identity="")
+    other = TrainingRun(decaying, title="", seed=0, total=60, batch=8, log_every=1, identity="")
     other.update(images(), torch.arange(8) % 3)
     for start, ours, theirs in zip(before, decaying.network.parameters(), plain.task.network.parameters(), strict=True):
         shrunk = measured["rate"] * 0.3 * start if start.ndim > 1 else torch.zeros_like(start)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldae.data.sources.listing import Listing
-from ldae.data.sources.tree import LeftOut
+from ldae.data.sources.tree import UnusedFiles
 
 
 class Picture(NamedTuple):
@@ -48,4 +48,4 @@ class Source(NamedTuple):
     classes: tuple[str, ...]  # in the order of their labels
     splits: dict[str, Images]  # `train` and `val`
     listing: Listing | None = None  # the files that are read
-    left_out: LeftOut = LeftOut()
+    left_out: UnusedFiles = UnusedFiles()

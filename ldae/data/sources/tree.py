@@ -63,7 +63,7 @@ def printable(text: str) -> str:
 
 
 @dataclass
-class LeftOut:
+class UnusedFiles:
     """What a data set's folder contains besides the image files that are read."""
 
     endings: Counter[str] = field(default_factory=Counter)  # other files, by extension
@@ -102,7 +102,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.left_out = LeftOut()
+        self.left_out = UnusedFiles()
         self.folders: dict[str, int] = {}  # when each listed folder, relative to the root, last changed, nanoseconds
         self._contents: dict[str, tuple[dict[str, Identity], list[Entry]]] = {}
 

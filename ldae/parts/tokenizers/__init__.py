@@ -17,7 +17,7 @@ from ldae.study import spec
 from ldae.study.stage_specs import TokenizerStage
 
 
-class Tokenizer(Protocol):
+class TokenizerModule(Protocol):
     """What a row asks of its tokenizer; rows on images ask for all that a `LinearTokenizer` has."""
 
     def encode(self, images: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def fit(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
     return fitted
 
 
-def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> Tokenizer:
+def build(tokenizer: spec.Tokenizer, fitted: dict[str, Tensor]) -> TokenizerModule:
     """The tokenizer of a row from its fitted tensors; a `ValueError` says that they are of another dimension."""
-    built: Tokenizer = module_of(tokenizer.kind).build(fitted, dim=tokenizer.dim, scale=tokenizer.scale)
+    built: TokenizerModule = module_of(tokenizer.kind).build(fitted, dim=tokenizer.dim, scale=tokenizer.scale)
     return built

@@ -122,7 +122,7 @@ def middle(width: int) -> nn.Sequential:
     return nn.Sequential(Residual(width, width), Attention(width), Residual(width, width))
 
 
-class Encoder(nn.Module):
+class ConvEncoder(nn.Module):
     """Images to maps an eighth as high and wide."""
 
     def __init__(self, *, width: int, blocks: int, out_channels: int) -> None:
@@ -167,7 +167,7 @@ class Autoencoder(nn.Module):
         KL-f8 has a `width` of 128 channels at the first level, 2 residual `blocks` a level, and C = 4 `channels`.
         """
         super().__init__()
-        self.encoder = Encoder(width=width, blocks=blocks, out_channels=2 * channels)
+        self.encoder = ConvEncoder(width=width, blocks=blocks, out_channels=2 * channels)
         self.quant = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.post_quant = nn.Conv2d(channels, channels, 1)
         self.decoder = Decoder(width=width, blocks=blocks, in_channels=channels)

@@ -32,7 +32,7 @@ TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 FILES = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md"}  # of each table
 
 
-class Picture(NamedTuple):
+class PageFigure(NamedTuple):
     """A figure of the study on the page."""
 
     definition: FigureDefinition
@@ -41,7 +41,7 @@ class Picture(NamedTuple):
     files: list[str]  # its files in the folder of figures
 
 
-class Table(NamedTuple):
+class PageTable(NamedTuple):
     """A table of the study on the page."""
 
     name: str
@@ -135,7 +135,7 @@ def _data_uri(path: Path, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _table(name: str, folder: Path) -> Table | None:
+def _table(name: str, folder: Path) -> PageTable | None:
     """A table with its files; None if it has not been written."""
     record = folder / f"{name}.json"
     if not record.is_file():
@@ -145,10 +145,10 @@ def _table(name: str, folder: Path) -> Table | None:
         for kind, ending in FILES.items()
         if (path := folder / f"{name}.{ending}").is_file()
     ]
-    return Table(name, TableRecord.read(record).layout.on_page(), files)
+    return PageTable(name, TableRecord.read(record).layout.on_page(), files)
 
 
-def _picture(figure: FigureDefinition, folder: Path) -> Picture | None:
+def _picture(figure: FigureDefinition, folder: Path) -> PageFigure | None:
     """The smaller file of a figure; None if it has not been drawn.
 
     With images of the data, the SVG may be twice as large: it holds the pixels themselves, which stay sharp.
@@ -161,7 +161,7 @@ def _picture(figure: FigureDefinition, folder: Path) -> Picture | None:
     is_drawing = svg in images and "<image" not in svg.read_text(encoding="utf-8")
     handicap = {".svg": 1.0 if is_drawing else 0.5, ".png": 1.0}
     smallest = min(images, key=lambda path: path.stat().st_size * handicap[path.suffix])
-    return Picture(figure, _data_uri(smallest, TYPES[smallest.suffix]), is_drawing, [path.name for path in paths])
+    return PageFigure(figure, _data_uri(smallest, TYPES[smallest.suffix]), is_drawing, [path.name for path in paths])
 
 
 def _curves(definition: PageDefinition, results: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ POINTS = 200  # of a curve; a longer history is averaged down to these
 CURVES = ("loss", "gradient_norm")
 
 
-class Result(NamedTuple):
+class ResultFile(NamedTuple):
     """A record of the results folder."""
 
     path: str  # below the results folder
@@ -41,17 +41,17 @@ class Probe(NamedTuple):
     distance: DistanceRecord | None
 
 
-class Row(NamedTuple):
+class RowOrigin(NamedTuple):
     """A row of the study with its results."""
 
     definition: PageRow
     spec: str  # as an option of its commands
     settings: dict[str, Any]  # the whole specification by dotted keys
-    results: list[Result]
+    results: list[ResultFile]
     probes: list[Probe]
 
 
-def read_row(row: PageRow, folder: Path) -> Row:
+def read_row(row: PageRow, folder: Path) -> RowOrigin:
     """A row with its records in the results folder; a `ValueError` as of `read_results`."""
     results = read_results(row.records, folder)
     records = {result.path: (result.about, folder / result.path) for result in results}
@@ -63,10 +63,10 @@ def read_row(row: PageRow, folder: Path) -> Row:
         probes.append(Probe(record.seed, trained, random, judged.get(record.seed)))
     spec = Spec.model_validate(row.spec)
     settings = {key: value for key, value in leaves(spec.model_dump()) if value is not None}
-    return Row(row, spec.to_json(), settings, results, probes)
+    return RowOrigin(row, spec.to_json(), settings, results, probes)
 
 
-def read_results(expected: Iterable[tuple[str, str]], folder: Path) -> list[Result]:
+def read_results(expected: Iterable[tuple[str, str]], folder: Path) -> list[ResultFile]:
     """The records that are in the results folder, of those expected: their paths and the digests of their lineages.
 
     Raises:
@@ -77,7 +77,7 @@ def read_results(expected: Iterable[tuple[str, str]], folder: Path) -> list[Resu
         if (folder / path).is_file():
             about = read_json(folder / path)
             check_lineage(about.get("lineage"), lineage, folder / path)
-            results.append(Result(path, RECORDS[Path(path).name], about))
+            results.append(ResultFile(path, RECORDS[Path(path).name], about))
     return results
 
 
