@@ -70,10 +70,9 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def before_step(self, progress: float) -> None:
         """Moves the averages towards the networks, before the step at which a share of the training is over."""
-        pairs = ((self.averaged_encoder, self.encoder), (self.averaged_projector, self.projector))
-        for averaged, network in pairs:
-            for average, weight in zip(averaged.parameters(), network.parameters(), strict=True):
-                average.lerp_(weight, 1 - momentum_at(progress))
+        averages: list[Tensor] = [*self.averaged_encoder.parameters(), *self.averaged_projector.parameters()]
+        weights: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - momentum_at(progress))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The loss (N,) of two views of each image, (N, 3, S, S) each."""
