@@ -6,16 +6,14 @@ import os
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
 from ldae.data.sources import opening
 from ldae.overview.state import State
-from ldae.runtime.files import read_json
 from ldae.study.cost import Costs, DataSize
 from ldae.study.graph import Graph, Job
-from ldae.study.record import digest, seconds_of
+from ldae.study.record import seconds_of
 from ldae.study.scale import Photos
 from ldae.study.stages import STAGES, Cost
 from ldae.study.study import Study
@@ -61,9 +59,10 @@ class Rates:
         names = (path.name.removeprefix("seed") for path in (root / study.results).glob("*/*/seed*"))
         seeds = {int(name) for name in names if name.isdecimal()} | set(study.file.seeds)
         graph = Graph(replace(study, file=study.file.model_copy(update={"seeds": sorted(seeds)})), root)
+        state = State(graph)
         self.ran: list[tuple[str, float, float]] = []  # stage, FLOPs and seconds of each finished job
         for job in graph.jobs.values():
-            flops, record = costs.of(job).flops, _record(job)
+            flops, record = costs.of(job).flops, state.matching_record(job)
             if flops and "provenance" in record:
                 self.ran.append((job.stage, flops, seconds_of(record["provenance"])))
         self.measured: dict[str, float] = {}
@@ -90,17 +89,18 @@ class Rates:
         return START_SECONDS + flops / self.of(stage)
 
 
-def size_of(graph: Graph, images: int | None) -> tuple[DataSize, str]:
+def size_of(state: State, images: int | None) -> tuple[DataSize, str]:
     """The size of the data set: of the prepared images, as given, as counted on the disk, or ImageNet's.
 
     Args:
-        graph: of the study and its results.
+        state: of the study's results.
         images: of the training set, where they are not prepared.
 
     Returns:
         The size, and a note on it: a mistake that would stop the preparation.
     """
-    dataset, record = graph.study.scale.dataset, _record(graph.jobs["dataset"])
+    graph = state.graph
+    dataset, record = graph.study.scale.dataset, state.matching_record(graph.jobs["dataset"])
     if record:
         train, val = (sum(record["counts"][split].values()) for split in ("train", "val"))
         return DataSize(train, val, len(record["classes"])), ""
@@ -126,7 +126,8 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
     """
     graph, resources = Graph(study, root), study.scale.resources
     jobs = [job for job in graph.all_jobs_for(targets) if not job.is_view]
-    to_run = State(graph).to_run(targets)
+    state = State(graph)
+    to_run = state.to_run(targets)
     left = {job for job in to_run if not job.is_view}
     if not left:
         views = [job.title for job in to_run]
@@ -134,7 +135,7 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
         rest = f"; {what} would be written again" if views else ""
         names = " ".join(targets)
         return f"Nothing left to do for {names} at scale {study.scale_name}: all {len(jobs)} jobs have run{rest}."
-    data, problem = size_of(graph, images)
+    data, problem = size_of(state, images)
     model = Costs(study, data)
     costs, rates = {job: model.of(job) for job in jobs}, Rates(study, model, root)
     seconds = {job: rates.seconds(job.stage, costs[job].flops) for job in left}
@@ -159,15 +160,6 @@ def plan(study: Study, root: Path, targets: list[str], *, images: int | None = N
         notes.append(f"Rates in brackets are assumed ({words}), because no job of the stage has run at this scale.")
     table = tabulate(lines, headers, disable_numparse=True, colalign=["left"] + ["right"] * 6)
     return "\n".join([*([f"{problem}\n"] if problem else []), table, "", *notes])
-
-
-def _record(job: Job) -> dict[str, Any]:
-    """The record of a job's result; empty where it has not run, or was asked for something else."""
-    try:
-        record: dict[str, Any] = read_json(job.record) if job.record.is_file() else {}
-    except ValueError:  # damaged
-        return {}
-    return record if digest(record.get("lineage")) == digest(job.lineage) else {}
 
 
 def _line(jobs: list[Job], left: set[Job], costs: dict[Job, Cost], rates: Rates) -> list[str]:

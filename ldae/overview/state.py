@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ldae.data.sources.opening import difference
 from ldae.runtime.files import read_json, sha256
 from ldae.study.graph import Graph, Job
-from ldae.study.record import differences, digest_read
+from ldae.study.record import differences, digest, digest_read
 
 J = TypeVar("J", bound=Hashable)
 F = TypeVar("F", bound=Hashable)
@@ -69,6 +69,11 @@ class State:
             except ValueError:
                 self._records[job] = None
         return self._records[job]
+
+    def matching_record(self, job: Job) -> dict[str, Any]:
+        """The record of a result with the expected lineage; empty if there is no such result."""
+        record = self.record_of(job) or {}
+        return record if digest(record.get("lineage")) == digest(job.lineage) else {}
 
     def _why(self, job: Job) -> str:
         if reason := self.outdated(job):

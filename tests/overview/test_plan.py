@@ -16,6 +16,7 @@ from graph import snakemake
 from ldae.data.sources import Source, tars
 from ldae.data.sources.opening import IMAGENET_BYTES
 from ldae.overview.plan import plan, size_of
+from ldae.overview.state import State
 from ldae.parts.network import Transformer
 from ldae.runtime.files import write_json
 from ldae.study.base import Size
@@ -36,7 +37,7 @@ def jobs(study: Study, targets: list[str], root: Path = Path("nowhere")) -> dict
 
 
 def costs(study: Study, targets: list[str]) -> dict[str, Cost]:
-    model = Costs(study, size_of(Graph(study), None)[0])
+    model = Costs(study, size_of(State(Graph(study)), None)[0])
     return {title: model.of(job) for title, job in jobs(study, targets).items()}
 
 
@@ -182,7 +183,7 @@ def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:
     for name, num in (("cat", 30), ("dog", 20)):
         pictures(tmp_path / "pictures" / name, num)
     study = of_pictures(tmp_path, f"{{source: folder, path: {tmp_path}/pictures, size: 64, val_fraction: 0.2}}")
-    assert size_of(Graph(study), None)[0] == DataSize(40, 10, 2)
+    assert size_of(State(Graph(study)), None)[0] == DataSize(40, 10, 2)
     text = plan(study, tmp_path, ["pca"])
     assert "assumed, as in ImageNet" not in text
     assert line_of("dataset", text)[-2:] == ["614", "kB"]
@@ -194,10 +195,10 @@ def test_the_images_in_tar_files_are_counted(tmp_path: Path, monkeypatch: pytest
     for name in (tars.TRAIN, tars.VAL, tars.DEVKIT):
         (tmp_path / name).touch()
     monkeypatch.setattr(tars, "load", lambda dataset: Source(("a", "b"), splits))
-    assert size_of(Graph(study), None)[0] == DataSize(7, 3, 2)
+    assert size_of(State(Graph(study)), None)[0] == DataSize(7, 3, 2)
     for name, size in IMAGENET_BYTES.items():
         os.truncate(tmp_path / name, size)  # which takes no room on the disk
-    assert size_of(Graph(study), None)[0] == DataSize(1_281_167, 50_000, 1000)
+    assert size_of(State(Graph(study)), None)[0] == DataSize(1_281_167, 50_000, 1000)
 
 
 def test_what_ran_counts_where_the_pictures_have_moved_since(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_what_ran_counts_where_the_pictures_have_moved_since(tmp_path: Path) -> 
     before, after = (of_pictures(tmp_path, dataset.format(tmp_path / name)) for name in ("old", "new"))
     for job in jobs(before, ["pca"], tmp_path).values():
         finish(job, 4.0 + 10.0)
-    assert size_of(Graph(after, tmp_path), None)[0] == DataSize(400, 200, 1)
+    assert size_of(State(Graph(after, tmp_path)), None)[0] == DataSize(400, 200, 1)
     assert "measured on 3 finished jobs" in plan(after, tmp_path, ["table3"])  # preparing the images computes nothing
 
 
