@@ -8,7 +8,7 @@ The method has four parts, each with one question, and one module that combines 
     parts.objective    what is predicted, and how are errors weighted?
     parts.denoiser     the combination: images in, loss out
 
-The rooms of the package, in the order in which they may import each other: `runtime` (processes and files), `study`
+The folders of the package, in the order in which they may import each other: `runtime` (processes and files), `study`
 (rows, scales, the graph of jobs), `data` and `parts`, `measures` and `overview`, `training`, `stages` (one module per
 job) and `readers` (tables, figures, claims, the page), `commands` and `api`. `ldae.load` opens a finished run.
 """

@@ -1,4 +1,4 @@
-"""Who may import whom: a room of `ldae` uses only rooms to its left."""
+"""Which imports are allowed: a folder of `ldae` imports only from folders to its left."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ldae"
-# From left to right; the rooms of one level do not know each other.
-ROOMS = [
+# From left to right; the folders of one layer do not import each other.
+LAYERS = [
     {"runtime"},
     {"study"},
     {"data", "parts"},
@@ -23,7 +23,7 @@ ROOMS = [
     {"commands", "api"},
     {"cli"},
 ]
-LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+LEVELS = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 TORCHLESS = ("study", "overview", "readers", "cli")
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -50,21 +50,21 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
     return {name.removeprefix("ldae.") for name in names}
 
 
-def test_a_room_uses_only_rooms_to_its_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_imports_only_from_folders_to_its_left(capsys: pytest.CaptureFixture[str]) -> None:
     arrows: Counter[tuple[str, str]] = Counter()
     wrong = []
     for path in FILES:
-        room = module_of(path).split(".")[0]
+        folder = module_of(path).split(".")[0]
         for target in imports(path) & MODULES:
             other = target.split(".")[0]
-            if other != room:
-                arrows[room, other] += 1
-                if LEVELS[other] >= LEVELS[room]:
+            if other != folder:
+                arrows[folder, other] += 1
+                if LEVELS[other] >= LEVELS[folder]:
                     wrong.append(f"{module_of(path)} imports {target}")
     with capsys.disabled():
         print()
-        for (room, other), count in sorted(arrows.items(), key=lambda item: (LEVELS[item[0][0]], item)):
-            print(f"  {room} -> {other}: {count}")
+        for (folder, other), count in sorted(arrows.items(), key=lambda item: (LEVELS[item[0][0]], item)):
+            print(f"  {folder} -> {other}: {count}")
     assert wrong == []
 
 
@@ -73,7 +73,7 @@ def test_documents_show_this_order(document: str) -> None:
     order = re.compile(r"\w+(?:(?: < |, )\w+)+")
     lines = (PACKAGE.parent / document).read_text().replace("`", "")
     shown = max(order.findall(lines), key=len)
-    assert [set(level.split(", ")) for level in shown.split(" < ")] == ROOMS
+    assert [set(level.split(", ")) for level in shown.split(" < ")] == LAYERS
 
 
 def test_every_room_has_its_place() -> None:
@@ -83,8 +83,8 @@ def test_every_room_has_its_place() -> None:
 def test_the_parts_of_the_method_do_not_know_each_other() -> None:
     parts = {"noise", "network", "objective", "tokenizers"}
     for path in FILES:
-        room, _, name = module_of(path).partition(".")
-        if room == "parts" and name.split(".")[0] in parts:
+        folder, _, name = module_of(path).partition(".")
+        if folder == "parts" and name.split(".")[0] in parts:
             used = {module.split(".")[1] for module in imports(path) if module.startswith("parts.")}
             assert used & parts <= {name.split(".")[0]} | ({"noise"} if name == "objective" else set()), path
 

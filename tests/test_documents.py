@@ -52,8 +52,8 @@ def test_the_readme_is_short_and_names_files_that_there_are() -> None:
     assert len(files) > 9
     assert [file for file in files if not (ROOT / file).is_file() and file != "scales/mine.yaml"] == []
     folders = re.findall(r"^(\w+)/  ", text, re.MULTILINE)
-    rooms = {path.name for path in (ROOT / "ldae").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert set(folders) == rooms
+    layers = {path.name for path in (ROOT / "ldae").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(folders) == layers
 
 
 def test_each_page_of_the_documents_is_linked_to() -> None:
