@@ -29,8 +29,8 @@ class Split:
     size: int  # S, at most S'
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> Split:
-        """Opens the split `train` or `val` of a prepared folder without reading its images."""
+    def open(cls, folder: Path, name: str, seed: int = 0) -> Split:
+        """Opens the split `train` or `val` of a replication in a prepared folder without reading its images."""
         manifest = Manifest.read(folder / "manifest.json")
         paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
         labels, groups = (open_array(verified(path, manifest.sha256)) for path in paths)
