@@ -1,4 +1,4 @@
-"""The uncertainty of accuracies: a bootstrap over groups of dependent images, and the spread of seeds; no torch."""
+"""The uncertainty of accuracies: the spread of replications, and a bootstrap over groups of images; no torch."""
 
 from __future__ import annotations
 
@@ -9,42 +9,76 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+REPLICATIONS = 4  # with splits of their own, from which their t-interval needs no bootstrap
 OUTLYING = 0.05  # the least gap in accuracy between outlying seeds and the others
 CHUNK = 50_000_000  # counts drawn at once, to bound memory
 
 
 class Estimate(NamedTuple):
-    """A value and its 95 % interval."""
+    """A value, its 95 % interval, and the 95 % prediction interval."""
 
     value: float
     low: float
     high: float
+    prediction: tuple[float, float] | None = (
+        None  # where a rerun with one seed would lie; None for fewer than two seeds
+    )
 
 
-def grouped_mean(
-    values: NDArray[np.floating], groups: NDArray[np.integer], *, spread: NDArray[np.floating] | None = None
-) -> Estimate:
-    """The mean of a value per image with the 95 % percentile interval of a bootstrap that resamples whole groups.
+def estimate(values: NDArray[np.floating], groups: NDArray[np.integer], *, own_splits: bool) -> Estimate:
+    """The mean over replications and images, with the intervals of the mean and of another replication.
+
+    With four or more replications that have splits of their own, the interval is the t-interval of the replications'
+    means. It then contains all that differs between replications, also the choice of validation images. Otherwise a
+    bootstrap over groups of images and the t-interval are added in quadrature.
 
     Args:
-        values: (N,), e.g. 1 where the image was classified correctly, averaged over seeds; or the difference of two
-            methods on the same images, for a paired interval.
-        groups: (N,) the group of each image, 0..G-1.
-        spread: the value's mean under each of several seeds (k,); with at least two the t-interval of the seeds' mean
-            is added to the bootstrap's in quadrature.
+        values: (seeds, N), e.g. 1 where an image was classified correctly; or the difference of two rows, paired within
+            each seed.
+        groups: (seeds, N) the group of each image.
+        own_splits: whether each seed has validation images of its own. If not, an image has the same place in all.
     """
-    low, high = np.percentile(resampled_means(values, groups), [2.5, 97.5])
-    value = float(values.mean())
-    seeds = seed_interval(spread) if spread is not None and len(spread) > 1 else 0.0
-    return Estimate(value, value - float(np.hypot(value - low, seeds)), value + float(np.hypot(high - value, seeds)))
+    by_seed = values.mean(1)
+    value, half = float(by_seed.mean()), seed_interval(by_seed) if len(by_seed) > 1 else 0.0
+    if own_splits and len(by_seed) >= REPLICATIONS:
+        low, high = value - half, value + half
+    else:
+        bootstrap = np.percentile(resampled_replications(values, groups, own_splits=own_splits), [2.5, 97.5])
+        low, high = (
+            value - float(np.hypot(value - bootstrap[0], half)),
+            value + float(np.hypot(bootstrap[1] - value, half)),
+        )
+    rerun = half * float(np.sqrt(len(by_seed) + 1))  # t s sqrt(1 + 1/n)
+    return Estimate(value, low, high, (value - rerun, value + rerun) if len(by_seed) > 1 else None)
 
 
-def resampled_means(values: NDArray[np.floating], groups: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The means (RESAMPLES,) of values (N,) over resampled groups (N,); every call draws the same groups."""
-    num = int(groups.max()) + 1
+def grouped_mean(values: NDArray[np.floating], groups: NDArray[np.integer]) -> Estimate:
+    """The mean of one seed's values (N,) with the interval of a bootstrap that resamples whole groups (N,)."""
+    return estimate(values[None], groups[None], own_splits=False)
+
+
+def resampled_replications(
+    values: NDArray[np.floating], groups: NDArray[np.integer], *, own_splits: bool
+) -> NDArray[np.float64]:
+    """The means (RESAMPLES,) of values (seeds, N) over resampled groups (seeds, N).
+
+    Seeds with splits of their own are resampled independently; otherwise all seeds have the same groups.
+    """
+    if not own_splits:
+        return resampled_means(values.mean(0), groups[0])
+    drawn = [resampled_means(*each, stream=seed) for seed, each in enumerate(zip(values, groups, strict=True))]
+    return np.mean(drawn, axis=0, dtype=np.float64)
+
+
+def resampled_means(
+    values: NDArray[np.floating], groups: NDArray[np.integer], *, stream: int = 0
+) -> NDArray[np.float64]:
+    """The means (RESAMPLES,) of values (N,) over resampled groups (N,); a `stream` draws the same groups each time."""
+    names, groups = np.unique(groups, return_inverse=True)  # a replication has some of all groups
+    num = len(names)
     sums = np.bincount(groups, weights=values, minlength=num)
     sizes = np.bincount(groups, minlength=num).astype(np.float64)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(stream)
     means = []
     for start in range(0, RESAMPLES, step := max(1, CHUNK // num)):
         count = min(step, RESAMPLES - start)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ldae.measures.intervals import Estimate, resampled_means, seed_interval
+from ldae.measures.intervals import Estimate, estimate, resampled_replications, seed_interval
 from ldae.readers.layout import Part, Whisker
-from ldae.readers.results import Results, RowResult, estimate
+from ldae.readers.results import Results, RowResult
 from ldae.runtime.files import write_text
 from ldae.study.definitions import ClaimDefinition, ClaimsDefinition
 from ldae.study.file import Paper
@@ -132,7 +132,7 @@ def _judged(definition: ClaimsDefinition, results: Results, papers: dict[str, Pa
     ends = [-1.0, 1.0]
     for claim, (accuracy, _), number in zip(definition.claims, found, numbers, strict=True):
         if claim.rank is None and accuracy.quantity is not None:
-            ends += [*accuracy.quantity, *([number] if number is not None else [])]
+            ends += [*accuracy.quantity[:3], *([number] if number is not None else [])]
     points = (max(min(ends), -100.0), min(max(ends), 100.0))
     judged = []
     for claim, (accuracy, gain), value, number in zip(definition.claims, found, values, numbers, strict=True):
@@ -186,11 +186,12 @@ def judge(claim: ClaimDefinition, results: Results, measure: Measure) -> ClaimFi
     if claim.peak is not None:
         return _peak(claim, results, measure)
     if claim.rank is not None:
-        quantity = rank_correlation([results.rows[name] for name in claim.rank], results.groups)
+        quantity = rank_correlation(results.paired(claim.rank))
         return ClaimFinding(quantity=quantity, text=_text(quantity, 2), verdict=_verdict(quantity, claim))
-    weights = (claim.sum or {}).items()
-    values = np.sum([weight * _values(results.rows[name], measure) for name, weight in weights], axis=0)
-    points = estimate(100 * values, results.groups)
+    weights = claim.sum or {}
+    rows = results.paired(weights)
+    values = np.sum([weights[row.name] * _values(row, measure) for row in rows], axis=0)
+    points = estimate(100 * values, rows[0].linear.groups, own_splits=rows[0].linear.own_splits)
     return ClaimFinding(quantity=points, text=_text(points, 1), verdict=_verdict(points, claim))
 
 
@@ -201,7 +202,7 @@ def _values(row: RowResult, measure: Measure) -> NDArray[np.float64]:
 
 def _verdict(quantity: Estimate, claim: ClaimDefinition) -> str:
     """Where a quantity's interval lies with respect to the claim's margin."""
-    _, low, high = quantity
+    _, low, high, _ = quantity
     if claim.within is not None:
         inside = low > -claim.within and high < claim.within
         outside = low > claim.within or high < -claim.within
@@ -219,7 +220,9 @@ def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> ClaimFi
     The deciding quantity is the best accuracy of the named values less the best of the others. It is resampled whole,
     with the choice of the best.
     """
-    scores = np.stack([_values(results.rows[row], measure) for row, _ in claim.points])  # (values, seeds, N)
+    rows = results.paired(name for name, _ in claim.points)
+    groups, own_splits = rows[0].linear.groups, rows[0].linear.own_splits
+    scores = np.stack([_values(row, measure) for row in rows])  # (values, seeds, N)
     named = np.array([value in (claim.among or ()) for _, value in claim.points])
     best = claim.points[int(scores.mean((1, 2)).argmax())][1]
     if not named.any() or named.all():
@@ -228,7 +231,9 @@ def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> ClaimFi
     def margin(means: NDArray[np.float64]) -> NDArray[np.float64]:  # (values, ...) to (...)
         return means[named].max(0) - means[~named].max(0)
 
-    draws = np.stack([resampled_means(score.mean(0), results.groups) for score in scores])  # (values, resamples)
+    draws = np.stack(
+        [resampled_replications(score, groups, own_splits=own_splits) for score in scores]
+    )  # (values, resamples)
     value = float(margin(scores.mean((1, 2))))
     low, high = np.percentile(margin(draws), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     by_seed = margin(scores.mean(2))
@@ -239,7 +244,7 @@ def _peak(claim: ClaimDefinition, results: Results, measure: Measure) -> ClaimFi
     return ClaimFinding(quantity=quantity, text=f"best at {best}; lead {_text(quantity, 1)}", verdict=verdict)
 
 
-def rank_correlation(rows: list[RowResult], groups: NDArray[np.int64]) -> Estimate:
+def rank_correlation(rows: list[RowResult]) -> Estimate:
     """Spearman's correlation of accuracy with the quality of samples, with an interval over images, seeds and samples.
 
     Quality is the negative distance. Accuracies are resampled by groups, distances drawn within their errors.
@@ -255,7 +260,9 @@ def rank_correlation(rows: list[RowResult], groups: NDArray[np.int64]) -> Estima
     accuracy = np.array([row.accuracy.value for row in rows])
     value = spearman(accuracy[None], quality[None])[0]
     rng = np.random.default_rng(0)
-    draws = np.stack([resampled_means(row.linear.values.mean(0), groups) for row in rows], axis=1)  # (resamples, rows)
+    linear = [row.linear for row in rows]
+    resampled = [resampled_replications(one.values, one.groups, own_splits=one.own_splits) for one in linear]
+    draws = np.stack(resampled, axis=1)  # (resamples, rows)
     means = np.array([row.by_seed for row in rows])  # (rows, seeds)
     seeds = means.shape[1]
     spread = means.std(1, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(len(rows))
@@ -290,5 +297,5 @@ def paper_value(claim: ClaimDefinition, papers: dict[str, Paper]) -> str:
 
 
 def _text(estimate: Estimate, digits: int) -> str:
-    value, low, high = (f"{part:+.{digits}f}" for part in estimate)
+    value, low, high = (f"{part:+.{digits}f}" for part in estimate[:3])
     return f"{value} [{low}, {high}]"

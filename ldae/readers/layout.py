@@ -198,7 +198,7 @@ class TableRecord(Record):
 
 def interval(estimate: Estimate, unit: str = "", *, signed: bool = False) -> str:
     """A share in percent with its interval; `unit` follows the value."""
-    value, low, high = (f"{100 * part:{'+' if signed else ''}.1f}" for part in estimate)
+    value, low, high = (f"{100 * part:{'+' if signed else ''}.1f}" for part in estimate[:3])
     return f"{value}{unit} [{low}, {high}]"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ldae.measures.intervals import Estimate, grouped_mean
+from ldae.measures.intervals import Estimate, estimate
 from ldae.runtime.arrays import open_array, read_arrays
 from ldae.runtime.files import read_json, verified
 from ldae.study.definitions import ViewDefinition
@@ -57,23 +57,29 @@ class MeasureResult:
 
     values: Values  # of the trained network
     random_values: Values  # of the same network with random weights
-    groups: NDArray[np.int64]  # (N,) of the images
+    groups: NDArray[np.int64]  # (seeds, N) of the images
+    own_splits: bool  # whether each seed has validation images of its own
     rate_at_edge: bool = False  # whether the best learning rate was the smallest or largest tried, for any seed
 
     @cached_property
     def trained(self) -> Estimate:
         """The trained network's number."""
-        return estimate(self.values, self.groups)
+        return estimate(self.values, self.groups, own_splits=self.own_splits)
 
     @cached_property
     def random(self) -> Estimate:
         """The number with random weights."""
-        return estimate(self.random_values, self.groups)
+        return estimate(self.random_values, self.groups, own_splits=self.own_splits)
 
     @cached_property
     def gain(self) -> Estimate:
         """The trained network's number less that with random weights, paired on the same images."""
-        return estimate(self.values - self.random_values, self.groups)
+        return estimate(self.values - self.random_values, self.groups, own_splits=self.own_splits)
+
+    def at(self, places: Sequence[int]) -> MeasureResult:
+        """The same measure over some of the seeds, by their places."""
+        kept = list(places)
+        return replace(self, values=self.values[kept], random_values=self.random_values[kept], groups=self.groups[kept])
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,26 @@ class RowResult:
     name: str
     label: str
     paper: Paper
+    seeds: tuple[int, ...]  # a row's own
     measures: dict[str, MeasureResult]  # by the measure's name
     training_flops: float | None  # of one seed; None for published weights
     finetuned: Estimate | None  # accuracy after fine-tuning
-    distance: Distance | None
+    distances: tuple[DistanceRecord, ...]  # of each seed's samples from true images; empty without samples
+
+    @cached_property
+    def distance(self) -> Distance | None:
+        """The distance of the samples over all seeds; None without samples."""
+        return Distance.over_seeds(list(self.distances)) if self.distances else None
+
+    def at(self, seeds: Iterable[int]) -> RowResult:
+        """The row's probes and distances over some of its seeds."""
+        places = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self,
+            seeds=tuple(self.seeds[place] for place in places),
+            measures={name: measure.at(places) for name, measure in self.measures.items()},
+            distances=tuple(self.distances[place] for place in places) if self.distances else (),
+        )
 
     @property
     def linear(self) -> MeasureResult:
@@ -116,8 +138,20 @@ class Results:
 
     rows: dict[str, RowResult]
     pixels: dict[str, Estimate]  # of raw pixels, by the measure's name
-    groups: NDArray[np.int64]  # (N,) of the validation images
+    groups: NDArray[np.int64]  # (seeds, N) of the validation images
     classes: int
+
+    def paired(self, names: Iterable[str]) -> list[RowResult]:
+        """Some rows over the seeds that all of them have.
+
+        Raises:
+            ValueError: if there is no such seed.
+        """
+        rows = [self.rows[name] for name in names]
+        common = [seed for seed in rows[0].seeds if all(seed in row.seeds for row in rows)]
+        if not common:
+            raise ValueError(f"rows {', '.join(row.name for row in rows)}: have no seed in common; give them `seeds`")
+        return [row.at(common) for row in rows]
 
 
 def collect(
@@ -141,7 +175,9 @@ def collect(
         ValueError: for a result that is missing, is of other images, or was made from another specification.
     """
     manifest, images = Manifest.read(dataset), content(read_json(dataset))
-    groups = open_array(verified(dataset.parent / "val_groups.npy", manifest.sha256))
+    of_images = np.asarray(open_array(verified(dataset.parent / "val_groups.npy", manifest.sha256)))
+    groups = np.tile(of_images, (len(definition.seeds), 1))
+    own_splits = definition.own_splits
     probed = _read(ProbeRecord, probes, images)
     tuned = _read(FinetuneRecord, finetunes, images)
     judged = _read(DistanceRecord, distances, images)
@@ -161,10 +197,11 @@ def collect(
             name=row.name,
             label=row.label,
             paper=row.paper,
-            measures=_over_seeds(of_seeds, row.offset, groups),
+            seeds=definition.seeds,
+            measures=_over_seeds(of_seeds, row.offset, groups, own_splits=own_splits),
             training_flops=of_seeds[0].record.training_flops,
-            finetuned=estimate(np.stack(finetuned).astype(np.float64), groups) if finetuned else None,
-            distance=Distance.over_seeds(distance) if distance else None,
+            finetuned=_finetuned(finetuned, groups, own_splits=own_splits),
+            distances=tuple(distance),
         )
     raw_pixels = {}
     if pixels is not None:
@@ -172,13 +209,8 @@ def collect(
         check_lineage(raw.record.lineage, definition.pixels, pixels)
         for name in raw.record.encoders["trained/0"]:
             values = raw.values("trained/0", name)
-            raw_pixels[name] = estimate(values[None], _groups_of(values, groups))
+            raw_pixels[name] = estimate(values[None], _groups_of(values[None], groups[:1]), own_splits=own_splits)
     return Results(rows, raw_pixels, groups, len(manifest.classes))
-
-
-def estimate(values: Values, groups: NDArray[np.int64]) -> Estimate:
-    """The mean over seeds and images (seeds, N), with the uncertainty of both; `groups` (N,) are of the images."""
-    return grouped_mean(values.mean(0), groups, spread=values.mean(1))
 
 
 class _Probe:
@@ -196,20 +228,27 @@ class _Probe:
         return np.array([found.value]) if found.correct is None else self.correct[found.correct].astype(np.float64)
 
 
-def _over_seeds(probes: list[_Probe], offset: int, groups: NDArray[np.int64]) -> dict[str, MeasureResult]:
+def _finetuned(correct: list[NDArray[np.uint8]], groups: NDArray[np.int64], *, own_splits: bool) -> Estimate | None:
+    """The accuracy after fine-tuning, from the images that each seed classified correctly; None for no seeds."""
+    return estimate(np.stack(correct).astype(np.float64), groups, own_splits=own_splits) if correct else None
+
+
+def _over_seeds(
+    probes: list[_Probe], offset: int, groups: NDArray[np.int64], *, own_splits: bool
+) -> dict[str, MeasureResult]:
     """All measures of a row, which probes the block at `offset`."""
     measures = {}
     trained, random = f"trained/{offset}", f"random/{offset}"
     for name in probes[0].record.encoders[trained]:
         values, random_values = (np.stack([probe.values(kind, name) for probe in probes]) for kind in (trained, random))
         at_edge = any(probe.record.encoders[trained][name].rate_at_edge for probe in probes)
-        measures[name] = MeasureResult(values, random_values, _groups_of(values[0], groups), at_edge)
+        measures[name] = MeasureResult(values, random_values, _groups_of(values, groups), own_splits, at_edge)
     return measures
 
 
-def _groups_of(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def _groups_of(values: Values, groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """The groups of a measure's values: of the images, or a single one for a number that is not an accuracy."""
-    return groups if len(values) == len(groups) else np.zeros(1, dtype=np.int64)
+    return groups if values.shape == groups.shape else np.zeros(values.shape, dtype=np.int64)
 
 
 def _read(kind: type[R], paths: Iterable[Path], images: str) -> dict[tuple[str, int], tuple[Path, R]]:

@@ -209,8 +209,8 @@ def _protocol(definition: TableDefinition, results: Results, rows: dict[str, Row
     """How the accuracies were measured, and what raw pixels and guessing give."""
     seeds = len(definition.seeds)
     text = (
-        f"Linear probe accuracy in percent [95 % interval], {len(results.groups):,} validation images in "
-        f"{results.groups.max() + 1:,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
+        f"Linear probe accuracy in percent [95 % interval], {results.groups.shape[1]:,} validation images in "
+        f"{len(np.unique(results.groups[0])):,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
         f"Raw pixels: {interval(results.pixels['linear'])}, k-NN {100 * results.pixels['knn'].value:.1f}. "
         f"Chance: {100 / results.classes:.1f}."
     )

@@ -151,7 +151,8 @@ def _estimate(
 ) -> ProbeEstimate:
     """A result as the record has it: an accuracy with its interval over groups, any other number by itself."""
     is_accuracy = array in correct
-    interval = grouped_mean(correct[array].astype(np.float64), groups) if is_accuracy else Estimate(*[result.value] * 3)
+    single = Estimate(result.value, result.value, result.value)
+    interval = grouped_mean(correct[array].astype(np.float64), groups) if is_accuracy else single
     return ProbeEstimate(
         value=interval.value,
         low=interval.low,

@@ -38,6 +38,8 @@ class ViewDefinition(Config):
     rows: tuple[RowDefinition, ...]
     seeds: tuple[int, ...]
     pixels: str  # the lineage digest of the probe of raw pixels
+    own_splits: bool = False  # whether each seed has validation images of its own
+    shared: tuple[str, ...] = ()  # parts that all seeds have in common
 
 
 class SeriesDefinition(Config):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from ldae.measures import intervals as statistics
-from ldae.measures.intervals import grouped_mean, outlying, seed_interval
+from ldae.measures.intervals import estimate, grouped_mean, outlying, seed_interval
 
 
 def test_independent_images_give_the_binomial_interval() -> None:
@@ -39,17 +39,40 @@ def test_a_paired_difference_is_surer_than_its_parts() -> None:
 
 
 def test_seeds_widen_the_interval_by_their_t_interval() -> None:
-    by_seed = np.array([0.30, 0.34, 0.29])
-    expected = stats.t.ppf(0.975, 2) * by_seed.std(ddof=1) / math.sqrt(3)
-    assert seed_interval(by_seed) == pytest.approx(expected)
-    correct, groups = (np.arange(900) % 10 < 3).astype(float), np.arange(900)
-    plain, widened = grouped_mean(correct, groups), grouped_mean(correct, groups, spread=by_seed)
+    correct = np.stack([(np.arange(900) % 10 < share).astype(float) for share in (3, 4, 2)])
+    groups = np.tile(np.arange(900), (3, 1))
+    expected = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert seed_interval(correct.mean(1)) == pytest.approx(expected)
+    plain, widened = grouped_mean(correct.mean(0), groups[0]), estimate(correct, groups, own_splits=False)
     assert widened.high - widened.value == pytest.approx(math.hypot(plain.high - plain.value, expected))
+
+
+def test_four_replications_with_their_own_splits_have_their_t_interval_and_a_prediction() -> None:
+    shares = np.array([0.30, 0.34, 0.29, 0.33])
+    correct = (np.arange(100) < 100 * shares[:, None]).astype(float)
+    groups = np.arange(400).reshape(4, 100)  # no replication has an image of another
+    found = estimate(correct, groups, own_splits=True)
+    expected = stats.ttest_1samp(shares, 0).confidence_interval()
+    assert found[:3] == pytest.approx((shares.mean(), expected.low, expected.high))
+    half = stats.t.ppf(0.975, 3) * shares.std(ddof=1) * math.sqrt(1 + 1 / 4)
+    assert found.prediction == pytest.approx((shares.mean() - half, shares.mean() + half))
+    with_images = estimate(correct[:3], groups[:3], own_splits=True)
+    assert with_images.high - with_images.value > seed_interval(shares[:3])
+
+
+def test_replications_with_their_own_splits_are_resampled_independently() -> None:
+    """Two replications on other images are as sure as one with twice as many; on the same images they are not."""
+    correct = (np.random.default_rng(0).random(400) < 0.4).astype(float)
+    both, groups = np.stack([correct, correct]), np.tile(np.arange(400), (2, 1))
+    ratio = [np.diff(estimate(both, groups, own_splits=own)[1:3])[0] for own in (False, True)]
+    assert ratio[0] / ratio[1] == pytest.approx(math.sqrt(2), rel=0.05)
 
 
 def test_one_seed_has_no_spread() -> None:
     correct, groups = (np.arange(90) % 3 < 1).astype(float), np.arange(90)
-    assert grouped_mean(correct, groups, spread=np.array([0.3])) == grouped_mean(correct, groups)
+    for own_splits in (False, True):
+        assert estimate(correct[None], groups[None], own_splits=own_splits) == grouped_mean(correct, groups)
+    assert grouped_mean(correct, groups).prediction is None
 
 
 def test_memory_is_bounded_without_changing_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

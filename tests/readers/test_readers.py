@@ -190,12 +190,13 @@ def test_a_number_that_is_not_an_accuracy_has_an_interval_over_seeds_alone(folde
         write_json(path, about)
     results = results_of(folder, a_table([0, 1, 2], "first"))
     spread = results.rows["first"].measures["spread"]
-    value, low, high = spread.trained
+    value, low, high, rerun = spread.trained
     assert value == pytest.approx(11.0) and high - value == pytest.approx(value - low)
     assert high - value == pytest.approx(4.303 / 3**0.5, rel=1e-3)  # the t-interval of 10, 11 and 12
+    assert rerun is not None and rerun[1] == pytest.approx(11.0 + 4.303 * (4 / 3) ** 0.5, rel=1e-3)
     assert spread.gain.value == pytest.approx(7.0)
     single = results_of(folder, a_table([0], "first")).rows["first"].measures["spread"]
-    assert single.trained == (10.0, 10.0, 10.0)
+    assert single.trained == (10.0, 10.0, 10.0, None)
 
 
 def test_a_record_in_another_format_is_named(folder: Path) -> None:

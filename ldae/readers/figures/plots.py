@@ -46,7 +46,7 @@ def dimension(definition: FigureDefinition, inputs: Inputs) -> Drawn:
         if known := [(dim, row.paper.probe) for dim, row in ordered if row.paper.probe is not None]:
             panels[1].plot(*zip(*known, strict=True), **line)
         for dim, row in ordered:
-            value, low, high = row.accuracy
+            value, low, high = row.accuracy[:3]
             record = {"series": sweep.label, "dim": dim, "accuracy": value, "low": low, "high": high}
             records.append(record | {"random": row.random.value, "paper": row.paper.probe})
     ours.plot([], [], "--", color="0.4", lw=1, label="random weights")

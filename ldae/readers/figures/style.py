@@ -91,7 +91,7 @@ def own_style() -> Iterator[None]:
 
 def bars(rows: Sequence[RowResult]) -> tuple[list[float], list[list[float]]]:
     """The accuracies of rows in percent, and the lengths of their intervals below and above."""
-    accuracies = [row.accuracy for row in rows]
+    accuracies = [row.accuracy[:3] for row in rows]
     below = [100 * (value - low) for value, low, _ in accuracies]
     above = [100 * (high - value) for value, _, high in accuracies]
     return [100 * value for value, _, _ in accuracies], [below, above]
