@@ -116,7 +116,7 @@ def _seeds(text: str) -> str:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a list of numbers, e.g. 0,1,2") from None
 
 
-def _study(arguments: argparse.Namespace) -> Study:
+def load_study(arguments: argparse.Namespace) -> Study:
     """Loads the study in this folder or, as git does, in the nearest folder above it, and changes to that folder."""
     from ldae.study.study import Study, project_of
 
@@ -135,7 +135,7 @@ def _ask(arguments: argparse.Namespace) -> None:
     from ldae.overview.show import differences, listing, row_in_full, say
     from ldae.overview.status import status, why
 
-    study, root = _study(arguments), Path()
+    study, root = load_study(arguments), Path()
     match arguments.command:
         case "list":
             say(*listing(study))
@@ -169,7 +169,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     where = ["--profile", arguments.profile] if arguments.profile else ["--cores", str(arguments.cores or "all")]
     dry = ["--dry-run"] if arguments.dry_run else []
-    study = _study(arguments)
+    study = load_study(arguments)
     targets = results_for(study, arguments.names)
     settings = {"scale": study.scale_name} | overrides(arguments)  # a profile may set another scale
     config = ["--config", *(f"{key}={value}" for key, value in settings.items())]

@@ -18,15 +18,17 @@ from ldae.study.record import differences, digest, digest_read
 
 J = TypeVar("J", bound=Hashable)
 F = TypeVar("F", bound=Hashable)
+REFITTED = ("tokenizer", "vgg")  # inputs that a new row may need again, where results without weights were merged
 
 
 class State:
     """The state of the results of a graph; each record is read once, when it is first needed."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, records: Mapping[Job, dict[str, Any]] | None = None) -> None:
+        """Asks about the results on disk, with other `records` in place of those of some jobs."""
         self.graph = graph
         self._reasons: dict[Job, str | None] = {}
-        self._records: dict[Job, dict[str, Any] | None] = {}
+        self._records: dict[Job, dict[str, Any] | None] = dict(records or {})
 
     def outdated(self, job: Job) -> str | None:
         """Why a result is outdated, from the first stage that differs; None if it is current or absent."""
@@ -75,6 +77,15 @@ class State:
         record = self.record_of(job) or {}
         return record if digest(record.get("lineage")) == digest(job.lineage) else {}
 
+    def may_differ(self, job: Job) -> bool:
+        """Whether results that came without weights stay current if this tokenizer, or its classifier, is fitted again.
+
+        On another machine the new fit differs in the last bits. Each row of the seed is still a replication, and no job
+        can combine old weights, which are absent, with the new fit. A fit that all seeds share may not differ.
+        """
+        is_fit = job.stage == "tokenizer" or (job.stage == "classifier" and job.key.get("architecture") == "vgg")
+        return is_fit and "seed" in job.key and not job.spec.get("shared", False)
+
     def _why(self, job: Job) -> str:
         if reason := self.outdated(job):
             return reason
@@ -109,7 +120,9 @@ class State:
         """The first input that differs from the one in a result's record."""
         for key, before in job.inputs.items():
             about = self.record_of(before)
-            if about is not None and key in recorded and recorded[key] != digest_read(about, stage=job.stage):
+            if about is None or key not in recorded or recorded[key] == digest_read(about, stage=job.stage):
+                continue
+            if not (key in REFITTED and self.may_differ(before) and _has_no_weights(job)):
                 what = before.title if job.is_view else key
                 return what if what in (before.stage, before.title) else f"{key} ({before.title})"
         return None
@@ -120,6 +133,11 @@ def _other_owner(job: Job, about: Mapping[str, Any]) -> str | None:
     row, _, seed = job.name.rpartition(", seed ")
     named = f"{about.get('row', row)}, seed {about.get('seed', seed)}"
     return named if row and named != job.name else None
+
+
+def _has_no_weights(job: Job) -> bool:
+    """Whether a result's weights are absent, or it has none."""
+    return not any(path.suffix == ".safetensors" and path.is_file() for path in job.files)
 
 
 def _not_as_written(view: Job, about: Mapping[str, Any]) -> Path | None:

@@ -97,7 +97,10 @@ def progress_of(job: Job, state: State, *, driven: bool) -> JobProgress:
     if log.is_file() and _is_training(job) and not last.startswith(DONE):
         is_young = time.time() - log.stat().st_mtime < STARTING_SECONDS
         return JobProgress(("starting" if is_young else "stale") if driven else "killed", last_line=last)
-    return JobProgress("outdated" if job.record.is_file() else "waiting")
+    if not job.record.is_file():
+        return JobProgress("waiting")
+    is_current = state.record_of(job) is not None and state.outdated(job) is None  # though weights may be absent
+    return JobProgress("done" if is_current else "outdated")
 
 
 def why(study: Study, root: Path, targets: list[str]) -> str:

@@ -56,16 +56,32 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a record atomically as indented JSON, with its keys in the given order and its checksum last."""
+    """Writes a record atomically; see `record_text`."""
+    write_text(path, record_text(value))
+
+
+def record_text(value: dict[str, Any]) -> str:
+    """A record as indented JSON, with its keys in the given order and its checksum last."""
     plain = json.loads(json.dumps(value))
-    write_text(path, json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=1) + "\n")
+    return json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=1) + "\n"
 
 
 def read_json(path: Path) -> Any:
     """Reads a record; a `ValueError` names the file if it is not a record or its checksum does not match."""
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """The record in the bytes of a file; a `ValueError` names `path`, as that of `read_json` does."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(content.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); delete it and run again") from None
     if not isinstance(value, dict):

@@ -170,7 +170,7 @@ def provenance(device: str, **measured: float) -> dict[str, Any]:
     """Where and when a result was computed on a `device`, what it cost, and what the stage has measured itself."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in ("torch", "numpy")},
         "host": socket.gethostname(),
         "system": platform.platform(),
@@ -200,7 +200,7 @@ def seconds_of(provenance: dict[str, Any]) -> float:
     return max(provenance["seconds"], provenance.get("training_seconds", 0.0))
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the code that runs, with a `+` when it has been edited since; empty outside a checkout."""
     command, folder = "git describe --always --abbrev=12 --dirty=+ --exclude=*".split(), Path(__file__).parent
     try:
