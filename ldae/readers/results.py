@@ -94,6 +94,7 @@ class RowResult:
     training_flops: float | None  # of one seed; None for published weights
     finetuned: Estimate | None  # accuracy after fine-tuning
     distances: tuple[DistanceRecord, ...]  # of each seed's samples from true images; empty without samples
+    devices: tuple[str, ...]  # that probed each seed
 
     @cached_property
     def distance(self) -> Distance | None:
@@ -108,6 +109,7 @@ class RowResult:
             seeds=tuple(self.seeds[place] for place in places),
             measures={name: measure.at(places) for name, measure in self.measures.items()},
             distances=tuple(self.distances[place] for place in places) if self.distances else (),
+            devices=tuple(self.devices[place] for place in places),
         )
 
     @property
@@ -196,6 +198,7 @@ def collect(
         rows[row.name] = RowResult(
             name=row.name,
             label=row.label,
+            devices=tuple(probe.record.provenance.get("device", "") for probe in of_seeds),
             paper=row.paper,
             seeds=definition.seeds,
             measures=_over_seeds(of_seeds, row.offset, groups, own_splits=own_splits),

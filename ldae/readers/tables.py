@@ -11,6 +11,7 @@ import pandas as pd
 
 from ldae.measures.intervals import outlying
 from ldae.readers.layout import Cell, Column, Layout, Line, Note, RowNumbers, Whisker, interval
+from ldae.readers.machines import devices_of
 from ldae.readers.results import Distance, Results
 from ldae.runtime.files import read_json, write_text
 from ldae.study.definitions import SeriesDefinition, TableDefinition
@@ -61,6 +62,8 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
     notes += table.notes
     perceptual = dict.fromkeys(fit.perceptual for fit in fits if fit.perceptual is not None)
     notes += [Note(text=PERCEPTUAL[network]) for network in perceptual]
+    if devices := devices_of(results.rows.values()):
+        notes.append(Note(text=devices))
     layout = table.model_copy(update={"title": definition.title, "notes": tuple(notes), "rows": tuple(rows)})
     layout.write(out, seeds=definition.seeds)
     return layout

@@ -35,7 +35,7 @@ PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
 NUMBERS = ("readers/results.py", "measures/intervals.py")
 CODE = {
-    "table": ("readers/tables.py", "readers/layout.py", *NUMBERS),
+    "table": ("readers/tables.py", "readers/layout.py", "readers/machines.py", *NUMBERS),
     "figure": ("readers/figures/*.py", "study/schedules.py", *NUMBERS),
     "claims": ("readers/claims.py", "readers/layout.py", *NUMBERS),
     "cost": ("readers/tables.py", "readers/layout.py", *NUMBERS),
@@ -239,7 +239,11 @@ def record_at(place: str, results: Path) -> Path:
 
 def digest_read(about: dict[str, Any], *, stage: str) -> str:
     """A digest of what a job of a stage reads of a result, from its record."""
-    return digest(about) if stage in SHOWS_PROVENANCE else content(about)
+    if stage in SHOWS_PROVENANCE:
+        return digest(about)
+    if stage == "table" and "encoders" in about:  # a table names the devices of its probes
+        return digest([content(about), about.get("provenance", {}).get("device")])
+    return content(about)
 
 
 class ViewRecord:
