@@ -117,6 +117,35 @@ def test_of_merged_seeds_only_views_are_written_and_a_new_row_runs_alone(
     assert jobs_of_why(other, *SEEDS) == set()
 
 
+@pytest.mark.graph
+def test_computed_seeds_of_two_folders_give_the_tables_of_one(tmp_path: Path) -> None:
+    targets = ("table3", "figure6", "claims")
+    whole, other = (Graph.fresh(tmp_path / name) for name in ("whole", "other"))
+    whole.run(*targets, *SEEDS)
+    found = []
+    for seed in (0, 1):
+        graph = Graph.fresh(tmp_path / f"machine{seed}")
+        graph.run(*targets, "--config", f"seeds=[{seed}]")
+        found.append(pack(study_of(graph), graph.folder, seed=seed, out=tmp_path / f"seed{seed}.zip").path)
+    merged(other, *found)
+    assert other.planned(*targets, *SEEDS) == {name: 1 for name in ("table", "figure", "claims", "table3", "figure6")}
+    other.run(*targets, *SEEDS)
+    assert views_of(other) == views_of(whole)
+
+    row = "  pca_d8:\n    from: pca\n    label: d = 8\n    set: {tokenizer.dim: 8}\n\ntables:"
+    for graph in (whole, other):
+        graph.edit("config.yaml", "\ntables:", row)
+        graph.edit(*EDITS["new row"][:3])
+        graph.run(*targets, *SEEDS)
+    assert views_of(other) == views_of(whole)
+    places = {path.parent.relative_to(other.folder / RESULTS) for path in other.folder.rglob("*.safetensors")}
+    assert {place.parts[1] for place in places} == {"pca", "pca_d8"}  # the tokenizer, and the new row
+    assert {place for place in places if place.parts[0] == "pretrain"} == {
+        Path(f"pretrain/pca_d8/seed{seed}") for seed in (0, 1)
+    }
+    assert "Nothing to be done" in other.run(*targets, *SEEDS)
+
+
 def test_a_pack_of_merged_results_has_the_same_bytes(packs: list[Path], tmp_path: Path) -> None:
     other = project(tmp_path)
     merged(other, *packs)
