@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+LEVEL = 0.95  # of an interval, unless another is given
 RESAMPLES = 2000
 REPLICATIONS = 4  # with splits of their own, from which their t-interval needs no bootstrap
 OUTLYING = 0.05  # the least gap in accuracy between outlying seeds and the others
@@ -25,7 +26,9 @@ class Estimate(NamedTuple):
     )
 
 
-def estimate(values: NDArray[np.floating], groups: NDArray[np.integer], *, own_splits: bool) -> Estimate:
+def estimate(
+    values: NDArray[np.floating], groups: NDArray[np.integer], *, own_splits: bool, level: float = LEVEL
+) -> Estimate:
     """The mean over replications and images, with the intervals of the mean and of another replication.
 
     With four or more replications that have splits of their own, the interval is the t-interval of the replications'
@@ -37,13 +40,16 @@ def estimate(values: NDArray[np.floating], groups: NDArray[np.integer], *, own_s
             each seed.
         groups: (seeds, N) the group of each image.
         own_splits: whether each seed has validation images of its own. If not, an image has the same place in all.
+        level: of both intervals.
     """
     by_seed = values.mean(1)
-    value, half = float(by_seed.mean()), seed_interval(by_seed) if len(by_seed) > 1 else 0.0
+    value, half = float(by_seed.mean()), seed_interval(by_seed, level) if len(by_seed) > 1 else 0.0
     if own_splits and len(by_seed) >= REPLICATIONS:
         low, high = value - half, value + half
     else:
-        bootstrap = np.percentile(resampled_replications(values, groups, own_splits=own_splits), [2.5, 97.5])
+        bootstrap = np.percentile(
+            resampled_replications(values, groups, own_splits=own_splits), [50 * (1 - level), 50 * (1 + level)]
+        )
         low, high = (
             value - float(np.hypot(value - bootstrap[0], half)),
             value + float(np.hypot(bootstrap[1] - value, half)),
@@ -87,12 +93,12 @@ def resampled_means(
     return np.concatenate(means)
 
 
-def seed_interval(values: NDArray[np.floating]) -> float:
-    """Half the width of the 95 % t-interval of the mean of at least two values (k,), in their unit."""
+def seed_interval(values: NDArray[np.floating], level: float = LEVEL) -> float:
+    """Half the width of the t-interval of the mean of at least two values (k,), in their unit."""
     from scipy.special import stdtrit  # takes 0.2 s, which a probe of one seed does not need
 
     k = len(values)
-    return float(stdtrit(k - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(k))
+    return float(stdtrit(k - 1, (1 + level) / 2) * np.std(values, ddof=1) / np.sqrt(k))
 
 
 def outlying(values: Sequence[float] | NDArray[np.float64]) -> list[int]:

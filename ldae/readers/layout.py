@@ -26,7 +26,7 @@ class Part(BaseModel):
 
 
 class Whisker(Part):
-    """A small drawing of a value with its interval."""
+    """A small drawing of a value with its interval, and of the prediction interval as a thin line."""
 
     estimate: Estimate
     axis: tuple[float, float]  # its ends; what lies beyond an end is drawn at the end
@@ -207,5 +207,13 @@ def typographic(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
-def _exact(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _exact(name: str, estimate: Estimate) -> dict[str, float | None]:
+    """A number in a CSV file, with its interval and its prediction interval."""
+    low, high = estimate.prediction or (None, None)
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_prediction_low": low,
+        f"{name}_prediction_high": high,
+    }

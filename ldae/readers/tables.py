@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ldae.measures.intervals import outlying
+from ldae.readers.estimand import estimand
 from ldae.readers.layout import Cell, Column, Layout, Line, Note, RowNumbers, Whisker, interval
 from ldae.readers.machines import devices_of
 from ldae.readers.results import Distance, Results
@@ -51,7 +52,7 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
     fits = [TokenizerRecord.read(path) for path in tokenizers]
     rows = [RowNumbers.of(results.rows[line.name], line.label, line.paper) for line in definition.rows]
     by_name = {row.name: row for row in rows}  # a row may have two lines: its own, and one as a point of a sweep
-    notes: list[Note | Layout] = [Note(text=_protocol(definition, results, by_name))]
+    notes: list[Note | Layout] = [Note(text=_protocol(definition, results, by_name)), Note(text=estimand(definition))]
     notes += [Note(text=text) for row in by_name.values() if (text := outliers(row, definition.seeds))]
     if definition.series is not None:
         table = _series(definition.series, by_name, definition.seeds)

@@ -117,7 +117,9 @@ class Claim(Config):
     sum: Annotated[dict[str, float], Field(min_length=1)] | None = None  # of accuracies, in points
     peak: str | None = None  # a sweep
     among: list[Any] | None = None  # values of the sweep, one of which is the best
-    rank: Rows | None = None  # rows whose accuracy is set against the quality of their samples
+    rank: Annotated[list[str], Field(min_length=2, max_length=7)] | None = (
+        None  # rows whose accuracy is set against the quality of their samples
+    )
     above: float | None = None
     below: float | None = None
     within: Annotated[float, Field(gt=0)] | None = None

@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 from manifests import write_manifest
 
-from ldae.readers.claims import judge, paper_value, spearman, write_claims
+from ldae.readers.claims import paper_value, write_claims
 from ldae.readers.figures import FIGURES, Inputs, write_figure
+from ldae.readers.ranks import spearman
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import operations, write_cost, write_table
+from ldae.readers.verdicts import judge
 from ldae.runtime.files import checksums, read_json, write_json
 from ldae.study.definitions import (
     ClaimDefinition,

@@ -23,13 +23,14 @@ from PIL import Image
 from rows import ROOT
 
 from ldae.measures.intervals import Estimate
-from ldae.readers.claims import ClaimFinding, JudgedClaim, Judgement
+from ldae.readers.claims import JudgedClaim, Judgement
 from ldae.readers.figures import FIGURES
 from ldae.readers.figures.style import PALETTE
 from ldae.readers.layout import RowNumbers, TableRecord
 from ldae.readers.report import write_page
 from ldae.readers.report.data import contact_sheet
 from ldae.readers.report.words import best, cautions, findings
+from ldae.readers.verdicts import ClaimFinding
 from ldae.runtime.files import read_json, write_json
 from ldae.study.definitions import page_definition
 from ldae.study.file import Paper
@@ -307,6 +308,8 @@ def test_what_holds_and_what_does_not_is_listed_and_counted() -> None:
     assert holds.items[0] == "claim 0: +1.0 [-0.5, +2.5] points, in the paper +2.0"
     assert fails.heading == "Does not hold" and fails.text == "1 of the paper's 8 claims:" and len(fails.items) == 1
     assert undecided.text == "2 of the paper's 8 claims, with intervals that reach the margin." and not undecided.items
+    *_, untested = findings([measured("a", 0.3)], [], judged("holds", "not tested"))
+    assert untested.heading == "Not tested" and untested.text.startswith("1 of the paper's 2 claims, because rows")
 
 
 def test_one_seed_is_said_to_prove_nothing() -> None:
@@ -567,12 +570,12 @@ def test_on_a_telephone_rows_and_claims_are_cards(browser: Browser, page: Path) 
     assert order == sorted(order)
 
 
-def test_undecided_claims_are_folded(browser: Browser, tags: Tags, page: Path) -> None:
+def test_claims_without_a_verdict_are_folded(browser: Browser, tags: Tags, page: Path) -> None:
     browser.open(page, width=1280)
     assert browser.run("document.querySelectorAll('#claims .claim').length") == 4
     folded = browser.run("[...document.querySelectorAll('#claims .claim')].map((one) => !one.checkVisibility())")
     claims = "[...document.querySelectorAll('#claims .claim')]"
-    undecided = browser.run(f"{claims}.map((one) => Boolean(one.querySelector('.undecided')))")
+    undecided = browser.run(f"{claims}.map((one) => Boolean(one.querySelector('.undecided, .not-tested')))")
     assert folded == undecided and any(folded)
 
 

@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from ldae.readers.claims import FAILS, HOLDS, UNDECIDED, JudgedClaim, Judgement
+from ldae.readers.claims import JudgedClaim, Judgement
 from ldae.readers.layout import RowNumbers, interval
+from ldae.readers.verdicts import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 
+REASONS = {  # of verdicts whose claims are not listed
+    UNDECIDED: ", with intervals that reach the margin",
+    NOT_TESTED: ", because rows that they need have not learnt more than their random weights",
+}
 LISTED = 3  # claims or rows that a finding names; the others it counts
 
 
@@ -30,7 +35,8 @@ def findings(rows: Sequence[RowNumbers], steps: Sequence[RowNumbers], judgement:
     """
     found = [best(rows)] if rows else []
     if judgement is not None and judgement.claims:
-        found += [_verdict(judgement, word) for word in (HOLDS, FAILS, UNDECIDED)]
+        words = (HOLDS, FAILS, UNDECIDED, *([NOT_TESTED] if judgement.given(NOT_TESTED) else []))
+        found += [_verdict(judgement, word) for word in words]
     elif len(steps) > 1:
         largest = max(pairwise(steps), key=lambda pair: abs(pair[1].accuracy.value - pair[0].accuracy.value))
         found += [
@@ -78,9 +84,8 @@ def _verdict(judgement: Judgement, word: str) -> Finding:
     """The claims with one verdict: their number, and the first decided ones."""
     claims = judgement.given(word)
     text = f"{len(claims)} of the paper's {len(judgement.claims)} claims"
-    if word == UNDECIDED or not claims:
-        reason = ", with intervals that reach the margin" if claims else ""
-        return Finding(word.capitalize(), f"{text}{reason}.")
+    if not claims or word in REASONS:
+        return Finding(word.capitalize(), f"{text}{REASONS[word] if claims else ''}.")
     more = [f"and {len(claims) - LISTED} more"] if len(claims) > LISTED else []
     return Finding(word.capitalize(), f"{text}:", (*map(_item, claims[:LISTED]), *more))
 
