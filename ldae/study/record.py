@@ -40,7 +40,7 @@ CODE = {
     "table": ("readers/tables.py", "readers/machines.py", *WORDS, *NUMBERS),
     "figure": ("readers/figures/*.py", "study/schedules.py", *NUMBERS),
     "claims": (*VERDICTS, *WORDS, *NUMBERS),
-    "cost": ("readers/tables.py", "readers/layout.py", *NUMBERS),
+    "cost": ("readers/tables.py", *WORDS, *NUMBERS),
     "report": ("readers/report/*.*", "readers/tables.py", *VERDICTS, *WORDS, *NUMBERS),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
