@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -212,11 +213,13 @@ def _rank(claim: ClaimDefinition, rows: list[RowResult]) -> ClaimFinding:
     if again is not None and rows[0].linear.own_splits:  # more seeds do not make shared images more
 
         def decided(factor: float) -> int | None:
-            for n in range(2, MOST + 1):
+            def is_decided(n: int) -> bool:  # once it is, it stays so for larger n
                 bounds = spearman_bounds(*(order.clear_with(n, factor) for order in orders))
-                if _verdict(*bounds, claim) != UNDECIDED:
-                    return n
-            return None
+                return _verdict(*bounds, claim) != UNDECIDED
+
+            numbers = range(2, MOST + 1)
+            place = bisect_left(numbers, True, key=is_decided)
+            return numbers[place] if place < len(numbers) else None
 
         needed = Needed(*map(decided, spread_range(1.0, len(rows[0].seeds))))
     return ClaimFinding(
