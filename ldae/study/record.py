@@ -36,12 +36,13 @@ PACKAGE = Path(__file__).parent.parent
 NUMBERS = ("readers/results.py", "measures/intervals.py")
 VERDICTS = ("readers/claims.py", "readers/verdicts.py", "readers/ranks.py", "measures/power.py")
 WORDS = ("readers/layout.py", "readers/estimand.py")
+TABLES = ("readers/tables.py", "readers/machines.py", *WORDS)
 CODE = {
-    "table": ("readers/tables.py", "readers/machines.py", *WORDS, *NUMBERS),
+    "table": (*TABLES, *NUMBERS),
     "figure": ("readers/figures/*.py", "study/schedules.py", *NUMBERS),
     "claims": (*VERDICTS, *WORDS, *NUMBERS),
-    "cost": ("readers/tables.py", *WORDS, *NUMBERS),
-    "report": ("readers/report/*.*", "readers/tables.py", *VERDICTS, *WORDS, *NUMBERS),
+    "cost": (*TABLES, *NUMBERS),
+    "report": ("readers/report/*.*", *TABLES, *VERDICTS, *NUMBERS),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
 
