@@ -63,7 +63,7 @@ wildcard_constraints:
 
 def names_of(stage):
     """A regular expression that matches the tokenizers that a stage fits or trains."""
-    return one_of([key["tokenizer"] for key in STAGES[stage].keys(study)])
+    return one_of(dict.fromkeys(key["tokenizer"] for key in STAGES[stage].keys(study)))
 
 
 def job_of(stage, wildcards):

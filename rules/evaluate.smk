@@ -30,12 +30,12 @@ rule probe_pixels:
     input:
         inputs_of("probe_pixels"),
     output:
-        "<results>/probe/pixels/probe.json",
-        "<results>/probe/pixels/correct.npz",
+        "<results>/pixels/seed{seed}/probe.json",
+        "<results>/pixels/seed{seed}/correct.npz",
     log:
-        "<logs>/probe/pixels.log",
+        "<logs>/pixels/seed{seed}.log",
     benchmark:
-        "<benchmarks>/probe/pixels.tsv"
+        "<benchmarks>/pixels/seed{seed}.tsv"
     priority: priority_of("probe_pixels")
     conda:
         "../environment.yml"
@@ -45,7 +45,7 @@ rule probe_pixels:
     params:
         options=options_of("probe_pixels"),
     message:
-        "probing raw pixels"
+        "probing raw pixels, seed {wildcards.seed}"
     shell:
         "ldae probe-pixels {params.options} --threads {threads} > {log} 2>&1"
 

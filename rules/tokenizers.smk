@@ -7,12 +7,12 @@ rule tokenizer:
     input:
         inputs_of("tokenizer"),
     output:
-        "<results>/tokenizers/{tokenizer}/tokenizer.safetensors",
-        "<results>/tokenizers/{tokenizer}/tokenizer.json",
+        "<results>/tokenizers/{tokenizer}/seed{seed}/tokenizer.safetensors",
+        "<results>/tokenizers/{tokenizer}/seed{seed}/tokenizer.json",
     log:
-        "<logs>/tokenizers/{tokenizer}.log",
+        "<logs>/tokenizers/{tokenizer}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/tokenizers/{tokenizer}.tsv"
+        "<benchmarks>/tokenizers/{tokenizer}/seed{seed}.tsv"
     wildcard_constraints:
         tokenizer=names_of("tokenizer"),
     priority: priority_of("tokenizer")
@@ -24,7 +24,7 @@ rule tokenizer:
     params:
         options=options_of("tokenizer"),
     message:
-        "fitting tokenizer {wildcards.tokenizer}"
+        "fitting tokenizer {wildcards.tokenizer}, seed {wildcards.seed}"
     shell:
         "ldae fit-tokenizer {params.options} --threads {threads} > {log} 2>&1"
 
@@ -33,15 +33,15 @@ rule convolutional_tokenizer:
     input:
         inputs_of("convolutional_tokenizer"),
     output:
-        "<results>/tokenizers/{tokenizer}/tokenizer.safetensors",
-        "<results>/tokenizers/{tokenizer}/tokenizer.json",
-        "<results>/tokenizers/{tokenizer}/latents.npy",
-        "<results>/tokenizers/{tokenizer}/latents_checksums.npy",
-        "<results>/tokenizers/{tokenizer}/history.csv",
+        "<results>/tokenizers/{tokenizer}/seed{seed}/tokenizer.safetensors",
+        "<results>/tokenizers/{tokenizer}/seed{seed}/tokenizer.json",
+        "<results>/tokenizers/{tokenizer}/seed{seed}/latents.npy",
+        "<results>/tokenizers/{tokenizer}/seed{seed}/latents_checksums.npy",
+        "<results>/tokenizers/{tokenizer}/seed{seed}/history.csv",
     log:
-        "<logs>/tokenizers/{tokenizer}.log",
+        "<logs>/tokenizers/{tokenizer}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/tokenizers/{tokenizer}.tsv"
+        "<benchmarks>/tokenizers/{tokenizer}/seed{seed}.tsv"
     wildcard_constraints:
         tokenizer=names_of("convolutional_tokenizer"),
     priority: priority_of("convolutional_tokenizer")
@@ -53,7 +53,7 @@ rule convolutional_tokenizer:
     params:
         options=options_of("convolutional_tokenizer"),
     message:
-        "training tokenizer {wildcards.tokenizer}"
+        "training tokenizer {wildcards.tokenizer}, seed {wildcards.seed}"
     shell:
         "ldae train-tokenizer {params.options} --threads {threads} --processes {resources.gpu} --recompute {resources.recompute}"
         " --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"
@@ -63,13 +63,13 @@ rule classifier:
     input:
         inputs_of("classifier"),
     output:
-        "<results>/classifiers/{architecture}/weights.safetensors",
-        "<results>/classifiers/{architecture}/classifier.json",
-        "<results>/classifiers/{architecture}/history.csv",
+        "<results>/classifiers/{architecture}/seed{seed}/weights.safetensors",
+        "<results>/classifiers/{architecture}/seed{seed}/classifier.json",
+        "<results>/classifiers/{architecture}/seed{seed}/history.csv",
     log:
-        "<logs>/classifiers/{architecture}.log",
+        "<logs>/classifiers/{architecture}/seed{seed}.log",
     benchmark:
-        "<benchmarks>/classifiers/{architecture}.tsv"
+        "<benchmarks>/classifiers/{architecture}/seed{seed}.tsv"
     priority: priority_of("classifier")
     conda:
         "../environment.yml"
@@ -79,6 +79,6 @@ rule classifier:
     params:
         options=options_of("classifier"),
     message:
-        "training classifier {wildcards.architecture}"
+        "training classifier {wildcards.architecture}, seed {wildcards.seed}"
     shell:
         "ldae train-classifier {params.options} --threads {threads} --checkpoint-seconds {resources.checkpoint_seconds} --minutes {resources.runtime} > {log} 2>&1"

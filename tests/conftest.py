@@ -52,8 +52,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lineage = {"dataset": {"revision": 1, "spec": {}}}
     sums = checksums(*(dataset / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
     write_manifest(dataset, lineage=lineage, sha256=sums)
-    stage = TokenizerStage(fitting=Fitting(patches=150))
-    fit_tokenizer(stage, revision=1, dataset=dataset, out=folder / "pca")
+    stage = TokenizerStage(fitting=Fitting(patches=150), shared=True)  # serves runs of any seed
+    fit_tokenizer(stage, seed=0, revision=1, dataset=dataset, out=folder / "pca")
     return folder
 
 
@@ -63,9 +63,9 @@ def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ldae.stages.pretrain import pretrain
 
     results = tmp_path_factory.mktemp("finished") / "results/tiny"
-    (results / "tokenizers").mkdir(parents=True)
+    (results / "tokenizers/pca").mkdir(parents=True)
     (results / "dataset").symlink_to(prepared / "dataset")
-    (results / "tokenizers/pca").symlink_to(prepared / "pca")
+    (results / "tokenizers/pca/seed0").symlink_to(prepared / "pca")
     size = Size(width=16, heads=2, encoder_blocks=2, decoder_blocks=1)
     training = Training(steps=12, batch=16, rate=0.1, warmup=0.1)
     folders = {"dataset": results / "dataset", "resume": results / "resume"}
@@ -79,7 +79,7 @@ def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         objective=Objective(predict="clean", weight="signal", tail=0.1),
     )
     out = results / "pretrain/ldae/seed0"
-    pretrain(row, row="ldae", **about, **folders, tokenizer=results / "tokenizers/pca", out=out)
+    pretrain(row, row="ldae", **about, **folders, tokenizer=results / "tokenizers/pca/seed0", out=out)
     recipes = {
         "mae": MAETraining(**training.model_dump(), decoder_width=16, decoder_heads=2, decoder_blocks=1),
         "moco_v3": MoCoTraining(**training.model_dump(), hidden=16, out=8),

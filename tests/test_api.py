@@ -26,7 +26,7 @@ from ldae.study.results import Manifest, RunRecord
 from ldae.study.stage_specs import ProbeStage
 
 RUNS = ("ldae", "mae", "moco_v3")
-FOLDERS = {"dataset": "dataset", "tokenizer": "tokenizers/pca", "model": "pretrain/ldae/seed0"}
+FOLDERS = {"dataset": "dataset", "tokenizer": "tokenizers/pca/seed0", "model": "pretrain/ldae/seed0"}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_features_are_those_that_are_probed(run: Run, finished: Path, pictures: 
     stage = ProbeStage(probing=Probing(mode="cached", rates=(1.0,)), time=40, offsets=(0, 1))
     manifest = Manifest.read(finished / "dataset/manifest.json")
     model = finished / "pretrain/ldae/seed0"
-    encoders = denoiser_encoders(stage, model, finished / "tokenizers/pca", manifest, run.device)
+    encoders = denoiser_encoders(stage, model, finished / "tokenizers/pca/seed0", manifest, run.device)
     probed = dict(encoders.encode(encoders.prepare(run.preprocess(pictures), Randomness(run.device))))
     for offset in stage.offsets:
         torch.testing.assert_close(run.tokens(pictures, time=40, offset=offset), probed[f"trained/{offset}"])

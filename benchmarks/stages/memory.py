@@ -116,17 +116,17 @@ class Stages:
     def fit_tokenizer(self) -> None:
         """To one patch an image and token."""
         stage = TokenizerStage(fitting=Fitting(patches=16 * self.num))
-        fit_tokenizer(stage, out=self.folder / "pca", **self.common)
+        fit_tokenizer(stage, seed=0, out=self.folder / "pca", **self.common)
 
     def train_classifier(self) -> None:
         """The one that judges."""
         recipe = Classifier(width=4, steps=self.steps, batch=64, rate=1e-3)
-        train_classifier(ClassifierStage(architecture="resnet", classifier=recipe), **self._training("resnet"))
+        train_classifier(ClassifierStage(architecture="resnet", classifier=recipe), seed=0, **self._training("resnet"))
 
     def train_tokenizer(self) -> None:
         """And caching latents."""
         recipe = Convolutional(width=4, blocks=1, steps=self.steps, batch=8, rate=1e-3)
-        train_tokenizer(ConvolutionalStage(dim=16, convolutional=recipe), **self._training("vae"))
+        train_tokenizer(ConvolutionalStage(dim=16, convolutional=recipe), seed=0, **self._training("vae"))
 
     def pretrain(self) -> None:
         """A row."""

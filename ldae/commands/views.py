@@ -50,6 +50,7 @@ def add(root: Root) -> None:
     )
     page.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results folder of a scale")
     page.add_argument("--cost", type=Path, required=True, metavar="JSON", help="the record of the table of cost")
+    page.add_argument("--inputs", nargs="*", default=[], metavar="PLACE", help="the results that it shows")
     page.add_argument("--out", type=Path, required=True, metavar="HTML", help="where to write")
 
 
@@ -104,9 +105,9 @@ def _results(definition: ViewDefinition, arguments: argparse.Namespace) -> Resul
 
     if not arguments.probes:
         raise ValueError("names no --probes")
-    (dataset,), (pixels,) = arguments.dataset, arguments.pixels
-    files = {name: getattr(arguments, name) for name in ("probes", "finetunes", "distances")}
-    return collect(definition, dataset=dataset, pixels=pixels, **files)
+    (dataset,) = arguments.dataset
+    files = {name: getattr(arguments, name) for name in ("probes", "pixels", "finetunes", "distances")}
+    return collect(definition, dataset=dataset, **files)
 
 
 def _write_cost(arguments: argparse.Namespace) -> None:
@@ -128,6 +129,6 @@ def _write_page(arguments: argparse.Namespace) -> None:
 
     imports.mark()
     definition = PageDefinition.model_validate(arguments.definition)
-    record = ViewRecord("report", definition, places=definition.inputs, results=arguments.results)
+    record = ViewRecord("report", definition, places=arguments.inputs, results=arguments.results)
     write_page(definition, results=arguments.results, cost=arguments.cost, out=arguments.out)
     record.write(arguments.out, ("html",))

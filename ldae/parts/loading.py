@@ -29,6 +29,7 @@ from ldae.study.results import (
 )
 from ldae.study.spec import Features
 from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
+from ldae.study.stages import SHARED_SEED
 
 Converted = TypeVar("Converted")
 HAS_NO_RUN = "holds no finished run (no run.json); name a folder like results/laptop/pretrain/ldae/seed0"
@@ -199,7 +200,9 @@ def open_finished(folder: Path) -> FinishedRun:
     needed = [results / "dataset/manifest.json"]
     stage = stage_of(run) if METHODS[run.method].denoises else None
     if stage is not None:
-        needed.append(results / "tokenizers" / stage.tokenizer.name / "tokenizer.json")
+        shared = run.lineage["tokenizer"]["spec"].get("shared")
+        fit = f"seed{SHARED_SEED if shared else run.seed}"
+        needed.append(results / "tokenizers" / stage.tokenizer.name / fit / "tokenizer.json")
     for path in needed:
         if not path.is_file():
             raise FileNotFoundError(

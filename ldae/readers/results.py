@@ -17,7 +17,7 @@ from ldae.runtime.files import read_json, verified
 from ldae.study.definitions import ViewDefinition
 from ldae.study.file import Paper
 from ldae.study.record import content, digest
-from ldae.study.results import DistanceRecord, FinetuneRecord, Manifest, ProbeRecord
+from ldae.study.results import PIXELS, DistanceRecord, FinetuneRecord, Manifest, ProbeRecord
 
 R = TypeVar("R", ProbeRecord, FinetuneRecord, DistanceRecord)
 # (seeds, N): for an accuracy, 1 where a validation image was classified correctly, else 0; for any other number N is 1
@@ -161,7 +161,7 @@ def collect(
     *,
     dataset: Path,
     probes: Sequence[Path],
-    pixels: Path | None = None,
+    pixels: Sequence[Path] = (),
     finetunes: Sequence[Path] = (),
     distances: Sequence[Path] = (),
 ) -> Results:
@@ -171,7 +171,7 @@ def collect(
         definition: the view, with the lineage digest that each result should have.
         dataset: the manifest of the prepared images.
         probes, finetunes, distances: `probe.json`, `finetune.json` and `distance.json` of rows and seeds, in any order.
-        pixels: `probe.json` of the raw pixels.
+        pixels: `probe.json` of the raw pixels, of each seed.
 
     Raises:
         ValueError: for a result that is missing, is of other images, or was made from another specification.
@@ -179,6 +179,7 @@ def collect(
     manifest, images = Manifest.read(dataset), content(read_json(dataset))
     of_images = np.asarray(open_array(verified(dataset.parent / "val_groups.npy", manifest.sha256)))
     groups = np.tile(of_images, (len(definition.seeds), 1))
+    by_seed = dict(zip(definition.seeds, groups, strict=True))
     own_splits = definition.own_splits
     probed = _read(ProbeRecord, probes, images)
     tuned = _read(FinetuneRecord, finetunes, images)
@@ -187,7 +188,7 @@ def collect(
     rows = {}
     for row in definition.rows:
         of_seeds, finetuned, distance = [], [], []
-        for seed in definition.seeds:
+        for seed in row.seeds:
             path, probe = _current(probed, (row.probe, seed), row.lineage, "probe")
             of_seeds.append(opened.get(path) or opened.setdefault(path, _Probe(path, probe)))
             if row.finetuned is not None and tuned:
@@ -195,24 +196,26 @@ def collect(
                 finetuned.append(read_arrays(path.parent / "correct.npz", ["finetuned"])["finetuned"])
             if row.distance is not None and judged:
                 distance.append(_current(judged, (row.run, seed), row.distance, "distance")[1])
+        own_groups = np.stack([by_seed[seed] for seed in row.seeds])
         rows[row.name] = RowResult(
             name=row.name,
             label=row.label,
             devices=tuple(probe.record.provenance.get("device", "") for probe in of_seeds),
             paper=row.paper,
-            seeds=definition.seeds,
-            measures=_over_seeds(of_seeds, row.offset, groups, own_splits=own_splits),
+            seeds=row.seeds,
+            measures=_over_seeds(of_seeds, row.offset, own_groups, own_splits=own_splits),
             training_flops=of_seeds[0].record.training_flops,
-            finetuned=_finetuned(finetuned, groups, own_splits=own_splits),
+            finetuned=_finetuned(finetuned, own_groups, own_splits=own_splits),
             distances=tuple(distance),
         )
     raw_pixels = {}
-    if pixels is not None:
-        raw = _Probe(pixels, ProbeRecord.read(pixels))
-        check_lineage(raw.record.lineage, definition.pixels, pixels)
-        for name in raw.record.encoders["trained/0"]:
-            values = raw.values("trained/0", name)
-            raw_pixels[name] = estimate(values[None], _groups_of(values[None], groups[:1]), own_splits=own_splits)
+    if pixels and definition.seeds:
+        of_pixels = _read(ProbeRecord, pixels, images)
+        found = [_current(of_pixels, (PIXELS, seed), definition.pixels, "probe") for seed in definition.seeds]
+        raw = [_Probe(path, record) for path, record in found]
+        for name in raw[0].record.encoders["trained/0"]:
+            values = np.stack([probe.values("trained/0", name) for probe in raw])
+            raw_pixels[name] = estimate(values, _groups_of(values, groups), own_splits=own_splits)
     return Results(rows, raw_pixels, groups, len(manifest.classes))
 
 

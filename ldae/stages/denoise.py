@@ -19,7 +19,7 @@ from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import atomic_write, checksums
 from ldae.runtime.progress import log
 from ldae.study.record import Options, origin_of, provenance
-from ldae.study.results import Manifest, PicturesRecord
+from ldae.study.results import Manifest, PicturesRecord, RunRecord
 from ldae.study.stage_specs import DenoiseStage
 
 PANEL = 256  # the side of an enlarged panel, about, in pixels
@@ -30,8 +30,9 @@ def denoise(stage: DenoiseStage, **options: Unpack[Options]) -> None:
     """Writes `pictures.npz` (clean, noisy, denoised validation images, uint8) and `pictures.json` into `out`."""
     device, dataset, out = pick_device(), options["dataset"], options["out"]
     origin, manifest = origin_of("denoise", stage, options), Manifest.read(dataset / "manifest.json")
+    run = RunRecord.read(options["model"] / "run.json")
     denoiser = open_denoiser(options["model"], options["tokenizer"], manifest).to(device)
-    val = Split.open(dataset, "val")
+    val = Split.open(dataset, "val", run.seed)
     spread = np.linspace(0, len(val) - 1, min(stage.num, len(val))).astype(np.int64)  # over all classes
     images = to_float(val.batch(spread, device)[0])
     result = denoise_images(denoiser, images, sigma=stage.sigma).converted(to_uint8)

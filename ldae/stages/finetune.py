@@ -168,7 +168,7 @@ def finetune(stage: FinetuneStage, **options: Unpack[Options]) -> None:
     manifest, run = Manifest.read(dataset / "manifest.json"), RunRecord.read(options["model"] / "run.json")
     origin, recipe = origin_of("finetune", stage, options), stage.finetuning
     seed, classes = run.seed, len(manifest.classes)
-    images, val = Split.open(dataset, "train").as_stored, Split.open(dataset, "val")
+    images, val = Split.open(dataset, "train", seed).as_stored, Split.open(dataset, "val", seed)
     folded, steps = open_folded(stage, options, manifest), recipe.total_steps(len(images))
 
     def fresh() -> nn.Module:

@@ -49,10 +49,10 @@ def sampled_patches(train: Split, *, patch: int, num_patches: int, seed: int) ->
 def fit_tokenizer(stage: TokenizerStage, **options: Unpack[Options]) -> None:
     """Writes `tokenizer.safetensors`, and `tokenizer.json` with its reconstruction error and unused dimensions."""
     dataset, out, origin = options["dataset"], options["out"], origin_of("tokenizer", stage, options)
-    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
-    fitting = stage.fitting
-    patches = sampled_patches(train, patch=stage.patch, num_patches=fitting.patches, seed=fitting.seed)
-    fitted = fit(patches, stage)
+    seed = options["seed"]
+    train, val = Split.open(dataset, "train", seed), Split.open(dataset, "val", seed)
+    patches = sampled_patches(train, patch=stage.patch, num_patches=stage.fitting.patches, seed=seed)
+    fitted = fit(patches, stage, seed=seed)
     save_weights(out / "tokenizer.safetensors", fitted)
     variance, kind = fitted["variance"], TOKENIZERS[stage.kind]
     dims = [dim for dim in MEASURED_DIMS if dim <= len(variance)] if kind.one_fit else [len(variance)]
@@ -61,6 +61,7 @@ def fit_tokenizer(stage: TokenizerStage, **options: Unpack[Options]) -> None:
     }
     explained = variance.cumsum(0) / variance.sum().clamp_min(1e-30)
     TokenizerRecord(
+        seed=seed,
         kind=stage.kind,
         dims=len(variance),
         collapsed_dims=collapsed(variance, has_prior=kind.has_prior),

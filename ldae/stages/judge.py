@@ -22,6 +22,7 @@ from ldae.study.base import ExternalFile
 from ldae.study.record import Options, origin_of, provenance
 from ldae.study.results import ClassifierRecord, DistanceRecord, ReferenceRecord, SamplesRecord
 from ldae.study.stage_specs import JudgeStage
+from ldae.study.stages import SHARED_SEED
 
 BATCH = 250  # images
 FOLDS = 10  # of the samples, to extrapolate from
@@ -51,7 +52,9 @@ def reference(stage: JudgeStage, **options: Unpack[Options]) -> None:
         mean, covariance = published_statistics(stage.judging.reference)
     else:
         extractor = open_extractor(stage.judging, options.get("judge"), device)
-        batches = features_of(Split.open(options["dataset"], "train"), extractor, device, title="true images")
+        batches = features_of(
+            Split.open(options["dataset"], "train", SHARED_SEED), extractor, device, title="true images"
+        )
         moments = Moments.of(features for _, features in batches)
         mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
     save_arrays(out / "reference.npz", mean=mean, covariance=covariance)

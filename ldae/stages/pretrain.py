@@ -115,7 +115,7 @@ def pretrain(stage: PretrainStage | AdoptStage | BaselineStage, **options: Unpac
 def train(stage: PretrainStage | BaselineStage, options: Options) -> None:
     """Trains a row's network; the arguments are those of `pretrain`."""
     dataset, tokenizer, seed, device = options["dataset"], options.get("tokenizer"), options["seed"], pick_device()
-    manifest, images = Manifest.read(dataset / "manifest.json"), Split.open(dataset, "train")
+    manifest, images = Manifest.read(dataset / "manifest.json"), Split.open(dataset, "train", seed)
     origin, training = origin_of("pretrain", stage, options), stage.training
     source: BatchSource = images.as_stored  # random crops are cut from the larger stored images
     if isinstance(stage, PretrainStage):

@@ -27,15 +27,15 @@ from ldae.study.base import PATCH
 from ldae.study.methods import METHODS
 from ldae.study.recipes import Probing
 from ldae.study.record import Options, origin_of, provenance
-from ldae.study.results import Manifest, ProbeEstimate, ProbeRecord, RunRecord
+from ldae.study.results import PIXELS, Manifest, ProbeEstimate, ProbeRecord, RunRecord
 from ldae.study.stage_specs import PixelsStage, ProbeStage
 
 
-def open_data(dataset: Path, probing: Probing) -> Data:
-    """The splits and the held-out groups; these are the same for every row and seed."""
+def open_data(dataset: Path, probing: Probing, *, seed: int) -> Data:
+    """The splits and the held-out groups of a replication; these are the same for every row."""
     classes = len(Manifest.read(dataset / "manifest.json").classes)
-    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
-    held_out = hold_out(train.groups, probing.held_out, stream(Stream.HELD_OUT))
+    train, val = Split.open(dataset, "train", seed), Split.open(dataset, "val", seed)
+    held_out = hold_out(train.groups, probing.held_out, stream(seed, Stream.HELD_OUT))
     return Data(train, val, classes, held_out, pick_device())
 
 
@@ -50,7 +50,7 @@ def probe(stage: ProbeStage, **options: Unpack[Options]) -> None:
     """
     dataset, model, tokenizer = options["dataset"], options["model"], options.get("tokenizer")
     run, manifest = RunRecord.read(model / "run.json"), Manifest.read(dataset / "manifest.json")
-    origin, data = origin_of("probe", stage, options), open_data(dataset, stage.probing)
+    origin, data = origin_of("probe", stage, options), open_data(dataset, stage.probing, seed=run.seed)
     if METHODS[run.method].denoises:
         encoders = denoiser_encoders(stage, model, tokenizer, manifest, data.device)
         if tokenizer is not None and (tokenizer / "latents.npy").exists():
@@ -114,10 +114,10 @@ def baseline_encoders(stage: ProbeStage, model: Path, manifest: Manifest, device
 
 def probe_pixels(stage: PixelsStage, **options: Unpack[Options]) -> None:
     """Probes the mean of the raw 768-dim patches, pooled as every row's tokens are, with no network between."""
-    dataset, origin = options["dataset"], origin_of("probe", stage, options)
-    data = open_data(dataset, stage.probing)
+    dataset, seed, origin = options["dataset"], options["seed"], origin_of("probe", stage, options)
+    data = open_data(dataset, stage.probing, seed=seed)
     encoders = Encoders(lambda images, _: images, lambda images: [("trained/0", patchify(images, PATCH))])
-    _evaluate(stage, encoders, data, {"row": "raw pixels", "seed": 0} | origin, options["out"])
+    _evaluate(stage, encoders, data, {"row": PIXELS, "seed": seed} | origin, options["out"])
 
 
 def _evaluate(stage: PixelsStage, encoders: Encoders, data: Data, about: dict[str, Any], out: Path) -> None:

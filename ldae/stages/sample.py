@@ -63,7 +63,7 @@ def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
             f"{row}: its network knows {denoiser.network.classes} classes, the data set has {classes}; published "
             "weights are sampled from with the classes that they were trained with"
         )
-    known = Split.open(options["dataset"], "train").labels
+    known = Split.open(options["dataset"], "train", run.seed).labels
     chosen = np.random.default_rng([run.seed, Stream.SAMPLES]).integers(len(known), size=sampling.num)
     labels = known[torch.from_numpy(chosen)].to(device)
 

@@ -40,14 +40,14 @@ class ClassifierLoss(nn.Module):
 
 def train_classifier(stage: ClassifierStage, **options: Unpack[Options]) -> None:
     """Writes `weights.safetensors`, `history.csv` and `classifier.json` (its accuracy) into `out`."""
-    device, dataset, out = pick_device(), options["dataset"], options["out"]
-    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
+    device, dataset, seed, out = pick_device(), options["dataset"], options["seed"], options["out"]
+    train, val = Split.open(dataset, "train", seed), Split.open(dataset, "val", seed)
     recipe, classes = stage.classifier, len(Manifest.read(dataset / "manifest.json").classes)
     origin = origin_of(stage.architecture, stage, options)
 
     def new() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(recipe.seed, Stream.INITIAL))
+            torch.manual_seed(stream(seed, Stream.INITIAL))
             return CLASSIFIERS[stage.architecture](classes, recipe.width).to(device)
 
     def prepare(inputs: Tensor, labels: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
@@ -59,13 +59,14 @@ def train_classifier(stage: ClassifierStage, **options: Unpack[Options]) -> None
         loss = ClassifierLoss(network)
         return LossTask(loss, network, prepare, groups=groups, peak=recipe.rate, warmup=WARMUP, betas=BETAS)
 
-    title, seed = f"classifier {stage.architecture}", recipe.seed
+    title = f"classifier {stage.architecture}"
     with trained(start, train.as_stored, recipe, options, origin, title=title, seed=seed, steps=recipe.steps) as result:
         if result is not None:
             network = new()
             network.load_state_dict(result.weights["network"])
             save_weights(out / "weights.safetensors", result.weights["network"])
             about = {
+                "seed": seed,
                 "architecture": stage.architecture,
                 "width": recipe.width,
                 "classes": classes,

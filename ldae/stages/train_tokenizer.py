@@ -157,17 +157,18 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
     It writes `tokenizer.safetensors`, `latents.npy`, `history.csv` and `tokenizer.json` into `out`.
     """
     device, dataset, vgg, out = pick_device(), options["dataset"], options.get("vgg"), options["out"]
+    seed = options["seed"]
     size, recipe, origin = (
         Manifest.read(dataset / "manifest.json").size,
         stage.convolutional,
         origin_of("tokenizer", stage, options),
     )
-    train, val = Split.open(dataset, "train"), Split.open(dataset, "val")
+    train, val = Split.open(dataset, "train", seed), Split.open(dataset, "val", seed)
 
     def start() -> AutoencoderTask:
         perceptual = perceptual_distance(stage, vgg)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(recipe.seed, Stream.INITIAL))
+            torch.manual_seed(stream(seed, Stream.INITIAL))
             autoencoder = Autoencoder(width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4).to(device)
             if options.get("recompute"):
                 recompute_activations(part for part in autoencoder.modules() if isinstance(part, Residual))
@@ -187,6 +188,7 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
         tokenizer = ConvTokenizer(fitted, dim=stage.dim, scale="global").to(device)
         features = "builtin" if stage.needs_vgg else "VGG16"
         about = {
+            "seed": seed,
             "kind": stage.tokenizer.kind,
             "dims": stage.dim,
             "collapsed_dims": collapsed(fitted["variance"], has_prior=True),
@@ -201,7 +203,7 @@ def train_tokenizer(stage: ConvolutionalStage, **options: Unpack[Options]) -> No
             weights = published_weights(recipe.published, from_stable_diffusion)
             write(TrainingResult({"autoencoder": weights}, history=["step,images"], seconds=0.0))
         return
-    name, seed = stage.tokenizer.name, recipe.seed
+    name = stage.tokenizer.name
     with trained(start, train, recipe, options, origin, title=name, seed=seed, steps=recipe.steps) as result:
         if result is not None:
             write(result)

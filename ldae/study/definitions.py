@@ -15,7 +15,8 @@ from ldae.study.spec import Spec
 if TYPE_CHECKING:
     from ldae.study.graph import Graph, Job
 
-Records = tuple[tuple[str, str], ...]  # paths of records below the folder of results, and the lineage digest of each
+# Paths of records below the folder of results, with `{seed}` for a seed; the lineage digest of each, and its seeds.
+Records = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 class RowDefinition(Config):
@@ -27,6 +28,7 @@ class RowDefinition(Config):
     run: str  # the row that was trained
     probe: str  # the row whose probe has the numbers
     offset: int  # of the probed block
+    seeds: tuple[int, ...]  # its replications
     lineage: str  # of the probe
     finetuned: str | None = None  # None for a row without fine-tuning
     distance: str | None = None  # None for a row without samples
@@ -36,7 +38,7 @@ class ViewDefinition(Config):
     """The rows of a view, and what all their results share."""
 
     rows: tuple[RowDefinition, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # of any of them, in the study's order
     pixels: str  # the lineage digest of the probe of raw pixels
     own_splits: bool = False  # whether each seed has validation images of its own
     shared: tuple[str, ...] = ()  # parts that all seeds have in common
@@ -112,7 +114,6 @@ class PageDefinition(ViewDefinition):
     tables: tuple[TableDefinition, ...]
     figures: tuple[FigureDefinition, ...]
     claims: tuple[ClaimDefinition, ...]
-    inputs: tuple[str, ...]  # the places of all results that the page shows
 
 
 class CostDefinition(Config):
@@ -123,10 +124,12 @@ class CostDefinition(Config):
 
 def describe(graph: Graph, names: Iterable[str]) -> ViewDefinition:
     """The rows behind the names of rows and sweeps."""
+    study, names = graph.study, list(names)
     return ViewDefinition(
-        rows=tuple(_row(graph, point) for name in names for point in graph.study.points(name)),
-        seeds=tuple(graph.study.file.seeds),
-        pixels=digest(graph.job_at("probe/pixels").lineage),
+        rows=tuple(_row(graph, point) for name in names for point in study.points(name)),
+        seeds=study.seeds_of(study.rows(names)),
+        pixels=digest(graph.job_at(f"pixels/seed{study.file.seeds[0]}").lineage),
+        shared=study.scale.shared,
     )
 
 
@@ -163,18 +166,19 @@ def claims_definition(graph: Graph) -> ClaimsDefinition:
     return ClaimsDefinition(**dict(describe(graph, names)), claims=_claims(graph))
 
 
-def page_definition(graph: Graph, *targets: Target, inputs: Iterable[Job] = ()) -> PageDefinition:
-    """A page of some common targets, which shows the results of the jobs `inputs`."""
+def page_definition(graph: Graph, *targets: Target) -> PageDefinition:
+    """A page of some common targets."""
     study, names = graph.study, graph.study.rows_on_page(*targets)
     view = describe(graph, names)
-    shared = [graph.jobs["probe/pixels"], *graph.jobs_of(names)] if names else []
+    jobs = [*(graph.jobs[f"pixels/seed{seed}"] for seed in view.seeds), *graph.jobs_of(names)] if names else []
     tables = [table_definition(graph, name) for name, table in study.file.tables.items() if table.target in targets]
     figures = [figure_definition(graph, name) for name, each in study.file.figures.items() if each.target in targets]
     return PageDefinition(
         rows=tuple(_page_row(graph, row) for row in view.rows),
         seeds=view.seeds,
         pixels=view.pixels,
-        records=_records(graph, (job for job in shared if "row" not in job.key)),
+        shared=view.shared,
+        records=_records(graph, (job for job in jobs if "row" not in job.key)),
         scale=study.scale_name,
         # what a job asks of the machine changes no result
         settings=study.scale.model_dump(mode="json", by_alias=True, exclude={"resources"}),
@@ -182,7 +186,6 @@ def page_definition(graph: Graph, *targets: Target, inputs: Iterable[Job] = ()) 
         tables=tuple(table.model_copy(update={"rows": ()}) for table in tables),
         figures=tuple(figure.model_copy(update={"rows": ()}) for figure in figures),
         claims=_claims(graph) if "all" in targets else (),
-        inputs=tuple(job.place for job in inputs),
     )
 
 
@@ -196,6 +199,7 @@ def _row(graph: Graph, point: Point) -> RowDefinition:
         run=run,
         probe=probe,
         offset=variant.spec.features.offset,
+        seeds=study.seeds[variant.name],
         lineage=_digest(graph, "probe", probe),
         finetuned=_digest(graph, "finetune", variant.name) if variant.finetune else None,
         distance=_digest(graph, "judge", run) if variant.fid else None,
@@ -237,11 +241,15 @@ def _claims(graph: Graph) -> tuple[ClaimDefinition, ...]:
 
 
 def _records(graph: Graph, jobs: Iterable[Job]) -> Records:
-    """The record of each job, by seed."""
-    ordered = sorted(jobs, key=lambda job: (job.key.get("seed", 0), list(graph.jobs).index(job.place)))
-    return tuple((str(job.record.relative_to(graph.results)), digest(job.lineage)) for job in ordered)
+    """The records of jobs, those that differ in the seed alone together."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for job in jobs:
+        assert job.entry is not None  # views are not among them
+        place = job.entry.place.format(**{**job.key, "seed": "{seed}"})
+        found.setdefault(f"{place}/{job.record.name}", (digest(job.lineage), []))[1].append(job.key.get("seed", 0))
+    return tuple((path, lineage, tuple(seeds)) for path, (lineage, seeds) in found.items())
 
 
 def _digest(graph: Graph, folder: str, row: str) -> str:
     """The lineage digest of a row's result, the same for each seed."""
-    return digest(graph.job_at(f"{folder}/{row}/seed{graph.study.file.seeds[0]}").lineage)
+    return digest(graph.job_at(f"{folder}/{row}/seed{graph.study.seeds[row][0]}").lineage)

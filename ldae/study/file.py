@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ldae.study.base import Config, matching
 from ldae.study.checking import listed, word
@@ -16,6 +17,29 @@ Name = Annotated[str, matching("[a-z][a-z0-9_]*", "lower-case letters, digits an
 Target = Literal["main", "all", "none"]  # the smallest of the common targets that a table or figure belongs to
 REVISIONS = tuple(dict.fromkeys(stage.revision for stage in STAGES.values()))  # of the code of stages
 Rows = Annotated[list[str], Field(min_length=1)]
+
+
+def _numbers(value: Any) -> Any:
+    """Seeds as a list of numbers, from text such as `0-7, 20` or a list of both; any other value as it is."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list):
+        return value
+    numbers: list[Any] = []
+    for part in parts:
+        ends = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part) if isinstance(part, str) else None
+        if ends is None:
+            numbers.append(part)
+        else:
+            first, last = int(ends[1]), int(ends[2] or ends[1])
+            if last < first:
+                raise ValueError(f"found {part.strip()!r}, which ends before it begins; write e.g. 0-7")
+            numbers += range(first, last + 1)
+    if len(set(map(str, numbers))) < len(numbers):
+        raise ValueError(f"{value} names a seed twice")
+    return numbers
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_numbers), Field(min_length=1)]
 
 
 class Paper(Config):
@@ -35,6 +59,7 @@ class Row(Config):
     paper: Paper = Paper()
     finetune: bool = False  # whether it is fine-tuned though the paper gives no number
     fid: bool = False  # whether it is sampled from though the paper gives no FID
+    seeds: Seeds | None = None  # of the study's seeds, those that it is replicated with; None: as its tables say
 
 
 class Sweep(Config):
@@ -45,6 +70,7 @@ class Sweep(Config):
     set: dict[str, Any] = {}
     over: Annotated[dict[str, list[Any]], Field(min_length=1, max_length=1)]
     paper: dict[Literal["probe", "finetune", "fid"], list[float | None]] = {}
+    seeds: Seeds | None = None  # of its rows; a row that also stands alone under its own name has its own
 
 
 class View(Config):
@@ -65,6 +91,7 @@ class Table(View):
 
     rows: Rows | None = None
     series: dict[str, str] | None = None
+    seeds: Seeds | None = None  # of its rows that do not give their own; None: all of the study's
     # the probes of its rows measure these
     columns: Annotated[tuple[MeasureName, ...], Field(min_length=1)] = DEFAULT_MEASURES
 
@@ -145,7 +172,7 @@ class StudyFile(Config):
     """The study: one file, `config.yaml` unless another is named."""
 
     scale: Annotated[str, Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds  # each is a replication: of the split, the tokenizers, the networks and all that follows
     revisions: dict[Annotated[str, word(REVISIONS)], Annotated[int, Field(ge=1)]]
     variants: Annotated[dict[Name, Row], Field(min_length=1)]
     sweeps: dict[Name, Sweep] = {}
@@ -155,8 +182,6 @@ class StudyFile(Config):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {self.seeds} names a seed twice")
         missing = [stage for stage in REVISIONS if stage not in self.revisions]
         if missing:
             raise ValueError(f"revisions: has no {listed(missing)}; write e.g. {missing[0]}: 1")

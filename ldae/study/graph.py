@@ -90,22 +90,25 @@ class Graph:
         """Describes the jobs of a resolved study; paths of records start with the project's folder `root`."""
         self.study, self.results = study, root / study.results
         self.jobs: dict[str, Job] = {}  # by place, each behind its inputs
-        for stage in STAGES.values():
-            for key in stage.keys(study):
-                self.job_at(stage.place.format(**key))
+        needed = {stage.place.format(**key): (stage, key) for stage in STAGES.values() for key in stage.keys(study)}
+        self._stages = {_any_seed(stage, key): stage for stage, key in needed.values()}
+        for place in needed:
+            self.job_at(place)
         self._add_views()
 
     def job_at(self, place: str) -> Job:
         """The job of a place in the results folder, requested or not; raises a `KeyError` where no result belongs."""
-        if place in self.jobs:
-            return self.jobs[place]
+        if place not in self.jobs:
+            self.jobs[place] = self._describe(*self._stage_at(place))
+        return self.jobs[place]
+
+    def _stage_at(self, place: str) -> tuple[Stage, Key]:
         for stage in STAGES.values():
             key = stage.key_of(place)
             if key is not None and (
-                key["row"] in self.study.variants if "row" in key else key in stage.keys(self.study)
+                key.get("row") in self.study.variants or self._stages.get(_any_seed(stage, key)) is stage
             ):
-                job = self.jobs[place] = self._describe(stage, key)
-                return job
+                return stage, key
         raise KeyError(place)
 
     def _describe(self, stage: Stage, key: Key) -> Job:
@@ -182,7 +185,7 @@ class Graph:
             for stage in STAGES.values():
                 serving = stage.serving(self.study, row) if stage.serving is not None and stage.is_result else None
                 if serving is not None:
-                    keys = ({"row": serving, "seed": seed} for seed in self.study.file.seeds)
+                    keys = ({"row": serving, "seed": seed} for seed in self.study.seeds[row])
                     jobs += [self.jobs[stage.place.format(**key)] for key in keys]
         return jobs
 
@@ -214,11 +217,12 @@ class Graph:
             self._add_view("cost", cost, f"tables/{cost}", definition, added)
         for page, (cost, targets) in PAGES.items():
             rows = study.rows_on_page(*targets)
-            shared = ["dataset", "probe/pixels"] if rows else []
-            places = [*self._views_in(targets), f"tables/{cost}", *shared]
+            seeds = study.seeds_of(rows)
+            common = ["dataset", *(f"pixels/seed{seed}" for seed in seeds)] if rows else []
+            places = [*self._views_in(targets), f"tables/{cost}", *common]
             jobs = dict.fromkeys([*(self.jobs[place] for place in places), *self.jobs_of(rows)])
             on_page = {job: self._page_files(job) for job in jobs}
-            self._add_view("report", page, page, definitions.page_definition(self, *targets, inputs=on_page), on_page)
+            self._add_view("report", page, page, definitions.page_definition(self, *targets), on_page)
 
     def _add_view(self, stage: str, name: str, place: str, definition: Config, reads: Reads | None = None) -> None:
         """A table, a figure, the claims or a page; what the first three read follows from their place."""
@@ -242,7 +246,7 @@ class Graph:
         """The files of a job that a page opens: its record, all of a view, and the first seed's training curves."""
         if job.is_view:
             return (job.record, *job.files)
-        is_first = job.stage == "pretrain" and job.key["seed"] == self.study.file.seeds[0]
+        is_first = job.stage == "pretrain" and job.key["seed"] == self.study.first_seed(job.key["row"])
         return (job.record, *(path for path in job.files if is_first and path.suffix == ".csv"))
 
     def command_files(self, place: str) -> dict[str, list[Path]]:
@@ -258,43 +262,54 @@ class Graph:
         files = self._accuracies(table.names, distances=not is_series)
         tokenizers = [study.variants[row].spec.tokenizer for row in rows]
         fits = dict.fromkeys(fit.name for fit in tokenizers if is_series or fit.perceptual)
-        files["tokenizers"] = self._records(f"tokenizers/{fit}" for fit in fits)
+        files["tokenizers"] = [job.record for job in self._fits(fits, study.seeds_of(rows))]
         if not is_series:
             tuned = [row for row in rows if study.variants[row].finetune]
-            files["finetunes"] = self._records(f"finetune/{row}/seed{seed}" for row in tuned for seed in file.seeds)
+            files["finetunes"] = self._records(
+                f"finetune/{row}/seed{seed}" for row in tuned for seed in study.seeds[row]
+            )
         return files
+
+    def _fits(self, tokenizers: Iterable[str], seeds: Iterable[int]) -> list[Job]:
+        """The tokenizers of these names that replications use."""
+        own = dict.fromkeys(self.study.seed_of("tokenizer", seed) for seed in seeds)
+        places = (f"tokenizers/{name}/seed{seed}" for name in tokenizers for seed in own)
+        return [self.jobs[place] for place in places if place in self.jobs]
 
     def _figure_files(self, figure: Figure) -> dict[str, list[Path]]:
         study = self.study
         if isinstance(figure, SchedulesFigure):
             return {}
         if isinstance(figure, DimensionFigure):
+            figure_rows = [*study.rows(figure.names), *figure.filters.values()]
             fits = dict.fromkeys(study.variants[row].spec.tokenizer.name for row in figure.filters.values())
-            tokenizers = [self.results / f"tokenizers/{fit}/tokenizer.safetensors" for fit in fits]
+            first = {name: self._fits([name], study.seeds_of(figure_rows))[0] for name in fits}
+            tokenizers = [job.record.with_suffix(".safetensors") for job in first.values()]
             return self._accuracies(figure.names) | {"tokenizers": tokenizers}
         if figure.kind == "trajectory":
             return self._accuracies(figure.names)
         runs = dict.fromkeys(study.runs[row] for row in study.rows(figure.names))
         option, folder, file = FIRST_SEED[figure.kind]
-        return {option: [self.results / f"{folder}/{run}/seed{study.file.seeds[0]}/{file}" for run in runs]}
+        return {option: [self.results / f"{folder}/{run}/seed{study.first_seed(run)}/{file}" for run in runs]}
 
     def _accuracies(self, names: Iterable[str], *, distances: bool = True) -> dict[str, list[Path]]:
         """The probes behind rows and sweeps, and the distances of their samples, for every seed."""
-        study, seeds = self.study, self.study.file.seeds
+        study = self.study
         rows = study.rows(names)
-        probes = dict.fromkeys(study.probes[row] for row in rows)
+        probes = [f"probe/{study.probes[row]}/seed{seed}" for row in rows for seed in study.seeds[row]]
         files = {
             "dataset": self._records(["dataset"]),
-            "pixels": self._records(["probe/pixels"]),
-            "probes": self._records(f"probe/{row}/seed{seed}" for row in probes for seed in seeds),
+            "pixels": self._records(f"pixels/seed{seed}" for seed in study.seeds_of(rows)),
+            "probes": self._records(probes),
         }
         if distances:
-            judged = dict.fromkeys(study.runs[row] for row in rows if study.variants[row].fid)
-            files["distances"] = self._records(f"judge/{row}/seed{seed}" for row in judged for seed in seeds)
+            judged = [row for row in rows if study.variants[row].fid]
+            places = [f"judge/{study.runs[row]}/seed{seed}" for row in judged for seed in study.seeds[row]]
+            files["distances"] = self._records(places)
         return files
 
     def _records(self, places: Iterable[str]) -> list[Path]:
-        return [self.jobs[place].record for place in places]
+        return [self.jobs[place].record for place in dict.fromkeys(places)]
 
     def _views_in(self, targets: Sequence[Target], *, tables: bool = True, figures: bool = True) -> list[str]:
         """The places of the tables, the figures and the claims of these targets."""
@@ -312,6 +327,11 @@ class Graph:
             return [*self._views_in(targets, figures=False), "tables/cost_all"]
         pages = [page for page, (_, on_page) in PAGES.items() if set(on_page) <= set(targets)]
         return [*self._views_in(targets), *(f"tables/{PAGES[page][0]}" for page in pages), *pages]
+
+
+def _any_seed(stage: Stage, key: Key) -> str:
+    """The place of a stage's results for every seed."""
+    return stage.place.format(**{**key, "seed": "*"})
 
 
 def options(graph: Graph, job: Job) -> list[str]:
@@ -340,8 +360,9 @@ def _of_view(graph: Graph, job: Job) -> dict[str, Iterable[str]]:
     # In ASCII: a locale without Unicode would spoil a command's words.
     words: dict[str, Iterable[str]] = {"definition": [json.dumps(job.spec, sort_keys=True)]}
     if job.stage == "report":
-        cost = graph.results / f"tables/{PAGES[job.place][0]}.json"
-        return words | {"results": [str(graph.results)], "cost": [str(cost)], "out": [str(job.files[0])]}
+        cost, inputs = graph.results / f"tables/{PAGES[job.place][0]}.json", [before.place for before in job.reads]
+        words |= {"results": [str(graph.results)], "cost": [str(cost)], "inputs": inputs}
+        return words | {"out": [str(job.files[0])]}
     files = graph.command_files(job.place)
     words |= {option: [str(path) for path in paths] for option, paths in files.items()}
     return words | {"out": [str(graph.results / job.place)]}

@@ -134,6 +134,20 @@ def common_lineage(folders: dict[str, Path]) -> Lineage:
     return merged
 
 
+def _check_seeds(folders: dict[str, Path], seed: int | None) -> None:
+    """Raises a `ValueError` for results of different replications; a shared part belongs to all of them."""
+    for option, folder in folders.items():
+        about = read_json(folder / FOLDERS[option].record)
+        own = about.get("architecture", RECORDS[FOLDERS[option].record])
+        if "seed" not in about or about["lineage"][own]["spec"].get("shared"):
+            continue
+        seed = about["seed"] if seed is None else seed
+        if about["seed"] != seed:
+            raise ValueError(
+                f"{folder}: is of seed {about['seed']}, and this job is of seed {seed}; run the graph again"
+            )
+
+
 def inputs_of(**folders: Path) -> dict[str, str]:
     """Digests of the results that a job reads, by the names of its options."""
     return {option: content(read_json(folder / FOLDERS[option].record)) for option, folder in folders.items()}
@@ -165,6 +179,7 @@ def origin_of(stage: str, spec: Config, options: Options) -> dict[str, Any]:
     Raises a `ValueError` for inputs that do not belong together.
     """
     folders = {name: folder for name, folder in options.items() if name in FOLDERS and isinstance(folder, Path)}
+    _check_seeds(folders, options.get("seed"))
     made_from = lineage(stage, spec, options["revision"], common_lineage(folders))
     return {"lineage": made_from, "inputs": inputs_of(**folders)}
 

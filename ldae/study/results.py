@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ldae.runtime.files import read_json, write_json
 from ldae.study.checking import first_mistake
 
+PIXELS = "raw pixels"  # the row in the record of a probe without a network
+
 
 class Record(BaseModel):
     """The record of a result; keys that are absent from the file have their defaults."""
@@ -120,6 +122,7 @@ class RunRecord(Record):
 class ClassifierRecord(Record):
     """`classifier.json`."""
 
+    seed: int
     architecture: str
     width: int
     classes: int  # their number
@@ -183,6 +186,7 @@ class PicturesRecord(Record):
 class TokenizerRecord(Record):
     """`tokenizer.json`."""
 
+    seed: int
     kind: str
     dims: int  # of a latent
     collapsed_dims: int  # dimensions without information

@@ -77,7 +77,6 @@ class Fitting(Config):
     """How a tokenizer that is linear in its patches is fitted to data."""
 
     patches: Positive = 1_000_000  # sampled at random from the training images
-    seed: int = 0
     # Weight of the patch-wise VAE's KL divergence, of which the paper says nothing. At laptop scale 1.0 collapses 7 of
     # 16 dimensions and 119 of 128, 0.01 none.
     kl: Annotated[float, Field(gt=0)] = 0.01
@@ -101,7 +100,6 @@ class Convolutional(Config):
     )
     lpips: ExternalFile | None = None  # its linear weights; None for uniform ones
     published: ExternalFile | None = None  # an autoencoder to take instead of training the one with all losses
-    seed: int = 0
     log_every: Positive = 50
 
     def without(self, unused: list[str]) -> Convolutional:
@@ -117,7 +115,6 @@ class Classifier(Config):
     steps: Positive
     batch: Positive
     rate: Annotated[float, Field(gt=0)]  # of AdamW
-    seed: int = 0
     log_every: Positive = 50
 
 
@@ -209,9 +206,14 @@ BUILTIN: dict[Architecture, tuple[str, str]] = {
 }
 
 
+Part = Literal["dataset", "tokenizer", "classifier"]  # what replications can share
+
+
 class Scale(Config):
     """One file of `scales/`."""
 
+    # The parts of seed 0 that all seeds share, to save time; `dataset` is the split. Every other part is replicated.
+    shared: tuple[Part, ...] = ()
     dataset: Dataset
     sizes: dict[SizeName, Size]
     fitting: Fitting = Fitting()
@@ -243,6 +245,17 @@ class Scale(Config):
         """The size of a row's network."""
         published = row.method.weights
         return published.size(denoises=row.method.traits.denoises) if published else self.sizes[row.network.size]
+
+    @model_validator(mode="after")
+    def _no_leak(self) -> Self:
+        dataset, given = self.dataset, "dataset" in self.shared
+        divides = isinstance(dataset, Photos) or (isinstance(dataset, Folder) and dataset.val_fraction is not None)
+        if self.shared and divides and not given:
+            raise ValueError(
+                f"shared: a {self.shared[0]} of seed 0 was trained with images that other seeds hold out; add dataset, "
+                "so that all seeds share the split too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:

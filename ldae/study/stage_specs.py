@@ -27,13 +27,20 @@ class StageSpec(Config):
     @classmethod
     def for_job(cls, study: Study, key: Key) -> Self:
         """What a job reads: the parts of the scale that the fields name."""
-        return cls(**{name: getattr(study.scale, name) for name in cls.model_fields if name in Scale.model_fields})
+        names = [name for name in cls.model_fields if name in Scale.model_fields and name != "shared"]
+        return cls(**{name: getattr(study.scale, name) for name in names})
 
 
 class DatasetStage(StageSpec):
-    """What preparing the images depends on."""
+    """What preparing the images depends on, and whether all seeds share one split of them."""
 
     dataset: Dataset
+    shared: bool = False
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The images of the scale."""
+        return cls(dataset=study.scale.dataset, shared="dataset" in study.scale.shared)
 
 
 class ClassifierStage(StageSpec):
@@ -41,12 +48,14 @@ class ClassifierStage(StageSpec):
 
     architecture: Architecture
     classifier: Classifier
+    shared: bool = False  # whether that of seed 0 serves all seeds
 
     @classmethod
     def for_job(cls, study: Study, key: Key) -> Self:
         """The training of the classifier of an `architecture`."""
         architecture = key["architecture"]
-        return cls(architecture=architecture, classifier=study.scale.classifiers[architecture])
+        recipe = study.scale.classifiers[architecture]
+        return cls(architecture=architecture, classifier=recipe, shared=study.shares_classifier(architecture))
 
 
 class TokenizerStage(StageSpec):
@@ -58,6 +67,7 @@ class TokenizerStage(StageSpec):
     patch: int = PATCH  # side of a token's patch on the (resized) image
     dim: int | None = None  # None for a fit of all dimensions
     fitting: Fitting = Fitting()
+    shared: bool = False  # whether that of seed 0 serves all seeds
 
 
 class ConvolutionalStage(StageSpec):
@@ -68,6 +78,7 @@ class ConvolutionalStage(StageSpec):
     perceptual: bool = False
     adversarial: bool = False
     convolutional: Convolutional
+    shared: bool = False  # whether that of seed 0 serves all seeds
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -91,9 +102,10 @@ AnyTokenizerStage = TokenizerStage | ConvolutionalStage
 
 def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> AnyTokenizerStage:
     """The fit that a row's tokenizer needs."""
+    shared = "tokenizer" in scale.shared
     if tokenizer.traits.trained:
         losses = {"perceptual": tokenizer.perceptual, "adversarial": tokenizer.adversarial}
-        stage = ConvolutionalStage(dim=tokenizer.dim, **losses, convolutional=scale.convolutional)
+        stage = ConvolutionalStage(dim=tokenizer.dim, **losses, convolutional=scale.convolutional, shared=shared)
         unused = [] if stage.is_published else ["published"]
         unused += [] if stage.perceptual else ["perceptual", "perceptual_weight", "lpips"]
         unused += [] if stage.adversarial else ["adversarial_weight", "adversarial_start", "discriminator_width"]
@@ -103,6 +115,7 @@ def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> AnyTokenizerStage:
         patch=tokenizer.traits.patch(tokenizer.dim),
         dim=tokenizer.traits.fitted_dim(tokenizer.dim),
         fitting=scale.fitting,
+        shared=shared,
     )
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ldae.study.cost import Costs
     from ldae.study.study import Study
 
-Key = dict[str, Any]  # which job of a stage: its `row` and `seed`, its `tokenizer`, or its `architecture`
+SHARED_SEED = 0  # of the parts that all replications share
+Key = dict[str, Any]  # which job of a stage: its `row`, `tokenizer` or `architecture`, and its `seed`
 Place = Callable[["Study", Key], str | None]
 
 
@@ -68,9 +69,9 @@ class Stage:
     absent: Callable[[Study, Key], Collection[str]] = lambda study, key: ()  # those of them that a job does not write
     # Which jobs a study needs. For a stage with jobs per row and seed, `serving` gives the row whose job provides the
     # result of a row (rows that differ only in what is probed share one training), or None if the row needs no job. For
-    # any other stage, `shared` gives the keys of its jobs.
+    # any other stage, `other_keys` gives the keys of its jobs.
     serving: Callable[[Study, str], str | None] | None = None
-    shared: Callable[[Study], Iterable[Key]] = lambda study: [{}]
+    other_keys: Callable[[Study], Iterable[Key]] = lambda study: [{}]
     # The places of the earlier results that a job reads, by option: each a pattern, or a function that returns the
     # place, or None for a job that does not need it.
     inputs: Mapping[str, str | Place] = field(default_factory=dict)
@@ -98,9 +99,13 @@ class Stage:
     def keys(self, study: Study) -> list[Key]:
         """The jobs that a study needs; those of one seed come before those of the next."""
         if self.serving is None:
-            return list(self.shared(study))
-        rows = dict.fromkeys(row for name in study.variants if (row := self.serving(study, name)) is not None)
-        return [{"row": row, "seed": seed} for seed in study.file.seeds for row in rows]
+            return list(self.other_keys(study))
+        served: dict[str, list[str]] = {}
+        for name in study.variants:
+            if (row := self.serving(study, name)) is not None:
+                served.setdefault(row, []).append(name)
+        seeds = {row: study.seeds_of(names) for row, names in served.items()}
+        return [{"row": row, "seed": seed} for seed in study.file.seeds for row in served if seed in seeds[row]]
 
     def key_of(self, place: str) -> Key | None:
         """The job whose result lies at a place of the results folder; None if the place is another stage's."""
@@ -134,12 +139,21 @@ class Stage:
 def _tokenizer(study: Study, key: Key) -> str | None:
     """The place of a row's tokenizer; None for a method without one."""
     run = study.runs[key["row"]]
-    return f"tokenizers/{study.variants[run].spec.tokenizer.name}" if study.is_denoiser(run) else None
+    if not study.is_denoiser(run):
+        return None
+    return f"tokenizers/{study.variants[run].spec.tokenizer.name}/seed{study.seed_of('tokenizer', key['seed'])}"
+
+
+def _vgg(study: Study, key: Key) -> str | None:
+    """The place of the classifier of a tokenizer's perceptual loss; None for a tokenizer that needs none."""
+    if not study.tokenizers[key["tokenizer"]].needs_vgg:
+        return None
+    return f"classifiers/vgg/seed{study.seed_of('classifier', key['seed'])}"
 
 
 def _judge(study: Study, key: Key) -> str | None:
     """The place of the classifier that judges samples; None if published weights do."""
-    return "classifiers/resnet" if study.scale.judging.features == "builtin" else None
+    return f"classifiers/resnet/seed{SHARED_SEED}" if study.scale.judging.features == "builtin" else None
 
 
 def _absent_of_pretraining(study: Study, key: Key) -> list[str]:
@@ -149,7 +163,25 @@ def _absent_of_pretraining(study: Study, key: Key) -> list[str]:
 
 
 def _tokenizers(study: Study, *, is_trained: bool) -> list[Key]:
-    return [{"tokenizer": name} for name, stage in study.tokenizers.items() if stage.is_trained == is_trained]
+    rows: dict[str, list[str]] = {name: [] for name in study.tokenizers}
+    for row, variant in study.variants.items():
+        if study.is_denoiser(row):
+            rows[variant.spec.tokenizer.name].append(row)
+    seeds = {name: study.seeds_of(rows[name]) for name in rows}
+    pairs = [
+        (name, study.seed_of("tokenizer", seed))
+        for seed in study.file.seeds
+        for name, stage in study.tokenizers.items()
+        if stage.is_trained == is_trained and seed in seeds[name]
+    ]
+    return [{"tokenizer": name, "seed": seed} for name, seed in dict.fromkeys(pairs)]
+
+
+def _classifiers(study: Study) -> list[Key]:
+    places = [_vgg(study, key) for key in _tokenizers(study, is_trained=True)]
+    seeds = {int(place.rpartition("seed")[2]) for place in places if place is not None}
+    judge = [{"architecture": "resnet", "seed": SHARED_SEED}] if _judge(study, {}) else []
+    return [{"architecture": "vgg", "seed": seed} for seed in sorted(seeds)] + judge
 
 
 def _judged(study: Study, row: str) -> str | None:
@@ -181,12 +213,12 @@ ENTRIES = (
         command="train-classifier",
         help="train a small classifier with labels",
         specs=("ClassifierStage",),
-        place="classifiers/{architecture}",
-        title="{architecture}",
+        place="classifiers/{architecture}/seed{seed}",
+        title="{architecture}, seed {seed}",
         files=("weights.safetensors", "history.csv"),
-        shared=lambda study: [{"architecture": name} for name in study.scale.classifiers],
+        other_keys=_classifiers,
         inputs={"dataset": "dataset"},
-        options=("resume",),
+        options=("seed", "resume"),
         comes_first=lambda key: key["architecture"] == "vgg",  # the longest chain of jobs begins with it
         precision="TF32",
         cost=lambda costs, key: costs.classifier(key),
@@ -197,11 +229,12 @@ ENTRIES = (
         help="fit a tokenizer to training patches",
         specs=("TokenizerStage",),
         spec_of=lambda study, key: study.tokenizers[key["tokenizer"]],
-        place="tokenizers/{tokenizer}",
-        title="{tokenizer}",
+        place="tokenizers/{tokenizer}/seed{seed}",
+        title="{tokenizer}, seed {seed}",
         files=("tokenizer.safetensors",),
-        shared=lambda study: _tokenizers(study, is_trained=False),
+        other_keys=lambda study: _tokenizers(study, is_trained=False),
         inputs={"dataset": "dataset"},
+        options=("seed",),
         on_gpu=False,
         precision="float64",
         cost=lambda costs, key: costs.tokenizer(key["tokenizer"]),
@@ -213,16 +246,13 @@ ENTRIES = (
         revision="tokenizer",
         specs=("ConvolutionalStage",),
         spec_of=lambda study, key: study.tokenizers[key["tokenizer"]],
-        place="tokenizers/{tokenizer}",
-        title="{tokenizer}",
+        place="tokenizers/{tokenizer}/seed{seed}",
+        title="{tokenizer}, seed {seed}",
         record="tokenizer.json",
         files=("tokenizer.safetensors", "latents.npy", "latents_checksums.npy", "history.csv"),
-        shared=lambda study: _tokenizers(study, is_trained=True),
-        inputs={
-            "dataset": "dataset",
-            "vgg": lambda study, key: "classifiers/vgg" if study.tokenizers[key["tokenizer"]].needs_vgg else None,
-        },
-        options=("resume", "processes", "recompute"),
+        other_keys=lambda study: _tokenizers(study, is_trained=True),
+        inputs={"dataset": "dataset", "vgg": _vgg},
+        options=("seed", "resume", "processes", "recompute"),
         precision="TF32",
         cost=lambda costs, key: costs.tokenizer(key["tokenizer"]),
     ),
@@ -259,11 +289,13 @@ ENTRIES = (
         revision="probe",
         function="probe.probe_pixels",
         specs=("PixelsStage",),
-        place="probe/pixels",
-        title="raw pixels",
+        place="pixels/seed{seed}",
+        title="raw pixels, seed {seed}",
         record="probe.json",
         files=("correct.npz",),
+        other_keys=lambda study: [{"seed": seed} for seed in study.seeds_of(study.variants)],
         inputs={"dataset": "dataset"},
+        options=("seed",),
         comes_first=lambda key: True,  # the first table has it
     ),
     Stage(

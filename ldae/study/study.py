@@ -18,11 +18,11 @@ from ldae.study.checking import StudyError, alternatives, check_folder_name, che
 from ldae.study.file import Claim, DimensionFigure, Figure, RowsFigure, StudyFile, Table, Target
 from ldae.study.measures import DEFAULT_MEASURES, ordered
 from ldae.study.rows import Point, Variant, resolve
-from ldae.study.scale import Scale
+from ldae.study.scale import Part, Scale
 from ldae.study.scale_file import not_of_a_study, read_scale
 from ldae.study.spec import Features, Spec
 from ldae.study.stage_specs import AnyTokenizerStage, PretrainingStage, pretraining_stage, tokenizer_stage
-from ldae.study.stages import STAGES
+from ldae.study.stages import SHARED_SEED, STAGES
 from ldae.study.tokenizers import kinds_with
 
 # What the rules of the graph are called beside stages: tables and figures are targets too, each by its own name.
@@ -76,6 +76,7 @@ class Study:
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
             for view, definition in views.items():
                 _check_names(study, definition, f"{path.name}: {kind}.{view}")
+        _check_seeds(study, path.name)
         if other is not None and (root / "scales" / f"{other}.yaml").is_file():
             raise StudyError(
                 f"{path}: a scale is called {other!r} too, and results/{other} is its folder; rename the study"
@@ -97,6 +98,42 @@ class Study:
             return self.sweeps[name]
         variant = self.variants[name]
         return [Point(name, variant.label, variant.paper)]
+
+    @cached_property
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        """The seeds of each variant: those of the study that its row or sweep lists, or else one of its tables."""
+        file = self.file
+        own = {name: set(row.seeds) for name, row in file.variants.items() if row.seeds is not None}
+        of_sweeps: dict[str, set[int]] = {}
+        for name, sweep in file.sweeps.items():
+            for point in self.sweeps[name]:
+                of_sweeps.setdefault(point.variant, set()).update(sweep.seeds or ())
+        of_tables: dict[str, set[int]] = {}
+        for table in file.tables.values():
+            for row in self.rows(table.names):
+                of_tables.setdefault(row, set()).update(file.seeds if table.seeds is None else table.seeds)
+        lists = {name: own.get(name) or of_sweeps.get(name) or of_tables.get(name) for name in self.variants}
+        return {
+            name: tuple(seed for seed in file.seeds if numbers is None or seed in numbers)
+            for name, numbers in lists.items()
+        }
+
+    def seeds_of(self, rows: Iterable[str]) -> tuple[int, ...]:
+        """The seeds that any of some variants has, in the study's order."""
+        wanted = {seed for row in rows for seed in self.seeds[row]}
+        return tuple(seed for seed in self.file.seeds if seed in wanted)
+
+    def first_seed(self, run: str) -> int:
+        """The first seed of a run, which figures of single runs show."""
+        return self.seeds_of(row for row, other in self.runs.items() if other == run)[0]
+
+    def seed_of(self, part: Part, seed: int) -> int:
+        """The seed of the tokenizer or classifier that a replication uses: its own, or 0 of a shared part."""
+        return SHARED_SEED if part in self.scale.shared else seed
+
+    def shares_classifier(self, architecture: str) -> bool:
+        """Whether all seeds use the classifier of seed 0: the judge of samples is one instrument for all."""
+        return architecture == "resnet" or "classifier" in self.scale.shared
 
     @cached_property
     def runs(self) -> dict[str, str]:
@@ -188,6 +225,15 @@ def _from_text(key: str, value: Any) -> Any:
         return value
     except yaml.YAMLError:
         raise StudyError(f'--config: {key}: found {value!r}, which is not YAML; write e.g. "seeds=[0,1]"') from None
+
+
+def _check_seeds(study: Study, where: str) -> None:
+    for name, seeds in study.seeds.items():
+        if not seeds:
+            raise StudyError(
+                f"{where}: row {name!r}: seeds: none of its own or its tables' seeds is among the study's, "
+                f"{listed(map(str, study.file.seeds))}; add some to the study's seeds or to the row's"
+            )
 
 
 def _check_names(study: Study, definition: Table | Figure | Claim, place: str) -> None:

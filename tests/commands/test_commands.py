@@ -122,12 +122,12 @@ def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_pat
     write_json(folder / "dataset/manifest.json", {"lineage": lineage("dataset")})
     write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": lineage("pretrain/pca/seed0")})
     probing = Probing(mode="cached", batch=24, epochs=2, rates=(1.0,), warmup=1)
-    probe_pixels(ProbeStage(probing=probing), revision=1, dataset=prepared / "dataset", out=tmp_path / "pixels")
+    probe_pixels(ProbeStage(probing=probing), seed=0, revision=1, dataset=prepared / "dataset", out=tmp_path / "pixels")
     encoders = read_json(tmp_path / "pixels/probe.json")["encoders"]  # as a probe writes them
     about = {"row": "pca", "seed": 0, "lineage": lineage("probe/pca/seed0"), "encoders": encoders}
     write_json(folder / "probe/pca/seed0/probe.json", about)
-    (folder / "tokenizers/pca").mkdir(parents=True)
-    (folder / "tokenizers/pca/tokenizer.json").write_text("{")
+    (folder / "tokenizers/pca/seed0").mkdir(parents=True)
+    (folder / "tokenizers/pca/seed0/tokenizer.json").write_text("{")
 
     def lines() -> dict[str, str]:
         table = text(row_in_full(SMOKE, tmp_path, "pca")).split("\n\n")[-1]

@@ -59,12 +59,12 @@ def test_a_run_that_failed_ends_with_the_reasons(made_up: tuple[Study, Path], tm
     for place, words in (
         ("dataset", "ldae: /pictures: is not a folder"),
         ("pretrain/pca/seed0", "ldae: interrupted"),
-        ("tokenizers/pca", "ldae: an old mistake"),
+        ("tokenizers/pca/seed0", "ldae: an old mistake"),
     ):
         log = logs / f"{place}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(f"{words}\n")
-    os.utime(logs / "tokenizers/pca.log", (1000, 1000))
+    os.utime(logs / "tokenizers/pca/seed0.log", (1000, 1000))
     said = list(failures(study, tmp_path, ["pca"], since=time.time() - 100))
     assert said == [
         "dataset images has failed: ldae: /pictures: is not a folder",

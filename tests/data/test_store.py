@@ -50,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     one, other = (tmp_path_factory.mktemp(name) for name in ("one", "other"))
     prepare(DatasetStage(dataset=photos()), revision=1, out=one / "dataset", workers=1)
     fit_tokenizer(
-        TokenizerStage(fitting=Fitting(patches=100)), revision=1, dataset=one / "dataset", out=one / "tokenizer"
+        TokenizerStage(fitting=Fitting(patches=100)), seed=0, revision=1, dataset=one / "dataset", out=one / "tokenizer"
     )
     shutil.copytree(one, other, dirs_exist_ok=True)
     for split in ("train", "val"):
@@ -166,6 +166,6 @@ def test_a_classifier_sees_crops_of_the_larger_images(folders: tuple[Path, Path]
     losses = []
     for folder in folders:
         out = tmp_path / folder.name
-        train_classifier(stage, revision=1, dataset=folder / "dataset", resume=out / "resume", out=out)
+        train_classifier(stage, seed=0, revision=1, dataset=folder / "dataset", resume=out / "resume", out=out)
         losses.append((out / "history.csv").read_text())
     assert losses[0] != losses[1]

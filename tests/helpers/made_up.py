@@ -25,7 +25,16 @@ from ldae.study.definitions import (
 )
 from ldae.study.graph import Graph
 from ldae.study.record import Lineage
-from ldae.study.results import DistanceRecord, Estimates, LeftOut, ProbeEstimate, ProbeRecord, Record, TokenizerRecord
+from ldae.study.results import (
+    PIXELS,
+    DistanceRecord,
+    Estimates,
+    LeftOut,
+    ProbeEstimate,
+    ProbeRecord,
+    Record,
+    TokenizerRecord,
+)
 from ldae.study.stage_specs import ProbeStage
 from ldae.study.study import Study
 
@@ -71,7 +80,7 @@ class MadeUp:
             write_json(target, about)
         else:
             typed(**about).write(target)
-        if place != "probe/pixels":
+        if not place.startswith("pixels/"):
             self.records.append(target)
 
     def save(self, path: str, **arrays: Any) -> Path:
@@ -101,17 +110,21 @@ class MadeUp:
             left_out=LeftOut(endings={".gif": 2, ".txt": 1}, hidden=1),
             sha256=checksums(groups),
         )
-        encoders = self._probe("probe/pixels", {"trained/0": 0.2}, knn=0.1)
-        self.record("probe/pixels", "probe.json", ProbeRecord, row="raw pixels", seed=0, encoders=encoders)
-        for name in study.tokenizers:
-            place = f"tokenizers/{name}"
+        for seed in study.file.seeds:
+            place = f"pixels/seed{seed}"
+            encoders = self._probe(place, {"trained/0": 0.2}, knn=0.1)
+            self.record(place, "probe.json", ProbeRecord, row=PIXELS, seed=seed, encoders=encoders)
+            self._tokenizers(seed)
+        self.record("classifiers/resnet/seed0", "classifier.json", seed=0)
+
+    def _tokenizers(self, seed: int) -> None:
+        for name in self.study.tokenizers:
+            place = f"tokenizers/{name}/seed{seed}"
             basis = self.rng.standard_normal((32, 768))
             fit = self.save(f"{place}/tokenizer.safetensors", basis=basis, variance=np.ones(32))
             kind, dim = [*name.split("-"), "32"][:2]
-            about = {"kind": kind, "psnr": {int(dim): 25.0}, "dims": 32, "collapsed_dims": 0, "sha256": checksums(fit)}
-            self.record(place, "tokenizer.json", TokenizerRecord, **about)
-        for name in study.scale.classifiers:
-            self.record(f"classifiers/{name}", "classifier.json")
+            about = {"kind": kind, "psnr": {int(dim): 25.0}, "dims": 32, "collapsed_dims": 0, "seed": seed}
+            self.record(place, "tokenizer.json", TokenizerRecord, **about, sha256=checksums(fit))
 
     def _correct(self, share: float) -> Any:
         return (self.rng.permutation(NUM) < round(NUM * share)).astype(np.uint8)
@@ -154,7 +167,7 @@ class MadeUp:
             definition,
             dataset=self.folder / "dataset/manifest.json",
             probes=[path for path in self.records if path.name == "probe.json"],
-            pixels=self.folder / "probe/pixels/probe.json",
+            pixels=sorted(self.folder.glob("pixels/*/probe.json")),
             distances=[path for path in self.records if path.name == "distance.json"],
         )
 
@@ -199,5 +212,5 @@ class MadeUp:
                 about |= {"provenance": provenance(self.started), "sha256": checksums(path)}
                 write_json(path.with_suffix(".json"), about)
             return Inputs(samples=drawn)
-        fits = sorted(self.folder.glob("tokenizers/*/tokenizer.safetensors"))
+        fits = sorted(self.folder.glob("tokenizers/*/seed0/tokenizer.safetensors"))
         return Inputs(self._results(definition), tokenizers=fits)

@@ -58,7 +58,7 @@ def fit(tokenizer: Tokenizer) -> dict[str, Tensor]:
         fitted = pca.fit(patches)
         basis, variance = fitted["basis"][: tokenizer.dim], fitted["variance"][: tokenizer.dim]
         return {"mean": fitted["mean"], "encode": basis, "decode": basis.T, "variance": variance}
-    return tokenizers.fit(patches, TokenizerStage(kind=tokenizer.kind, patch=patch, fitting=Fitting()))
+    return tokenizers.fit(patches, TokenizerStage(kind=tokenizer.kind, patch=patch, fitting=Fitting()), seed=0)
 
 
 FITTED: dict[str, dict[str, Tensor]] = {}  # by the tokenizer's name, fitted once a process

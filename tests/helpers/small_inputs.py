@@ -94,7 +94,13 @@ def cosines(variance: float = 9.0) -> Path:
     made = lineage("tokenizer", TokenizerStage(), 1, read_json(dataset() / "manifest.json")["lineage"])
     write_json(
         out / "tokenizer.json",
-        {"lineage": made, "kind": "pca", "dims": PATCH_DIM, "sha256": checksums(out / "tokenizer.safetensors")},
+        {
+            "seed": 0,
+            "lineage": made,
+            "kind": "pca",
+            "dims": PATCH_DIM,
+            "sha256": checksums(out / "tokenizer.safetensors"),
+        },
     )
     return out
 
@@ -112,7 +118,7 @@ def convolutions() -> Path:
     save_row_checksums(out / "latents.npy")
     stage = ConvolutionalStage(dim=16, convolutional=CONV)
     made = lineage("tokenizer", stage, 1, read_json(dataset() / "manifest.json")["lineage"])
-    about = {"lineage": made, "kind": "conv", "dims": 16, "sha256": checksums(out / "tokenizer.safetensors")}
+    about = {"seed": 0, "lineage": made, "kind": "conv", "dims": 16, "sha256": checksums(out / "tokenizer.safetensors")}
     write_json(out / "tokenizer.json", about)
     return out
 
@@ -175,7 +181,7 @@ def classifier(architecture: Architecture) -> Path:
     save_weights(out / "weights.safetensors", random_state(CLASSIFIERS[architecture](CLASSES, CLASSIFIER.width)))
     stage = ClassifierStage(architecture=architecture, classifier=CLASSIFIER)
     made = lineage(architecture, stage, 1, read_json(dataset() / "manifest.json")["lineage"])
-    about = {"architecture": architecture, "width": CLASSIFIER.width, "classes": CLASSES, "accuracy": 0.5}
+    about = {"seed": 0, "architecture": architecture, "width": CLASSIFIER.width, "classes": CLASSES, "accuracy": 0.5}
     write_json(out / "classifier.json", about | {"lineage": made, "sha256": checksums(out / "weights.safetensors")})
     return out
 

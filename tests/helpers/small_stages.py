@@ -167,7 +167,7 @@ def linear_tokenizer_numbers(kind: Any, *, without: str = "none", **options: Any
     """
     out = folder() / "tokenizers" / kind
     stage = TokenizerStage(kind=kind, fitting=Fitting(patches=200, kl=10.0), **options)
-    fit_tokenizer(stage, revision=1, dataset=dataset(), out=out)
+    fit_tokenizer(stage, seed=0, revision=1, dataset=dataset(), out=out)
     fitted, about = load_file(out / "tokenizer.safetensors"), read_json(out / "tokenizer.json")
     numbers = summary("mean", fitted["mean"]) | {"variance": float(fitted["variance"].sum())}
     numbers |= {f"psnr {dim}": value for dim, value in about["psnr"].items()}
@@ -183,7 +183,7 @@ def conv_tokenizer_numbers(**losses: bool) -> Numbers:
     recipe = CONV.model_copy(update=small) if losses else CONV
     resume, stage = out / "resume", ConvolutionalStage(dim=16, convolutional=recipe, **losses)
     vgg = classifier("vgg") if stage.needs_vgg else None
-    train_tokenizer(stage, revision=1, dataset=dataset(), resume=resume, out=out, vgg=vgg)
+    train_tokenizer(stage, seed=0, revision=1, dataset=dataset(), resume=resume, out=out, vgg=vgg)
     fitted, about = load_file(out / "tokenizer.safetensors"), read_json(out / "tokenizer.json")
     numbers = last_line(out) | {"psnr": about["psnr"]["16"], "posterior noise": about["posterior_noise"]}
     numbers |= summary("latents", np.load(out / "latents.npy")) | weights_of("weights", fitted)
@@ -194,7 +194,7 @@ def classifier_numbers(architecture: Architecture) -> Numbers:
     """A classifier: its loss, its weights and its accuracy."""
     out = folder() / "trained" / architecture
     stage = ClassifierStage(architecture=architecture, classifier=CLASSIFIER)
-    train_classifier(stage, revision=1, dataset=dataset(), resume=out / "resume", out=out)
+    train_classifier(stage, seed=0, revision=1, dataset=dataset(), resume=out / "resume", out=out)
     return (
         last_line(out)
         | weights_of("weights", load_file(out / "weights.safetensors"))
@@ -284,7 +284,7 @@ def probe_pixels_numbers() -> Numbers:
     """Raw pixels, by centre crops alone."""
     protocol = Probing(mode="cached", views=0, epochs=40, warmup=1, batch=32, rates=(3, 10), neighbours=5)
     stage = ProbeStage(probing=protocol)
-    return probe_numbers("pixels", lambda out: probe_pixels(stage, revision=1, dataset=dataset(), out=out))
+    return probe_numbers("pixels", lambda out: probe_pixels(stage, seed=0, revision=1, dataset=dataset(), out=out))
 
 
 def probe_latents_numbers() -> Numbers:

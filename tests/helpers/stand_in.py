@@ -102,6 +102,8 @@ def _stage(stage: Stage, options: dict[str, list[str]], out: Path, changed: str)
     for name in stage.files:
         (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)} {changed}")
     about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
+    if "seed" in options:
+        about |= {"seed": int(options["seed"][0])}
     if stage.name == "dataset":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
         about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}
@@ -119,7 +121,7 @@ def _view(command: str, options: dict[str, list[str]], out: Path) -> str:
         files = [
             Path(word) for option in sorted(options) for word in options[option] if option not in ("definition", "out")
         ]
-        places = values.get("inputs") or [str(file.parent.relative_to(results)) for file in files]
+        places = options.get("inputs") or [str(file.parent.relative_to(results)) for file in files]
     definition = DEFINITIONS[command].model_validate(values)
     record = ViewRecord(command, definition, places=places, results=results)
     for ending in ENDINGS[command]:

@@ -92,7 +92,7 @@ def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
 def test_seeds_multiply_the_jobs_that_have_one() -> None:
     one, three = (jobs(Study.load(ROOT, {"scale": "smoke", "seeds": seeds}), ["table3"]) for seeds in ([0], [0, 1, 2]))
     with_seed = [title for title in one if title.endswith(", seed 0")]
-    assert {title.split()[0] for title in with_seed} == {"pretrain", "probe"}
+    assert {title.split()[0] for title in with_seed} == {"tokenizer", "pretrain", "probe"}
     assert len(three) - len(one) == 2 * len(with_seed)
 
 

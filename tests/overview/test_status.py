@@ -51,7 +51,7 @@ def test_status_tells_who_runs_and_who_does_not(tmp_path: Path) -> None:
     run_folder(tmp_path, "no_scaling", log=LINE, pid=os.getpid(), age=1000)
     run_folder(tmp_path, "image_input", log=LINE + "ldae: no space left on device\n")
     found = jobs(SMOKE, ["table3"], tmp_path)
-    for title in ("dataset images", "tokenizer pca", "pretrain image_output, seed 0"):
+    for title in ("dataset images", "tokenizer pca, seed 0", "pretrain image_output, seed 0"):
         finish(found[title])
     text = status(SMOKE, tmp_path, ["table3"])
     states = f"1 done, 1 running, 1 stale, 1 killed, 1 failed, {len(TABLE3) - 5} waiting"
@@ -104,7 +104,8 @@ def test_status_names_another_job_that_has_failed_but_not_one_that_may_be_runnin
     logs = tmp_path / "results/smoke/logs"
     (logs / "probe/pca").mkdir(parents=True)
     (logs / "probe/pca/seed0.log").write_text("pca: 100 of 200 images\n")
-    (logs / "probe/pixels.log").write_text("ldae: interrupted\n")
+    (logs / "pixels").mkdir()
+    (logs / "pixels/seed0.log").write_text("ldae: interrupted\n")
     (logs / "dataset.log").write_text("ldae: /pictures: is not a folder\n")
     (logs / "tables").mkdir()
     (logs / "tables/table3.log").write_text(f"{TRACEBACK}KeyError: 3\n")
@@ -113,6 +114,6 @@ def test_status_names_another_job_that_has_failed_but_not_one_that_may_be_runnin
     assert f"{trainings}, and 1 other job interrupted, and 2 other jobs failed" in text
     assert [" ".join(line.split()) for line in text.splitlines()[4:]] == [
         "dataset images failed ldae: /pictures: is not a folder",
-        "probe raw pixels interrupted ldae: interrupted",
+        "probe raw pixels, seed 0 interrupted ldae: interrupted",
         "table3 failed KeyError: 3",
     ]

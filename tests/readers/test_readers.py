@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ from ldae.study.definitions import (
 )
 from ldae.study.file import Paper
 from ldae.study.record import CODE, PACKAGE, digest
-from ldae.study.results import DistanceRecord, FinetuneRecord, ProbeEstimate, ProbeRecord
+from ldae.study.results import PIXELS, DistanceRecord, FinetuneRecord, ProbeEstimate, ProbeRecord
 
 NUM, LINEAGE = 400, {"probe": {"revision": 1, "spec": {"features": {}}}}
 PROVENANCE = {
@@ -58,7 +59,8 @@ def folder(tmp_path: Path) -> Path:
     for row, share in SHARES.items():
         for seed in (0, 1, 2):
             save(tmp_path / row / f"seed{seed}", row, seed, share + 0.01 * seed)
-    save(tmp_path / "pixels", "raw pixels", 0, 0.1)
+    for seed in (0, 1, 2):
+        save(tmp_path / f"pixels/seed{seed}", PIXELS, seed, 0.1)
     return tmp_path
 
 
@@ -98,7 +100,7 @@ PAPER = {
 View = TypeVar("View", bound=ViewDefinition)
 
 
-def row_definitions(*names: str) -> tuple[RowDefinition, ...]:
+def row_definitions(*names: str, seeds: Iterable[int]) -> tuple[RowDefinition, ...]:
     labels = {"second": "σ = √2 & more"}
     return tuple(
         RowDefinition(
@@ -108,6 +110,7 @@ def row_definitions(*names: str) -> tuple[RowDefinition, ...]:
             run=name,
             probe=name,
             offset=0,
+            seeds=tuple(seeds),
             lineage=digest(LINEAGE),
             distance=digest(LINEAGE),
         )
@@ -117,12 +120,17 @@ def row_definitions(*names: str) -> tuple[RowDefinition, ...]:
 
 def a_table(seeds: list[int], *names: str, **more: Any) -> TableDefinition:
     """A table of rows, `second` and `first` if none are named."""
-    about = {"name": "table", "title": "A title", "columns": ("linear", "knn"), "rows": row_definitions(*names or TWO)}
+    about = {
+        "name": "table",
+        "title": "A title",
+        "columns": ("linear", "knn"),
+        "rows": row_definitions(*names or TWO, seeds=seeds),
+    }
     return TableDefinition(**about | more, seeds=tuple(seeds), pixels=digest(LINEAGE))
 
 
 def a_figure(kind: str, seeds: list[int], *names: str, **more: Any) -> FigureDefinition:
-    about = {"name": "figure", "title": "A title", "kind": kind, "rows": row_definitions(*names or TWO)}
+    about = {"name": "figure", "title": "A title", "kind": kind, "rows": row_definitions(*names or TWO, seeds=seeds)}
     return FigureDefinition(**about | more, seeds=tuple(seeds), pixels=digest(LINEAGE))
 
 
@@ -143,7 +151,7 @@ def results_of(folder: Path, wanted: ViewDefinition, *, judged: bool = False, tu
         wanted,
         dataset=folder / "dataset/manifest.json",
         probes=[path / "probe.json" for path in folders],
-        pixels=folder / "pixels/probe.json",
+        pixels=sorted(folder.glob("pixels/*/probe.json")),
         finetunes=[path / "finetune.json" for path in folders if path.parent.name == tuned],
         distances=[path / "distance.json" for path in folders] if judged else [],
     )
@@ -261,7 +269,7 @@ def test_a_fine_tuning_that_is_missing_or_of_another_specification_is_named(fold
 
 def test_a_table_says_what_a_perceptual_loss_has_compared(folder: Path) -> None:
     wanted = a_table([0])
-    about = {"kind": "conv", "dims": 16, "psnr": {"16": 20.0}, "collapsed_dims": 0, "perceptual": "builtin"}
+    about = {"kind": "conv", "dims": 16, "psnr": {"16": 20.0}, "collapsed_dims": 0, "perceptual": "builtin", "seed": 0}
     write_json(folder / "tokenizer.json", about | {"lineage": {}})
     write_table(wanted, results_of(folder, wanted), tokenizers=[folder / "tokenizer.json"], out=folder / "table")
     assert "The perceptual loss (builtin) compares" in (folder / "table.md").read_text()
@@ -283,7 +291,8 @@ def test_a_table_of_series_has_a_column_for_each_value(folder: Path) -> None:
     fits = {"conv": {"8": 20.5}, "pca": {"8": 21.0, "16": 22.0}}
     for kind, psnr in fits.items():
         write_json(
-            folder / f"{kind}.json", {"kind": kind, "dims": 16, "psnr": psnr, "collapsed_dims": 3, "lineage": {}}
+            folder / f"{kind}.json",
+            {"kind": kind, "dims": 16, "psnr": psnr, "collapsed_dims": 3, "seed": 0, "lineage": {}},
         )
     write_table(
         wanted,
@@ -331,7 +340,7 @@ def test_latex_has_minus_signs(folder: Path) -> None:
         wanted,
         dataset=folder / "dataset/manifest.json",
         probes=[folder / f"{name}/seed0/probe.json" for name in ("third", "classical-dae", "first")],
-        pixels=folder / "pixels/probe.json",
+        pixels=sorted(folder.glob("pixels/*/probe.json")),
     )
     write_table(wanted, results, out=folder / "table")
     latex = (folder / "table.tex").read_text()
@@ -353,7 +362,7 @@ def test_a_missing_result_is_named(folder: Path) -> None:
             wanted,
             dataset=folder / "dataset/manifest.json",
             probes=[folder / "first/seed0/probe.json"],
-            pixels=folder / "pixels/probe.json",
+            pixels=sorted(folder.glob("pixels/*/probe.json")),
         )
 
 
@@ -554,7 +563,9 @@ def test_the_papers_side_of_a_claim_comes_from_its_own_numbers() -> None:
 def test_one_seed_never_makes_a_claim_hold(folder: Path) -> None:
     claims = (SUM, SUM.model_copy(update={"above": 30, "text": "by 30 points"}))
     for seeds in ((0,), (0, 1, 2)):
-        wanted = ClaimsDefinition(rows=row_definitions(*TWO), seeds=seeds, pixels=digest(LINEAGE), claims=claims)
+        wanted = ClaimsDefinition(
+            rows=row_definitions(*TWO, seeds=seeds), seeds=seeds, pixels=digest(LINEAGE), claims=claims
+        )
         judgement = write_claims(wanted, results_of(folder, wanted), out=folder / "claims")
         text = (folder / "claims.md").read_text()
         lines = [line for line in text.splitlines() if line.startswith(("| second", "| by 30"))]

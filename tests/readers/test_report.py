@@ -185,7 +185,10 @@ def test_each_number_has_its_origin(made: MadeUp, tags: Tags) -> None:
         assert part in text
     assert '{"tokenizer":{"kind":"patch_vae"}}' in text
     shared = "".join(tags.texts["section"])
-    assert "tokenizers/patch_vae-32/tokenizer.json" in shared and "classifiers/resnet/classifier.json" in shared
+    assert (
+        "tokenizers/patch_vae-32/seed0/tokenizer.json" in shared
+        and "classifiers/resnet/seed0/classifier.json" in shared
+    )
 
 
 @pytest.mark.parametrize("kind", FIGURES)

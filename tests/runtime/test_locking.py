@@ -136,7 +136,7 @@ def test_a_second_snakemake_for_the_same_files_names_the_first(tmp_path: Path) -
     """A dry run says what it would do meanwhile, and writes nothing; so it does after the first was killed."""
     graph = Graph.fresh(tmp_path)
     graph.edit("scales/smoke.yaml", "steps: 40,", "steps: 100000,")
-    graph.run(str(RESULTS / "tokenizers/pca/tokenizer.json"))
+    graph.run(str(RESULTS / "tokenizers/pca/seed0/tokenizer.json"))
     target = str(RESULTS / "pretrain/pca/seed0/model.safetensors")
     first = graph.start(target)
     while not graph.checkpoint("pca").exists():
@@ -156,7 +156,7 @@ def test_a_second_snakemake_for_the_same_files_names_the_first(tmp_path: Path) -
     assert "--unlock" not in said and "LockException" not in said and "Traceback" not in said
     assert state(graph) == before
     locks = set((graph.folder / ".snakemake/locks").iterdir())
-    other = graph.start(str(RESULTS / "classifiers/vgg/weights.safetensors"))  # other files
+    other = graph.start(str(RESULTS / "classifiers/vgg/seed0/weights.safetensors"))  # other files
     assert other.wait(timeout=120) == 0, graph.said.read_text()
     assert set((graph.folder / ".snakemake/locks").iterdir()) == locks != set()
     os.killpg(first.pid, signal.SIGKILL)
@@ -164,5 +164,5 @@ def test_a_second_snakemake_for_the_same_files_names_the_first(tmp_path: Path) -
     before = state(graph)
     assert "Directory cannot be locked" not in graph.dry_run(target)
     assert state(graph) == before
-    third = graph.start(str(RESULTS / "classifiers/resnet/weights.safetensors"))
+    third = graph.start(str(RESULTS / "classifiers/resnet/seed0/weights.safetensors"))
     assert third.wait(timeout=120) == 0, graph.said.read_text()

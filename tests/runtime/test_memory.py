@@ -118,7 +118,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         files = [folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")]
         write_manifest(folder, size=SIDE, classes=("a", "b"), sha256=checksums(*files))
         if num == FEW // 4:
-            fit_tokenizer(TokenizerStage(fitting=Fitting(patches=800)), revision=1, dataset=folder, out=folder / "pca")
+            fit_tokenizer(
+                TokenizerStage(fitting=Fitting(patches=800)), seed=0, revision=1, dataset=folder, out=folder / "pca"
+            )
     return made
 
 
@@ -152,7 +154,7 @@ def test_probing(mode: str, folders: dict[int, Path]) -> None:
     encoders = Encoders(lambda images, _: images, lambda images: [("raw", images[:, None, :, :4, :4].flatten(2))])
 
     def stage(num: int) -> None:
-        evaluate(encoders, open_data(folders[num], probing), probing, seed=0, title=mode)
+        evaluate(encoders, open_data(folders[num], probing, seed=0), probing, seed=0, title=mode)
 
     assert growth(stage) < 0.1
 

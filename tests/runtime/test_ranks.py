@@ -182,7 +182,7 @@ def test_a_tokenizer_trained_by_several_is_the_one_trained_by_one(prepared: Path
 
     def train(folder: Path) -> None:
         folders = {"dataset": prepared / "dataset", "resume": folder / "resume", "out": folder / "out"}
-        train_tokenizer(stage, revision=1, **folders)
+        train_tokenizer(stage, seed=0, revision=1, **folders)
 
     train(tmp_path / "1")
     in_group(2, tmp_path / "2", lambda: train(tmp_path / "2"))

@@ -198,7 +198,7 @@ def test_other_stages_without_room_name_their_file(
     rows = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca", "model": tmp_path / "out"}
     disk.leave(0)
     with refused("pca/tokenizer.safetensors", "No space left"):
-        fit_tokenizer(TokenizerStage(), revision=1, dataset=prepared / "dataset", out=disk.path / "pca")
+        fit_tokenizer(TokenizerStage(), seed=0, revision=1, dataset=prepared / "dataset", out=disk.path / "pca")
     probing = ProbeStage(probing=Probing(mode="cached", epochs=2, warmup=1, batch=24, rates=(1.0,)))
     with refused("probe/correct.npz", "No space left"):
         probe(probing, row="tiny", revision=1, out=disk.path / "probe", **rows)
@@ -212,6 +212,7 @@ def test_other_stages_without_room_name_their_file(
     with refused("vae/tokenizer.safetensors", "No space left"):
         train_tokenizer(
             ConvolutionalStage(dim=16, convolutional=conv),
+            seed=0,
             revision=1,
             dataset=prepared / "dataset",
             resume=tmp_path / "resume-vae",
@@ -351,7 +352,7 @@ def test_training_on_latents_names_a_file_that_has_changed(name: str, prepared: 
     fit = tmp_path / "vae"
     stage = ConvolutionalStage(dim=16, convolutional=conv)
     folders = {"dataset": prepared / "dataset", "resume": tmp_path / "resume-vae", "out": fit}
-    train_tokenizer(stage, revision=1, **folders)
+    train_tokenizer(stage, seed=0, revision=1, **folders)
     flipped(fit / name, -5)
     row = STAGE.model_copy(update={"tokenizer": Tokenizer(kind="conv", dim=16)})
     out = tmp_path / "out"

@@ -287,10 +287,10 @@ def test_a_readme_of_something_else_is_never_written_over(finished: Path, tmp_pa
 def test_timm_alone_reaches_the_probes_accuracy(tmp_path: Path) -> None:
     """The whole way, on photographs: images, tokenizer, training, probe, export, logistic regression elsewhere."""
     results = tmp_path / "results/tiny"
-    dataset, tokenizer, model = (results / name for name in ("dataset", "tokenizers/pca", "pretrain/ldae/seed0"))
+    dataset, tokenizer, model = (results / name for name in ("dataset", "tokenizers/pca/seed0", "pretrain/ldae/seed0"))
     images = Photos(source="photos", size=64, train=800, val=400)
     prepare(DatasetStage(dataset=images), revision=1, out=dataset, workers=1)
-    fit_tokenizer(TokenizerStage(fitting=Fitting(patches=4000)), revision=1, dataset=dataset, out=tokenizer)
+    fit_tokenizer(TokenizerStage(fitting=Fitting(patches=4000)), seed=0, revision=1, dataset=dataset, out=tokenizer)
     spec = VARIANTS["ldae"].spec.model_dump(exclude={"features", "method"})
     training = Training(steps=60, batch=32, rate=0.016, warmup=0.1)
     folders = {"dataset": dataset, "tokenizer": tokenizer, "resume": tmp_path / "resume", "out": model}

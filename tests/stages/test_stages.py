@@ -59,7 +59,9 @@ class Workshop:
         out = self.folder / architecture
         if not out.exists():
             stage = ClassifierStage(architecture=architecture, classifier=CLASSIFIER)
-            train_classifier(stage, revision=1, dataset=self.dataset, resume=self.folder / f"r-{architecture}", out=out)
+            train_classifier(
+                stage, seed=0, revision=1, dataset=self.dataset, resume=self.folder / f"r-{architecture}", out=out
+            )
         return out
 
     def tokenizer(self, name: str, recipe: Convolutional = CONV, *, recompute: bool = False, **losses: bool) -> Path:
@@ -69,6 +71,7 @@ class Workshop:
             vgg = self.classifier("vgg") if stage.needs_vgg else None
             train_tokenizer(
                 stage,
+                seed=0,
                 revision=1,
                 dataset=self.dataset,
                 resume=self.folder / f"r-{name}",
@@ -286,7 +289,8 @@ def test_true_images_are_nearer_to_themselves_than_noise(workshop: Workshop, tmp
     for name, images in (("true", train), ("noise", noise)):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "samples.npy", images)
-        record = {"row": "r", "seed": 0, "lineage": {}, "sha256": checksums(tmp_path / name / "samples.npy")}
+        lineage = {"sample": {"revision": 1, "spec": {}}}
+        record = {"row": "r", "seed": 0, "lineage": lineage, "sha256": checksums(tmp_path / name / "samples.npy")}
         write_json(tmp_path / name / "samples.json", record)
         judge(
             stage,
@@ -381,10 +385,10 @@ def test_a_users_own_pictures_are_denoised(
     model = workshop.row("pictures", workshop.pca, tokenizer=Tokenizer(dim=8))
     results = tmp_path / "results"
     (results / "pretrain/row").mkdir(parents=True)
-    (results / "tokenizers").mkdir()
+    (results / "tokenizers/pca").mkdir(parents=True)
     for link, target in (
         (results / "dataset", workshop.dataset),
-        (results / "tokenizers/pca", workshop.pca),
+        (results / "tokenizers/pca/seed0", workshop.pca),
         (results / "pretrain/row/seed0", model),
     ):
         link.symlink_to(target)

@@ -542,3 +542,30 @@ def test_a_probe_measures_the_columns_of_every_table_that_shows_it(root: Path) -
 def test_a_column_that_a_table_cannot_have_is_refused_in_one_line(table: str, message: str, root: Path) -> None:
     edit(root, "config.yaml", "tables:\n", f"tables:\n  more: {{title: More, {table}}}\n")
     assert message in mistake(root)
+
+
+def test_seeds_may_be_a_range(root: Path) -> None:
+    assert Study.load(root, {"seeds": "0-3, 7"}).file.seeds == [0, 1, 2, 3, 7]
+    edit(root, "config.yaml", "seeds: [0]", "seeds: 2-4")
+    assert Study.load(root, {}).file.seeds == [2, 3, 4]
+    with pytest.raises(StudyError, match="'5-3', which ends before it begins"):
+        Study.load(root, {"seeds": "5-3"})
+
+
+def test_a_row_has_the_seeds_that_it_or_its_tables_list(root: Path) -> None:
+    edit(root, "config.yaml", "seeds: [0]", "seeds: 0-9")
+    edit(root, "config.yaml", "  table3:\n", "  table3:\n    seeds: 0-3\n")
+    edit(root, "config.yaml", "  predict_clean:\n", "  predict_clean:\n    seeds: 5-7, 20\n")
+    study = Study.load(root, {})
+    assert (study.seeds["pca"], study.seeds["predict_clean"]) == ((0, 1, 2, 3), (5, 6, 7))
+    assert "seeds: none of its own" in mistake(root, seeds="0-3")
+
+
+def test_parts_that_are_shared_are_those_of_seed_0(root: Path) -> None:
+    edit(root, "scales/smoke.yaml", "dataset: {", "shared: [dataset, tokenizer]\ndataset: {")
+    graph = Graph(Study.load(root, {"seeds": "3, 4"}))
+    assert [place for place in graph.jobs if place.startswith("tokenizers/")] == ["tokenizers/pca/seed0"]
+    assert graph.jobs["pretrain/pca/seed4"].inputs["tokenizer"].place == "tokenizers/pca/seed0"
+    assert graph.jobs["pretrain/pca/seed4"].lineage["tokenizer"]["spec"]["shared"]
+    edit(root, "scales/smoke.yaml", "shared: [dataset, tokenizer]", "shared: [tokenizer]")
+    assert "was trained with images that other seeds hold out; add dataset" in mistake(root)

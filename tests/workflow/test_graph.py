@@ -77,9 +77,9 @@ def test_every_rule_and_every_kind_of_view_runs(tmp_path: Path) -> None:
     first_run = min(run.stat().st_mtime for run in results.glob("pretrain/*/*/run.json"))
     assert (results / "figures/figure3.png").stat().st_mtime < first_run  # something to look at, before all training
     started = {run: read_json(run)["provenance"]["started"] for run in results.glob("pretrain/*/*/run.json")}
-    vgg = read_json(results / "classifiers/vgg/classifier.json")["provenance"]["started"]
+    vgg = read_json(results / "classifiers/vgg/seed0/classifier.json")["provenance"]["started"]
     assert vgg < min(started.values())  # the longest chain of jobs begins with it
-    pixels = read_json(results / "probe/pixels/probe.json")["provenance"]["started"]
+    pixels = read_json(results / "pixels/seed0/probe.json")["provenance"]["started"]
     assert pixels < min(started.values())  # the first table has them
     page = (results / "report.html").read_text()
     assert all(f'id="table-{name}"' in page for name in study["tables"])

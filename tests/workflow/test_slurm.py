@@ -167,10 +167,10 @@ def slow(graph: Graph, *, seconds: float = 20.0, minutes: int = 60) -> Graph:
 def test_a_shell_in_a_step_of_several_tasks_is_no_group_of_ranks(cluster: Cluster, tmp_path: Path) -> None:
     """As in `srun -n 4 --pty bash`, where Slurm numbers the shell 0 of 4."""
     graph = Graph.fresh(tmp_path)
-    script = f'[ "$SLURM_PROCID" != 0 ] || snakemake --cores 2 {RESULTS}/tokenizers/pca/tokenizer.json'
+    script = f'[ "$SLURM_PROCID" != 0 ] || snakemake --cores 2 {RESULTS}/tokenizers/pca/seed0/tokenizer.json'
     said = cluster.run_in(graph, "srun", "--ntasks=4", "--overcommit", "bash", "-c", script)
     assert "Finished jobid" in said or "100%" in said
-    assert (graph.folder / RESULTS / "tokenizers/pca/tokenizer.json").exists()
+    assert (graph.folder / RESULTS / "tokenizers/pca/seed0/tokenizer.json").exists()
 
 
 @on_slurm
@@ -198,7 +198,7 @@ def slowly_finished(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 def graph(slowly_finished: Graph, tmp_path: Path) -> Graph:
     """The same with all that comes before the trainings."""
     graph = slow(Graph.fresh(tmp_path))
-    for name in (RESULTS / "dataset", RESULTS / "tokenizers", RESULTS / "probe/pixels", Path(".snakemake/metadata")):
+    for name in (RESULTS / "dataset", RESULTS / "tokenizers", RESULTS / "pixels", Path(".snakemake/metadata")):
         shutil.copytree(slowly_finished.folder / name, graph.folder / name)
     return graph
 

@@ -45,7 +45,7 @@ class Edit(NamedTuple):
     arguments: tuple[str, ...] = ()
 
 
-PROBES = {f"probe/{row}/seed0" for row in ROWS} | {"probe/pixels"}
+PROBES = {f"probe/{row}/seed0" for row in ROWS} | {"pixels/seed0"}
 EDITS = {
     "nothing": Edit("config.yaml", "scale: smoke", "scale: smoke ", set()),
     "row": Edit(
@@ -61,7 +61,9 @@ EDITS = {
         runs_of("predict_clean", "single_level") | VIEWS,
     ),
     "steps": Edit("scales/smoke.yaml", "steps: 40", "steps: 41", runs_of(*ROWS) | VIEWS),
-    "fit": Edit("scales/smoke.yaml", "patches: 4000", "patches: 4001", runs_of(*ROWS) | {"tokenizers/pca"} | VIEWS),
+    "fit": Edit(
+        "scales/smoke.yaml", "patches: 4000", "patches: 4001", runs_of(*ROWS) | {"tokenizers/pca/seed0"} | VIEWS
+    ),
     "probing": Edit("scales/smoke.yaml", "epochs: 5", "epochs: 6", PROBES | VIEWS),
     "machine": Edit("scales/smoke.yaml", "mem_mb: 1500", "mem_mb: 1600", set()),
     "revision": Edit("config.yaml", "probe: 3,", "probe: 9,", PROBES | VIEWS),
@@ -69,7 +71,7 @@ EDITS = {
         "scales/smoke.yaml",
         "train: 400",
         "train: 410",
-        runs_of(*ROWS) | PROBES | {"dataset", "tokenizers/pca"} | VIEWS,
+        runs_of(*ROWS) | PROBES | {"dataset", "tokenizers/pca/seed0"} | VIEWS,
     ),
     "label": Edit("config.yaml", "label: + predict clean data", "label: + clean targets", LABELLED),
     "number": Edit("config.yaml", "probe: 62.4", "probe: 62.5", LABELLED),
@@ -81,7 +83,7 @@ EDITS = {
         "config.yaml",
         "scale: smoke",
         "scale: smoke",
-        runs_of(*ROWS, seed=1) | VIEWS,
+        runs_of(*ROWS, seed=1) | {"tokenizers/pca/seed1", "pixels/seed1"} | VIEWS,
         ("--config", "seeds=[0,1]"),
     ),
     "new row": Edit(
@@ -405,13 +407,14 @@ def test_a_seed_that_the_study_does_not_name_is_compared_with_its_inputs_too(
 ) -> None:
     graph = copy_of(finished, tmp_path)
     probe = RESULTS / "probe/pca/seed7/probe.json"
-    assert run(graph, stand_in, str(probe)).ran == Counter(runs_of("pca", seed=7))
+    whole = runs_of("pca", seed=7) | {"tokenizers/pca/seed7"}
+    assert run(graph, stand_in, str(probe)).ran == Counter(whole)
     assert run(graph, stand_in, str(probe)).ran == Counter()
     (graph.folder / probe).write_text("{")
     assert run(graph, stand_in, str(probe)).ran == Counter(["probe/pca/seed7"])
     manifest = graph.folder / RESULTS / "dataset/manifest.json"
     write_json(manifest, read_json(manifest) | {"sha256": {"train_checksums.npy": "other"}})
-    assert run(graph, stand_in, str(probe)).ran == Counter(runs_of("pca", seed=7) | {"tokenizers/pca"})
+    assert run(graph, stand_in, str(probe)).ran == Counter(whole)
 
 
 @pytest.fixture(scope="module")

@@ -32,12 +32,12 @@ def module_of(kind: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{kind}")
 
 
-def fit(patches: Iterable[Tensor], stage: TokenizerStage) -> dict[str, Tensor]:
+def fit(patches: Iterable[Tensor], stage: TokenizerStage, *, seed: int) -> dict[str, Tensor]:
     """The tensors of a tokenizer that is fitted to flattened patches (n, D).
 
-    A fit of all dimensions depends on the patches alone, one of d dimensions also on the scale's `fitting`.
+    A fit of all dimensions depends on the patches alone, one of d dimensions also on `fitting` and the seed.
     """
-    options = {} if stage.dim is None else {"dim": stage.dim, "fitting": stage.fitting}
+    options = {} if stage.dim is None else {"dim": stage.dim, "fitting": stage.fitting, "seed": seed}
     fitted: dict[str, Tensor] = module_of(stage.kind).fit(patches, **options)
     return fitted
 

@@ -12,6 +12,6 @@ from ldae.study.scale import Fitting
 build = patch_vae.build
 
 
-def fit(patches: Iterable[Tensor], *, dim: int, fitting: Fitting) -> dict[str, Tensor]:
+def fit(patches: Iterable[Tensor], *, dim: int, fitting: Fitting, seed: int) -> dict[str, Tensor]:
     """The fit of `patch_vae.minimise` to flattened patches (n, D)."""
-    return patch_vae.minimise(patches, dim=dim, kl=0.0, seed=fitting.seed)
+    return patch_vae.minimise(patches, dim=dim, kl=0.0, seed=seed)

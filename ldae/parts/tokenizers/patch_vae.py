@@ -74,9 +74,9 @@ def minimise(patches: Iterable[Tensor], *, dim: int, kl: float, seed: int) -> di
         return {"mean": moments["mean"], "encode": encode @ basis, "decode": basis.T @ decode, "variance": variance}
 
 
-def fit(patches: Iterable[Tensor], *, dim: int, fitting: Fitting) -> dict[str, Tensor]:
+def fit(patches: Iterable[Tensor], *, dim: int, fitting: Fitting, seed: int) -> dict[str, Tensor]:
     """The fit by `minimise` with the scale's KL weight."""
-    return minimise(patches, dim=dim, kl=fitting.kl, seed=fitting.seed)
+    return minimise(patches, dim=dim, kl=fitting.kl, seed=seed)
 
 
 def build(fitted: dict[str, Tensor], *, dim: int, scale: str) -> LinearTokenizer:

@@ -69,7 +69,7 @@ def _filters(figure: Any, filters: Sequence[FilterDefinition], tokenizers: Seque
     """The directions in pixel space that each latent dimension adds to a patch, those of most variance first."""
     from safetensors.numpy import load_file
 
-    files = {path.parent.name: path for path in tokenizers}
+    files = {path.parent.parent.name: path for path in tokenizers}
     for axes, shown in zip(np.atleast_1d(figure.subplots(1, len(filters))), filters, strict=True):
         path = files[shown.tokenizer]
         fitted = load_file(verified(path, read_json(path.with_suffix(".json"))["sha256"]))

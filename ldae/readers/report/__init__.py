@@ -167,6 +167,7 @@ def _picture(figure: FigureDefinition, folder: Path) -> PageFigure | None:
 def _curves(definition: PageDefinition, results: Path) -> list[dict[str, Any]]:
     """The training curves of the first seed, one for each run, under the first of the rows that share it."""
     rows = {row.run: row for row in reversed(definition.rows)}
-    runs = {run: results / f"pretrain/{run}/seed{definition.seeds[0]}" for run in rows}
+    first = {run: next(seed for seed in definition.seeds if seed in row.seeds) for run, row in rows.items()}
+    runs = {run: results / f"pretrain/{run}/seed{seed}" for run, seed in first.items()}
     ordered_rows = [row for row in definition.rows if rows[row.run] is row]
     return [origins.curve(row, runs[row.run]) for row in ordered_rows if (runs[row.run] / "history.csv").is_file()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from ldae.readers.results import check_lineage
 from ldae.runtime.files import history_file, read_json
-from ldae.study.definitions import PageRow
+from ldae.study.definitions import PageRow, Records
 from ldae.study.record import leaves
 from ldae.study.results import DistanceRecord, Estimates, ProbeRecord
 from ldae.study.spec import Spec
@@ -66,14 +65,15 @@ def read_row(row: PageRow, folder: Path) -> RowOrigin:
     return RowOrigin(row, spec.to_json(), settings, results, probes)
 
 
-def read_results(expected: Iterable[tuple[str, str]], folder: Path) -> list[ResultFile]:
-    """The records that are in the results folder, of those expected: their paths and the digests of their lineages.
+def read_results(expected: Records, folder: Path) -> list[ResultFile]:
+    """The records that are in the results folder, of those expected, by seed.
 
     Raises:
         ValueError: for a record that is damaged, or was made from another specification than the study's now.
     """
     results = []
-    for path, lineage in expected:
+    paths = [(seed, pattern.format(seed=seed), lineage) for pattern, lineage, seeds in expected for seed in seeds]
+    for _, path, lineage in sorted(paths, key=lambda entry: entry[0]):
         if (folder / path).is_file():
             about = read_json(folder / path)
             check_lineage(about.get("lineage"), lineage, folder / path)
