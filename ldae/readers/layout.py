@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,7 +97,7 @@ class RowNumbers(Part):
     accuracy: Estimate
     random: Estimate  # the accuracy with random weights
     gain: Estimate  # over random weights
-    by_seed: tuple[float, ...] = ()  # the accuracy of each seed
+    by_seed: dict[int, float] = {}  # the accuracy of each seed
     rate_at_edge: bool = False
     training_flops: float | None = None
     other_measures: dict[str, tuple[float, float]] = {}  # than the linear probe: trained, and with random weights
@@ -115,7 +115,7 @@ class RowNumbers(Part):
             accuracy=row.accuracy,
             random=row.random,
             gain=row.linear.gain,
-            by_seed=tuple(row.by_seed),
+            by_seed=dict(zip(row.seeds, row.by_seed, strict=True)),
             rate_at_edge=row.linear.rate_at_edge,
             training_flops=row.training_flops,
             other_measures={name: (one.values.mean(), one.random_values.mean()) for name, one in others.items()},
@@ -124,7 +124,7 @@ class RowNumbers(Part):
         )
 
     def record(self, seeds: Iterable[int]) -> dict[str, Any]:
-        """The row as a line of a CSV file."""
+        """The row as a line of a CSV file, with a column for each of some seeds."""
         record: dict[str, Any] = {
             "name": self.name,
             "label": self.label,
@@ -133,7 +133,7 @@ class RowNumbers(Part):
         }
         record |= _exact("accuracy", self.accuracy) | _exact("gain", self.gain) | _exact("random", self.random)
         record |= {"rate_at_edge": self.rate_at_edge, "training_flops": self.training_flops}
-        record |= {f"seed{seed}": value for seed, value in zip(seeds, self.by_seed, strict=True)}
+        record |= {f"seed{seed}": self.by_seed.get(seed) for seed in seeds}
         for name, (trained, random) in self.other_measures.items():
             record |= {name: trained, f"{name}_random": random}
         if self.finetuned is not None:
@@ -171,9 +171,10 @@ class Layout(Part):
         columns = [self.columns[place] for place in places]
         return self.model_copy(update={"columns": columns, "lines": lines, "notes": notes})
 
-    def write(self, out: Path, *, seeds: Sequence[int]) -> None:
+    def write(self, out: Path) -> None:
         """Writes `<out>.md`, `<out>.csv` (the rows in full precision) and `<out>.tex`."""
         write_text(out.with_suffix(".md"), self.markdown() + "\n")
+        seeds = sorted({seed for row in self.rows for seed in row.by_seed})
         records = pd.DataFrame([row.record(seeds) for row in self.rows])
         write_text(out.with_suffix(".csv"), records.to_csv(index=False, float_format="%.6f"))
         latex = self._frame().to_latex(index=False, escape=True, caption=self.title)

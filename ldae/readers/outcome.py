@@ -56,7 +56,6 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
         finetunes=records["finetune"],
         distances=records["judge"],
     )
-    first, *others = graph.study.file.seeds
     for name, row in found.rows.items():
         numbers = [f"accuracy {interval(row.accuracy, ' %')}, with random weights {100 * row.random.value:.1f} %"]
         if row.finetuned is not None:
@@ -64,6 +63,7 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
         if row.distance is not None:
             numbers.append(f"{row.distance.name} {row.distance.infinite:.2f} ± {row.distance.error:.2f}")
         yield f"{name}: {'; '.join(numbers)}"
+        first, *others = row.seeds
         more = f" and {len(others)} more {'seed' if len(others) == 1 else 'seeds'}" if others else ""
         yield f"    {graph.jobs[f'probe/{graph.study.probes[name]}/seed{first}'].record}{more}"
 

@@ -53,9 +53,9 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
     rows = [RowNumbers.of(results.rows[line.name], line.label, line.paper) for line in definition.rows]
     by_name = {row.name: row for row in rows}  # a row may have two lines: its own, and one as a point of a sweep
     notes: list[Note | Layout] = [Note(text=_protocol(definition, results, by_name)), Note(text=estimand(definition))]
-    notes += [Note(text=text) for row in by_name.values() if (text := outliers(row, definition.seeds))]
+    notes += [Note(text=text) for row in by_name.values() if (text := outliers(row))]
     if definition.series is not None:
-        table = _series(definition.series, by_name, definition.seeds)
+        table = _series(definition.series, by_name)
         notes += [Note(text=COLUMNS, on_page=False), *_reconstructions(fits, table.columns)]
     else:
         table = _rows(definition, rows)
@@ -66,7 +66,7 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
     if devices := devices_of(results.rows.values()):
         notes.append(Note(text=devices))
     layout = table.model_copy(update={"title": definition.title, "notes": tuple(notes), "rows": tuple(rows)})
-    layout.write(out, seeds=definition.seeds)
+    layout.write(out)
     return layout
 
 
@@ -74,10 +74,11 @@ def _rows(definition: TableDefinition, rows: list[RowNumbers]) -> Layout:
     """A line for each row."""
     axis = (0.0, min(1.0, max(row.accuracy.high for row in rows)))
     cells: list[dict[Column, Cell]] = []  # of each row
+    numbers = [len(row.by_seed) for row in rows]
     for row in rows:
         cells.append({Column(heading="row", is_number=False): Cell(value=row.label, sort=row.label, row=row.name)})
         for name in definition.columns:
-            cells[-1] |= _linear(row, definition.seeds, axis) if name == "linear" else _measure(row, name)
+            cells[-1] |= _linear(row, numbers, axis) if name == "linear" else _measure(row, name)
     notes = []
     if any(row.finetuned is not None for row in rows):
         notes.append(FINE_TUNED)
@@ -102,28 +103,31 @@ def _rows(definition: TableDefinition, rows: list[RowNumbers]) -> Layout:
     )
 
 
-def _linear(row: RowNumbers, seeds: Sequence[int], axis: tuple[float, float]) -> dict[Column, Cell]:
-    """The linear probe: the paper's accuracy, the row's, its spread over seeds, and its gain over random weights."""
+def _linear(row: RowNumbers, numbers: Sequence[int], axis: tuple[float, float]) -> dict[Column, Cell]:
+    """The linear probe: the paper's accuracy, the row's, its spread over seeds, and its gain over random weights.
+
+    `numbers` are those of the seeds of all rows.
+    """
     random = f"{100 * row.random.value:.1f}"
-    by_seed = row.by_seed if len(seeds) > 1 else ()
+    by_seed = tuple(row.by_seed.values()) if len(row.by_seed) > 1 else ()
     whisker = Whisker(estimate=row.accuracy, axis=axis, reference=row.random.value, seeds=by_seed)
     cells = {
         Column(heading="paper"): Cell.number(row.paper.probe),
-        Column(heading="accuracy"): _accuracy(row, seeds, whisker=whisker),
+        Column(heading="accuracy"): _accuracy(row, whisker=whisker),
     }
-    if by_seed:
-        spread = 100 * float(np.std(by_seed, ddof=1))
-        cells[Column(heading="over seeds", short="± over seeds")] = Cell.number(spread, "± {:.1f}")
+    if max(numbers) > 1:
+        spread = 100 * float(np.std(by_seed, ddof=1)) if by_seed else None
+        detail = f"of {len(row.by_seed)}" if len(set(numbers)) > 1 else ""
+        cells[Column(heading="over seeds", short="± over seeds")] = Cell.number(spread, "± {:.1f}", detail=detail)
     gain = Cell.percent(row.gain, signed=True, row=row.name, below=(f"random weights {random}",))
     cells[Column(heading="gain over random")] = gain
     cells[Column(heading="random weights", on_page=False)] = Cell(value=random)
     return cells
 
 
-def _accuracy(row: RowNumbers, seeds: Sequence[int], **more: Any) -> Cell:
+def _accuracy(row: RowNumbers, **more: Any) -> Cell:
     """A row's accuracy, with a warning where a seed is an outlier."""
-    places = outlying(row.by_seed)
-    warning = "; ".join(f"outlier: seed {seeds[place]}, {100 * row.by_seed[place]:.1f}" for place in places)
+    warning = "; ".join(f"outlier: seed {seed}, {100 * row.by_seed[seed]:.1f}" for seed in _outlying(row))
     return Cell.percent(row.accuracy, row=row.name, warning=warning, **more)
 
 
@@ -159,14 +163,14 @@ def _judge(distance: Distance) -> str:
     )
 
 
-def _series(series: Sequence[SeriesDefinition], rows: dict[str, RowNumbers], seeds: Sequence[int]) -> Layout:
+def _series(series: Sequence[SeriesDefinition], rows: dict[str, RowNumbers]) -> Layout:
     """A line for each sweep and a column for each value; text files have the gains and the paper's numbers below it."""
     values = sorted({value for sweep in series for _, value in sweep.rows})
     lines = []
     for sweep in series:
         names = {value: name for name, value in sweep.rows}
         points = [rows[names[value]] if value in names else None for value in values]
-        accuracies = [_point(row, seeds) if row is not None else Cell() for row in points]
+        accuracies = [_point(row) if row is not None else Cell() for row in points]
         gains = [Cell.percent(row.gain, signed=True) if row is not None else Cell() for row in points]
         paper = [Cell.number(row.paper.probe) if row is not None else Cell() for row in points]
         lines += [
@@ -178,20 +182,28 @@ def _series(series: Sequence[SeriesDefinition], rows: dict[str, RowNumbers], see
     return Layout(columns=tuple(columns), lines=tuple(lines))
 
 
-def _point(row: RowNumbers, seeds: Sequence[int]) -> Cell:
+def _point(row: RowNumbers) -> Cell:
     """A row of a sweep."""
     paper = [f"paper {row.paper.probe:.1f}"] if row.paper.probe is not None else []
-    return _accuracy(row, seeds, below=(f"gain {interval(row.gain, signed=True)}", *paper))
+    return _accuracy(row, below=(f"gain {interval(row.gain, signed=True)}", *paper))
 
 
 def _reconstructions(fits: list[TokenizerRecord], columns: Sequence[Column]) -> list[Note | Layout]:
-    """The reconstruction error of each tokenizer and the number of its unused dimensions, in the table's columns."""
-    errors: dict[str, dict[str, str]] = {}
+    """The reconstruction error of each tokenizer and the number of its unused dimensions, in the table's columns.
+
+    Both are means over the fits of different seeds.
+    """
+    by_point: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for fit in fits:
-        unused = "" if TOKENIZERS[fit.kind].one_fit else f", {fit.collapsed_dims} unused"
-        errors.setdefault(fit.kind, {}).update({str(dim): f"{psnr:.1f}{unused}" for dim, psnr in fit.psnr.items()})
-    if not errors:
+        for dim, psnr in fit.psnr.items():
+            by_point.setdefault((fit.kind, str(dim)), []).append((psnr, fit.collapsed_dims))
+    if not by_point:
         return []
+    errors: dict[str, dict[str, str]] = {}
+    for (kind, point), pairs in by_point.items():
+        error, collapsed = np.mean(pairs, axis=0)
+        unused = "" if TOKENIZERS[kind].one_fit else f", {collapsed:.3g} unused"
+        errors.setdefault(kind, {})[point] = f"{error:.1f}{unused}"
     dims = [column.heading for column in columns[1:]]
     lines = [
         [Cell(value=text) for text in (tokenizer.title, *(errors[kind].get(dim, "") for dim in dims))]
@@ -211,10 +223,13 @@ def explanation(columns: Iterable[str]) -> str:
 
 def _protocol(definition: TableDefinition, results: Results, rows: dict[str, RowNumbers]) -> str:
     """How the accuracies were measured, and what raw pixels and guessing give."""
-    seeds = len(definition.seeds)
+    numbers = sorted({len(row.by_seed) for row in rows.values()})
+    seeds = f"{numbers[0]} {'seed' if numbers == [1] else 'seeds'}"
+    if len(numbers) > 1:
+        seeds = f"{numbers[0]} to {numbers[-1]} seeds a row"
     text = (
         f"Linear probe accuracy in percent [95 % interval], {results.groups.shape[1]:,} validation images in "
-        f"{len(np.unique(results.groups[0])):,} groups, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
+        f"{len(np.unique(results.groups[0])):,} groups, {seeds}. "
         f"Raw pixels: {interval(results.pixels['linear'])}, k-NN {100 * results.pixels['knn'].value:.1f}. "
         f"Chance: {100 / results.classes:.1f}."
     )
@@ -224,20 +239,25 @@ def _protocol(definition: TableDefinition, results: Results, rows: dict[str, Row
     return text
 
 
-def outliers(row: RowNumbers, seeds: Sequence[int]) -> str:
+def outliers(row: RowNumbers) -> str:
     """A caution about a row whose accuracy in some seeds is an outlier; empty if there are none."""
-    places = outlying(row.by_seed)
-    if not places:
+    seeds = _outlying(row)
+    if not seeds:
         return ""
-    texts = [f"{100 * value:.1f}" for value in row.by_seed]
-    odd = " and ".join(texts[place] for place in places)
-    others = " and ".join(text for place, text in enumerate(texts) if place not in places)
-    names = " and ".join(str(seeds[place]) for place in places)
+    texts = {seed: f"{100 * value:.1f}" for seed, value in row.by_seed.items()}
+    odd = " and ".join(texts[seed] for seed in seeds)
+    others = " and ".join(text for seed, text in texts.items() if seed not in seeds)
+    names = " and ".join(map(str, seeds))
     return (
-        f"{'Seed' if len(places) == 1 else 'Seeds'} {names} of “{row.label}” did not train as the others did: {odd} "
+        f"{'Seed' if len(seeds) == 1 else 'Seeds'} {names} of “{row.label}” did not train as the others did: {odd} "
         f"beside {others} (random weights {100 * row.random.value:.1f}). The row's mean describes neither, and its "
         "interval is wide for that reason."
     )
+
+
+def _outlying(row: RowNumbers) -> list[int]:
+    """The seeds of a row whose accuracies are outliers."""
+    return [list(row.by_seed)[place] for place in outlying(list(row.by_seed.values()))]
 
 
 def operations(count: float | None) -> str:

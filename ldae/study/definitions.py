@@ -129,6 +129,7 @@ def describe(graph: Graph, names: Iterable[str]) -> ViewDefinition:
         rows=tuple(_row(graph, point) for name in names for point in study.points(name)),
         seeds=study.seeds_of(study.rows(names)),
         pixels=digest(graph.job_at(f"pixels/seed{study.file.seeds[0]}").lineage),
+        own_splits=study.own_splits,
         shared=study.scale.shared,
     )
 
@@ -177,6 +178,7 @@ def page_definition(graph: Graph, *targets: Target) -> PageDefinition:
         rows=tuple(_page_row(graph, row) for row in view.rows),
         seeds=view.seeds,
         pixels=view.pixels,
+        own_splits=view.own_splits,
         shared=view.shared,
         records=_records(graph, (job for job in jobs if "row" not in job.key)),
         scale=study.scale_name,

@@ -246,11 +246,15 @@ class Scale(Config):
         published = row.method.weights
         return published.size(denoises=row.method.traits.denoises) if published else self.sizes[row.network.size]
 
+    @property
+    def divides(self) -> bool:
+        """Whether the study divides the images into training and validation itself; other data sets have a split."""
+        dataset = self.dataset
+        return isinstance(dataset, Photos) or (isinstance(dataset, Folder) and dataset.val_fraction is not None)
+
     @model_validator(mode="after")
     def _no_leak(self) -> Self:
-        dataset, given = self.dataset, "dataset" in self.shared
-        divides = isinstance(dataset, Photos) or (isinstance(dataset, Folder) and dataset.val_fraction is not None)
-        if self.shared and divides and not given:
+        if self.shared and self.divides and "dataset" not in self.shared:
             raise ValueError(
                 f"shared: a {self.shared[0]} of seed 0 was trained with images that other seeds hold out; add dataset, "
                 "so that all seeds share the split too"

@@ -131,6 +131,11 @@ class Study:
         """The seed of the tokenizer or classifier that a replication uses: its own, or 0 of a shared part."""
         return SHARED_SEED if part in self.scale.shared else seed
 
+    @property
+    def own_splits(self) -> bool:
+        """Whether each seed has a split of its own."""
+        return self.scale.divides and "dataset" not in self.scale.shared
+
     def shares_classifier(self, architecture: str) -> bool:
         """Whether all seeds use the classifier of seed 0: the judge of samples is one instrument for all."""
         return architecture == "resnet" or "classifier" in self.scale.shared

@@ -363,7 +363,7 @@ def test_a_seed_that_did_not_train_is_pointed_out(made: MadeUp, tmp_path: Path) 
     folder = shutil.copytree(made.folder, tmp_path / "results")
     path = folder / "tables/table1.json"
     layout = TableRecord.read(path).layout
-    by_seed = {"by_seed": (0.288, 0.156, 0.283), "random": Estimate(0.133, 0, 1)}
+    by_seed = {"by_seed": {0: 0.288, 1: 0.156, 2: 0.283}, "random": Estimate(0.133, 0, 1)}
     rows = [row.model_copy(update=by_seed if row.name == "mae" else {}) for row in layout.rows]
     TableRecord(lineage={}, layout=layout.model_copy(update={"rows": tuple(rows)})).write(path)
     definition = page_definition(Graph(made.study), "main", "all").model_copy(update={"seeds": (0, 1, 2)})

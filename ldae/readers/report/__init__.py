@@ -105,7 +105,7 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         tiles=contact_sheet(path.parent, manifest) if manifest is not None else [],
         findings=words.findings(found, [measured[name] for name in steps if name in measured], judgement),
         cautions=words.cautions(found, len(definition.seeds)),
-        outliers=[text for row in found if (text := outliers(row, definition.seeds))],
+        outliers=[text for row in found if (text := outliers(row))],
         missing=[title for name, title in titles.items() if name not in shown],
         first=first,
         is_chain=all(parents.get(after) == before for before, after in pairwise(steps)),
