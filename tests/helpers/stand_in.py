@@ -1,7 +1,8 @@
 """A stand-in for `ldae` in the jobs of a graph: it writes the files and the record of a job, and computes nothing.
 
 Each job adds its place in the results folder to the file that the variable RAN names. The variable BYTES changes what
-it writes. One process serves all jobs, because starting Python for each would take most of a test's time.
+it writes; with a stage before a colon, only what that stage writes. One process serves all jobs, because starting
+Python for each would take most of a test's time.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ def _stage(stage: Stage, options: dict[str, list[str]], out: Path, changed: str)
     lineage = common_lineage(folders) | {spec.get("architecture", stage.revision): own}
     assert digest(lineage) == options["lineage"][0]
     out.mkdir(parents=True, exist_ok=True)
+    of_stage, colon, text = changed.partition(":")
+    if colon:
+        changed = text if of_stage == stage.name else ""
     for name in stage.files:
         (out / name).write_text(f"{place_of(record, _results(out))} {digest(lineage)} {changed}")
     about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}

@@ -64,6 +64,15 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def add_row(graph: Graph) -> set[str]:
+    """Adds a row to the study; returns the jobs that it needs where nothing but merged results is there."""
+    row = "  pca_d8:\n    from: pca\n    label: d = 8\n    set: {tokenizer.dim: 8}\n\ntables:"
+    graph.edit("config.yaml", "\ntables:", row)
+    graph.edit(*EDITS["new row"][:3])
+    jobs = [job for job in Jobs(study_of(graph)).jobs.values() if not job.is_view]
+    return {job.place for job in jobs if job.key.get("row") == "pca_d8" or job.stage in ("dataset", "tokenizer")}
+
+
 @pytest.fixture(scope="module")
 def packs(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A pack of seed 0 and one of seed 1, each from a machine that has computed nothing else."""
@@ -106,15 +115,43 @@ def test_of_merged_seeds_only_views_are_written_and_a_new_row_runs_alone(
     assert "Nothing left to do" in plan(study_of(other), other.folder, ["all"])
     assert status(study_of(other), other.folder, ["all"]) == "6 trainings at scale smoke: 6 done"
 
-    other.edit(
-        "config.yaml", "\ntables:", "  pca_d8:\n    from: pca\n    label: d = 8\n    set: {tokenizer.dim: 8}\n\ntables:"
-    )
-    other.edit(*EDITS["new row"][:3])
-    jobs = [job for job in Jobs(study_of(other)).jobs.values() if not job.is_view]
-    new = {job.place for job in jobs if job.key.get("row") == "pca_d8" or job.stage in ("dataset", "tokenizer")}
+    new = add_row(other)
     done = run(other, stand_in, "all", *SEEDS)
     assert (done.status, done.ran) == (0, Counter(new | VIEWS)), done.said
     assert jobs_of_why(other, *SEEDS) == set()
+
+
+def test_a_new_row_runs_alone_though_its_tokenizer_is_fitted_to_other_bytes_here(
+    packs: list[Path], stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, third = project(tmp_path / "other"), project(tmp_path / "third")
+    merged(other, *packs)
+    new = add_row(other), add_row(third)
+    monkeypatch.setenv("BYTES", "tokenizer:rounded otherwise")
+    done = run(other, stand_in, "all", *SEEDS)
+    assert (done.status, done.ran) == (0, Counter(new[0] | VIEWS)), done.said
+    assert jobs_of_why(other, *SEEDS) == set()
+    again = merged(other, *packs)
+    assert again.written == [] and {result.job.stage for result in again.kept} == {"tokenizer"}
+    merged(
+        third, *(pack(study_of(other), other.folder, seed=seed, out=tmp_path / f"{seed}.zip").path for seed in (0, 1))
+    )
+    assert jobs_of_why(third, *SEEDS) == VIEWS
+
+    weights = other.folder / RESULTS / "pretrain/pca/seed1/model.safetensors"
+    weights.write_text("of the first fit")  # a probe through the second fit would be wrong
+    assert {"pretrain/pca/seed1", "probe/pca/seed1"} <= jobs_of_why(other, *SEEDS)
+
+
+def test_a_fit_that_all_seeds_share_may_not_differ(packs: list[Path], tmp_path: Path) -> None:
+    own, shared = project(tmp_path / "own"), project(tmp_path / "shared")
+    shared.edit("scales/smoke.yaml", "fitting:", "shared: [dataset, tokenizer]\nfitting:")
+    for graph, expected in ((own, True), (shared, False)):
+        state = State(Jobs(study_of(graph)))
+        fits = [job for job in state.graph.jobs.values() if job.stage == "tokenizer"]
+        assert len(fits) == 1 + expected
+        assert [state.may_differ(job) for job in fits] == [expected] * len(fits)
+        assert not any(state.may_differ(job) for job in state.graph.jobs.values() if job not in fits)
 
 
 @pytest.mark.graph
@@ -132,10 +169,8 @@ def test_computed_seeds_of_two_folders_give_the_tables_of_one(tmp_path: Path) ->
     other.run(*targets, *SEEDS)
     assert views_of(other) == views_of(whole)
 
-    row = "  pca_d8:\n    from: pca\n    label: d = 8\n    set: {tokenizer.dim: 8}\n\ntables:"
     for graph in (whole, other):
-        graph.edit("config.yaml", "\ntables:", row)
-        graph.edit(*EDITS["new row"][:3])
+        add_row(graph)
         graph.run(*targets, *SEEDS)
     assert views_of(other) == views_of(whole)
     places = {path.parent.relative_to(other.folder / RESULTS) for path in other.folder.rglob("*.safetensors")}
@@ -342,7 +377,7 @@ def test_the_commands_say_what_they_did_in_a_line_each(packs: list[Path], tmp_pa
     assert packed.stdout.startswith("results/smoke/packs/seed0.zip: 9 results of seed 0"), packed.stderr
     assert path.read_bytes() == packs[0].read_bytes()
     said = forked("merge", str(path), folder=other.folder).stdout
-    assert said.startswith("9 results merged into results/smoke (6 of seed 0)")
+    assert said.startswith("9 results merged into results/smoke (8 of seed 0)")
     said = forked("merge", str(path), folder=other.folder).stdout
     assert said == "0 results merged into results/smoke\n9 were there already\n"
     failed = forked("pack", "results/laptop", "--seed", "0", "--scale", "smoke", folder=source.folder)
