@@ -26,6 +26,8 @@ IMAGES = 327  # groups of validation images, as many as at laptop scale
 GAIN = 15.0  # points over random weights, so that every row has learnt
 PARTS = ("splits", "tokenizers", "networks")
 DISTANCE_ERROR = 1.0  # the standard deviation of a distance between replications, and the error of its extrapolation
+FAILING, LOSS = 0.1, 12.0  # the share of replications in which a row may fail to train, and the points that it loses
+REPEATS = {"sums": 10_000, "peaks": 10_000, "ranks": 4_000, "shared": 1_000}  # simulated studies
 LEADS = {  # points by which each value of a sweep lies below the best; the first two are named
     "the best two are equal": (0.0, 3.0, 0.0, 3.0, 3.0),
     "all are equal": (0.0, 0.0, 0.0, 0.0, 0.0),
@@ -78,7 +80,13 @@ class Simulation:
         self.variance, self.rng = variance, np.random.default_rng(seed)
 
     def replicate(
-        self, means: Sequence[float], n: int, *, own: bool = True, distances: Sequence[float] = ()
+        self,
+        means: Sequence[float],
+        n: int,
+        *,
+        own: bool = True,
+        failing: float = 0.0,
+        distances: Sequence[float] = (),
     ) -> Results:
         """Results of rows r0, r1, ... with the true accuracies `means`, in percent.
 
@@ -86,12 +94,14 @@ class Simulation:
             means: of the rows.
             n: replications.
             own: whether each has a split and tokenizers of its own; if not, all have the same ones.
+            failing: the share of replications in which r0 fails to train and loses `LOSS` points.
             distances: of the rows' samples; none by default.
         """
         rows = len(means)
         points = np.asarray(means)[:, None] + sum(
             self._draw(part, rows, n, own or part == "networks") for part in PARTS
         )
+        points[0] -= LOSS * (self.rng.random(n) < failing)
         if own:  # a mean over replications needs no single images
             values = (points + self._draw("images", rows, n, own=True))[..., None]
         else:
@@ -111,6 +121,7 @@ class Simulation:
                 training_flops=None,
                 finetuned=None,
                 distances=judged,
+                devices=("",) * n,
             )
         return Results(found, {}, groups, 20)
 
@@ -140,16 +151,16 @@ def findings(
         yield judge(claim, simulation.replicate(means, n, **more), "accuracy")
 
 
-def sums(simulation: Simulation, repeats: int, n: int, *, own: bool = True) -> dict[str, float]:
+def sums(simulation: Simulation, repeats: int, n: int, *, own: bool = True, failing: float = 0.0) -> dict[str, float]:
     """Of a difference of two rows: how often the interval covers it and how wide it is; a rerun, by the prediction."""
-    means, claim = (30.0, 28.0), a_claim(2, sum={"r0": 1, "r1": -1}, above=0)
+    means, truth, claim = (30.0, 28.0), 2.0 - failing * LOSS, a_claim(2, sum={"r0": 1, "r1": -1}, above=0)
     covered, widths, reruns = [], [], []
-    for found in findings(claim, simulation, repeats, means, n, own=own):
+    for found in findings(claim, simulation, repeats, means, n, own=own, failing=failing):
         assert found.quantity is not None and found.quantity.prediction is not None
         _, low, high, (least, most) = found.quantity
-        covered.append(low <= means[0] - means[1] <= high)
+        covered.append(low <= truth <= high)
         widths.append((high - low) / 2)
-        rerun = simulation.replicate(means, 1).rows
+        rerun = simulation.replicate(means, 1, failing=failing).rows
         again = 100 * (rerun["r0"].accuracy.value - rerun["r1"].accuracy.value)
         reruns.append(least <= again <= most)
     return {"covered": share(covered), "median_half_width": round(float(np.median(widths)), 2), "reruns": share(reruns)}
@@ -195,16 +206,20 @@ def main() -> None:
     from benchmarks.comparison import save  # loads torch
 
     variance = Variance.model_validate_json(VARIANCE.read_text())
-    simulation, repeats = Simulation(variance), 10_000
+    simulation = Simulation(variance)
     report: dict[str, Any] = {
         "what": "shares of simulated studies in which an interval covers the truth or a verdict is wrong",
         "variance": variance.model_dump(),
-        "repeats": repeats,
+        "repeats": REPEATS,
     }
     for kind, simulate in (("sums", sums), ("peaks", peaks), ("ranks", ranks)):
-        report[kind] = {str(n): simulate(simulation, repeats, n) for n in NUMBERS}
-    shared = {str(n): sums(simulation, repeats // 5, n, own=False) for n in (3, *NUMBERS)}
-    report["sums_with_one_split_and_tokenizer_for_all_seeds"] = shared
+        report[kind] = {str(n): simulate(simulation, REPEATS[kind], n) for n in NUMBERS}
+    report["sums_where_one_row_fails_in_a_tenth_of_the_replications"] = {
+        str(n): sums(simulation, REPEATS["sums"], n, failing=FAILING) for n in NUMBERS
+    }
+    report["sums_with_one_split_and_tokenizer_for_all_seeds"] = {
+        str(n): sums(simulation, REPEATS["shared"], n, own=False) for n in (3, *NUMBERS)
+    }
     save("coverage", report)
 
 
