@@ -100,10 +100,19 @@ def add(root: Root) -> None:
         "  ldae why figure5                     # one figure",
         action=_ask,
     )
+    power = command(
+        "power",
+        "show how many seeds each claim takes, from the spread of the seeds that there are",
+        examples="  ldae power                           # all claims\n"
+        "  ldae power ldae_matches --seeds 0,1,2,3   # one claim, from four seeds",
+        action=_ask,
+    )
+    text = "claims (default: all)"
+    completed(power.add_argument("claims", nargs="*", default=[], metavar="CLAIM", help=text), _claims)
     text = "targets, sweeps or rows (default: all)"
     for asked in (plan, status, why):
         completed(asked.add_argument("targets", nargs="*", default=["all"], metavar="TARGET", help=text), _targets)
-    for of_study in (listing, show, diff, run, plan, status, why):
+    for of_study in (listing, show, diff, run, plan, status, why, power):
         add_scale_and_study(of_study)
         of_study.add_argument("--seeds", type=_seeds, metavar="LIST", help="seeds, e.g. 0,1,2 (default: the study's)")
 
@@ -149,6 +158,10 @@ def _ask(arguments: argparse.Namespace) -> None:
             print(status(study, root, arguments.targets))
         case "why":
             print(why(study, root, arguments.targets))
+        case "power":
+            from ldae.readers.power import power
+
+            print(power(study, root, arguments.claims))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -177,6 +190,10 @@ def _run(arguments: argparse.Namespace) -> None:
     sys.stdout.flush()
     snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]
     os.execv(sys.executable, [sys.executable, "-m", "ldae.commands.drive", request, *snakemake])
+
+
+def _claims(study: Study) -> list[str]:
+    return list(study.file.claims)
 
 
 def _targets(study: Study) -> list[str]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldae.overview.state import State
 from ldae.overview.status import log_of, progress_of
-from ldae.study.definitions import describe
+from ldae.study.definitions import ViewDefinition, describe
 from ldae.study.graph import PAGES, Graph
 from ldae.study.study import Study
+
+if TYPE_CHECKING:
+    from ldae.readers.results import Results
 
 
 def outcome(study: Study, root: Path, names: list[str]) -> Iterator[str]:
@@ -40,22 +44,29 @@ def failures(study: Study, root: Path, names: list[str], *, since: float) -> Ite
             yield f"    its log: {log}"
 
 
-def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
-    """The numbers of rows over all seeds, each with the record of its first probe."""
-    from ldae.readers.layout import interval
+def results_of(graph: Graph, view: ViewDefinition) -> Results:
+    """The results on disk of the rows of a view, at the seeds that it has for each."""
     from ldae.readers.results import collect
 
-    if not rows:
-        return
-    jobs = graph.jobs_for(rows)
+    jobs = graph.jobs_for(dict.fromkeys(row.name for row in view.rows))
+    jobs = [job for job in jobs if job.key.get("seed") in view.seeds and job.record.is_file()]
     records = {stage: [job.record for job in jobs if job.stage == stage] for stage in ("probe", "finetune", "judge")}
-    found = collect(
-        describe(graph, rows),
+    return collect(
+        view,
         dataset=graph.jobs["dataset"].record,
         probes=records["probe"],
         finetunes=records["finetune"],
         distances=records["judge"],
     )
+
+
+def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
+    """The numbers of rows over all seeds, each with the record of its first probe."""
+    from ldae.readers.layout import interval
+
+    if not rows:
+        return
+    found = results_of(graph, describe(graph, rows))
     for name, row in found.rows.items():
         numbers = [f"accuracy {interval(row.accuracy, ' %')}, with random weights {100 * row.random.value:.1f} %"]
         if row.finetuned is not None:
