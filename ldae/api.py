@@ -59,8 +59,8 @@ class Run:
         self.classes: list[str] = list(finished.manifest.classes)
         self.record: RunRecord = finished.run
         self.folder: Path = finished.folder
-        estimates = finished.probe(Features())
-        self.accuracy: float | None = estimates["trained"].value if estimates else None
+        probed = finished.probe(Features())
+        self.accuracy: float | None = probed.value if probed else None
         self.device = pick_device()
         self.model: nn.Module = finished.network.to(self.device)
         self.tokenizer: TokenizerModule | None = self.model.tokenizer if isinstance(self.model, Denoiser) else None

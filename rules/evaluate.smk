@@ -1,5 +1,5 @@
-# How good the representation of a row is, what the same protocol gives without any network, what the encoder is worth once
-# it is trained further with labels, and how good its samples are.
+# How good the representation of a row is, what the same protocol gives without training and without any network, what the
+# encoder is worth once it is trained further with labels, and how good its samples are.
 
 
 rule probe:
@@ -24,6 +24,30 @@ rule probe:
         "probing {wildcards.row}, seed {wildcards.seed}"
     shell:
         "ldae probe {params.options} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
+
+
+rule probe_untrained:
+    input:
+        inputs_of("probe_untrained"),
+    output:
+        "<results>/untrained/{row}/seed{seed}/probe.json",
+        "<results>/untrained/{row}/seed{seed}/correct.npz",
+    log:
+        "<logs>/untrained/{row}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/untrained/{row}/seed{seed}.tsv"
+    priority: priority_of("probe_untrained")
+    conda:
+        "../environment.yml"
+    threads: study.scale.resources.threads
+    resources:
+        **resources_of("probe_untrained"),
+    params:
+        options=options_of("probe_untrained"),
+    message:
+        "probing untrained {wildcards.row}, seed {wildcards.seed}"
+    shell:
+        "ldae probe-untrained {params.options} --threads {threads} --processes {resources.gpu} > {log} 2>&1"
 
 
 rule probe_pixels:

@@ -20,7 +20,7 @@ from ldae.api import Run
 from ldae.parts.denoiser import Denoiser
 from ldae.runtime.files import read_json, write_json
 from ldae.runtime.randomness import Randomness
-from ldae.stages.probe import denoiser_encoders, probe
+from ldae.stages.probe import probe, trained_encoders
 from ldae.study.recipes import Probing
 from ldae.study.results import Manifest, RunRecord
 from ldae.study.stage_specs import ProbeStage
@@ -94,10 +94,12 @@ def test_features_are_those_that_are_probed(run: Run, finished: Path, pictures: 
     stage = ProbeStage(probing=Probing(mode="cached", rates=(1.0,)), time=40, offsets=(0, 1))
     manifest = Manifest.read(finished / "dataset/manifest.json")
     model = finished / "pretrain/ldae/seed0"
-    encoders = denoiser_encoders(stage, model, finished / "tokenizers/pca/seed0", manifest, run.device)
+    encoders = trained_encoders(
+        stage, model, tokenizer=finished / "tokenizers/pca/seed0", manifest=manifest, device=run.device
+    )
     probed = dict(encoders.encode(encoders.prepare(run.preprocess(pictures), Randomness(run.device))))
     for offset in stage.offsets:
-        torch.testing.assert_close(run.tokens(pictures, time=40, offset=offset), probed[f"trained/{offset}"])
+        torch.testing.assert_close(run.tokens(pictures, time=40, offset=offset), probed[str(offset)])
 
 
 def test_images_are_taken_in_several_forms(run: Run, pictures: Tensor) -> None:
@@ -208,7 +210,7 @@ def test_a_run_says_what_it_is(finished: Path, tmp_path: Path) -> None:
     stage = ProbeStage(probing=Probing(mode="cached", views=0, epochs=3, rates=(1.0,), batch=24, warmup=1))
     folders = {name: results / path for name, path in FOLDERS.items()}
     probe(stage, row="ldae", revision=1, **folders, out=results / "probe/ldae/seed0")
-    found = read_json(results / "probe/ldae/seed0/probe.json")["encoders"]["trained/0"]["linear"]["value"]
+    found = read_json(results / "probe/ldae/seed0/probe.json")["blocks"]["0"]["linear"]["value"]
     run = load(results, "ldae")
     assert run.accuracy == found
     assert f"<ldae, seed 0, accuracy {100 * found:.1f} %: " in repr(run)

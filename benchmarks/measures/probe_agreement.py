@@ -21,8 +21,11 @@ from ldae.measures.intervals import grouped_mean
 from ldae.parts.loading import stage_of
 from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import read_json, write_json
-from ldae.stages.probe import probe
-from ldae.study.stage_specs import ProbeStage
+from ldae.stages.probe import probe, probe_untrained
+from ldae.study.recipes import Probing
+from ldae.study.results import RunRecord
+from ldae.study.spec import Features
+from ldae.study.stage_specs import ProbeStage, UntrainedFeatures, UntrainedStage
 
 RESULTS = Path(__file__).parents[1] / "results"
 ENCODERS = ("trained/0", "random/0")  # at the encoder's last block
@@ -35,35 +38,26 @@ SETTINGS = (
 
 
 def compare(results: Path, row: str) -> dict[str, Any]:
-    """One row, seed 0, probed in every mode."""
+    """One row, seed 0, and the network that it started from, probed in every mode."""
     model = results / "pretrain" / row / "seed0"
-    probed = results / "probe" / row / "seed0" / "probe.json"
-    lineage = read_json(probed)["lineage"]
-    tokenizer = stage_of(read_json(model / "run.json")).tokenizer.name
+    run = RunRecord.read(model / "run.json")
+    start = stage_of(run)
+    folders = {"dataset": results / "dataset", "tokenizer": results / "tokenizers" / start.tokenizer.name / "seed0"}
+    spec = read_json(results / "probe" / row / "seed0" / "probe.json")["lineage"]["probe"]["spec"]
     groups = np.load(results / "dataset" / "val_groups.npy")
     correct, rows = {}, {}
     for setting in SETTINGS:
-        spec = lineage["probe"]["spec"]
-        stage = ProbeStage.model_validate(spec | {"probing": spec["probing"] | {"views": 1} | setting})
+        probing = Probing.model_validate(spec["probing"] | {"views": 1} | setting)
+        untrained = UntrainedStage(features=UntrainedFeatures.of(start, Features()), probing=probing)
         name = " ".join(map(str, setting.values()))
         with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
-            probe(
-                stage,
-                row=row,
-                revision=1,
-                dataset=results / "dataset",
-                tokenizer=results / "tokenizers" / tokenizer,
-                model=model,
-                out=Path(folder),
-            )
-            seconds = time.perf_counter() - start
-            about = read_json(Path(folder) / "probe.json")
-            with np.load(Path(folder) / "correct.npz") as arrays:
-                correct[name] = {kind: arrays[f"{kind}/linear"].astype(float) for kind in ENCODERS}
-        rows[name] = {"seconds": round(seconds, 1)} | {
-            kind: about["encoders"][kind]["linear"]["value"] for kind in ENCODERS
-        }
+            out = Path(folder)
+            begin = time.perf_counter()
+            probe(ProbeStage(probing=probing), row=row, revision=1, model=model, out=out / ENCODERS[0], **folders)
+            probe_untrained(untrained, row=row, seed=run.seed, revision=1, out=out / ENCODERS[1], **folders)
+            seconds = time.perf_counter() - begin
+            correct[name] = {kind: np.load(out / kind / "correct.npz")["0/linear"].astype(float) for kind in ENCODERS}
+        rows[name] = {"seconds": round(seconds, 1)} | {kind: float(correct[name][kind].mean()) for kind in ENCODERS}
     for name in rows:
         if name != "exact":
             for kind in ENCODERS:

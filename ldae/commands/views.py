@@ -20,6 +20,7 @@ FILES = {
     "dataset": "manifest.json of the prepared images",
     "pixels": "probe.json of raw pixels",
     "probes": "probe.json of the rows",
+    "untrained": "probe.json of untrained networks",
     "finetunes": "finetune.json of the rows",
     "distances": "distance.json of the rows",
     "histories": "history.csv of the rows",
@@ -106,7 +107,7 @@ def _results(definition: ViewDefinition, arguments: argparse.Namespace) -> Resul
     if not arguments.probes:
         raise ValueError("names no --probes")
     (dataset,) = arguments.dataset
-    files = {name: getattr(arguments, name) for name in ("probes", "pixels", "finetunes", "distances")}
+    files = {name: getattr(arguments, name) for name in ("probes", "untrained", "pixels", "finetunes", "distances")}
     return collect(definition, dataset=dataset, **files)
 
 

@@ -126,7 +126,7 @@ class Evaluation:
         """For each step: the epochs before it, the training images (n,) of the batch, and their features.
 
         Epochs take the cached features in turn. In exact mode each epoch has a new augmentation, whose features are
-        computed batch by batch: ImageNet's would not fit, as seven blocks of two networks are 73 GB at width 1024.
+        computed batch by batch: ImageNet's would not fit, as seven blocks are 37 GB at width 1024.
         """
         num, device = len(self.data.train), self.data.device
         for epoch in range(self.probing.epochs):

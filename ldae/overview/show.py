@@ -114,7 +114,7 @@ def row_in_full(study: Study, root: Path, name: str) -> list[RenderableType]:
     state = State(Graph(study, root))
     results = [
         (
-            job.stage,
+            job.entry.name if job.entry is not None else job.stage,
             job.name,
             Text(digest(job.lineage), "dim"),
             str(study.results / job.place),
@@ -151,8 +151,8 @@ def differences(study: Study, first: str, second: str) -> list[RenderableType]:
         return [f"{first} and {second} have the same configuration"]
     graph = Graph(study)
     jobs, others = (graph.jobs_of([name]) for name in (first, second))
-    common = dict.fromkeys(job.stage for job in jobs if job in others)
-    own = dict.fromkeys(job.stage for job in [*jobs, *others] if not (job in jobs and job in others))
+    common = dict.fromkeys(job.entry.name for job in jobs if job.entry and job in others)
+    own = dict.fromkeys(job.entry.name for job in [*jobs, *others] if job.entry and not (job in jobs and job in others))
     rest = f"each has its own {', '.join(own)}" if own else "one pass of the probe serves both"
     return [_columns(("key", first, second), rows), "", f"They share {', '.join(common)}; {rest}."]
 
@@ -220,7 +220,7 @@ def _state(state: State, job: Job, row: str) -> Text:
         return Text(f"outdated: {reason}", "yellow")
     if job.stage == "probe":
         offset = state.graph.study.variants[row].spec.features.offset
-        estimates = ProbeRecord.read(job.record).encoders[f"trained/{offset}"]
+        estimates = ProbeRecord.read(job.record).blocks[offset]
         return Text(f"done: {100 * estimates['linear'].value:.1f} %", "green")
     return Text("done", "green")
 

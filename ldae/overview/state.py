@@ -129,10 +129,9 @@ class State:
 
 
 def _other_owner(job: Job, about: Mapping[str, Any]) -> str | None:
-    """The row and seed in a record, if they are not those of its folder."""
-    row, _, seed = job.name.rpartition(", seed ")
-    named = f"{about.get('row', row)}, seed {about.get('seed', seed)}"
-    return named if row and named != job.name else None
+    """The name of the job whose key a record has, if that is not the job of its folder."""
+    owner = {part: about.get(part, value) for part, value in job.key.items()}
+    return job.entry.title.format(**owner) if job.entry is not None and owner != job.key else None
 
 
 def _has_no_weights(job: Job) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -28,7 +28,16 @@ from ldae.study.results import (
     RunRecord,
 )
 from ldae.study.spec import Features
-from ldae.study.stage_specs import AdoptStage, BaselineStage, DenoiserStage, PretrainStage, ProbeStage
+from ldae.study.stage_specs import (
+    AdoptStage,
+    BaselineStage,
+    DenoiserStage,
+    PretrainingStage,
+    PretrainStage,
+    ProbeStage,
+    UntrainedFeatures,
+    UntrainedStage,
+)
 from ldae.study.stages import SHARED_SEED
 
 Converted = TypeVar("Converted")
@@ -76,15 +85,17 @@ def open_run(folder: Path, weights: str = "model") -> TrainedDenoiser:
         ValueError: for a method that is not a denoiser, and for files that are damaged.
     """
     run = RunRecord.read(folder / "run.json")
-    if not METHODS[run.method].denoises:
-        raise ValueError(f"{folder}: holds {run.method}, which is not a denoiser")
     stage = stage_of(run)
+    if isinstance(stage, BaselineStage):
+        raise ValueError(f"{folder}: holds {run.method}, which is not a denoiser")
     return TrainedDenoiser(stage, run.seed, run, load_file(verified(folder / f"{weights}.safetensors", run.sha256)))
 
 
-def stage_of(run: RunRecord) -> DenoiserStage:
-    """The stage that trained or took the denoiser of a record."""
+def stage_of(run: RunRecord) -> PretrainingStage:
+    """The stage that trained the network of a record, or took its published weights."""
     spec = run.lineage["pretrain"]["spec"]
+    if not METHODS[run.method].denoises:
+        return BaselineStage.model_validate(spec)
     return (AdoptStage if "weights" in spec else PretrainStage).model_validate(spec)
 
 
@@ -106,13 +117,12 @@ def build_baseline(stage: BaselineStage, *, seed: int, image_size: int) -> nn.Mo
         return build_method(stage.size, stage.training, image_size)
 
 
-def open_baseline(folder: Path, image_size: int, *, random: bool = False) -> nn.Module:
-    """The encoder of a trained baseline, or the same with the random weights that it started from."""
+def open_baseline(folder: Path, image_size: int) -> nn.Module:
+    """The encoder of a trained baseline, ready to be used."""
     run = RunRecord.read(folder / "run.json")
     stage = BaselineStage.model_validate(run.lineage["pretrain"]["spec"])
     encoder = build_baseline(stage, seed=run.seed, image_size=image_size).get_submodule("encoder")
-    if not random:
-        encoder.load_state_dict(load_file(verified(folder / "model.safetensors", run.sha256)))
+    encoder.load_state_dict(load_file(verified(folder / "model.safetensors", run.sha256)))
     return encoder.eval().requires_grad_(False)
 
 
@@ -138,26 +148,41 @@ class FinishedRun(NamedTuple):
         white = self.manifest.white
         return white.level if white is not None else None
 
-    def probe(self, features: Features) -> dict[str, ProbeEstimate] | None:
-        """The linear probe's estimates of these features, with `trained` and with `random` weights; None if none ran.
+    def probe(self, features: Features) -> ProbeEstimate | None:
+        """The linear probe's estimate of these features; None if no such probe has run.
 
         A record in another format, which an earlier revision of the probe wrote, does not count. The time step has no
         meaning for an encoder that is not a denoiser.
         """
-        run, results = self.run, self.folder.absolute().parent.parent.parent
-        for path in sorted(results.glob(f"probe/*/seed{run.seed}/probe.json")):
-            about = read_json(path)
-            try:
-                record = ProbeRecord.parse(about, path)
-            except ValueError:
-                continue
-            if record.run != run.row or record.lineage["pretrain"] != run.lineage["pretrain"]:
+        for record in self._probes("probe"):
+            if record.run != self.run.row or record.lineage["pretrain"] != self.run.lineage["pretrain"]:
                 continue
             stage = ProbeStage.model_validate(record.lineage["probe"]["spec"])
-            same = (stage.time == features.time and stage.noisy == features.noisy) or not METHODS[run.method].denoises
-            if same and features.offset in stage.offsets:
-                return {name: record.encoders[f"{name}/{features.offset}"]["linear"] for name in ("trained", "random")}
+            same = (stage.time, stage.noisy) == (features.time, features.noisy)
+            if (same or not METHODS[self.run.method].denoises) and features.offset in record.blocks:
+                return record.blocks[features.offset]["linear"]
         return None
+
+    def probe_untrained(self, features: Features) -> ProbeEstimate | None:
+        """The same of the network that the training started from."""
+        expected = UntrainedFeatures.of(stage_of(self.run), features)
+        for record in self._probes("untrained"):
+            made_from = dict(record.lineage)
+            stage = UntrainedStage.model_validate(made_from.pop("probe")["spec"])
+            same = stage.features == expected and made_from.items() <= self.run.lineage.items()
+            if same and features.offset in record.blocks:
+                return record.blocks[features.offset]["linear"]
+        return None
+
+    def _probes(self, folder: str) -> Iterator[ProbeRecord]:
+        """The records of probes with this run's seed, in a folder of the results."""
+        results = self.folder.absolute().parent.parent.parent
+        for path in sorted(results.glob(f"{folder}/*/seed{self.run.seed}/probe.json")):
+            about = read_json(path)
+            try:
+                yield ProbeRecord.parse(about, path)
+            except ValueError:
+                continue
 
 
 def find_run(folder: Path, *, row: str | None = None, seed: int | None = None) -> Path:
@@ -198,8 +223,8 @@ def open_finished(folder: Path) -> FinishedRun:
         raise FileNotFoundError(f"{folder}: {HAS_NO_RUN}")
     results, run = folder.absolute().parent.parent.parent, RunRecord.read(folder / "run.json")
     needed = [results / "dataset/manifest.json"]
-    stage = stage_of(run) if METHODS[run.method].denoises else None
-    if stage is not None:
+    stage = stage_of(run)
+    if not isinstance(stage, BaselineStage):
         shared = run.lineage["tokenizer"]["spec"].get("shared")
         fit = f"seed{SHARED_SEED if shared else run.seed}"
         needed.append(results / "tokenizers" / stage.tokenizer.name / fit / "tokenizer.json")
@@ -210,7 +235,7 @@ def open_finished(folder: Path) -> FinishedRun:
                 "whole results folder of its scale, or take only the encoder along with `ldae export`"
             )
     manifest = Manifest.read(needed[0])
-    if stage is None:
+    if isinstance(stage, BaselineStage):
         return FinishedRun(folder, run, manifest, open_baseline(folder, manifest.size))
     return FinishedRun(folder, run, manifest, open_denoiser(folder, needed[1].parent, manifest))
 

@@ -51,6 +51,11 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
+    @property
+    def weighted(self) -> tuple[nn.Linear, ...]:
+        """The layers of the attention and of the MLP, in their order."""
+        return self.qkv, self.proj, self.fc1, self.fc2
+
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Maps tokens x (N, T, h) to tokens (N, T, h), given the activated conditioning (N, c)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=1)  # (N, h) each
@@ -89,29 +94,36 @@ class Transformer(nn.Module):
         conditioning = max(1, round(width * size.conditioning))  # a quarter of the width (App. A), all of it in DiT
         self.encoder_blocks = size.encoder_blocks
         self.classes = classes
-        self.embed = nn.Linear(in_dim, width)
+        # The weights that PyTorch draws here are replaced below, so they must use up no random numbers.
+        with torch.random.fork_rng(devices=[]):
+            self.embed = nn.Linear(in_dim, width)
+            self.time = nn.Sequential(
+                nn.Linear(TIME_FREQUENCIES, conditioning), nn.SiLU(), nn.Linear(conditioning, conditioning)
+            )
+            self.label = nn.Embedding(classes + 1, conditioning) if classes else None
+            self.blocks = nn.ModuleList(Block(width, size.heads, conditioning) for _ in range(depth))
+            self.head_modulation = nn.Linear(conditioning, 2 * width)
+            self.head = nn.Linear(width, out_dim)
         self.register_buffer("positions", grid_positions(grid, width), persistent=False)
-        self.time = nn.Sequential(
-            nn.Linear(TIME_FREQUENCIES, conditioning), nn.SiLU(), nn.Linear(conditioning, conditioning)
-        )
-        self.label = nn.Embedding(classes + 1, conditioning) if classes else None
-        self.blocks = nn.ModuleList(Block(width, size.heads, conditioning) for _ in range(depth))
-        self.head_modulation = nn.Linear(conditioning, 2 * width)
-        self.head = nn.Linear(width, out_dim)
         self.initialise()
 
     def initialise(self) -> None:
-        """DiT's initialisation: every block starts as the identity, the output as zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        for layer in (self.time[0], self.time[2]):
-            nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
+        """DiT's initialisation: every block starts as the identity, the output as zero.
+
+        The first numbers drawn are those of the embedding and then of each block. So an encoder starts with the same
+        weights whatever the network predicts, is conditioned on, or has for a decoder.
+        """
+        for layer in (self.embed, *(linear for block in self.layers for linear in block.weighted)):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (cast(nn.Linear, self.time[0]), cast(nn.Linear, self.time[2])):
+            nn.init.normal_(layer.weight, std=0.02)
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.02)
         for zero in (*(block.modulation for block in self.layers), self.head_modulation, self.head):
             nn.init.zeros_(zero.weight)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
 
     @property
     def layers(self) -> list[Block]:

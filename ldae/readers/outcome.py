@@ -10,6 +10,7 @@ from ldae.overview.state import State
 from ldae.overview.status import log_of, progress_of
 from ldae.study.definitions import ViewDefinition, describe
 from ldae.study.graph import PAGES, Graph
+from ldae.study.stages import STAGES
 from ldae.study.study import Study
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ def results_of(graph: Graph, view: ViewDefinition) -> Results:
 
     jobs = graph.jobs_for(dict.fromkeys(row.name for row in view.rows))
     jobs = [job for job in jobs if job.key.get("seed") in view.seeds and job.record.is_file()]
-    records = {stage: [job.record for job in jobs if job.stage == stage] for stage in ("probe", "finetune", "judge")}
+    records = {stage: [job.record for job in jobs if job.entry is STAGES[stage]] for stage in STAGES}
     return collect(
         view,
         dataset=graph.jobs["dataset"].record,
         probes=records["probe"],
+        untrained=records["probe_untrained"],
         finetunes=records["finetune"],
         distances=records["judge"],
     )

@@ -161,6 +161,7 @@ def collect(
     *,
     dataset: Path,
     probes: Sequence[Path],
+    untrained: Sequence[Path],
     pixels: Sequence[Path] = (),
     finetunes: Sequence[Path] = (),
     distances: Sequence[Path] = (),
@@ -171,6 +172,7 @@ def collect(
         definition: the view, with the lineage digest that each result should have.
         dataset: the manifest of the prepared images.
         probes, finetunes, distances: `probe.json`, `finetune.json` and `distance.json` of rows and seeds, in any order.
+        untrained: `probe.json` of untrained networks, likewise.
         pixels: `probe.json` of the raw pixels, of each seed.
 
     Raises:
@@ -181,16 +183,18 @@ def collect(
     groups = np.tile(of_images, (len(definition.seeds), 1))
     by_seed = dict(zip(definition.seeds, groups, strict=True))
     own_splits = definition.own_splits
-    probed = _read(ProbeRecord, probes, images)
+    probed, of_random = _read(ProbeRecord, probes, images), _read(ProbeRecord, untrained, images)
     tuned = _read(FinetuneRecord, finetunes, images)
     judged = _read(DistanceRecord, distances, images)
-    opened: dict[Path, _Probe] = {}  # rows that differ in the probed block share a probe
+    opened: dict[Path, _Probe] = {}  # rows share probes
     rows = {}
     for row in definition.rows:
-        of_seeds, finetuned, distance = [], [], []
+        of_seeds, of_untrained, finetuned, distance = [], [], [], []
         for seed in row.seeds:
             path, probe = _current(probed, (row.probe, seed), row.lineage, "probe")
             of_seeds.append(opened.get(path) or opened.setdefault(path, _Probe(path, probe)))
+            path, probe = _current(of_random, (row.untrained, seed), row.untrained_lineage, "probe of random weights")
+            of_untrained.append(opened.get(path) or opened.setdefault(path, _Probe(path, probe)))
             if row.finetuned is not None and tuned:
                 path, _ = _current(tuned, (row.name, seed), row.finetuned, "fine-tuning")
                 finetuned.append(read_arrays(path.parent / "correct.npz", ["finetuned"])["finetuned"])
@@ -203,7 +207,7 @@ def collect(
             devices=tuple(probe.record.provenance.get("device", "") for probe in of_seeds),
             paper=row.paper,
             seeds=row.seeds,
-            measures=_over_seeds(of_seeds, row.offset, own_groups, own_splits=own_splits),
+            measures=_over_seeds(of_seeds, of_untrained, row.offset, own_groups, own_splits=own_splits),
             training_flops=of_seeds[0].record.training_flops,
             finetuned=_finetuned(finetuned, own_groups, own_splits=own_splits),
             distances=tuple(distance),
@@ -213,8 +217,8 @@ def collect(
         of_pixels = _read(ProbeRecord, pixels, images)
         found = [_current(of_pixels, (PIXELS, seed), definition.pixels, "probe") for seed in definition.seeds]
         raw = [_Probe(path, record) for path, record in found]
-        for name in raw[0].record.encoders["trained/0"]:
-            values = np.stack([probe.values("trained/0", name) for probe in raw])
+        for name in raw[0].record.blocks[0]:
+            values = np.stack([probe.values(0, name) for probe in raw])
             raw_pixels[name] = estimate(values, _groups_of(values, groups), own_splits=own_splits)
     return Results(rows, raw_pixels, groups, len(manifest.classes))
 
@@ -224,13 +228,13 @@ class _Probe:
 
     def __init__(self, path: Path, record: ProbeRecord) -> None:
         """Reads the arrays that the record at a path names."""
-        estimates = (one for encoder in record.encoders.values() for one in encoder.values())
+        estimates = (one for block in record.blocks.values() for one in block.values())
         names = [one.correct for one in estimates if one.correct is not None]
         self.record, self.correct = record, read_arrays(path.parent / "correct.npz", names)
 
-    def values(self, encoder: str, measure: str) -> NDArray[np.float64]:
-        """A measure of an encoder, image by image (N,); (1,) for a number that is not an accuracy."""
-        found = self.record.encoders[encoder][measure]
+    def values(self, offset: int, measure: str) -> NDArray[np.float64]:
+        """A measure of the block at an offset, image by image (N,); (1,) for a number that is not an accuracy."""
+        found = self.record.blocks[offset][measure]
         return np.array([found.value]) if found.correct is None else self.correct[found.correct].astype(np.float64)
 
 
@@ -240,14 +244,14 @@ def _finetuned(correct: list[NDArray[np.uint8]], groups: NDArray[np.int64], *, o
 
 
 def _over_seeds(
-    probes: list[_Probe], offset: int, groups: NDArray[np.int64], *, own_splits: bool
+    trained: list[_Probe], untrained: list[_Probe], offset: int, groups: NDArray[np.int64], *, own_splits: bool
 ) -> dict[str, MeasureResult]:
     """All measures of a row, which probes the block at `offset`."""
     measures = {}
-    trained, random = f"trained/{offset}", f"random/{offset}"
-    for name in probes[0].record.encoders[trained]:
-        values, random_values = (np.stack([probe.values(kind, name) for probe in probes]) for kind in (trained, random))
-        at_edge = any(probe.record.encoders[trained][name].rate_at_edge for probe in probes)
+    for name in trained[0].record.blocks[offset]:
+        kinds = (trained, untrained)
+        values, random_values = (np.stack([probe.values(offset, name) for probe in probes]) for probes in kinds)
+        at_edge = any(probe.record.blocks[offset][name].rate_at_edge for probe in trained)
         measures[name] = MeasureResult(values, random_values, _groups_of(values, groups), own_splits, at_edge)
     return measures
 

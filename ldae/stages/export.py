@@ -95,13 +95,13 @@ def timm_config(folded: Folded, size: int, row: str) -> dict[str, Any]:
 
 
 def accuracy(finished: FinishedRun, features: Features) -> str:
-    """The linear probe's accuracy of this encoder and of its random weights, if the results include it."""
-    estimates = finished.probe(features)
-    if estimates is None:
+    """The linear probe's accuracy of this encoder and of its random weights, as far as the results include them."""
+    trained, untrained = finished.probe(features), finished.probe_untrained(features)
+    if trained is None:
         return "not measured"
-    trained, random = estimates["trained"], estimates["random"]
     value, low, high = (f"{100 * number:.1f}" for number in (trained.value, trained.low, trained.high))
-    return f"{value} % (95 % interval {low} to {high}); its random weights {100 * random.value:.1f} %"
+    reference = f"; its random weights {100 * untrained.value:.1f} %" if untrained is not None else ""
+    return f"{value} % (95 % interval {low} to {high}){reference}"
 
 
 def model_card(folded: Folded, finished: FinishedRun, features: Features, about: dict[str, str], out: Path) -> str:

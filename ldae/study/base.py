@@ -87,6 +87,12 @@ class Size(Width):
     conditioning: Annotated[float, Field(gt=0, le=1)] = 0.25  # width of the time embedding / width (paper, App. A)
 
 
+class EncoderSize(Width):
+    """The size of a network up to its encoder's last block."""
+
+    blocks: Positive
+
+
 class ExternalFile(Config):
     """A file of published weights or statistics: where it lies, and its SHA-256, without which it is not read."""
 

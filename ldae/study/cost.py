@@ -20,6 +20,7 @@ from ldae.study.stage_specs import (
     FinetuneStage,
     PretrainStage,
     ProbeStage,
+    UntrainedStage,
 )
 from ldae.study.stages import Cost, Key
 from ldae.study.study import Study
@@ -222,9 +223,16 @@ class Costs:
         return Cost(2.0 * macs, 2.0 * copies * 4 * weights)
 
     def probe(self, key: Key) -> Cost:
-        """Each image goes through the trained and the random encoder; then linear classifiers of all rates train."""
-        study, probing, row = self.study, self.study.scale.probing, self.study.variants[key["row"]]
-        stage, size = ProbeStage.for_job(study, key), study.pretraining(study.runs[row.name]).size
+        """The probe of a trained row."""
+        return self._probe(ProbeStage.for_job(self.study, key), key["row"])
+
+    def untrained_probe(self, key: Key) -> Cost:
+        """The probe of the untrained network of a row."""
+        return self._probe(UntrainedStage.for_job(self.study, key), key["row"])
+
+    def _probe(self, stage: ProbeStage | UntrainedStage, row: str) -> Cost:
+        """Each image goes through a row's tokenizer and encoder; then linear classifiers of all rates train."""
+        study, probing, size = self.study, stage.probing, self.study.pretraining(row).size
         encoder = transformer_macs(
             tokens=self.tokens,
             width=size.width,
@@ -234,12 +242,12 @@ class Costs:
             conditioning=0,
         )
         augmented = (probing.views if probing.mode == "cached" else probing.epochs) * self.data.train
-        macs = 2 * encoder * (augmented + self.data.train + self.data.val)
-        if study.is_denoiser(row.name):
-            name = row.spec.tokenizer.name
+        macs = encoder * (augmented + self.data.train + self.data.val)
+        if study.is_denoiser(row):
+            name = study.variants[row].spec.tokenizer.name
             centre_crops = 0 if study.tokenizers[name].is_trained else self.data.train  # their latents are cached
             macs += (augmented + self.data.val + centre_crops) * self._encoding(name)
-        heads = 2 * 2 * len(stage.offsets) * len(probing.rates) * size.width * self.data.classes
+        heads = 2 * len(stage.offsets) * len(probing.rates) * size.width * self.data.classes
         return Cost(2.0 * (macs + 2 * heads * probing.epochs * self.data.train))
 
     def finetuning(self, key: Key) -> Cost:

@@ -27,9 +27,11 @@ class RowDefinition(Config):
     paper: Paper
     run: str  # the row that was trained
     probe: str  # the row whose probe has the numbers
+    untrained: str  # the row whose probe of an untrained network has the numbers with random weights
     offset: int  # of the probed block
     seeds: tuple[int, ...]  # its replications
     lineage: str  # of the probe
+    untrained_lineage: str  # of the untrained network's
     finetuned: str | None = None  # None for a row without fine-tuning
     distance: str | None = None  # None for a row without samples
 
@@ -194,17 +196,20 @@ def page_definition(graph: Graph, *targets: Target) -> PageDefinition:
 def _row(graph: Graph, point: Point) -> RowDefinition:
     study = graph.study
     variant, probe, run = study.variants[point.variant], study.probes[point.variant], study.runs[point.variant]
+    untrained, seed = study.untrained[point.variant], study.seeds[point.variant][0]  # all seeds have the same lineages
     return RowDefinition(
         name=variant.name,
         label=point.label,
         paper=point.paper,
         run=run,
         probe=probe,
+        untrained=untrained,
         offset=variant.spec.features.offset,
         seeds=study.seeds[variant.name],
-        lineage=_digest(graph, "probe", probe),
-        finetuned=_digest(graph, "finetune", variant.name) if variant.finetune else None,
-        distance=_digest(graph, "judge", run) if variant.fid else None,
+        lineage=_digest(graph, f"probe/{probe}/seed{seed}"),
+        untrained_lineage=_digest(graph, f"untrained/{untrained}/seed{seed}"),
+        finetuned=_digest(graph, f"finetune/{variant.name}/seed{seed}") if variant.finetune else None,
+        distance=_digest(graph, f"judge/{run}/seed{seed}") if variant.fid else None,
     )
 
 
@@ -252,6 +257,6 @@ def _records(graph: Graph, jobs: Iterable[Job]) -> Records:
     return tuple((path, lineage, tuple(seeds)) for path, (lineage, seeds) in found.items())
 
 
-def _digest(graph: Graph, folder: str, row: str) -> str:
-    """The lineage digest of a row's result, the same for each seed."""
-    return digest(graph.job_at(f"{folder}/{row}/seed{graph.study.seeds[row][0]}").lineage)
+def _digest(graph: Graph, place: str) -> str:
+    """The lineage digest of the result at a place."""
+    return digest(graph.job_at(place).lineage)

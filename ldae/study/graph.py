@@ -195,7 +195,9 @@ class Graph:
         if job.entry is None or job.entry.comes_first(job.key):
             return len(urgency) + 1
         if "row" in job.key:
-            return len(urgency) - urgency.index(job.key["row"])
+            serving, row = job.entry.serving, job.key["row"]
+            rows = [name for name in urgency if serving is not None and serving(self.study, name) == row]
+            return len(urgency) - urgency.index(rows[0] if rows else row)
         waiting = [other for other in self.jobs.values() if "row" in other.key and job in other.inputs.values()]
         return max(map(self.priority, waiting), default=0)
 
@@ -297,10 +299,12 @@ class Graph:
         study = self.study
         rows = study.rows(names)
         probes = [f"probe/{study.probes[row]}/seed{seed}" for row in rows for seed in study.seeds[row]]
+        untrained = [f"untrained/{study.untrained[row]}/seed{seed}" for row in rows for seed in study.seeds[row]]
         files = {
             "dataset": self._records(["dataset"]),
             "pixels": self._records(f"pixels/seed{seed}" for seed in study.seeds_of(rows)),
             "probes": self._records(probes),
+            "untrained": self._records(untrained),
         }
         if distances:
             judged = [row for row in rows if study.variants[row].fid]

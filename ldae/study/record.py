@@ -29,7 +29,7 @@ from ldae.study.stages import FOLDERS, RECORDS, STAGES
 
 Lineage = dict[str, dict[str, Any]]  # stage -> what it read of the row and of the scale, and its revision
 # keys of a view's definition that name results, or their expected lineages
-SHOWN_RESULTS = ("lineage", "finetuned", "distance", "pixels", "records", "results", "inputs")
+SHOWN_RESULTS = ("lineage", "untrained_lineage", "finetuned", "distance", "pixels", "records", "results", "inputs")
 LONGEST = 80  # characters of a value in a message
 PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
@@ -259,7 +259,7 @@ def digest_read(about: dict[str, Any], *, stage: str) -> str:
     """A digest of what a job of a stage reads of a result, from its record."""
     if stage in SHOWS_PROVENANCE:
         return digest(about)
-    if stage == "table" and "encoders" in about:  # a table names the devices of its probes
+    if stage == "table" and "blocks" in about:  # a table names the devices of its probes
         return digest([content(about), about.get("provenance", {}).get("device")])
     return content(about)
 

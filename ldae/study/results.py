@@ -140,10 +140,10 @@ class ProbeRecord(Record):
     """`probe.json`."""
 
     row: str
-    run: str | None = None  # the row that was trained; None for raw pixels
+    run: str | None = None  # the row that was trained; None for an untrained network and for raw pixels
     seed: int
-    training_flops: float | None = None  # None for raw pixels and published weights
-    encoders: dict[str, Estimates]  # by weights and block, e.g. "random/-1"
+    training_flops: float | None = None  # None for published weights, an untrained network and raw pixels
+    blocks: dict[int, Estimates]  # by the offset from the encoder's last block; raw pixels have 0 alone
 
 
 class FinetuneRecord(Record):

@@ -24,6 +24,11 @@ class Levels(NamedTuple):
     signal: tuple[float, ...]
     noise: tuple[float, ...]
 
+    def at(self, time: int) -> tuple[float, float]:
+        """The strengths of signal and noise at a time step, or at the last one of a schedule that has fewer."""
+        step = min(time, len(self.signal) - 1)
+        return self.signal[step], self.noise[step]
+
     @property
     def is_single(self) -> bool:
         """Whether there is only one noise level."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from ldae.study.base import PATCH, Architecture, Config, Positive, Size
+from ldae.study.base import PATCH, Architecture, Config, EncoderSize, Positive, Size
 from ldae.study.checking import word
-from ldae.study.measures import DEFAULT_MEASURES, MeasureName
-from ldae.study.methods import BASELINES, PUBLISHED_ENCODER
+from ldae.study.measures import DEFAULT_MEASURES, MeasureName, ordered
+from ldae.study.methods import BASELINES, METHODS, PUBLISHED_ENCODER
 from ldae.study.recipes import LAYER_DECAY, Finetuning, Probing, Training
 from ldae.study.scale import Baselines, Classifier, Convolutional, Dataset, Fitting, Judging, Sampling, Scale
-from ldae.study.spec import Method, Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
+from ldae.study.spec import Features, Method, Network, Noise, Objective, PublishedWeights, Recipe, Spec, Tokenizer
 from ldae.study.tokenizers import TOKENIZERS, kinds_with
 
 if TYPE_CHECKING:
@@ -188,17 +188,18 @@ def pretraining_stage(row: Spec, scale: Scale) -> PretrainingStage:
 
 
 class PixelsStage(StageSpec):
-    """What probing depends on, beside the features: those of all blocks at `offsets`, in one pass over the images."""
+    """What probing depends on, beside the features."""
 
-    offsets: tuple[int, ...] = (0,)
-    time: int = 10
-    noisy: bool = False
     measures: tuple[MeasureName, ...] = DEFAULT_MEASURES
     probing: Probing
 
 
 class ProbeStage(PixelsStage):
-    """What the probe of a network depends on, beside the network."""
+    """What the probe of a trained network depends on, beside the network."""
+
+    offsets: tuple[int, ...] = (0,)  # the blocks, which are probed in one pass over the images
+    time: int = 10
+    noisy: bool = False
 
     @classmethod
     def for_job(cls, study: Study, key: Key) -> Self:
@@ -210,6 +211,57 @@ class ProbeStage(PixelsStage):
             time=features.time,
             noisy=features.noisy,
             measures=study.measures[probe],
+            probing=study.scale.probing,
+        )
+
+
+class UntrainedFeatures(Config):
+    """What the features of an untrained network depend on: no objective, and nothing behind the encoder.
+
+    While the conditioning is untrained, it has no effect. So the time step only says how strong noise on the input is.
+    """
+
+    method: Annotated[str, word(METHODS)] = Method().name
+    encoder: EncoderSize
+    has_class_token: bool = False  # as published encoders have
+    tokenizer: Tokenizer = Tokenizer()  # this and the rest: of a denoiser
+    network: Network = Network()
+    signal: float = 1.0  # the strengths of the signal and of the noise in the probed latents
+    noise: float = 0.0
+
+    @classmethod
+    def of(cls, stage: PretrainingStage, features: Features) -> Self:
+        """What features of the network that a pretraining starts from depend on."""
+        size = stage.size
+        encoder = EncoderSize(width=size.width, heads=size.heads, blocks=size.encoder_blocks)
+        if isinstance(stage, BaselineStage):
+            return cls(method=stage.method, encoder=encoder, has_class_token=stage.weights is not None)
+        signal, noise = stage.noise.levels.at(features.time) if features.noisy else (1.0, 0.0)
+        unused = {name: getattr(Network(), name) for name in ("size", "labels", "output")}
+        network = stage.network.model_copy(update=unused)
+        return cls(encoder=encoder, tokenizer=stage.tokenizer, network=network, signal=signal, noise=noise)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the latents are probed as they are, without noise."""
+        return (self.signal, self.noise) == (1, 0)
+
+
+class UntrainedStage(PixelsStage):
+    """What the probe of an untrained network depends on."""
+
+    features: UntrainedFeatures
+    offsets: tuple[int, ...] = (0,)
+
+    @classmethod
+    def for_job(cls, study: Study, key: Key) -> Self:
+        """The probe of the untrained network of a `row`; it serves all rows with the same network and features."""
+        first = study.untrained[key["row"]]
+        rows = [row for row, other in study.untrained.items() if other == first]
+        return cls(
+            features=study.untrained_features(first),
+            offsets=tuple(sorted({study.variants[row].spec.features.offset for row in rows})),
+            measures=ordered(name for row in rows for name in study.measures[study.probes[row]]),
             probing=study.scale.probing,
         )
 

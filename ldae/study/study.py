@@ -21,7 +21,13 @@ from ldae.study.rows import Point, Variant, resolve
 from ldae.study.scale import Part, Scale
 from ldae.study.scale_file import not_of_a_study, read_scale
 from ldae.study.spec import Features, Spec
-from ldae.study.stage_specs import AnyTokenizerStage, PretrainingStage, pretraining_stage, tokenizer_stage
+from ldae.study.stage_specs import (
+    AnyTokenizerStage,
+    PretrainingStage,
+    UntrainedFeatures,
+    pretraining_stage,
+    tokenizer_stage,
+)
 from ldae.study.stages import SHARED_SEED, STAGES
 from ldae.study.tokenizers import kinds_with
 
@@ -157,6 +163,12 @@ class Study:
         return {name: first.setdefault((self.runs[name], f.time, f.noisy), name) for name, f in features.items()}
 
     @cached_property
+    def untrained(self) -> dict[str, str]:
+        """For each variant, the first one with the same untrained network and features: they share its probe."""
+        first: dict[UntrainedFeatures, str] = {}
+        return {name: first.setdefault(self.untrained_features(name), name) for name in self.variants}
+
+    @cached_property
     def urgency(self) -> list[str]:
         """All variants, those of the main tables and figures first.
 
@@ -177,6 +189,10 @@ class Study:
     def pretraining(self, row: str) -> PretrainingStage:
         """What the pretraining of a row depends on."""
         return pretraining_stage(self.variants[row].spec, self.scale)
+
+    def untrained_features(self, row: str) -> UntrainedFeatures:
+        """What the probed features of a row's untrained network depend on."""
+        return UntrainedFeatures.of(self.pretraining(row), self.variants[row].spec.features)
 
     def is_denoiser(self, row: str) -> bool:
         """Whether a row is a denoiser, and not a method that the paper compares with."""

@@ -104,7 +104,7 @@ def test_a_row_shows_where_each_of_its_values_comes_from() -> None:
     said = text(row_in_full(SMOKE, ROOT / "nowhere", "ldae"))
     assert re.search(r"^objective.tail +0.1 +this row *$", said, re.MULTILINE)
     assert re.search(r"^training.steps +40 *$", said, re.MULTILINE)  # of the scale
-    assert len(re.findall(r"not yet", said)) == 4  # images, tokenizer, run and probe
+    assert len(re.findall(r"not yet", said)) == 5  # images, tokenizer, run and two probes
 
 
 def test_a_baseline_s_row_shows_only_what_it_uses() -> None:
@@ -123,8 +123,8 @@ def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_pat
     write_json(folder / "pretrain/pca/seed0/run.json", {"lineage": lineage("pretrain/pca/seed0")})
     probing = Probing(mode="cached", batch=24, epochs=2, rates=(1.0,), warmup=1)
     probe_pixels(ProbeStage(probing=probing), seed=0, revision=1, dataset=prepared / "dataset", out=tmp_path / "pixels")
-    encoders = read_json(tmp_path / "pixels/probe.json")["encoders"]  # as a probe writes them
-    about = {"row": "pca", "seed": 0, "lineage": lineage("probe/pca/seed0"), "encoders": encoders}
+    blocks = read_json(tmp_path / "pixels/probe.json")["blocks"]  # as a probe writes them
+    about = {"row": "pca", "seed": 0, "lineage": lineage("probe/pca/seed0"), "blocks": blocks}
     write_json(folder / "probe/pca/seed0/probe.json", about)
     (folder / "tokenizers/pca/seed0").mkdir(parents=True)
     (folder / "tokenizers/pca/seed0/tokenizer.json").write_text("{")
@@ -133,7 +133,7 @@ def test_a_row_shows_which_results_are_there_and_current(prepared: Path, tmp_pat
         table = text(row_in_full(SMOKE, tmp_path, "pca")).split("\n\n")[-1]
         return {line.split()[0]: line.rstrip() for line in table.splitlines()[2:]}
 
-    correct = np.load(tmp_path / "pixels/correct.npz")["trained/0/linear"]
+    correct = np.load(tmp_path / "pixels/correct.npz")["0/linear"]
     assert lines()["dataset"].endswith("done")
     assert "damaged" in lines()["tokenizer"]
     assert f"done: {100 * correct.mean():.1f} %" in lines()["probe"]
@@ -145,7 +145,7 @@ def test_two_rows_differ_in_the_keys_of_the_change_between_them() -> None:
     said = text(differences(SMOKE, "pca", "predict_clean"))
     keys = {line.split()[0]: line.split()[1:] for line in said.split("\n\n")[0].splitlines()[1:]}
     assert keys == {"objective.predict": ["noise", "clean"], "objective.weight": ["uniform", "signal"]}
-    assert "They share dataset, tokenizer; each has its own pretrain, probe." in said
+    assert "They share dataset, tokenizer, probe_untrained; each has its own pretrain, probe." in said
     assert "network.size" in text(differences(SMOKE, "ldae_b", "ldae_l"))
     assert "size.width" in text(differences(SMOKE, "ldae_b", "ldae_l"))  # which the scale makes of it
     assert "one pass of the probe serves both" in text(differences(SMOKE, "ldae", "block1"))
@@ -154,12 +154,15 @@ def test_two_rows_differ_in_the_keys_of_the_change_between_them() -> None:
 
 def test_a_row_is_run_to_its_probe_and_to_its_distance_where_it_has_one() -> None:
     seeds = Study.load(ROOT, {"scale": "smoke", "seeds": "[0, 3]"})
-    probes = [f"results/smoke/probe/dit/seed{seed}/probe.json" for seed in (0, 3)]
+    probes, untrained = (
+        [f"results/smoke/{folder}/dit/seed{seed}/probe.json" for seed in (0, 3)] for folder in ("probe", "untrained")
+    )
     distances = [f"results/smoke/judge/dit/seed{seed}/distance.json" for seed in (0, 3)]
-    assert results_for(seeds, ["dit"]) == [*probes, *distances]
-    assert results_for(SMOKE, ["block1", "ldae"]) == ["results/smoke/probe/ldae/seed0/probe.json"]  # one pass for both
-    assert len(results_for(SMOKE, ["pca_d"])) == 5
-    assert [path.split("/")[2] for path in results_for(SMOKE, ["mae_b"])] == ["probe", "finetune"]
+    assert results_for(seeds, ["dit"]) == [*probes, *untrained, *distances]
+    one_pass = ["results/smoke/probe/ldae/seed0/probe.json", "results/smoke/untrained/image_input/seed0/probe.json"]
+    assert results_for(SMOKE, ["block1", "ldae"]) == one_pass
+    assert len(results_for(SMOKE, ["pca_d"])) == 10
+    assert [path.split("/")[2] for path in results_for(SMOKE, ["mae_b"])] == ["probe", "untrained", "finetune"]
     assert results_for(SMOKE, ["table3", "claims"]) == ["table3", "claims"]
     with pytest.raises(StudyError, match="'pcaa' is not a target or row .did you mean 'pca'"):
         results_for(SMOKE, ["pcaa"])
@@ -183,7 +186,14 @@ def test_snakemake_runs_what_a_row_needs_and_no_more(tmp_path: Path) -> None:
     said = forked("run", "pca", "--scale", "smoke", "--seeds", "[7]", "--cores", "1", "--dry-run", folder=folder)
     assert said.returncode == 0, said.stderr
     planned = dict(re.findall(r"^(\w+) +(\d+)$", said.stdout, re.MULTILINE))
-    assert planned == {"dataset": "1", "tokenizer": "1", "pretrain": "1", "probe": "1", "total": "4"}
+    assert planned == {
+        "dataset": "1",
+        "tokenizer": "1",
+        "pretrain": "1",
+        "probe": "1",
+        "probe_untrained": "1",
+        "total": "5",
+    }
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_a_run_ends_with_the_accuracy_of_each_row_over_all_seeds(made_up: tuple[
     study, root = made_up
     first, path, second, _ = outcome(study, root, ["pca", "single_level"])
     records = [root / study.results / f"probe/pca/seed{seed}/probe.json" for seed in (0, 1)]
-    mean = sum(read_json(record)["encoders"]["trained/0"]["linear"]["value"] for record in records) / 2
+    mean = sum(read_json(record)["blocks"]["0"]["linear"]["value"] for record in records) / 2
     assert first.startswith("pca: accuracy ") and second.startswith("single_level: accuracy ")
     assert abs(float(first.split()[2]) - 100 * mean) < 0.6  # which of made-up images are right is rounded
     assert "with random weights 25.0 %" in first
@@ -85,7 +85,7 @@ def test_a_row_is_run_from_a_folder_below_and_its_number_said_last(tmp_path: Pat
     (tmp_path / "below/here").mkdir(parents=True)
     out, err = ldae_run(Project(tmp_path / "below/here"), "pca", "--study", "../../config.yaml").communicate()
     first, second = out.splitlines()[-2:]
-    found = read_json(tmp_path / "results/smoke/probe/pca/seed0/probe.json")["encoders"]["trained/0"]["linear"]["value"]
+    found = read_json(tmp_path / "results/smoke/probe/pca/seed0/probe.json")["blocks"]["0"]["linear"]["value"]
     assert first.startswith(f"pca: accuracy {100 * found:.1f} % [")
     assert (tmp_path / second.strip()).is_file()
     assert f"in {tmp_path}" in err and "4 of 4 steps (100%) done" in err

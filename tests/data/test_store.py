@@ -140,7 +140,7 @@ def test_nearest_neighbours_are_those_of_whole_images(folders: tuple[Path, Path]
             model=tmp_path / "run",
             out=out,
         )
-        found.append(read_json(out / "probe.json")["encoders"]["trained/0"])
+        found.append(read_json(out / "probe.json")["blocks"]["0"])
     assert found[0]["knn"] == found[1]["knn"]  # of whole images alone
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from ldae.study.results import (
     Record,
     TokenizerRecord,
 )
-from ldae.study.stage_specs import ProbeStage
+from ldae.study.stage_specs import ProbeStage, UntrainedStage
 from ldae.study.study import Study
 
 NUM = 200  # validation images
@@ -112,8 +113,8 @@ class MadeUp:
         )
         for seed in study.file.seeds:
             place = f"pixels/seed{seed}"
-            encoders = self._probe(place, {"trained/0": 0.2}, knn=0.1)
-            self.record(place, "probe.json", ProbeRecord, row=PIXELS, seed=seed, encoders=encoders)
+            blocks = self._probe(place, [0], 0.2, knn=0.1)
+            self.record(place, "probe.json", ProbeRecord, row=PIXELS, seed=seed, blocks=blocks)
             self._tokenizers(seed)
         self.record("classifiers/resnet/seed0", "classifier.json", seed=0)
 
@@ -129,19 +130,19 @@ class MadeUp:
     def _correct(self, share: float) -> Any:
         return (self.rng.permutation(NUM) < round(NUM * share)).astype(np.uint8)
 
-    def _probe(self, place: str, shares: dict[str, float], *, knn: float) -> dict[str, Estimates]:
-        """Saves the arrays of a probe; returns its estimates, by encoder and measure."""
-        arrays, encoders = {}, dict[str, Estimates]()
-        for kind, share in shares.items():
-            encoders[kind] = {}
+    def _probe(self, place: str, offsets: Sequence[int], share: float, *, knn: float) -> dict[int, Estimates]:
+        """Saves the arrays of a probe; returns its estimates, by block and measure."""
+        arrays, blocks = {}, dict[int, Estimates]()
+        for offset in offsets:
+            blocks[offset] = {}
             choice = {"rate": 3.0, "held_out": share, "rate_at_edge": True}
             for measure, value, more in (("linear", share, choice), ("knn", knn, {})):
-                name = f"{kind}/{measure}"
+                name = f"{offset}/{measure}"
                 arrays[name] = self._correct(value)
                 about = {"value": value, "low": value - 0.1, "high": value + 0.1, "correct": name} | more
-                encoders[kind][measure] = ProbeEstimate.model_validate(about)
+                blocks[offset][measure] = ProbeEstimate.model_validate(about)
         self.save(f"{place}/correct.npz", **arrays)
-        return encoders
+        return blocks
 
     def _row(self, row: str, seed: int) -> None:
         study, place = self.study, f"{row}/seed{seed}"
@@ -153,10 +154,12 @@ class MadeUp:
             pd.DataFrame(history).to_csv(self.folder / f"pretrain/{place}/history.csv", index=False)
         if study.probes[row] == row:
             offsets = ProbeStage.for_job(study, {"row": row}).offsets
-            share = 0.3 + 0.4 * self.rng.random()
-            kinds = {f"{kind}/{o}": part for o in offsets for kind, part in (("trained", share), ("random", 0.25))}
-            encoders = self._probe(f"probe/{place}", kinds, knn=0.3)
-            self.record(f"probe/{place}", "probe.json", ProbeRecord, **about, encoders=encoders)
+            blocks = self._probe(f"probe/{place}", offsets, 0.3 + 0.4 * self.rng.random(), knn=0.3)
+            self.record(f"probe/{place}", "probe.json", ProbeRecord, **about, blocks=blocks)
+        if study.untrained[row] == row:
+            offsets = UntrainedStage.for_job(study, {"row": row}).offsets
+            blocks = self._probe(f"untrained/{place}", offsets, 0.25, knn=0.3)
+            self.record(f"untrained/{place}", "probe.json", ProbeRecord, row=row, seed=seed, blocks=blocks)
         if study.variants[row].fid:
             measured = {"value": 30.0, "infinite": 29.0 + seed, "error": 1.0, "judge_accuracy": 0.6, "num": 100}
             about = {"row": row, "seed": seed, "distance": "Fréchet distance (judge)"} | measured
@@ -166,10 +169,14 @@ class MadeUp:
         return collect(
             definition,
             dataset=self.folder / "dataset/manifest.json",
-            probes=[path for path in self.records if path.name == "probe.json"],
+            probes=self._probes("probe"),
+            untrained=self._probes("untrained"),
             pixels=sorted(self.folder.glob("pixels/*/probe.json")),
             distances=[path for path in self.records if path.name == "distance.json"],
         )
+
+    def _probes(self, folder: str) -> list[Path]:
+        return [path for path in self.records if path.match(f"{folder}/*/*/probe.json")]
 
     def views(self) -> Path:
         """Writes all tables, figures, verdicts and the cost; returns the latter."""

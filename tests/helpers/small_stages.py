@@ -48,14 +48,15 @@ from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.judge import judge, reference
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
-from ldae.stages.probe import probe, probe_pixels
+from ldae.stages.probe import probe, probe_pixels, probe_untrained
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
-from ldae.study.base import Architecture
+from ldae.study.base import Architecture, EncoderSize
 from ldae.study.methods import MAETraining, MoCoTraining
 from ldae.study.recipes import Finetuning, Probing, Training
 from ldae.study.scale import Dataset, Fitting, Folder, Judging, Photos, Sampling
+from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import (
     BaselineStage,
     ClassifierStage,
@@ -68,6 +69,8 @@ from ldae.study.stage_specs import (
     ProbeStage,
     SampleStage,
     TokenizerStage,
+    UntrainedFeatures,
+    UntrainedStage,
 )
 
 Numbers = dict[str, float]
@@ -257,7 +260,7 @@ def probe_numbers(case: str, run_probe: Callable[[Path], None]) -> Numbers:
     learned = [each.weight - each.weight[:, :1] for each in heads]  # heads of different rates start alike
     numbers |= summary("what heads' weights differ by", torch.cat([weights.flatten() for weights in learned]))
     numbers |= summary("similarities", torch.cat([torch.cat(each.similarity).flatten() for each in neighbours]))
-    for name, found in read_json(out / "probe.json")["encoders"].items():
+    for name, found in read_json(out / "probe.json")["blocks"].items():
         linear = {"top1": "value", "top1_low": "low", "top1_high": "high", "held_out": "held_out", "rate": "rate"}
         numbers |= {f"{name} {key}": found["linear"][field] for key, field in linear.items()}
         numbers[f"{name} knn"] = found["knn"]["value"]
@@ -277,6 +280,29 @@ def probe_baseline_numbers() -> Numbers:
     stage = ProbeStage(probing=Probing(mode="exact", epochs=6, warmup=1, batch=32, rates=(3, 10), neighbours=5))
     return probe_numbers(
         "baseline", lambda out: probe(stage, row="mae", revision=1, dataset=dataset(), model=encoder(), out=out)
+    )
+
+
+def probe_untrained_numbers() -> Numbers:
+    """Two blocks of an untrained denoiser that is given noise."""
+    protocol = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=32, rates=(3, 10), neighbours=5)
+    encoder = EncoderSize(width=SIZE.width, heads=SIZE.heads, blocks=SIZE.encoder_blocks)
+    features = UntrainedFeatures(encoder=encoder, tokenizer=Tokenizer(dim=16), signal=0.8, noise=0.6)
+    stage = UntrainedStage(features=features, offsets=(0, 1), probing=protocol)
+    folders = {"dataset": dataset(), "tokenizer": cosines()}
+    return probe_numbers(
+        "untrained", lambda out: probe_untrained(stage, row="dit", seed=0, revision=1, **folders, out=out)
+    )
+
+
+def probe_untrained_baseline_numbers() -> Numbers:
+    """MoCo v3's encoder before its training."""
+    protocol = Probing(mode="cached", views=0, epochs=6, warmup=1, batch=32, rates=(3, 10), neighbours=5)
+    encoder = EncoderSize(width=SIZE.width, heads=SIZE.heads, blocks=SIZE.encoder_blocks)
+    stage = UntrainedStage(features=UntrainedFeatures(method="moco_v3", encoder=encoder), probing=protocol)
+    return probe_numbers(
+        "untrained moco_v3",
+        lambda out: probe_untrained(stage, row="moco_v3", seed=0, revision=1, dataset=dataset(), out=out),
     )
 
 
@@ -388,6 +414,8 @@ CASES: dict[str, dict[str, Callable[[], Numbers]]] = {  # by the key of `revisio
         "denoiser": probe_denoiser_numbers,
         "cached latents": probe_latents_numbers,
         "baseline": probe_baseline_numbers,
+        "untrained": probe_untrained_numbers,
+        "untrained baseline": probe_untrained_baseline_numbers,
         "pixels": probe_pixels_numbers,
         "votes": vote_numbers,
         "attentive": attentive_numbers,

@@ -77,7 +77,12 @@ def test_a_target_s_jobs_are_those_that_snakemake_would_run() -> None:
     said = Forked(*command, main=snakemake(), folder=ROOT).ended()
     assert said.returncode == 0, said.stderr
     planned: dict[str, int] = {}
-    names = {"convolutional_tokenizer": "tokenizer", "probe_pixels": "probe", "reference": "judge"}
+    names = {
+        "convolutional_tokenizer": "tokenizer",
+        "probe_pixels": "probe",
+        "probe_untrained": "probe",
+        "reference": "judge",
+    }
     for line in said.stdout.partition("total")[0].splitlines():  # the list of jobs stands there twice
         rule, _, count = line.partition(" ")
         if count.strip().isdigit():
@@ -123,7 +128,7 @@ def test_a_plan_takes_the_rates_of_all_jobs_of_the_scale_that_have_run(tmp_path:
 def test_a_plan_of_what_has_run_says_that_nothing_is_left(tmp_path: Path) -> None:
     for job in jobs(SMOKE, ["table3"], tmp_path).values():
         finish(job)
-    assert plan(SMOKE, tmp_path, ["pca"]) == "Nothing left to do for pca at scale smoke: all 4 jobs have run."
+    assert plan(SMOKE, tmp_path, ["pca"]) == "Nothing left to do for pca at scale smoke: all 5 jobs have run."
     said = plan(SMOKE, tmp_path, ["table3"])
     assert said.startswith("Nothing left to do for table3 at scale smoke") and "; table3 would be written again" in said
 
@@ -132,7 +137,7 @@ def test_what_a_plan_calls_left_is_what_would_run(tmp_path: Path) -> None:
     for job in jobs(SMOKE, ["pca"], tmp_path).values():
         finish(job)
     (tmp_path / "results/smoke/probe/pca/seed0/correct.npz").unlink()
-    assert line_of("probe", plan(SMOKE, tmp_path, ["pca"]))[1:3] == ["1", "1"]
+    assert line_of("probe", plan(SMOKE, tmp_path, ["pca"]))[1:3] == ["2", "1"]
     assert line_of("pretrain", plan(SMOKE, tmp_path, ["pca"]))[1:3] == ["1", "0"]
 
 
@@ -207,7 +212,7 @@ def test_what_ran_counts_where_the_pictures_have_moved_since(tmp_path: Path) -> 
     for job in jobs(before, ["pca"], tmp_path).values():
         finish(job, 4.0 + 10.0)
     assert size_of(State(Graph(after, tmp_path)), None)[0] == DataSize(400, 200, 1)
-    assert "measured on 3 finished jobs" in plan(after, tmp_path, ["table3"])  # preparing the images computes nothing
+    assert "measured on 4 finished jobs" in plan(after, tmp_path, ["table3"])  # preparing the images computes nothing
 
 
 def test_a_copy_of_a_result_beside_it_is_no_seed(tmp_path: Path) -> None:

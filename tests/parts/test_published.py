@@ -19,21 +19,30 @@ from torch import Tensor, nn
 
 from ldae.data.prepared import to_float
 from ldae.parts.folding import fold
-from ldae.parts.loading import open_baseline, open_denoiser
+from ldae.parts.loading import open_baseline, open_denoiser, stage_of
 from ldae.parts.noise import NoiseSchedule
 from ldae.parts.tokenizers.conv import ConvTokenizer
+from ldae.parts.untrained import untrained_encoder
 from ldae.runtime.files import checksums, read_json, sha256, write_json
 from ldae.runtime.weights import read_weights
 from ldae.stages.pretrain import pretrain
-from ldae.stages.probe import probe
+from ldae.stages.probe import probe, probe_untrained
 from ldae.stages.sample import sample
 from ldae.study.checking import StudyError
 from ldae.study.graph import Graph as StudyGraph
 from ldae.study.recipes import Probing
-from ldae.study.results import Manifest
+from ldae.study.results import Manifest, RunRecord
 from ldae.study.scale import Sampling, Scale
-from ldae.study.spec import PublishedWeights, Spec
-from ldae.study.stage_specs import AdoptStage, BaselineStage, ProbeStage, SampleStage, pretraining_stage
+from ldae.study.spec import Features, PublishedWeights, Spec
+from ldae.study.stage_specs import (
+    AdoptStage,
+    BaselineStage,
+    ProbeStage,
+    SampleStage,
+    UntrainedFeatures,
+    UntrainedStage,
+    pretraining_stage,
+)
 from ldae.study.study import Study
 
 DIT = {"width": 32, "heads": 4, "blocks": 3}
@@ -51,6 +60,11 @@ SPEC = Spec().changed(
     }
 )
 Change = Callable[[dict[str, Tensor]], None]
+
+
+def start_of(model: Path) -> UntrainedFeatures:
+    """What the features of a run's network with random weights depend on."""
+    return UntrainedFeatures.of(stage_of(RunRecord.read(model / "run.json")), Features())
 
 
 def published_dit(classes: int = 3, image_size: int = 32) -> PublishedDiT:
@@ -148,7 +162,11 @@ def test_a_published_dit_is_probed_and_sampled_from_like_a_row(prepared: Path, v
     folders = {"dataset": prepared / "dataset", "tokenizer": vae, "model": model}
     probe(PROBE, row="dit", revision=1, out=tmp_path / "probe", **folders)
     found = read_json(tmp_path / "probe/probe.json")
-    assert set(found["encoders"]) == {"trained/0", "random/0"}
+    assert set(found["blocks"]) == {"0"}
+    untrained = UntrainedStage(features=start_of(model), probing=PROBE.probing)
+    images = {"dataset": prepared / "dataset", "tokenizer": vae}
+    probe_untrained(untrained, row="dit", seed=0, revision=1, out=tmp_path / "untrained", **images)
+    assert untrained.features.encoder.blocks == 1 and untrained.features.tokenizer.scale == "published"
     assert "training_flops" not in found
     assert found["lineage"]["pretrain"]["spec"]["weights"]["sha256"] == weights.sha256
     stage = SampleStage(sampling=Sampling(num=100, steps=2, batch=50))
@@ -196,7 +214,12 @@ def test_a_published_mae_gives_the_mean_of_its_last_blocks_patch_tokens(
     torch.testing.assert_close(encoder(images).mean(1), expected_features(theirs, images), rtol=1e-4, atol=1e-4)
     probe(PROBE, row="mae", revision=1, dataset=prepared / "dataset", model=model, out=tmp_path / "probe")
     with np.load(tmp_path / "probe/correct.npz") as found:
-        assert {"trained/0/linear", "random/0/linear"} <= set(found)
+        assert "0/linear" in found
+    features = start_of(model)
+    assert features.has_class_token
+    random = untrained_encoder(features, seed=0, image_size=32)
+    shapes = {name: tensor.shape for name, tensor in random.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in encoder.state_dict().items()}
     with pytest.raises(ValueError, match="class token"):
         fold(encoder, time=10, offset=0)
 

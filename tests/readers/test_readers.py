@@ -61,13 +61,13 @@ def folder(tmp_path: Path) -> Path:
             save(tmp_path / row / f"seed{seed}", row, seed, share + 0.01 * seed)
     for seed in (0, 1, 2):
         save(tmp_path / f"pixels/seed{seed}", PIXELS, seed, 0.1)
+        save(tmp_path / f"untrained/seed{seed}", "untrained", seed, 0.2, knn=0.15)
     return tmp_path
 
 
-def save(folder: Path, row: str, seed: int, share: float) -> None:
+def save(folder: Path, row: str, seed: int, share: float, *, knn: float = 0.3) -> None:
     folder.mkdir(parents=True)
-    kinds = {"trained/0/linear": share, "random/0/linear": 0.2, "finetuned": share + 0.1}
-    kinds |= {"trained/0/knn": 0.3, "random/0/knn": 0.15}
+    kinds = {"0/linear": share, "0/knn": knn, "finetuned": share + 0.1}
     order = np.random.default_rng(0).permutation(NUM)  # the same images are easy for all
     np.savez(
         folder / "correct.npz", **{kind: (order < round(NUM * part)).astype(np.uint8) for kind, part in kinds.items()}
@@ -76,13 +76,10 @@ def save(folder: Path, row: str, seed: int, share: float) -> None:
         name: ProbeEstimate(value=kinds[name], low=0.0, high=1.0, correct=name) for name in kinds if name != "finetuned"
     }
     chosen = {"rate": 1.0, "rate_at_edge": row == "second"}
-    estimates["trained/0/linear"] = estimates["trained/0/linear"].model_copy(update=chosen)
-    encoders = {
-        encoder: {measure: estimates[f"{encoder}/{measure}"] for measure in ("linear", "knn")}
-        for encoder in ("trained/0", "random/0")
-    }
+    estimates["0/linear"] = estimates["0/linear"].model_copy(update=chosen)
+    blocks = {0: {measure: estimates[f"0/{measure}"] for measure in ("linear", "knn")}}
     about: dict[str, Any] = {"row": row, "seed": seed, "lineage": LINEAGE, "provenance": PROVENANCE}
-    ProbeRecord(**about, encoders=encoders, training_flops=1e12).write(folder / "probe.json")
+    ProbeRecord(**about, blocks=blocks, training_flops=1e12).write(folder / "probe.json")
     tuned = {"top1": share, "top1_low": share, "top1_high": share, "parameters": 1, "training_flops": 1e12}
     FinetuneRecord(**about, run=row, **tuned).write(folder / "finetune.json")
     measured = {"value": 100 * share, "infinite": 90 * share, "error": 1.0, "judge_accuracy": 0.6}
@@ -109,9 +106,11 @@ def row_definitions(*names: str, seeds: Iterable[int]) -> tuple[RowDefinition, .
             paper=PAPER.get(name, Paper()),
             run=name,
             probe=name,
+            untrained="untrained",
             offset=0,
             seeds=tuple(seeds),
             lineage=digest(LINEAGE),
+            untrained_lineage=digest(LINEAGE),
             distance=digest(LINEAGE),
         )
         for name in names
@@ -151,6 +150,7 @@ def results_of(folder: Path, wanted: ViewDefinition, *, judged: bool = False, tu
         wanted,
         dataset=folder / "dataset/manifest.json",
         probes=[path / "probe.json" for path in folders],
+        untrained=sorted(folder.glob("untrained/*/probe.json")),
         pixels=sorted(folder.glob("pixels/*/probe.json")),
         finetunes=[path / "finetune.json" for path in folders if path.parent.name == tuned],
         distances=[path / "distance.json" for path in folders] if judged else [],
@@ -193,11 +193,11 @@ def test_a_table_has_the_columns_that_it_names_in_their_order(folder: Path) -> N
 
 def test_a_number_that_is_not_an_accuracy_has_an_interval_over_seeds_alone(folder: Path) -> None:
     for seed in (0, 1, 2):
-        path = folder / f"first/seed{seed}/probe.json"
-        about = read_json(path)
-        for encoder, value in (("trained/0", 10.0 + seed), ("random/0", 4.0)):
-            about["encoders"][encoder]["spread"] = {"value": value, "low": value, "high": value}
-        write_json(path, about)
+        for probe, value in (("first", 10.0 + seed), ("untrained", 4.0)):
+            path = folder / f"{probe}/seed{seed}/probe.json"
+            about = read_json(path)
+            about["blocks"]["0"]["spread"] = {"value": value, "low": value, "high": value}
+            write_json(path, about)
     results = results_of(folder, a_table([0, 1, 2], "first"))
     spread = results.rows["first"].measures["spread"]
     value, low, high, rerun = spread.trained
@@ -212,9 +212,9 @@ def test_a_number_that_is_not_an_accuracy_has_an_interval_over_seeds_alone(folde
 def test_a_record_in_another_format_is_named(folder: Path) -> None:
     path = folder / "first/seed0/probe.json"
     about = read_json(path)
-    about["encoders"]["trained/0"]["linear"] = {"top1": 0.4}
+    about["blocks"]["0"]["linear"] = {"top1": 0.4}
     write_json(path, about)
-    with pytest.raises(ValueError, match=rf"{path}: unknown key 'encoders.trained/0.linear.top1'.*run its job again"):
+    with pytest.raises(ValueError, match=rf"{path}: unknown key 'blocks.0.linear.top1'.*run its job again"):
         results_of(folder, a_table([0], "first"))
 
 
@@ -340,6 +340,7 @@ def test_latex_has_minus_signs(folder: Path) -> None:
         wanted,
         dataset=folder / "dataset/manifest.json",
         probes=[folder / f"{name}/seed0/probe.json" for name in ("third", "classical-dae", "first")],
+        untrained=sorted(folder.glob("untrained/*/probe.json")),
         pixels=sorted(folder.glob("pixels/*/probe.json")),
     )
     write_table(wanted, results, out=folder / "table")
@@ -348,10 +349,11 @@ def test_latex_has_minus_signs(folder: Path) -> None:
     assert "-15.0 [-" in (folder / "table.md").read_text()
 
 
-def test_results_of_another_specification_are_refused(folder: Path) -> None:
+@pytest.mark.parametrize(("lineage", "probe"), [("lineage", "first"), ("untrained_lineage", "untrained")])
+def test_results_of_another_specification_are_refused(lineage: str, probe: str, folder: Path) -> None:
     wanted = a_table([0])
-    wanted = changed(wanted, 1, lineage=digest({"probe": {"revision": 2, "spec": {}}}))
-    with pytest.raises(ValueError, match=r"first/seed0/probe.json: made from another specification"):
+    wanted = changed(wanted, 1, **{lineage: digest({"probe": {"revision": 2, "spec": {}}})})
+    with pytest.raises(ValueError, match=rf"{probe}/seed0/probe.json: made from another specification"):
         results_of(folder, wanted)
 
 
@@ -362,6 +364,7 @@ def test_a_missing_result_is_named(folder: Path) -> None:
             wanted,
             dataset=folder / "dataset/manifest.json",
             probes=[folder / "first/seed0/probe.json"],
+            untrained=sorted(folder.glob("untrained/*/probe.json")),
             pixels=sorted(folder.glob("pixels/*/probe.json")),
         )
 

@@ -364,7 +364,7 @@ def test_training_on_latents_names_a_file_that_has_changed(name: str, prepared: 
 
 def test_any_changed_byte_of_an_archive_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "correct.npz"
-    arrays = {"trained/0": np.arange(40, dtype=np.uint8), "random/0": np.arange(5)}
+    arrays = {"0/linear": np.arange(40, dtype=np.uint8), "0/knn": np.arange(5)}
     np.savez(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]
     content = path.read_bytes()
     for place in range(0, len(content), 2):

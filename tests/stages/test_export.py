@@ -22,17 +22,25 @@ from ldae import cli, load
 from ldae.data.prepared import to_float
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.folding import Folded, fold
+from ldae.parts.loading import open_finished, stage_of
 from ldae.runtime.files import read_json
-from ldae.stages.export import ARCHITECTURE, export, timm_config
+from ldae.stages.export import ARCHITECTURE, accuracy, export, timm_config
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
-from ldae.stages.probe import probe
+from ldae.stages.probe import probe, probe_untrained
 from ldae.study.checking import StudyError
 from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Fitting, Photos
 from ldae.study.spec import Features, Spec
-from ldae.study.stage_specs import DatasetStage, PretrainStage, ProbeStage, TokenizerStage
+from ldae.study.stage_specs import (
+    DatasetStage,
+    PretrainStage,
+    ProbeStage,
+    TokenizerStage,
+    UntrainedFeatures,
+    UntrainedStage,
+)
 
 AFFINE = [row for row, variant in VARIANTS.items() if variant.spec.tokenizer.traits.linear]
 RUNS = ("ldae", "mae", "moco_v3")
@@ -300,12 +308,37 @@ def test_timm_alone_reaches_the_probes_accuracy(tmp_path: Path) -> None:
     probe(ProbeStage(probing=probing), row="ldae", revision=1, **folders)
     export(model, out=tmp_path / "encoder", features=Features(), about={})
 
-    accuracy = used_by_timm_alone(tmp_path / "encoder", dataset)
-    found = read_json(results / "probe/ldae/seed0/probe.json")["encoders"]["trained/0"]["linear"]
-    assert found["low"] <= accuracy <= found["high"]
+    theirs = used_by_timm_alone(tmp_path / "encoder", dataset)
+    found = read_json(results / "probe/ldae/seed0/probe.json")["blocks"]["0"]["linear"]
+    assert found["low"] <= theirs <= found["high"]
     own = load(model).encode(torch.from_numpy(np.load(dataset / "val.npy"))).cpu().numpy()
     np.testing.assert_allclose(np.load(tmp_path / "encoder/features.npy"), own, rtol=1e-5, atol=1e-5)
     assert f"| {100 * found['value']:.1f} % (95 % interval" in (tmp_path / "encoder/README.md").read_text()
+
+
+def test_a_model_card_has_the_accuracy_of_random_weights_if_it_was_measured(finished: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    for name in ("dataset", "tokenizers", "pretrain"):
+        (results / name).symlink_to(finished / name)
+    run = open_finished(results / "pretrain/ldae/seed0")
+    features, folders = (
+        Features(time=40),
+        {"dataset": results / "dataset", "tokenizer": results / "tokenizers/pca/seed0"},
+    )
+    assert accuracy(run, features) == "not measured"
+    probing = Probing(mode="cached", views=0, epochs=3, rates=(1.0,), batch=24, warmup=1)
+    trained = ProbeStage(time=40, probing=probing)
+    out = results / "probe/ldae/seed0"
+    probe(trained, row="ldae", revision=1, **folders, model=run.folder, out=out)
+    assert accuracy(run, features).endswith(")")
+    for row, features_there in (("pca", {"noise": 0.5}), ("image_input", {})):  # other rows', and one that it shares
+        start = UntrainedFeatures.of(stage_of(run.run), features).model_copy(update=features_there)
+        stage = UntrainedStage(features=start, probing=probing)
+        probe_untrained(stage, row=row, seed=0, revision=1, **folders, out=results / f"untrained/{row}/seed0")
+    found = read_json(results / "untrained/image_input/seed0/probe.json")["blocks"]["0"]["linear"]["value"]
+    assert accuracy(run, features).endswith(f"; its random weights {100 * found:.1f} %")
+    assert accuracy(run, Features(time=40, offset=-1)) == "not measured"
 
 
 @pytest.fixture

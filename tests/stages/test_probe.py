@@ -16,12 +16,12 @@ from ldae.measures.protocol import Data, evaluate, hold_out
 from ldae.runtime.files import read_json
 from ldae.runtime.randomness import Randomness
 from ldae.stages.pretrain import pretrain
-from ldae.stages.probe import denoiser_encoders, open_data, probe, probe_pixels
-from ldae.study.base import Size
+from ldae.stages.probe import open_data, probe, probe_pixels, probe_untrained, trained_encoders
+from ldae.study.base import EncoderSize, Size
 from ldae.study.recipes import Probing, Training
 from ldae.study.results import Manifest
 from ldae.study.spec import Tokenizer
-from ldae.study.stage_specs import PretrainStage, ProbeStage
+from ldae.study.stage_specs import PretrainStage, ProbeStage, UntrainedFeatures, UntrainedStage
 
 PROBING = Probing(mode="cached", views=2, epochs=6, warmup=1, batch=24, rates=(1.0, 10.0), extract_batch=20)
 
@@ -84,12 +84,26 @@ def test_a_result_tells_what_it_was_made_from_and_what_it_cost(prepared: Path, t
     assert list(result["lineage"]) == ["dataset", "tokenizer", "pretrain", "probe"]  # type: ignore[call-overload]
     assert result["lineage"]["probe"]["revision"] == 3  # type: ignore[index]
     assert {"seconds", "import_seconds", "peak_memory_mb", "commit", "device"} <= set(result["provenance"])  # type: ignore[call-overload]
-    assert result["trained/0/linear"].shape == result["random/0/knn"].shape == (24,)  # type: ignore[attr-defined]
+    assert result["0/linear"].shape == result["0/knn"].shape == (24,)  # type: ignore[attr-defined]
+
+
+def test_the_probe_of_an_untrained_network_needs_no_training(prepared: Path, tmp_path: Path) -> None:
+    features = UntrainedFeatures(encoder=EncoderSize(width=16, heads=2, blocks=1), tokenizer=Tokenizer(dim=8))
+    folders = {"dataset": prepared / "dataset", "tokenizer": prepared / "pca"}
+    found = []
+    for seed in (0, 0, 1):
+        stage, out = UntrainedStage(features=features, offsets=(0, 1), probing=PROBING), tmp_path / str(len(found))
+        probe_untrained(stage, row="tiny", seed=seed, revision=1, out=out, **folders)
+        found.append(read_json(out / "probe.json"))
+    assert found[0]["blocks"] == found[1]["blocks"] != found[2]["blocks"]
+    assert set(found[0]["blocks"]) == {"0", "1"} and "run" not in found[0]
+    assert list(found[0]["lineage"]) == ["dataset", "tokenizer", "probe"]
+    assert found[0]["lineage"] == found[2]["lineage"]
 
 
 def test_the_same_probe_gives_the_same_answer(prepared: Path, trained: Path, tmp_path: Path) -> None:
     first, second = (probed(prepared, trained, tmp_path / name) for name in "ab")
-    np.testing.assert_array_equal(first["trained/0/linear"], second["trained/0/linear"])
+    np.testing.assert_array_equal(first["0/linear"], second["0/linear"])
 
 
 def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
@@ -100,9 +114,8 @@ def test_the_exact_mode_with_as_many_views_as_epochs_is_the_cached_one(
     probing = PROBING.model_copy(update={"extract_batch": 12})
     cached = probed(prepared, trained, tmp_path / "cached", probing.model_copy(update={"views": 6}))
     exact = probed(prepared, trained, tmp_path / "exact", probing.model_copy(update={"mode": "exact"}))
-    np.testing.assert_array_equal(cached["trained/0/linear"], exact["trained/0/linear"])
-    np.testing.assert_array_equal(cached["random/0/linear"], exact["random/0/linear"])
-    assert cached["encoders"] == exact["encoders"]
+    np.testing.assert_array_equal(cached["0/linear"], exact["0/linear"])
+    assert cached["blocks"] == exact["blocks"]
 
 
 def test_without_views_heads_learn_from_the_centre_crops(
@@ -122,8 +135,8 @@ def test_without_views_heads_learn_from_the_centre_crops(
     passed = sum(num for num, _ in looked_at)
     assert {view for _, view in looked_at} == {None}
     twice = probed(prepared, trained, tmp_path / "twice", PROBING.model_copy(update={"views": 1}))
-    assert once["encoders"] == twice["encoders"]
-    np.testing.assert_array_equal(once["trained/0/linear"], twice["trained/0/linear"])
+    assert once["blocks"] == twice["blocks"]
+    np.testing.assert_array_equal(once["0/linear"], twice["0/linear"])
     train = len(open_data(prepared / "dataset", alone, seed=0).train)
     assert passed == train + 24
     assert sum(num for num, _ in looked_at) == passed + 2 * train + 24
@@ -150,15 +163,14 @@ def test_the_exact_mode_never_holds_more_features_than_a_batch_has(
     ]  # six epochs of two batches, then validation and training in parts
     monkeypatch.undo()
     whole = probed(prepared, trained, tmp_path / "whole", exact)
-    assert parts["encoders"] == whole["encoders"]
+    assert parts["blocks"] == whole["blocks"]
 
 
 def test_blocks_probed_in_one_pass_give_what_each_gives_alone(prepared: Path, trained: Path, tmp_path: Path) -> None:
     both = probed(prepared, trained, tmp_path / "both", offsets=(0, 1))
     for offset in (0, 1):
         alone = probed(prepared, trained, tmp_path / str(offset), offsets=(offset,))
-        for kind in ("trained", "random"):
-            np.testing.assert_array_equal(both[f"{kind}/{offset}/linear"], alone[f"{kind}/{offset}/linear"])
+        np.testing.assert_array_equal(both[f"{offset}/linear"], alone[f"{offset}/linear"])
 
 
 def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared: Path, trained: Path) -> None:
@@ -167,7 +179,7 @@ def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared
 
     def latents(time: int, *, noisy: bool) -> torch.Tensor:
         stage = ProbeStage(probing=PROBING, time=time, noisy=noisy)
-        encoders = denoiser_encoders(stage, trained, prepared / "pca", manifest, device)
+        encoders = trained_encoders(stage, trained, tokenizer=prepared / "pca", manifest=manifest, device=device)
         return encoders.prepare(images, Randomness(device, 0))
 
     clean = latents(500, noisy=False)
@@ -208,16 +220,15 @@ def test_raw_pixels_have_a_probe_of_their_own(prepared: Path, tmp_path: Path) ->
     probe_pixels(ProbeStage(probing=PROBING), seed=0, revision=1, dataset=prepared / "dataset", out=tmp_path)
     about = read_json(tmp_path / "probe.json")
     assert list(about["lineage"]) == ["dataset", "probe"]
-    for estimate in about["encoders"]["trained/0"].values():
+    for estimate in about["blocks"]["0"].values():
         assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
 
 
 def test_further_measures_leave_the_others_as_they_are(prepared: Path, trained: Path, tmp_path: Path) -> None:
     usual = probed(prepared, trained, tmp_path / "usual")
     more = probed(prepared, trained, tmp_path / "more", measures=("linear", "knn", "attentive"))
-    for encoder, estimates in more["encoders"].items():  # type: ignore[attr-defined]
-        attentive = estimates.pop("attentive")
-        assert estimates == usual["encoders"][encoder]  # type: ignore[index]
-        correct = more[f"{encoder}/attentive"]
-        assert attentive["value"] == pytest.approx(correct.mean())  # type: ignore[attr-defined]
-        assert attentive["rate"] in PROBING.rates
+    estimates = more["blocks"]["0"]  # type: ignore[index]
+    attentive = estimates.pop("attentive")
+    assert estimates == usual["blocks"]["0"]  # type: ignore[index]
+    assert attentive["value"] == pytest.approx(more["0/attentive"].mean())  # type: ignore[attr-defined]
+    assert attentive["rate"] in PROBING.rates

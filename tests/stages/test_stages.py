@@ -22,7 +22,7 @@ from ldae.runtime.randomness import Randomness
 from ldae.stages.denoise import GAP, LINE, denoise, denoise_pictures
 from ldae.stages.judge import judge, reference
 from ldae.stages.pretrain import pretrain
-from ldae.stages.probe import probe
+from ldae.stages.probe import probe, probe_untrained
 from ldae.stages.sample import sample
 from ldae.stages.train_classifier import train_classifier
 from ldae.stages.train_tokenizer import train_tokenizer
@@ -30,7 +30,7 @@ from ldae.study.base import ExternalFile, Size
 from ldae.study.methods import MAETraining, MoCoTraining
 from ldae.study.recipes import Probing, Training
 from ldae.study.scale import Classifier, Convolutional, Judging, Sampling
-from ldae.study.spec import Network, Noise, Recipe, Tokenizer
+from ldae.study.spec import Features, Network, Noise, Recipe, Tokenizer
 from ldae.study.stage_specs import (
     BaselineStage,
     ClassifierStage,
@@ -40,6 +40,8 @@ from ldae.study.stage_specs import (
     PretrainStage,
     ProbeStage,
     SampleStage,
+    UntrainedFeatures,
+    UntrainedStage,
 )
 from ldae.training.loop import TrainingRun
 
@@ -210,7 +212,7 @@ def test_a_row_on_convolutional_tokens_trains_on_the_cache_and_is_probed(
         model=model,
         out=tmp_path / "probe",
     )
-    assert set(read_json(tmp_path / "probe/probe.json")["encoders"]) == {"trained/0", "random/0"}
+    assert set(read_json(tmp_path / "probe/probe.json")["blocks"]) == {"0"}
 
 
 def test_a_probe_takes_the_centres_of_the_training_images_from_the_cache(
@@ -350,9 +352,13 @@ def test_a_baseline_trains_and_is_probed_like_a_row(method: str, workshop: Works
     folders = {"dataset": workshop.dataset, "model": tmp_path / "run", "out": tmp_path / "probe"}
     probe(ProbeStage(probing=probing), row=method, revision=1, **folders)
     found = np.load(tmp_path / "probe/correct.npz")
-    assert {name.rpartition("/")[0] for name in found} == {"trained/0", "random/0"}
+    assert set(found) == {"0/linear", "0/knn"}
     with pytest.raises(ValueError, match="only the encoder's last block"):
         probe(ProbeStage(probing=probing, offsets=(0, 1)), row=method, revision=1, **folders)
+    untrained = UntrainedStage(features=UntrainedFeatures.of(stage, Features()), probing=probing)
+    folders = {"dataset": workshop.dataset, "out": tmp_path / "untrained"}
+    probe_untrained(untrained, row=method, seed=0, revision=1, **folders)
+    assert list(read_json(tmp_path / "untrained/probe.json")["lineage"]) == ["dataset", "probe"]
 
 
 def test_denoising_validation_images_brings_them_nearer_to_the_clean_ones(

@@ -101,7 +101,8 @@ def test_why_gathers_jobs_by_their_reason_and_counts_views(finished: Graph, tmp_
 
 def test_a_row_is_wanted_with_all_that_tables_show_of_it(tmp_path: Path) -> None:
     graph = Graph(STUDY, tmp_path)
-    assert {job.place for job in graph.jobs_for(["dit"])} == {"probe/dit/seed0", "judge/dit/seed0"}
+    places = {job.place for job in graph.jobs_for(["dit"])}
+    assert places == {"probe/dit/seed0", "untrained/dit/seed0", "judge/dit/seed0"}
     assert {job.place for job in graph.jobs_for(["figure6"])} == {"figures/figure6"}
     with pytest.raises(StudyError, match="'figur6' is not a target or row .did you mean 'figure6'"):
         graph.jobs_for(["figur6"])

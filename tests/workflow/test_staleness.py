@@ -45,7 +45,8 @@ class Edit(NamedTuple):
     arguments: tuple[str, ...] = ()
 
 
-PROBES = {f"probe/{row}/seed0" for row in ROWS} | {"pixels/seed0"}
+UNTRAINED = "untrained/pca/seed0"  # from which all three rows start
+PROBES = {f"probe/{row}/seed0" for row in ROWS} | {"pixels/seed0", UNTRAINED}
 EDITS = {
     "nothing": Edit("config.yaml", "scale: smoke", "scale: smoke ", set()),
     "row": Edit(
@@ -62,7 +63,10 @@ EDITS = {
     ),
     "steps": Edit("scales/smoke.yaml", "steps: 40", "steps: 41", runs_of(*ROWS) | VIEWS),
     "fit": Edit(
-        "scales/smoke.yaml", "patches: 4000", "patches: 4001", runs_of(*ROWS) | {"tokenizers/pca/seed0"} | VIEWS
+        "scales/smoke.yaml",
+        "patches: 4000",
+        "patches: 4001",
+        runs_of(*ROWS) | {"tokenizers/pca/seed0", UNTRAINED} | VIEWS,
     ),
     "probing": Edit("scales/smoke.yaml", "epochs: 5", "epochs: 6", PROBES | VIEWS),
     "machine": Edit("scales/smoke.yaml", "mem_mb: 1500", "mem_mb: 1600", set()),
@@ -83,14 +87,14 @@ EDITS = {
         "config.yaml",
         "scale: smoke",
         "scale: smoke",
-        runs_of(*ROWS, seed=1) | {"tokenizers/pca/seed1", "pixels/seed1"} | VIEWS,
+        runs_of(*ROWS, seed=1) | {"tokenizers/pca/seed1", "pixels/seed1", "untrained/pca/seed1"} | VIEWS,
         ("--config", "seeds=[0,1]"),
     ),
     "new row": Edit(
         "config.yaml",
         "rows: [pca, predict_clean, single_level]\n    target: main\n\nfigures:",
         "rows: [pca_d8, pca, predict_clean, single_level]\n    target: main\n\nfigures:",
-        runs_of("pca_d8") | {"tables/table3", "tables/cost", "tables/cost_all"} | PAGES,
+        runs_of("pca_d8") | {"untrained/pca_d8/seed0", "tables/table3", "tables/cost", "tables/cost_all"} | PAGES,
     ),
 }
 

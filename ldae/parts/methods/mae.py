@@ -71,3 +71,4 @@ class MAE(nn.Module):
 
 
 build = MAE
+build_encoder = Encoder

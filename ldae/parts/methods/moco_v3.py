@@ -43,17 +43,23 @@ def info_nce(queries: Tensor, keys: Tensor) -> Tensor:
     return 2 * TEMPERATURE * F.cross_entropy(logits, positive, reduction="none")
 
 
+def build_encoder(size: Size, image_size: int) -> Encoder:
+    """An encoder with MoCo v3's initial weights."""
+    encoder = Encoder(size, image_size)
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("qkv.weight"):  # three matrices in one: each is drawn as if it stood alone
+            bound = math.sqrt(6 / (len(parameter) / 3 + parameter.shape[1]))
+            nn.init.uniform_(parameter, -bound, bound)
+    return encoder
+
+
 class MoCo(nn.Module):
     """An encoder with projector and predictor, and averages of the first two, which give the keys."""
 
     def __init__(self, size: Size, recipe: MoCoTraining, image_size: int) -> None:
         """Builds an encoder of this size and the heads of a recipe."""
         super().__init__()
-        self.encoder = Encoder(size, image_size)
-        for name, parameter in self.encoder.named_parameters():
-            if name.endswith("qkv.weight"):  # three matrices in one: each is drawn as if it stood alone
-                bound = math.sqrt(6 / (len(parameter) / 3 + parameter.shape[1]))
-                nn.init.uniform_(parameter, -bound, bound)
+        self.encoder = build_encoder(size, image_size)
         # a fixed random patch projection keeps the training stable (its Sec. 4.2)
         self.encoder.embed.requires_grad_(False)
         self.projector = mlp(size.width, recipe.hidden, recipe.hidden, recipe.out)

@@ -54,7 +54,7 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
 
     Args:
         definition: the study's rows, tables, figures and claims.
-        results: with `tables/`, `figures/` and, for the origins of numbers, `pretrain/`, `probe/`, `judge/` and so on.
+        results: with `tables/`, `figures/` and, for the origins of numbers, `pretrain/`, `probe/`, `untrained/` ...
         cost: the record of the table of cost.
         out: the page.
 

@@ -56,10 +56,15 @@ def read_row(row: PageRow, folder: Path) -> RowOrigin:
     records = {result.path: (result.about, folder / result.path) for result in results}
     distances = [DistanceRecord.parse(*found) for path, found in records.items() if path.startswith("judge/")]
     judged = {record.seed: record for record in distances}
-    probes = []
-    for record in (ProbeRecord.parse(*found) for path, found in records.items() if path.startswith("probe/")):
-        trained, random = (record.encoders[f"{kind}/{row.offset}"] for kind in ("trained", "random"))
-        probes.append(Probe(record.seed, trained, random, judged.get(record.seed)))
+    trained, untrained = (
+        {
+            record.seed: record.blocks[row.offset]
+            for record in (ProbeRecord.parse(*found) for path, found in records.items() if path.startswith(folder))
+        }
+        for folder in ("probe/", "untrained/")
+    )
+    both = [seed for seed in trained if seed in untrained]
+    probes = [Probe(seed, trained[seed], untrained[seed], judged.get(seed)) for seed in both]
     spec = Spec.model_validate(row.spec)
     settings = {key: value for key, value in leaves(spec.model_dump()) if value is not None}
     return RowOrigin(row, spec.to_json(), settings, results, probes)
