@@ -105,6 +105,7 @@ rule sample:
         inputs_of("sample"),
     output:
         "<results>/samples/{row}/seed{seed}/samples.npy",
+        "<results>/samples/{row}/seed{seed}/examples.npy",
         "<results>/samples/{row}/seed{seed}/samples.json",
     log:
         "<logs>/samples/{row}/seed{seed}.log",

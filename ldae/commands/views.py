@@ -25,7 +25,7 @@ FILES = {
     "distances": "distance.json of the rows",
     "histories": "history.csv of the rows",
     "pictures": "pictures.npz of the rows",
-    "samples": "samples.npy of the rows",
+    "samples": "examples.npy of the rows' samples",
     "tokenizers": "fits or records of tokenizers",
 }
 

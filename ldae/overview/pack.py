@@ -7,6 +7,7 @@ and the same bytes. Equal results give equal bytes.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ from ldae.study.study import Study
 HEADER = "pack.json"
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the date of every file in a pack
 LARGEST = 2**26  # bytes of all files of a pack together, at most
+FRAME, ENTRY = 22, 30 + 46  # bytes of a zip file itself and for each file in it, beside its content and twice its name
+SMALL = 2_000_000  # bytes of a pack up to which pictures are added
+PICTURES = ("sample", "denoise")  # the stages whose results are pictures for figures
 INSTRUMENT = ("reference", "judge")  # the inputs of a job whose weights are packed, because all seeds share the judge
 
 
@@ -58,6 +62,7 @@ class Packed:
     jobs: list[Job]
     left_out: dict[Job, str]  # results that are there but not current or incomplete, with the reason
     absent: list[Job]  # jobs without a result, which tables or figures need
+    pictures: int  # files of pictures that would have made the pack too large
 
 
 def with_seeds(study: Study, seeds: Iterable[int]) -> Study:
@@ -99,11 +104,17 @@ def pack(study: Study, root: Path, *, seed: int, out: Path) -> Packed:
         example = f"; {len(left_out)} are not current, e.g. {_first(left_out)}" if left_out else ""
         raise ValueError(f"{graph.results}: has no current result of seed {seed}{example}")
     header = Header(study=study.name, scale=study.scale_name, seed=seed, commit=commit())
+    contents = dict(_contents(graph, state, jobs, shown))
+    pictures = {str(path.relative_to(graph.results)) for job in jobs if _is_pictures(job) for path in shown[job]}
+    too_large = 0
     with atomic_write(out) as partial, zipfile.ZipFile(partial, "w") as file:
         _add(file, HEADER, record_text(header.model_dump()).encode())
-        for path, content in sorted(_contents(graph, state, jobs, shown)):
-            _add(file, path, content)
-    return Packed(out, jobs, left_out, absent)
+        for name in sorted(contents, key=lambda name: (name in pictures, name)):
+            if name in pictures and _size_with(file, name, contents[name]) > SMALL:
+                too_large += 1
+            else:
+                _add(file, name, contents[name])
+    return Packed(out, jobs, left_out, absent, too_large)
 
 
 def read_pack(path: Path) -> Pack:
@@ -147,6 +158,8 @@ def summary(packed: Packed, seed: int) -> str:
         lines.append(f"left out: {len(packed.left_out)} that are not current, e.g. {_first(packed.left_out)}")
     if packed.absent:
         lines.append(f"not computed yet: {len(packed.absent)}, e.g. {packed.absent[0].title}")
+    if packed.pictures:
+        lines.append(f"left out: {packed.pictures} files of pictures, with which it would exceed {SMALL / 1e6:g} MB")
     return "\n".join(lines)
 
 
@@ -168,22 +181,25 @@ def _jobs_of_seed(graph: Graph, seed: int) -> list[Job]:
 
 
 def _shown_files(graph: Graph) -> dict[Job, list[Path]]:
-    """The files of each job that are packed beside its record: what views open, and histories."""
+    """The files of each job that are packed beside its record: what views open, except weights; and histories."""
     found: dict[Job, dict[Path, None]] = {job: {} for job in graph.jobs.values()}
     for job in graph.jobs.values():
         found[job].update(dict.fromkeys(path for path in job.files if path.suffix == ".csv"))
         if job.is_view:
             for source, paths in job.reads.items():
-                found[source].update(dict.fromkeys(path for path in paths if not _is_large(source, path)))
+                found[source].update(dict.fromkeys(path for path in paths if path.suffix != ".safetensors"))
         for option in INSTRUMENT:
             if option in job.inputs:
                 found[job.inputs[option]].update(dict.fromkeys(job.inputs[option].files))
-    return {job: [path for path in paths if path != job.record] for job, paths in found.items()}
+    return {
+        job: [path for path in paths if path != job.record and (path.is_file() or not _is_pictures(job))]
+        for job, paths in found.items()
+    }
 
 
-def _is_large(job: Job, path: Path) -> bool:
-    """Whether a file holds weights or samples."""
-    return path.suffix == ".safetensors" or (job.entry is not None and job.entry.name == "sample" and path in job.files)
+def _is_pictures(job: Job) -> bool:
+    """Whether the files of a result are pictures, without which its record is packed, too."""
+    return job.entry is not None and job.entry.name in PICTURES
 
 
 def _contents(
@@ -194,6 +210,13 @@ def _contents(
         about: dict[str, Any] = state.record_of(job) or {}
         for path in (job.record, *(verified(path, about.get("sha256", {})) for path in shown[job])):
             yield str(path.relative_to(graph.results)), path.read_bytes()
+
+
+def _size_with(file: zipfile.ZipFile, name: str, content: bytes) -> int:
+    """The size of a pack with one more file, to within a few bytes."""
+    sizes = [(member.filename, member.compress_size) for member in file.infolist()]
+    sizes.append((name, len(zlib.compress(content, 9))))
+    return FRAME + sum(ENTRY + 2 * len(name.encode()) + size for name, size in sizes)
 
 
 def _add(file: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -15,7 +15,7 @@ from ldae.parts.diffusion import Process, sample_latents
 from ldae.parts.loading import open_denoiser, open_run
 from ldae.parts.noise import Level
 from ldae.runtime import ranks
-from ldae.runtime.arrays import new_array, release_pages
+from ldae.runtime.arrays import new_array, release_pages, save_array
 from ldae.runtime.device import compile_blocks, device_name, pick_device
 from ldae.runtime.files import atomic_write
 from ldae.runtime.progress import progress
@@ -24,6 +24,8 @@ from ldae.study.record import Options, origin_of, write_record
 from ldae.study.results import Manifest
 from ldae.study.scale import Sampling
 from ldae.study.stage_specs import SampleStage
+
+EXAMPLES = 8  # samples that a figure shows
 
 
 @torch.inference_mode()
@@ -44,7 +46,7 @@ def draw(denoiser: Denoiser, sampling: Sampling, process: Process, labels: Tenso
 
 
 def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
-    """Writes `samples.npy` (N, 3, S, S), uint8, and `samples.json` into `out`.
+    """Writes `samples.npy` (N, 3, S, S), uint8, the first of them as `examples.npy`, and `samples.json` into `out`.
 
     Labels are drawn as often as the training set has them.
 
@@ -92,6 +94,8 @@ def sample(stage: SampleStage, **options: Unpack[Options]) -> None:
             samples[done : done + len(drawn)] = drawn
             done += len(drawn)
             release_pages(samples)
+        examples = samples[:EXAMPLES].copy()
         samples.flush()
+    save_array(out / "examples.npy", examples)
     about = {"row": row, "seed": run.seed} | origin
-    write_record(out / "samples.json", about, [out / "samples.npy"], device=device_name(device))
+    write_record(out / "samples.json", about, [out / "samples.npy", out / "examples.npy"], device=device_name(device))

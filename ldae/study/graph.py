@@ -25,7 +25,7 @@ FIRST_SEED = {  # figures of single runs: the option of their command, the folde
     "curves": ("histories", "pretrain", "history.csv"),
     "noise": ("pictures", "denoise", "pictures.npz"),
     "denoising": ("pictures", "denoise", "pictures.npz"),
-    "samples": ("samples", "samples", "samples.npy"),
+    "samples": ("samples", "samples", "examples.npy"),
 }
 COMMON: dict[str, tuple[Target, ...]] = {  # the common targets, and the `target` of the views that belong to each
     "main": ("main",),

@@ -213,11 +213,11 @@ class MadeUp:
         if kind in ("noise", "denoising"):
             return Inputs(pictures=[self.save(f"denoise/{run}/seed0/pictures.npz", **pictures) for run in runs])
         if kind == "samples":
-            drawn = [self.save(f"samples/{run}/seed0/samples.npy", images=images) for run in runs]
+            drawn = [self.save(f"samples/{run}/seed0/examples.npy", images=images) for run in runs]
             for path in drawn:
                 about = {"lineage": self.lineage(str(path.parent.relative_to(self.folder)))}
                 about |= {"provenance": provenance(self.started), "sha256": checksums(path)}
-                write_json(path.with_suffix(".json"), about)
+                write_json(path.with_name("samples.json"), about)
             return Inputs(samples=drawn)
         fits = sorted(self.folder.glob("tokenizers/*/seed0/tokenizer.safetensors"))
         return Inputs(self._results(definition), tokenizers=fits)

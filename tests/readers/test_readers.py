@@ -419,10 +419,10 @@ def test_any_label_can_be_drawn(label: str, folder: Path) -> None:
 def test_rows_of_the_same_label_each_have_their_samples(folder: Path) -> None:
     for run in ("first", "second"):
         images = np.zeros((4, 3, 16, 16), np.uint8)
-        np.save(folder / f"{run}/seed0/samples.npy", images)
-        write_json(folder / f"{run}/seed0/samples.json", {"sha256": checksums(folder / f"{run}/seed0/samples.npy")})
+        np.save(folder / f"{run}/seed0/examples.npy", images)
+        write_json(folder / f"{run}/seed0/samples.json", {"sha256": checksums(folder / f"{run}/seed0/examples.npy")})
     wanted = changed(changed(a_figure("samples", [0]), 0, label="the same"), 1, label="the same")
-    paths = [folder / f"{run}/seed0/samples.npy" for run in ("first", "second")]
+    paths = [folder / f"{run}/seed0/examples.npy" for run in ("first", "second")]
     write_figure(wanted, Inputs(samples=paths), out=folder / "samples")
     assert len(pd.read_csv(folder / "samples.csv")) == 8
 

@@ -254,6 +254,7 @@ def test_samples_are_images_and_the_same_every_time(
     assert first.shape == (100, 3, 32, 32)
     assert first.dtype == np.uint8
     assert first.std() > 1
+    np.testing.assert_array_equal(np.load(tmp_path / "a/examples.npy"), first[:8])
     np.testing.assert_array_equal(first, sampled(workshop, labelled, tmp_path / "b"))
     assert not np.array_equal(first, sampled(workshop, labelled, tmp_path / "c", method="ddim"))
 

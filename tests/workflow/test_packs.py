@@ -16,7 +16,7 @@ from test_staleness import EDITS, copy_of, jobs_of_why, run, snapshot
 
 from ldae.overview import merge as merging
 from ldae.overview.merge import merge
-from ldae.overview.pack import HEADER, LARGEST, pack
+from ldae.overview.pack import HEADER, LARGEST, pack, summary
 from ldae.overview.plan import plan
 from ldae.overview.state import State
 from ldae.overview.status import status
@@ -28,9 +28,9 @@ SEEDS = ("--config", "seeds=[0,1]")
 VIEWS = {"tables/table3", "figures/figure6", "tables/claims", "tables/cost", "tables/cost_all", "report_main", "report"}
 
 
-def project(folder: Path) -> Graph:
+def project(folder: Path, study: str = "study.yaml") -> Graph:
     """A folder in which nothing has run yet."""
-    graph = Graph.fresh(folder)
+    graph = Graph.fresh(folder, study)
     shutil.rmtree(graph.folder / "ldae")
     (graph.folder / "ldae").symlink_to(ROOT / "ldae")  # which this process has imported already
     return graph
@@ -152,6 +152,29 @@ def test_a_fit_that_all_seeds_share_may_not_differ(packs: list[Path], tmp_path: 
         assert len(fits) == 1 + expected
         assert [state.may_differ(job) for job in fits] == [expected] * len(fits)
         assert not any(state.may_differ(job) for job in state.graph.jobs.values() if job not in fits)
+
+
+def test_of_a_merged_study_with_every_rule_only_the_tokenizers_whose_filters_are_drawn_run_again(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, other = (project(tmp_path / name, "every_rule.yaml") for name in ("machine", "other"))
+    assert run(graph, stand_in, "all").status == 0
+    study = Study.load(graph.folder, {})
+    packed = pack(study, graph.folder, seed=0, out=tmp_path / "seed0.zip")
+    merge(study, other.folder, [packed.path])
+    results = other.folder / RESULTS
+    weights = [str(path.relative_to(results)) for path in results.rglob("*.safetensors")]
+    assert weights == ["classifiers/resnet/seed0/weights.safetensors"]  # all seeds must be judged by the same one
+    views = {job.place for job in Jobs(study).jobs.values() if job.is_view}
+    done = run(other, stand_in, "all")
+    fits = {"tokenizers/patch_vae-32/seed0", "tokenizers/pca/seed0"}
+    assert (done.status, done.ran) == (0, Counter(views | fits | {"dataset"})), done.said
+
+    monkeypatch.setattr("ldae.overview.pack.SMALL", packed.path.stat().st_size - 100)
+    smaller = pack(study, graph.folder, seed=0, out=tmp_path / "smaller.zip")
+    assert smaller.pictures == 1 and len(smaller.jobs) == len(packed.jobs)
+    assert "left out: 1 files of pictures" in summary(smaller, 0)
+    assert smaller.path.stat().st_size < packed.path.stat().st_size
 
 
 @pytest.mark.graph

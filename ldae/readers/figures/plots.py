@@ -20,7 +20,7 @@ from ldae.study.definitions import FigureDefinition, FilterDefinition
 from ldae.study.schedules import SCHEDULES
 
 FILTERS = 16  # of each tokenizer at most
-COLUMNS = 8  # of a sheet of samples
+COLUMNS = 12  # of a sheet of images
 
 
 def dimension(definition: FigureDefinition, inputs: Inputs) -> Drawn:
@@ -146,13 +146,13 @@ def denoising(definition: FigureDefinition, inputs: Inputs) -> Drawn:
 
 
 def samples(definition: FigureDefinition, inputs: Inputs) -> Drawn:
-    """The first samples of each row."""
+    """Some samples of each row."""
     labels = {row.run: row.label for row in definition.rows}
     panels = []
     for path in inputs.samples:
-        drawn = open_array(verified(path, read_json(path.with_suffix(".json"))["sha256"]), mapped=True)
-        panels.append((labels[path.parent.parent.name], np.array(drawn[: 2 * COLUMNS])))
-    return _panels(panels, columns=COLUMNS)
+        drawn = open_array(verified(path, read_json(path.with_name("samples.json"))["sha256"]))
+        panels.append((labels[path.parent.parent.name], drawn))
+    return _panels(panels)
 
 
 def _sheet(images: NDArray[np.uint8], *, columns: int, gap: int) -> NDArray[np.uint8]:
@@ -166,9 +166,9 @@ def _sheet(images: NDArray[np.uint8], *, columns: int, gap: int) -> NDArray[np.u
     return made
 
 
-def _panels(panels: list[tuple[str, NDArray[np.uint8]]], columns: int = 12) -> Drawn:
+def _panels(panels: list[tuple[str, NDArray[np.uint8]]]) -> Drawn:
     """Labelled sheets of images (N, 3, S, S), one above the other; the data are their mean colours."""
-    sheets = [(label, _sheet(images, columns=min(columns, len(images)), gap=3)) for label, images in panels]
+    sheets = [(label, _sheet(images, columns=min(COLUMNS, len(images)), gap=3)) for label, images in panels]
     height, width = (sum(one.shape[0] for _, one in sheets), max(one.shape[1] for _, one in sheets))
     figure = Figure(figsize=(WIDTH, WIDTH * height / width + 0.22 * len(sheets)), layout="constrained")
     grid = figure.subplots(len(sheets), 1, squeeze=False, height_ratios=[one.shape[0] for _, one in sheets])

@@ -67,7 +67,7 @@ class Inputs:
     results: Results | None = None
     histories: Sequence[Path] = ()  # `history.csv` of rows
     pictures: Sequence[Path] = ()  # `pictures.npz` of rows
-    samples: Sequence[Path] = ()  # `samples.npy` of rows
+    samples: Sequence[Path] = ()  # `examples.npy` of rows
     tokenizers: Sequence[Path] = ()  # `tokenizer.safetensors`
 
     @property
