@@ -19,6 +19,8 @@ from ldae.study.definitions import ClaimDefinition, ClaimsDefinition
 from ldae.study.file import Paper
 from ldae.study.results import Record
 
+COUNTS = ("n", "n_needed_low", "n_needed_high")  # columns of the CSV file
+
 
 class JudgedClaim(Part):
     """A claim with the paper's value, ours, and a verdict."""
@@ -100,6 +102,7 @@ def write_claims(definition: ClaimsDefinition, results: Results, *, out: Path) -
     table = frame.to_markdown(index=False, disable_numparse=True)
     write_text(out.with_suffix(".md"), "\n\n".join(["## The paper's claims", table, *notes]) + "\n")
     records = pd.DataFrame(map(_record, judged))
+    records = records.astype({name: "Int64" for name in records.columns if name.removeprefix("gain_") in COUNTS})
     write_text(out.with_suffix(".csv"), records.to_csv(index=False, float_format="%.6f"))
     return Judgement(claims=judged, notes=notes)
 
@@ -192,7 +195,7 @@ def _notes(judged: tuple[JudgedClaim, ...], definition: ClaimsDefinition) -> tup
         "rows; else it is not tested.",
         "“More”: the further seeds with which a verdict has a chance of 80 %, if the true value is the estimated one. "
         "The range is from the 80 % interval of the spread between seeds.",
-        f"{estimand(definition)} {contents(definition)}",
+        f"{estimand(definition)} {contents(definition, one_seed=seeds == [1])}",
         f"These verdicts were looked at after {number}. The stated errors are those of one look, at a number of seeds "
         "that was fixed before the run: who adds seeds until a verdict comes errs more often.",
         f"If every true value lay just at its margin, {(1 - LEVEL) / 2:.1%} of the verdicts on each side would be "

@@ -9,21 +9,26 @@ PARTS = {"dataset": "split", "tokenizer": "tokenizers", "classifier": "perceptua
 
 def estimand(definition: ViewDefinition) -> str:
     """What the numbers of a view estimate: a mean over the parts that differ between seeds."""
+    text = f"Each number estimates the mean over {_listed(_varied(definition))} for these images, not for others"
     shared = _shared(definition)
-    varied = [word for part, word in (("split", "splits"), ("tokenizers", "tokenizers")) if part not in shared]
-    text = f"Each number estimates the mean over {_listed([*varied, 'networks'])} for these images, not for others"
     return f"{text}; all seeds share the {_listed(shared)}." if shared else f"{text}."
 
 
-def contents(definition: ViewDefinition) -> str:
+def contents(definition: ViewDefinition, *, one_seed: bool) -> str:
     """What the intervals of a view contain."""
+    if one_seed:
+        return "The interval of one seed contains the choice of validation images alone."
+    text = f"An interval contains how {_listed(_varied(definition))} differ, and the choice of validation images"
     shared = _shared(definition)
-    text = "An interval contains how results differ between seeds"
-    if definition.own_splits:
-        return f"{text}, with their splits" + (
-            f", but not how another {_listed(shared)} would change them." if shared else "."
-        )
-    return f"{text} and between groups of validation images, but not how another {_listed(shared)} would change them."
+    return f"{text}, but not what another {_listed(shared)} would change." if shared else f"{text}."
+
+
+def _varied(definition: ViewDefinition) -> list[str]:
+    """The parts that differ between seeds."""
+    shared = _shared(definition)
+    return [word for part, word in (("split", "splits"), ("tokenizers", "tokenizers")) if part not in shared] + [
+        "networks"
+    ]
 
 
 def _shared(definition: ViewDefinition) -> list[str]:

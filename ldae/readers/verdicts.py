@@ -123,15 +123,12 @@ def _needs(claim: ClaimDefinition, rows: list[RowResult]) -> list[RowResult]:
         return [max(named, key=lambda row: row.accuracy.value)] if (named := _named(claim, rows)[0]) else []
     if claim.sum is None:
         return rows
-    better = 0.0 if claim.within is not None else _direction(claim)
-    return [row for row in rows if claim.sum[row.name] * better > 0 or (better == 0 and claim.sum[row.name] != 0)]
-
-
-def _direction(claim: ClaimDefinition) -> float:
-    """1 for a claim that a sum is above a margin of 0 or more, -1 for below 0 or less; 0 for non-inferiority."""
-    if claim.above is not None:
-        return 1.0 if claim.above >= 0 else 0.0
-    return -1.0 if claim.below is not None and claim.below <= 0 else 0.0
+    weights = {row.name: claim.sum[row.name] for row in rows}
+    if claim.above is not None and claim.above >= 0:
+        return [row for row in rows if weights[row.name] > 0]
+    if claim.below is not None and claim.below <= 0:
+        return [row for row in rows if weights[row.name] < 0]
+    return [row for row in rows if weights[row.name] != 0]
 
 
 def _sum(claim: ClaimDefinition, rows: list[RowResult], measure: Measure) -> ClaimFinding:

@@ -582,6 +582,49 @@ def test_one_seed_never_makes_a_claim_hold(folder: Path) -> None:
         assert "would be given by chance" in text
 
 
+def test_claims_are_written_with_their_numbers_in_full(folder: Path) -> None:
+    seeds = (0, 1, 2)
+    rows = row_definitions(*TWO, seeds=seeds)
+    wanted = ClaimsDefinition(rows=rows, seeds=seeds, pixels=digest(LINEAGE), claims=(SUM,))
+    write_claims(wanted, results_of(folder, wanted), out=folder / "claims")
+    (line,) = pd.read_csv(folder / "claims.csv").to_dict("records")
+    assert (line["verdict"], line["n"]) == ("holds", 3)
+    assert line["estimate"] == pytest.approx(10.0) and line["s"] == pytest.approx(0.0, abs=1e-6)
+    assert line["low"] < 10 < line["high"] and line["prediction_low"] == pytest.approx(10.0)
+    assert line["n_needed_low"] <= line["n_needed_high"]
+    assert line["gain_verdict"] == "holds"
+
+
+@pytest.mark.parametrize(
+    ("own_splits", "shared", "text"),
+    [
+        (True, (), "the mean over splits, tokenizers and networks for these images, not for others."),
+        (
+            False,
+            (),
+            "the mean over tokenizers and networks for these images, not for others; all seeds share the split.",
+        ),
+        (
+            True,
+            ("tokenizer",),
+            "over splits and networks for these images, not for others; all seeds share the tokenizers.",
+        ),
+        (
+            False,
+            ("dataset", "tokenizer", "classifier"),
+            "over networks for these images, not for others; all seeds share the split, tokenizers and perceptual "
+            "classifier.",
+        ),
+    ],
+)
+def test_a_table_says_what_its_numbers_estimate(
+    own_splits: bool, shared: tuple[str, ...], text: str, folder: Path
+) -> None:
+    wanted = a_table([0, 1]).model_copy(update={"own_splits": own_splits, "shared": shared})
+    write_table(wanted, results_of(folder, wanted), out=folder / "table")
+    assert text in (folder / "table.md").read_text()
+
+
 def test_costs_are_added_up_by_stage(folder: Path) -> None:
     write_json(folder / "run.json", {"row": "first", "seed": 0, "provenance": PROVENANCE})
     write_json(folder / "tokenizer.json", {"provenance": PROVENANCE | {"started": 1020.0}})
