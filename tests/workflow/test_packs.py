@@ -397,7 +397,7 @@ def test_the_commands_say_what_they_did_in_a_line_each(packs: list[Path], tmp_pa
     source, other = copy_of(Graph(packs[0].parent / "machine0"), tmp_path / "a"), project(tmp_path / "b")
     packed = forked("pack", "results/smoke", "--seed", "0", folder=source.folder)
     path = source.folder / RESULTS / "packs/seed0.zip"
-    assert packed.stdout.startswith("results/smoke/packs/seed0.zip: 9 results of seed 0"), packed.stderr
+    assert packed.stdout.startswith("results/smoke/packs/seed0.zip: 10 results of seed 0"), packed.stderr
     assert path.read_bytes() == packs[0].read_bytes()
     said = forked("merge", str(path), folder=other.folder).stdout
     assert said.startswith("9 results merged into results/smoke (8 of seed 0)")
