@@ -12,6 +12,7 @@ from ldae.study.base import NUM_TIMES, PATCH, PATCH_DIM
 from ldae.study.graph import Job
 from ldae.study.methods import BASELINES, block_macs
 from ldae.study.scale import Classifier
+from ldae.study.spec import Tokenizer
 from ldae.study.stage_specs import (
     BaselineStage,
     ClassifierStage,
@@ -196,7 +197,9 @@ class Costs:
             return Cost(2.0 * stage.fitting.patches * (3 * stage.patch**2) ** 2)
         recipe, vgg = stage.convolutional, self.study.scale.classifiers.get("vgg")
         images = 0 if stage.is_published else recipe.steps * recipe.batch
-        macs = images * tokenizer_training_macs(stage, vgg, self.size) + 2 * self.data.train * self._encoding(name)
+        macs = images * tokenizer_training_macs(stage, vgg, self.size) + 2 * self.data.train * self._encoding(
+            stage.tokenizer
+        )
         return Cost(2.0 * macs, disk=self.data.train * 2.0 * self.tokens * stage.dim * 2)
 
     def pretraining(self, row: str) -> Cost:
@@ -206,7 +209,7 @@ class Costs:
         if isinstance(stage, PretrainStage):
             recipe = stage.recipe
             images = max(1, round(recipe.length * stage.training.total_steps(self.data.train))) * stage.training.batch
-            encoding = self._encoding(stage.tokenizer.name) if recipe.crop == "random" else 0
+            encoding = self._encoding(stage.tokenizer) if recipe.crop == "random" else 0
             macs = images * (3 * pretrain_macs(stage, self.size) + encoding)
         elif isinstance(stage, BaselineStage) and not study.is_published(row):
             images = stage.training.total_steps(self.data.train) * stage.training.batch
@@ -244,9 +247,9 @@ class Costs:
         augmented = (probing.views if probing.mode == "cached" else probing.epochs) * self.data.train
         macs = encoder * (augmented + self.data.train + self.data.val)
         if study.is_denoiser(row):
-            name = study.variants[row].spec.tokenizer.name
-            centre_crops = 0 if study.tokenizers[name].is_trained else self.data.train  # their latents are cached
-            macs += (augmented + self.data.val + centre_crops) * self._encoding(name)
+            tokenizer = study.variants[row].spec.tokenizer
+            centre_crops = 0 if tokenizer.traits.trained else self.data.train  # their latents are cached
+            macs += (augmented + self.data.val + centre_crops) * self._encoding(tokenizer)
         heads = 2 * len(stage.offsets) * len(probing.rates) * size.width * self.data.classes
         return Cost(2.0 * (macs + 2 * heads * probing.epochs * self.data.train))
 
@@ -276,10 +279,10 @@ class Costs:
             return Cost(2.0 * images * classifier_macs("resnet", scale.classifiers["resnet"], self.size))
         return Cost(2.0 * images * INCEPTION_MACS)
 
-    def _encoding(self, name: str) -> int:
+    def _encoding(self, tokenizer: Tokenizer) -> int:
         """Multiply-adds of tokenizing an image."""
-        stage = self.study.tokenizers[name]
+        stage = self.study.tokenizers[tokenizer.name]
         if not isinstance(stage, ConvolutionalStage):
-            return self.tokens * PATCH_DIM * (stage.dim or PATCH_DIM)
+            return self.tokens * PATCH_DIM * tokenizer.dim
         recipe = stage.convolutional
         return autoencoder_macs(size=self.size, width=recipe.width, blocks=recipe.blocks, channels=stage.dim // 4)[0]

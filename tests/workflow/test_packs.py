@@ -400,9 +400,9 @@ def test_the_commands_say_what_they_did_in_a_line_each(packs: list[Path], tmp_pa
     assert packed.stdout.startswith("results/smoke/packs/seed0.zip: 10 results of seed 0"), packed.stderr
     assert path.read_bytes() == packs[0].read_bytes()
     said = forked("merge", str(path), folder=other.folder).stdout
-    assert said.startswith("9 results merged into results/smoke (8 of seed 0)")
+    assert said.startswith("10 results merged into results/smoke (9 of seed 0)")
     said = forked("merge", str(path), folder=other.folder).stdout
-    assert said == "0 results merged into results/smoke\n9 were there already\n"
+    assert said == "0 results merged into results/smoke\n10 were there already\n"
     failed = forked("pack", "results/laptop", "--seed", "0", "--scale", "smoke", folder=source.folder)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert "results/laptop: is not the results folder of this study at scale smoke" in failed.stderr
