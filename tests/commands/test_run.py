@@ -88,7 +88,7 @@ def test_a_row_is_run_from_a_folder_below_and_its_number_said_last(tmp_path: Pat
     found = read_json(tmp_path / "results/smoke/probe/pca/seed0/probe.json")["blocks"]["0"]["linear"]["value"]
     assert first.startswith(f"pca: accuracy {100 * found:.1f} % [")
     assert (tmp_path / second.strip()).is_file()
-    assert f"in {tmp_path}" in err and "4 of 4 steps (100%) done" in err
+    assert f"in {tmp_path}" in err and "5 of 5 steps (100%) done" in err
     project.edit("scales/smoke.yaml", "dataset: {source: photos", "dataset: {source: folder, path: none")
     project.edit("scales/smoke.yaml", ", train: 400, val: 200}", "}")
     failed = ldae_run(project, "pca")
