@@ -6,9 +6,8 @@ rule dataset:
         inputs_of("dataset"),
     output:
         expand(
-            "<results>/dataset/{split}{part}.npy",
-            split=["train", "val"],
-            part=["", "_labels", "_groups", "_checksums"],
+            "<results>/dataset/{name}.npy",
+            name=["images", "images_checksums", "labels", "groups", "parts"],
         ),
         "<results>/dataset/manifest.json",
     log:

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from manifests import write_manifest
+from manifests import write_images, write_manifest
 
-from ldae.runtime.arrays import save_row_checksums
-from ldae.runtime.files import checksums
 from ldae.study.base import Size
 from ldae.study.methods import MAETraining, MoCoTraining
 from ldae.study.recipes import Training
@@ -39,19 +37,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("prepared")
     dataset = folder / "dataset"
-    dataset.mkdir()
     rng = np.random.default_rng(0)
-    for split, num in (("train", 48), ("val", 24)):
-        labels = np.arange(num) % 3
-        waves = np.sin(np.linspace(0, 6, 32)[:, None] * (labels[:, None, None, None] + 1))
-        pictures = 128 + 60 * waves + 30 * rng.standard_normal((num, 3, 32, 32))
-        np.save(dataset / f"{split}.npy", pictures.clip(0, 255).astype(np.uint8))
-        np.save(dataset / f"{split}_labels.npy", labels)
-        np.save(dataset / f"{split}_groups.npy", np.arange(num) // 2)
-        save_row_checksums(dataset / f"{split}.npy")
-    lineage = {"dataset": {"revision": 1, "spec": {}}}
-    sums = checksums(*(dataset / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
-    write_manifest(dataset, lineage=lineage, sha256=sums)
+    labels = np.arange(48 + 24) % 3
+    waves = np.sin(np.linspace(0, 6, 32)[:, None] * (labels[:, None, None, None] + 1))
+    pictures = 128 + 60 * waves + 30 * rng.standard_normal((len(labels), 3, 32, 32))
+    images = pictures.clip(0, 255).astype(np.uint8)
+    write_manifest(
+        dataset, sha256=write_images(dataset, images, train=48, labels=labels, groups=np.arange(len(labels)) // 2)
+    )
     stage = TokenizerStage(fitting=Fitting(patches=150), shared=True)  # serves runs of any seed
     fit_tokenizer(stage, seed=0, revision=1, dataset=dataset, out=folder / "pca")
     return folder

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifests import images_of
 from PIL import Image
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def run(finished: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def pictures(finished: Path) -> Tensor:
-    return torch.from_numpy(np.load(finished / "dataset/val.npy"))
+    return torch.from_numpy(images_of(finished / "dataset", "val"))
 
 
 def test_pictures_of_12_bits_have_the_white_of_the_training_images(finished: Path, tmp_path: Path) -> None:

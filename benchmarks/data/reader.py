@@ -36,15 +36,16 @@ def main() -> None:
             photograph = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC)) + grain
             Image.fromarray(photograph.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.jpg", quality=90)
         files = sorted(folder.glob("*.jpg"))
-        np.save(folder / "train.npy", rng.integers(0, 256, (STORED, 3, SIDE, SIDE), dtype=np.uint8))
-        np.save(folder / "train_labels.npy", np.zeros(STORED, dtype=np.int64))
-        np.save(folder / "train_groups.npy", np.arange(STORED))
-        save_row_checksums(folder / "train.npy")
-        sums = checksums(folder / "train_labels.npy", folder / "train_groups.npy")
+        np.save(folder / "images.npy", rng.integers(0, 256, (STORED, 3, SIDE, SIDE), dtype=np.uint8))
+        save_row_checksums(folder / "images.npy")
+        zeros = np.zeros(STORED, dtype=np.int64)
+        arrays = {"labels": zeros, "groups": np.arange(STORED), "parts": zeros}
+        for what, values in arrays.items():
+            np.save(folder / f"{what}.npy", values)
+        sums = checksums(*(folder / f"{what}.npy" for what in arrays))
+        lineage = {"dataset": {"revision": 1, "spec": {}}}
         counts = {"train": {"a": STORED}}
-        manifest = Manifest(
-            source="photos", size=SIDE, classes=("a",), counts=counts, groups={"train": STORED}, lineage={}, sha256=sums
-        )
+        manifest = Manifest(source="photos", size=SIDE, classes=("a",), counts=counts, lineage=lineage, sha256=sums)
         manifest.write(folder / "manifest.json")
         split = Split.open(folder, "train")
         device = torch.device("cpu")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldae.data.division import Division
 from ldae.measures.intervals import grouped_mean
 from ldae.parts.loading import stage_of
 from ldae.runtime.device import device_name, pick_device
@@ -44,7 +45,7 @@ def compare(results: Path, row: str) -> dict[str, Any]:
     start = stage_of(run)
     folders = {"dataset": results / "dataset", "tokenizer": results / "tokenizers" / start.tokenizer.name / "seed0"}
     spec = read_json(results / "probe" / row / "seed0" / "probe.json")["lineage"]["probe"]["spec"]
-    groups = np.load(results / "dataset" / "val_groups.npy")
+    groups = Division.open(results / "dataset", "val", 0).groups
     correct, rows = {}, {}
     for setting in SETTINGS:
         probing = Probing.model_validate(spec["probing"] | {"views": 1} | setting)

@@ -75,12 +75,13 @@ def images(folder: Path, num: int) -> Path:
     """So many prepared images of noise."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for split, count in (("train", num), ("val", 500)):
-        np.save(folder / f"{split}.npy", rng.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8))
-        save_row_checksums(folder / f"{split}.npy")
-        np.save(folder / f"{split}_labels.npy", np.arange(count) % 10)
-        np.save(folder / f"{split}_groups.npy", np.arange(count))
-    sums = checksums(*(folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
+    places = np.arange(num + 500)
+    np.save(folder / "images.npy", rng.integers(0, 256, (len(places), 3, SIDE, SIDE), dtype=np.uint8))
+    save_row_checksums(folder / "images.npy")
+    arrays = {"labels": places % 10, "groups": places, "parts": (places >= num).astype(np.int64)}
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+    sums = checksums(*(folder / f"{name}.npy" for name in arrays))
     classes = tuple(map(str, range(10)))
     counts = {"train": dict.fromkeys(classes, num // 10), "val": dict.fromkeys(classes, 50)}
     manifest = Manifest(
@@ -88,8 +89,7 @@ def images(folder: Path, num: int) -> Path:
         size=SIDE,
         classes=classes,
         counts=counts,
-        groups={"train": num, "val": 500},
-        lineage={},
+        lineage={"dataset": {"revision": 1, "spec": {}}},
         sha256=sums,
     )
     manifest.write(folder / "manifest.json")

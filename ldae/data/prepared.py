@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ldae.runtime.arrays import CheckedRows, open_array
-from ldae.runtime.files import verified
+from ldae.data.division import Division, SplitName
+from ldae.runtime.arrays import CheckedRows
 from ldae.runtime.randomness import Randomness
 from ldae.study.results import Manifest
 
@@ -23,18 +23,18 @@ from ldae.study.results import Manifest
 class Split:
     """The training or validation images of a prepared data set, at the networks' size or at the stored size."""
 
-    images: CheckedRows  # (N, 3, S', S'), uint8
+    images: CheckedRows  # (P, 3, S', S'), uint8, of all replications
+    index: NDArray[np.int64]  # (N,) the places of this split's images among them
     labels: Tensor  # (N,)
     groups: NDArray[np.int64]  # (N,) images of one group are not independent of each other
     size: int  # S, at most S'
 
     @classmethod
-    def open(cls, folder: Path, name: str, seed: int = 0) -> Split:
+    def open(cls, folder: Path, name: SplitName, seed: int = 0) -> Split:
         """Opens the split `train` or `val` of a replication in a prepared folder without reading its images."""
-        manifest = Manifest.read(folder / "manifest.json")
-        paths = (folder / f"{name}_{what}.npy" for what in ("labels", "groups"))
-        labels, groups = (open_array(verified(path, manifest.sha256)) for path in paths)
-        return cls(CheckedRows(folder / f"{name}.npy"), torch.from_numpy(labels), groups, manifest.size)
+        division, size = Division.open(folder, name, seed), Manifest.read(folder / "manifest.json").size
+        images, labels = CheckedRows(folder / "images.npy"), torch.from_numpy(division.labels)
+        return cls(images, division.index, labels, division.groups, size)
 
     @property
     def as_stored(self) -> Split:
@@ -42,15 +42,15 @@ class Split:
         return replace(self, size=self.images.rows.shape[-1])
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.index)
 
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         """The images (n, 3, S, S), still uint8, and labels (n,) at `indices`, on `device`."""
-        return _to_device(self._shrunk(self.images.take(indices)), self.labels, indices, device)
+        return _to_device(self._shrunk(self.images.take(self.index[indices])), self.labels, indices, device)
 
     def __getitem__(self, part: slice) -> NDArray[np.uint8]:
         """The images (n, 3, S, S) of a slice."""
-        return self._shrunk(self.images[part])
+        return self._shrunk(self.images.take(self.index[part]))
 
     def _shrunk(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Images (n, 3, S', S') scaled to (n, 3, S, S)."""
@@ -63,7 +63,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Latents:
-    """Cached latents of the training images and of their mirror images."""
+    """Cached latents of a replication's training images, in their order, and of their mirror images."""
 
     values: CheckedRows  # (N, 2, T, d) before standardisation, half precision
     labels: Tensor  # (N,)

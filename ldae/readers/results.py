@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ldae.data.division import Division
 from ldae.measures.intervals import Estimate, estimate
-from ldae.runtime.arrays import open_array, read_arrays
-from ldae.runtime.files import read_json, verified
+from ldae.runtime.arrays import read_arrays
+from ldae.runtime.files import read_json
 from ldae.study.definitions import ViewDefinition
 from ldae.study.file import Paper
 from ldae.study.record import content, digest
@@ -179,9 +180,8 @@ def collect(
         ValueError: for a result that is missing, is of other images, or was made from another specification.
     """
     manifest, images = Manifest.read(dataset), content(read_json(dataset))
-    of_images = np.asarray(open_array(verified(dataset.parent / "val_groups.npy", manifest.sha256)))
-    groups = np.tile(of_images, (len(definition.seeds), 1))
-    by_seed = dict(zip(definition.seeds, groups, strict=True))
+    by_seed = {seed: Division.open(dataset.parent, "val", seed).groups for seed in definition.seeds}
+    groups = np.stack(list(by_seed.values())) if by_seed else np.empty((0, 0), dtype=np.int64)
     own_splits = definition.own_splits
     probed, of_random = _read(ProbeRecord, probes, images), _read(ProbeRecord, untrained, images)
     tuned = _read(FinetuneRecord, finetunes, images)

@@ -18,12 +18,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from ldae.data.division import UNDIVIDED, Pool, SplitName
 from ldae.data.journal import LEFT_OUT, Journal, open_journal
 from ldae.data.sources import Images, Picture, Source, opening
 from ldae.data.sources.listing import UNREADABLE
@@ -48,7 +49,7 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 class Chunk(NamedTuple):
-    """A task of the pool: images, and their positions in the array at `target`."""
+    """A task of the worker processes: images, and their positions in the array at `target`."""
 
     target: Path
     places: Sequence[int]
@@ -56,16 +57,20 @@ class Chunk(NamedTuple):
 
 
 def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> None:
-    """Writes the arrays of both splits, and finally their manifest, into the folder `out`.
+    """Writes the arrays of the pool, and finally their manifest, into the folder `out`.
+
+    The arrays are `images.npy` (P, 3, S', S') and `images_checksums.npy`, `labels.npy`, `groups.npy`, `parts.npy` (P,),
+    as `ldae.data.division` reads them. Files of one class with the same content share a group.
 
     Keys of the manifest:
 
-    - `source`, `size`, `classes`, `counts` (split -> class -> images), `groups` (split -> their number), `sha256`;
+    - `source`, `size`, `classes`, `counts` (split -> class -> images of a replication), `sha256`;
     - `sources`: the files that were read, see `opening.record_listing`; `pillow`: the version that decoded them;
     - `broken`: path and reason of each image that could not be read, as in `broken.csv`;
     - `left_out`: what else the folder contains (`endings`: extension -> files; `hidden`, `special`, `circles`: numbers;
       `folders`: names), without zero counts;
-    - `in_both`: files with the same content in both splits: their `count`, and the first `pairs` [train, val];
+    - `in_both`: files with the same content in both of two existing splits: their `count`, and the first `pairs`
+      [train, val];
     - `white`: for grey images with more than 8 bits (otherwise None): its `level`, whether it was `measured`, the
       `largest` value, and the number of `images`.
 
@@ -74,56 +79,68 @@ def prepare(stage: DatasetStage, *, revision: int, out: Path, workers: int) -> N
     dataset, size = stage.dataset, stage.dataset.stored
     source = opening.open_source(dataset)
     classes = source.classes
-    train, val = (len(source.splits[name].labels) for name in ("train", "val"))
-    split = f"{train:,} for training, {val:,} for validation{source.left_out.in_words()}"
-    log(f"{train + val:,} images of {len(classes):,} classes: {split}")
+    log(_overview(source, stage))
     own_lineage, files = lineage("dataset", stage, revision), opening.identity(source.listing)
     out.mkdir(parents=True, exist_ok=True)
     identity = json.dumps([own_lineage, files, PIL.__version__], sort_keys=True)
     with ExitStack() as stack:
-        run, journals = stack.enter_context(_pool(workers)), {}
-        for name, images in source.splits.items():
-            journals[name] = stack.enter_context(open_journal(out / f"{name}.npy", identity))
-            if not len(journals[name]):  # both are created first, so that a disk that is too small is noticed at once
-                new_array(journals[name].target, np.uint8, (len(images.labels), 3, size, size))
-        for name, images in source.splits.items():
-            _draw(name, images, journals[name], run)
+        run = stack.enter_context(_pool(workers))
+        journal = stack.enter_context(open_journal(out / "images.npy", identity))
+        if not len(journal):
+            new_array(journal.target, np.uint8, (len(source.parts), 3, size, size))
+        _draw(source.images, journal, run)
         if opening.identity(opening.listing(dataset)) != files:
             raise ValueError("the pictures were changed while they were prepared; start again")
         allowed = not isinstance(dataset, Photos) and dataset.broken == "allow"
-        broken = _list_broken(source, journals, out / "broken.csv", allowed=allowed)
-        white = _whiten(dataset, source, journals, run)
-        splits = {name: _settle(images, journals[name]) for name, images in source.splits.items()}
-        for name, journal in journals.items():
-            splits[name]["checksums"] = file_row_checksums(journal.target)
+        broken = _list_broken(source, journal, out / "broken.csv", allowed=allowed)
+        white = _whiten(dataset, source.images, journal, run)
+        pool = _settle(source, journal)
+        _check_divisible(pool, classes)
+        checksums = file_row_checksums(journal.target)
         (out / "manifest.json").unlink(missing_ok=True)  # an old manifest must not describe new arrays
+    arrays = {"images_checksums": checksums, "labels": pool.labels, "groups": pool.groups, "parts": pool.parts}
     sums = {}
-    for name, arrays in splits.items():
-        for what, values in arrays.items():
-            path = out / f"{name}_{what}.npy"
-            save_array(path, values)
-            sums[path.name] = sha256(path)
+    for name, values in arrays.items():
+        path = out / f"{name}.npy"
+        save_array(path, values)
+        sums[path.name] = sha256(path)
     listing = source.listing
     if listing is not None and isinstance(dataset, Folder):
-        listing = replace(listing, digests=np.concatenate([journal.digests for journal in journals.values()]))
-    counts = {name: np.bincount(arrays["labels"], minlength=len(classes)).tolist() for name, arrays in splits.items()}
+        listing = replace(listing, digests=journal.digests)
+    counts = {
+        name: np.bincount(pool.labels[pool.places(name, 0)], minlength=len(classes)).tolist()
+        for name in get_args(SplitName)
+    }
     manifest = {
         "source": dataset.source,
         "size": dataset.size,
         "classes": classes,
         "counts": {name: dict(zip(classes, numbers, strict=True)) for name, numbers in counts.items()},
-        "groups": {name: len(np.unique(arrays["groups"])) for name, arrays in splits.items()},
         "sha256": sums,
         "sources": opening.record_listing(listing, out / "sources.npz"),
         "pillow": PIL.__version__,
         "broken": broken,
         "left_out": source.left_out.to_json(),
-        "in_both": _in_both(source, journals),
+        "in_both": _in_both(source, journal),
         "white": white,
         "lineage": own_lineage,
         "provenance": provenance(cpu_name(), workers=workers),
     }
     write_json(out / "manifest.json", manifest)
+
+
+def _overview(source: Source, stage: DatasetStage) -> str:
+    """The numbers of images and classes, and what is left out, for the log."""
+    train, val = opening.sizes(source)
+    drawn = ""
+    if train + val < len(source.parts):
+        drawn = f", drawn from {len(source.parts):,}"
+    elif source.val_fraction is not None:
+        drawn = ", drawn"
+    if drawn:
+        drawn += " once for all seeds" if stage.shared else " anew for each seed"
+    split = f"{train:,} for training, {val:,} for validation{drawn}{source.left_out.in_words()}"
+    return f"{train + val:,} images of {len(source.classes):,} classes: {split}"
 
 
 @contextmanager
@@ -162,10 +179,10 @@ def _start_worker() -> None:
         os._exit(1)
 
 
-def _draw(name: str, images: Images, journal: Journal, run: Map) -> None:
-    """Fills the rest of a split's array."""
+def _draw(images: Images, journal: Journal, run: Map) -> None:
+    """Fills the rest of the array."""
     target, total, done = journal.target, len(images.labels), len(journal)
-    with progress(f"preparing {name}", total, "images", done) as bar:
+    with progress("preparing", total, "images", done) as bar:
         for result in run(_fill, _chunks(target, range(done, total), images)):
             journal.add(result)
             bar.advance(len(result))
@@ -178,15 +195,14 @@ def _chunks(target: Path, places: Sequence[int], images: Images, white: float | 
         yield Chunk(target, part, images.at(part, white))
 
 
-def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run: Map) -> dict[str, Any] | None:
+def _whiten(dataset: Dataset, images: Images, journal: Journal, run: Map) -> dict[str, Any] | None:
     """Decodes grey images with more than 8 bits again, with one white for the whole data set.
 
     They were first decoded with a white from each single image. A stage that is killed here decodes all of them again.
     A `ValueError` refuses 16-bit colours that use only the lower bits. Returns the manifest's entry `white`.
     """
     configured = dataset.white if isinstance(dataset, Folder) else None
-    grey = [value for journal in journals.values() for value in journal.grey.values()]
-    colour = [value for journal in journals.values() for value in journal.colour.values()]
+    grey, colour = journal.grey.values(), journal.colour.values()
     if any(colour) and (configured or white_above(257 * max(colour))) < DARKEST:
         raise ValueError(
             f"{len(colour):,} colour images of 16 bits have no value above {max(colour) / 255:.0%} of white, and of 16 "
@@ -200,20 +216,36 @@ def _whiten(dataset: Dataset, source: Source, journals: dict[str, Journal], run:
         + ("as dataset.white says" if configured else "measured; dataset.white sets another")
         + f" (their largest value is {max(grey):g})"
     )
-    for name, journal in journals.items():
-        if configured or len(np.load(journal.target, mmap_mode="r")) < len(journal):  # a compacted array is final
-            continue
-        deque(run(_fill, _chunks(journal.target, list(journal.grey), source.splits[name], level)), maxlen=0)
+    is_final = len(np.load(journal.target, mmap_mode="r")) < len(journal)  # compacted already
+    if not configured and not is_final:
+        deque(run(_fill, _chunks(journal.target, list(journal.grey), images, level)), maxlen=0)
     return {"level": level, "measured": not configured, "largest": max(grey), "images": len(grey)}
 
 
-def _settle(images: Images, journal: Journal) -> dict[str, NDArray[Any]]:
-    """Removes broken images from a split's array; returns the labels and groups (N,) of the others."""
-    groups = journal.groups
+def _settle(source: Source, journal: Journal) -> Pool:
+    """Removes broken images from the array; returns what is known of the others."""
+    labels, groups, digests = source.images.labels, journal.groups, journal.digests
+    files = np.flatnonzero(digests > UNREADABLE)
+    contents = np.rec.fromarrays([labels[files], digests[files]])
+    _, first, content = np.unique(contents, return_index=True, return_inverse=True)
     readable = np.flatnonzero(groups != LEFT_OUT)
+    groups[files] = files[first[content]]  # copies are one group
     if len(np.load(journal.target, mmap_mode="r")) > len(readable):
         _compact(journal.target, readable)
-    return {"labels": images.labels[readable], "groups": np.unique(groups[readable], return_inverse=True)[1]}
+    dense = np.unique(groups[readable], return_inverse=True)[1]
+    return Pool(labels[readable], dense, source.parts[readable], source.val_fraction)
+
+
+def _check_divisible(pool: Pool, classes: Sequence[str]) -> None:
+    """Refuses a class of an undivided pool of which all images that can be read are copies, with a `ValueError`."""
+    if pool.val_fraction is None:
+        return
+    different = np.bincount(pool.labels[np.unique(pool.groups, return_index=True)[1]], minlength=len(classes))
+    if different.min() < 2:
+        label = int(different.argmin())
+        name, num = classes[label], int((pool.labels == label).sum())
+        what = "a single image that can be read" if num == 1 else f"{num:,} images, all of them the same file"
+        raise ValueError(f"the class {name} has {what}; to split a class takes two different ones at least")
 
 
 def _fill(chunk: Chunk) -> list[Picture]:
@@ -244,15 +276,14 @@ def most_broken(images: int) -> float:
     return max(1.0, min(0.1 * images, 10.0), 0.01 * images)
 
 
-def _list_broken(source: Source, journals: dict[str, Journal], path: Path, *, allowed: bool) -> list[dict[str, str]]:
+def _list_broken(source: Source, journal: Journal, path: Path, *, allowed: bool) -> list[dict[str, str]]:
     """Writes path and reason of each broken image to a CSV file, and returns them, printable on one line.
 
     A `ValueError` says that too many are broken and this is not `allowed`, or all of a class.
     """
+    names, labels = source.images.names, source.images.labels
     images = [
-        {"path": printable(source.splits[name].names[place]), "reason": printable(reason)}
-        for name, journal in journals.items()
-        for place, reason in journal.broken.items()
+        {"path": printable(names[place]), "reason": printable(reason)} for place, reason in journal.broken.items()
     ]
     if not images:
         path.unlink(missing_ok=True)
@@ -261,20 +292,22 @@ def _list_broken(source: Source, journals: dict[str, Journal], path: Path, *, al
         rows = csv.DictWriter(file, ("path", "reason"), lineterminator="\n")
         rows.writeheader()
         rows.writerows(images)
-    for name, journal in journals.items():
-        if not journal.broken:
+    for name, part in (("", UNDIVIDED), ("train: ", 0), ("val: ", 1)):
+        places = np.flatnonzero(source.parts == part)
+        broken = places[journal.groups[places] == LEFT_OUT]
+        if not len(broken):
             continue
-        split, (place, reason) = source.splits[name], next(iter(journal.broken.items()))
-        num, is_one = len(journal.broken), len(journal.broken) == 1
-        counts = f"{name}: {num:,} of {len(journal):,} images {'is' if is_one else 'are'} broken"
-        example = f"{printable(split.names[place])}: {printable(reason)}; {path} lists {len(images):,}"
-        if num > most_broken(len(journal)) and not allowed:
+        num, is_one = len(broken), len(broken) == 1
+        counts = f"{name}{num:,} of {len(places):,} images {'is' if is_one else 'are'} broken"
+        first = int(broken[0])
+        example = f"{printable(names[first])}: {printable(journal.broken[first])}; {path} lists {len(images):,}"
+        if num > most_broken(len(places)) and not allowed:
             raise ValueError(
                 f"{counts}, too many; the first is {example}; repair or remove them, or write broken: allow next to "
                 "path in the scale file to leave out any number"
             )
-        readable = split.labels[journal.groups != LEFT_OUT]
-        if empty := set(split.labels.tolist()) - set(readable.tolist()):
+        readable = labels[np.setdiff1d(places, broken, assume_unique=True)]
+        if empty := set(labels[places].tolist()) - set(readable.tolist()):
             raise ValueError(
                 f"{counts}, all of the class {source.classes[min(empty)]} among them; the first is {example}"
             )
@@ -282,16 +315,18 @@ def _list_broken(source: Source, journals: dict[str, Journal], path: Path, *, al
     return images
 
 
-def _in_both(source: Source, journals: dict[str, Journal]) -> dict[str, Any]:
-    """Files with the same content in both splits, for the manifest; the network has seen these validation images."""
-    train, val = (journals[name].digests for name in ("train", "val"))
-    places = np.flatnonzero(np.isin(val, train) & (val > UNREADABLE) & (journals["val"].groups != LEFT_OUT))
+def _in_both(source: Source, journal: Journal) -> dict[str, Any]:
+    """Files with the same content in both existing splits; the network has seen these validation images."""
+    names, digests = source.images.names, journal.digests
+    train, val = (np.flatnonzero(source.parts == part) for part in (0, 1))
+    readable = (digests > UNREADABLE) & (journal.groups != LEFT_OUT)
+    places = val[np.isin(digests[val], digests[train]) & readable[val]]
     if not len(places):
         return {"count": 0, "pairs": []}
-    order = np.argsort(train, kind="stable")
-    twins = order[np.searchsorted(train, val[places[:MOST_PAIRS]], sorter=order)].tolist()
+    order = train[np.argsort(digests[train], kind="stable")]
+    twins = order[np.searchsorted(digests[order], digests[places[:MOST_PAIRS]])].tolist()
     pairs = [
-        [printable(source.splits["train"].names[twin]), printable(source.splits["val"].names[place])]
+        [printable(names[twin]), printable(names[place])]
         for twin, place in zip(twins, places[:MOST_PAIRS].tolist(), strict=True)
     ]
     log(

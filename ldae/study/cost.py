@@ -182,7 +182,8 @@ class Costs:
 
     def dataset(self) -> Cost:
         """Images are stored as bytes, at the stored size."""
-        return Cost(disk=(self.data.train + self.data.val) * 3.0 * self.study.scale.dataset.stored**2)
+        dataset = self.study.scale.dataset
+        return Cost(disk=(self.data.train + self.data.val) * dataset.draws * 3.0 * dataset.stored**2)
 
     def classifier(self, key: Key) -> Cost:
         """Three forward passes' worth for each image of each step."""

@@ -38,7 +38,7 @@ PAGES: dict[str, tuple[str, tuple[Target, ...]]] = {  # each page: its table of 
     "report": ("cost_all", ("main", "all")),
 }
 BESIDE = {  # what the readers of a record open beside it
-    "dataset": ("val_groups.npy",),
+    "dataset": ("labels.npy", "groups.npy", "parts.npy"),
     "probe": ("correct.npz",),
     "finetune": ("correct.npz",),
 }

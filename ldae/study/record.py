@@ -33,7 +33,7 @@ SHOWN_RESULTS = ("lineage", "untrained_lineage", "finetuned", "distance", "pixel
 LONGEST = 80  # characters of a value in a message
 PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
-NUMBERS = ("readers/results.py", "measures/intervals.py")
+NUMBERS = ("readers/results.py", "measures/intervals.py", "data/division.py")
 VERDICTS = ("readers/claims.py", "readers/verdicts.py", "readers/ranks.py", "measures/power.py")
 WORDS = ("readers/layout.py", "readers/estimand.py")
 TABLES = ("readers/tables.py", "readers/machines.py", *WORDS)

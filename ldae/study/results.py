@@ -99,8 +99,7 @@ class Manifest(Record):
     source: str  # kind of the data set
     size: int  # side of an image for the networks, in pixels
     classes: tuple[str, ...]
-    counts: dict[str, dict[str, int]]  # of images, by split and class
-    groups: dict[str, int]  # of dependent images, by split
+    counts: dict[str, dict[str, int]]  # of a replication's images, by split and class
     sources: dict[str, Any] | None = None  # the files that were read, see `ldae.data.sources.opening.record_listing`
     pillow: str = ""  # the version that decoded them
     broken: tuple[dict[str, str], ...] = ()  # `path` and `reason` of each image that could not be read

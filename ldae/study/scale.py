@@ -33,6 +33,11 @@ class Sides(Config):
         return self
 
     @property
+    def draws(self) -> int:
+        """How many images are stored for one image of a replication."""
+        return 1
+
+    @property
     def stored(self) -> int:
         """The side of the images on disk."""
         return self.store or self.size
@@ -44,20 +49,23 @@ class Photos(Sides):
     source: Literal["photos"]
     train: Positive
     val: Positive
-    seed: int = 0
+
+    @property
+    def draws(self) -> int:
+        """One for each side of a photograph that can be held out."""
+        return 4
 
 
 Tolerance = Literal["stop", "allow"]  # of many broken images
 
 
 class Folder(Sides):
-    """A tree of class folders: with `train/` and `val/`, or one tree that is split by `val_fraction` and `seed`."""
+    """A tree of class folders: with `train/` and `val/`, or one tree that replications divide by `val_fraction`."""
 
     source: Literal["folder"]
     path: str
     val: str | None = None  # the folder of the validation images where it is not called val, valid, validation or dev
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    seed: int = 0
     white: Annotated[float, Field(gt=0)] | None = None  # in grey images of more than 8 bits; None: measured over all
     broken: Tolerance = "stop"
 

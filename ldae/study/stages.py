@@ -194,7 +194,7 @@ TRAINED: dict[str, str | Place] = {  # the inputs of a job that evaluates a trai
     "tokenizer": _tokenizer,
     "model": lambda study, key: f"pretrain/{study.runs[key['row']]}/seed{key['seed']}",
 }
-ARRAYS = tuple(f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_labels", "_groups", "_checksums"))
+ARRAYS = tuple(f"{name}.npy" for name in ("images", "images_checksums", "labels", "groups", "parts"))
 ENTRIES = (
     Stage(
         name="dataset",

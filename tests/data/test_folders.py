@@ -20,6 +20,7 @@ from PIL import Image, features
 
 import ldae.stages.prepare as stage_module
 from ldae.data.sources import folder, tree
+from ldae.data.sources.opening import sizes
 from ldae.data.sources.pixels import white_above
 from ldae.runtime.files import read_json
 from ldae.stages.prepare import prepare
@@ -100,13 +101,13 @@ def test_train_and_test_alone_are_no_classes_but_can_be_the_splits(
     said = refusal(own(root, val_fraction=fraction))
     assert f"has {train}/ and {test}/ but no val/; write val: {test} next to path in the scale file" in said
     source = folder.load(own(root, val=test))
-    assert [len(source.splits[split].labels) for split in ("train", "val")] == [6, 4]
+    assert sizes(source) == (6, 4)
 
 
 def test_the_folder_of_the_validation_images_can_be_any(tmp_path: Path) -> None:
     root = splits(tmp_path, train="a", val="b")
     assert "a, b hold the same folders (cat, dog), so they are splits" in refusal(own(root, val_fraction=0.5))
-    assert len(folder.load(own(root, val="b")).splits["train"].labels) == 6
+    assert sizes(folder.load(own(root, val="b"))) == (6, 4)
     assert "has no folder 'c', which dataset.val names; it has a, b" in refusal(own(root, val="c"))
     assert "remove dataset.val_fraction" in refusal(own(root, val="b", val_fraction=0.1))
     splits(root, test="c")
@@ -119,7 +120,7 @@ def test_the_folder_of_the_validation_images_can_be_any(tmp_path: Path) -> None:
 def test_folders_that_may_each_be_the_split_are_named(tmp_path: Path) -> None:
     root = splits(tmp_path, train="train", val="val", test="validation")
     assert "val/ and validation/ may each be the split for validation" in refusal(own(root))
-    assert len(folder.load(own(root, val="val")).splits["val"].labels) == 4
+    assert sizes(folder.load(own(root, val="val"))) == (6, 4)
 
 
 def test_splits_below_each_class_are_named(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_folders_within_classes_are_read_where_classes_differ(tmp_path: Path) ->
     classes(tmp_path / "cat", names=("indoors", "outdoors"))
     classes(tmp_path / "dog", names=("outdoors",))
     source = folder.load(own(tmp_path, val_fraction=0.25))
-    assert np.bincount(source.splits["val"].labels).tolist() == [2, 1]
+    assert np.bincount(source.images.labels).tolist() == [8, 4]
 
 
 def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_hidden_and_system_folders_hold_no_pictures_at_any_depth(name: str, tmp_
     picture(root / "cat/deeper/1.png")
     source = folder.load(own(root, val_fraction=0.25))
     assert source.classes == ("cat", "dog")
-    assert sum(len(images.labels) for images in source.splits.values()) == 9
+    assert len(source.images.labels) == 9
     assert source.left_out.to_json() == {"hidden": 3}
     assert source.left_out.in_words() == "; left out: 3 hidden or system files and folders"
 
@@ -251,7 +252,7 @@ def test_what_is_no_file_is_left_out_and_not_waited_for(tmp_path: Path) -> None:
     picture(root / "cat/folder.jpg/0.png")
     source = folder.load(own(root, val_fraction=0.25))
     assert source.left_out.to_json() == {"special": 1}
-    assert sum(len(images.labels) for images in source.splits.values()) == 9
+    assert len(source.images.labels) == 9
 
 
 def test_nothing_at_all_is_said_in_one_line(tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_linked_folders_and_files_are_followed(tmp_path: Path) -> None:
     (root / "dog/more").symlink_to(elsewhere / "dog")
     (root / "dog/one.png").symlink_to(picture(elsewhere / "one.png"))
     source = folder.load(own(root, val_fraction=0.25))
-    assert sum(len(images.labels) for images in source.splits.values()) == 9
+    assert len(source.images.labels) == 9
 
 
 Link = Callable[[Path], object]
@@ -301,7 +302,7 @@ def test_links_that_lead_in_a_circle_are_left_out(name: str, tmp_path: Path) -> 
     source = folder.load(own(root, val_fraction=0.25))
     assert source.left_out.to_json() == {"circles": 1}
     assert source.classes == ("cat", "dog")
-    assert sum(len(images.labels) for images in source.splits.values()) == 8
+    assert len(source.images.labels) == 8
 
 
 def test_a_folder_that_may_not_be_listed_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +364,7 @@ def test_what_pillow_decodes_is_read(ending: str, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20), "red").save(root / f"cat/red{ending}", FORMS[ending])
     manifest = run(own(root, val_fraction=0.1), tmp_path / "out")
     assert (manifest["left_out"], manifest["broken"]) == ({}, [])
-    images = np.concatenate([np.load(tmp_path / f"out/{split}.npy") for split in ("train", "val")])
+    images = np.load(tmp_path / "out/images.npy")
     assert (np.abs(images.mean((2, 3)) - [254, 0, 0]) < 12).all(1).any()
 
 
@@ -372,9 +373,7 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     frames[0].save(root / "cat/0.gif", save_all=True, append_images=frames[1:])
     source = folder.load(own(root, val_fraction=0.1))
-    drawn = {
-        name: picture for images in source.splits.values() for name, picture in zip(images.names, images, strict=True)
-    }
+    drawn = dict(zip(source.images.names, source.images, strict=True))
     np.testing.assert_allclose(drawn["cat/0.gif"].pixels.mean((1, 2)), [255, 0, 0], atol=3)  # type: ignore[union-attr]
 
 
@@ -425,7 +424,7 @@ CONTAINERS = {
 
 def brightest(out: Path) -> NDArray[np.int64]:
     """The brightest value of each picture, sorted."""
-    images = np.concatenate([np.load(out / f"{split}.npy") for split in ("train", "val")])
+    images = np.load(out / "images.npy")
     values: NDArray[np.int64] = np.sort(images.max((1, 2, 3))).astype(np.int64)
     return values
 
@@ -439,7 +438,7 @@ def test_few_bits_in_a_wide_container_are_scaled_alike_in_all_pictures(name: str
     assert manifest["white"] == {"level": white, "measured": True, "largest": pytest.approx(white), "images": 80}
     expected = np.sort([255 * (place + 1) / 2 * (number + 1) / 40 for place in (0, 1) for number in range(40)])
     np.testing.assert_allclose(brightest(tmp_path / "out"), expected, atol=1)
-    image = max(np.load(tmp_path / "out/train.npy"), key=np.max)
+    image = max(np.load(tmp_path / "out/images.npy"), key=np.max)
     assert len(np.unique(image)) > 200  # levels of grey
 
 
@@ -471,8 +470,7 @@ def test_a_killed_stage_measures_the_same_white(tmp_path: Path, monkeypatch: pyt
             patch.setattr(stage_module, step, dying)
             run(own(root, val_fraction=0.25), tmp_path / "parts")
     assert run(own(root, val_fraction=0.25), tmp_path / "parts") == whole
-    for split in ("train", "val"):
-        assert (tmp_path / f"whole/{split}.npy").read_bytes() == (tmp_path / f"parts/{split}.npy").read_bytes()
+    assert (tmp_path / "whole/images.npy").read_bytes() == (tmp_path / "parts/images.npy").read_bytes()
 
 
 def sixteen_bits(largest: int) -> bytes:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifests import images_of
 from PIL import Image, ImageCms, TiffImagePlugin
 from safetensors.torch import save_file
 from scipy.io import savemat
@@ -47,7 +48,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     monkeypatch.chdir(tmp_path)
     results = tmp_path / "results"
     (results / "dataset").mkdir(parents=True)
-    for name in ("manifest.json", "train.npy", "tokenizer.json", "reference.npz"):
+    for name in ("manifest.json", "images.npy", "tokenizer.json", "reference.npz"):
         (results / "dataset" / name).write_text("an earlier result")
 
     def run(*arguments: str) -> str:
@@ -297,7 +298,7 @@ def test_a_folder_that_is_named_like_a_picture_is_none(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["ldae", *prepare(tree)])
     cli.main()
-    assert len(np.load(tmp_path / "results/dataset/train.npy")) == 4
+    assert len(images_of(tmp_path / "results/dataset", "train")) == 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------

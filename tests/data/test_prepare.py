@@ -14,12 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from manifests import images_of
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -27,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import ldae.stages.prepare as stage_module
+from ldae.data.division import Division, SplitName
 from ldae.data.sources import folder, photos
 from ldae.data.sources.pixels import centre_crop, draw
 from ldae.runtime.arrays import row_checksums
@@ -36,7 +39,8 @@ from ldae.study.scale import Dataset, Folder, Photos
 from ldae.study.stage_specs import DatasetStage
 
 SIZE = 16
-ARRAYS = [f"{split}{part}.npy" for split in ("train", "val") for part in ("", "_labels", "_groups", "_checksums")]
+NUMBERS = ["labels.npy", "groups.npy", "parts.npy"]
+ARRAYS = ["images.npy", "images_checksums.npy", *NUMBERS]
 
 
 def run(dataset: Dataset, out: Path, workers: int = 1) -> dict[str, Any]:
@@ -52,17 +56,19 @@ def described(out: Path) -> dict[str, Any]:
     return manifest
 
 
-def some_photos(train: int = 50, val: int = 25, size: int = SIZE, seed: int = 0) -> Photos:
-    return Photos(source="photos", size=size, train=train, val=val, seed=seed)
+def some_photos(train: int = 50, val: int = 25, size: int = SIZE) -> Photos:
+    return Photos(source="photos", size=size, train=train, val=val)
 
 
-def crops(dataset: Photos, split: str = "train") -> NDArray[np.uint8]:
-    """The crops of one split (N, 3, S, S)."""
-    return np.stack([crop.pixels for crop in photos.load(dataset).splits[split] if crop.pixels is not None])
+def crops(dataset: Photos, part: int = 0) -> NDArray[np.uint8]:
+    """The crops of one part of the pool (N, 3, S, S); by default, with the lower side held out, for training."""
+    source = photos.load(dataset)
+    places = np.flatnonzero(source.parts == part).tolist()
+    return np.stack([crop.pixels for crop in source.images.at(places) if crop.pixels is not None])
 
 
-def some_folder(path: Path, val_fraction: float | None = None, seed: int = 0, **more: Any) -> Folder:
-    return Folder(source="folder", path=str(path), size=SIZE, val_fraction=val_fraction, seed=seed, **more)
+def some_folder(path: Path, val_fraction: float | None = None, **more: Any) -> Folder:
+    return Folder(source="folder", path=str(path), size=SIZE, val_fraction=val_fraction, **more)
 
 
 def picture(path: Path, colour: str = "red", size: tuple[int, int] = (20, 24)) -> None:
@@ -103,30 +109,28 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> Non
 
 
 def test_arrays_have_the_promised_form_and_nothing_else_is_left(tmp_path: Path) -> None:
-    run(some_photos(), tmp_path)
-    for split, count in {"train": 50, "val": 25}.items():
-        images = np.load(tmp_path / f"{split}.npy", mmap_mode="r")
-        assert images.shape == (count, 3, SIZE, SIZE)
-        assert images.dtype == np.uint8
-        assert images.flags.c_contiguous
-        for part in ("labels", "groups"):
-            numbers = np.load(tmp_path / f"{split}_{part}.npy")
-            assert numbers.dtype == np.int64
-            assert numbers.shape == (count,)
+    run(some_photos(train=50, val=25), tmp_path)
+    count = 4 * (50 + 25)  # for each side that can be held out
+    images = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert images.shape == (count, 3, SIZE, SIZE)
+    assert images.dtype == np.uint8
+    assert images.flags.c_contiguous
+    for name in NUMBERS:
+        numbers = np.load(tmp_path / name)
+        assert numbers.dtype == np.int64
+        assert numbers.shape == (count,)
     assert {path.name for path in tmp_path.iterdir()} == {*ARRAYS, "manifest.json"}
 
 
 def test_the_manifest_is_true(tmp_path: Path) -> None:
     manifest = run(some_photos(), tmp_path)
     assert (manifest["source"], manifest["size"], manifest["broken"]) == ("photos", SIZE, [])
-    assert manifest["sha256"] == {file: sha256(tmp_path / file) for file in ARRAYS if "_" in file}
-    for split in ("train", "val"):
-        sums = np.load(tmp_path / f"{split}_checksums.npy")
-        np.testing.assert_array_equal(sums, row_checksums(np.load(tmp_path / f"{split}.npy")))
-        labels, groups = (np.load(tmp_path / f"{split}_{part}.npy") for part in ("labels", "groups"))
-        found = Counter(manifest["classes"][label] for label in labels)
+    assert manifest["sha256"] == {file: sha256(tmp_path / file) for file in ARRAYS if file != "images.npy"}
+    sums = np.load(tmp_path / "images_checksums.npy")
+    np.testing.assert_array_equal(sums, row_checksums(np.load(tmp_path / "images.npy")))
+    for split, seed in product(get_args(SplitName), range(3)):
+        found = Counter(manifest["classes"][label] for label in Division.open(tmp_path, split, seed).labels)
         assert manifest["counts"][split] == {name: found[name] for name in manifest["classes"]}
-        assert set(groups) == set(range(manifest["groups"][split]))
 
 
 def test_progress_is_told_in_plain_lines(
@@ -135,10 +139,12 @@ def test_progress_is_told_in_plain_lines(
     monkeypatch.setattr("ldae.runtime.progress.LINE_SECONDS", 0.0)
     prepare(DatasetStage(dataset=some_photos(train=300)), out=tmp_path, revision=1, workers=1)
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0] == "325 images of 20 classes: 300 for training, 25 for validation"
-    assert lines[1].startswith("preparing train: 128 of 300 images")
+    assert (
+        lines[0] == "325 images of 20 classes: 300 for training, 25 for validation, drawn from 1,300 anew for each seed"
+    )
+    assert lines[1].startswith("preparing: 128 of 1,300 images")
     assert "images/s" in lines[1] and lines[1].endswith("left")
-    assert lines[-1].startswith("preparing val: 25 of 25 images (100 %)")
+    assert lines[-1].startswith("preparing: 1,300 of 1,300 images (100 %)")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel")
@@ -189,7 +195,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-NINE_CHUNKS = some_photos(train=700, val=300)  # six and three
+NINE_CHUNKS = some_photos(train=200, val=80)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +241,7 @@ def test_a_stage_killed_after_broken_images_were_left_out_goes_on(tmp_path: Path
     fill = stage_module._fill
 
     def dying(chunk: Any) -> Any:
-        return os._exit(0) if "val" in chunk.target.name else fill(chunk)
+        return os._exit(0) if chunk.places[0] else fill(chunk)
 
     killed = get_context("fork").Process(target=_prepare_with, args=(dying, some_folder(tree), tmp_path / "parts"))
     killed.start()
@@ -257,7 +263,7 @@ def test_files_that_were_exchanged_meanwhile_are_drawn_anew(tmp_path: Path, monk
     with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is gone"):
         patch.setattr(stage_module, "_fill", failing)
         run(some_folder(tree), tmp_path / "out")
-    assert (tmp_path / "out/.train.npy.journal").exists()
+    assert (tmp_path / "out/.images.npy.journal").exists()
     (tree / "train" / "cat" / "0001.png").rename(tree / "train" / "dog" / "9999.png")
     run(some_folder(tree), tmp_path / "out")
     fresh = run(some_folder(tree), tmp_path / "fresh")
@@ -270,22 +276,18 @@ def test_an_array_that_was_begun_with_another_configuration_is_not_gone_on_with(
     whole = run(some_photos(), tmp_path / "whole")
     out = tmp_path / "parts"
     out.mkdir()
-    (out / ".train.npy.partial").write_bytes(b"something else")
-    (out / ".train.npy.journal").write_text('{"dataset": "another"}\n[1, 2, 3]\n')
+    (out / ".images.npy.partial").write_bytes(b"something else")
+    (out / ".images.npy.journal").write_text('{"dataset": "another"}\n[1, 2, 3]\n')
     assert run(some_photos(), out) == whole
 
 
 def test_a_disk_that_is_too_small_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reserve = os.posix_fallocate
-
     def full(file: int, offset: int, size: int) -> None:
-        if size < 50 * 3 * SIZE**2:  # the second array does not fit
-            raise OSError(errno.ENOSPC, "No space left on device")
-        reserve(file, offset, size)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(stage_module, "_fill", None)
-    with pytest.raises(OSError, match=r"No space left on device: .*val\.npy"):
+    with pytest.raises(OSError, match=r"No space left on device: .*images\.npy"):
         run(some_photos(), tmp_path)
     assert not list(tmp_path.glob("*.npy"))
 
@@ -307,51 +309,68 @@ def test_a_failed_run_takes_no_earlier_result_away(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("side", photos.SIDES)
 @pytest.mark.parametrize("size", [(384, 191), (1411, 1411), (300, 400), (40, 400)])
-def test_windows_of_the_two_splits_share_no_pixel(size: tuple[int, int]) -> None:
+def test_windows_of_the_two_splits_share_no_pixel(size: tuple[int, int], side: photos.Side) -> None:
     width, height = size
     rng = np.random.default_rng(0)
-    windows = {split: [photos.draw_window(split, *size, rng) for _ in range(2000)] for split in ("train", "val")}
-    assert max(window.bottom for window in windows["train"]) <= min(window.top for window in windows["val"])
-    for split, (start, stop) in {s: photos.rows(s, height) for s in windows}.items():
-        sides = {window.right - window.left for window in windows[split]}
-        assert min(sides) == min(48, width, stop - start)
-        assert max(sides) == min(96, width, stop - start)
-        lefts, tops, rights, bottoms = zip(*windows[split], strict=True)
-        assert (min(lefts), min(tops), max(rights), max(bottoms)) == (0, start, width, stop)
+    covered = {split: np.zeros((height, width), bool) for split in ("train", "val")}
+    for split, pixels in covered.items():
+        part = photos.region(split, side, *size)
+        across, down = part.right - part.left, part.bottom - part.top
+        windows = [photos.draw_window(part, rng) for _ in range(2000)]
+        lengths = {window.right - window.left for window in windows}
+        assert min(lengths) == min(48, across, down)
+        assert max(lengths) == min(96, across, down)
+        for window in windows:
+            assert window.right - window.left == window.bottom - window.top
+            pixels[window.top : window.bottom, window.left : window.right] = True
+        lefts, tops, rights, bottoms = zip(*windows, strict=True)
+        assert (min(lefts), min(tops), max(rights), max(bottoms)) == part
+    assert not (covered["train"] & covered["val"]).any()
+    outermost = {"bottom": np.s_[-1], "top": np.s_[0], "left": np.s_[:, 0], "right": np.s_[:, -1]}[side]
+    assert covered["val"][outermost].any() and not covered["train"][outermost].any()
+    held_out, whole = (down, height) if side in ("bottom", "top") else (across, width)  # of validation, the last
+    assert held_out == pytest.approx(0.3 * whole, abs=1)
 
 
-def test_a_crop_depends_on_nothing_outside_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = crops(some_photos())
-    whole_photograph = photos.luminance
+@pytest.mark.parametrize("split", get_args(SplitName))
+@pytest.mark.parametrize("seed", range(3))
+def test_crops_of_a_split_depend_on_its_part_of_the_photographs_alone(
+    seed: int, split: SplitName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, whole_photograph = some_photos(), photos.luminance
+    run(dataset, tmp_path)
+    division = Division.open(tmp_path, split, seed)
+    sides = dict(zip(division.labels.tolist(), np.load(tmp_path / "parts.npy")[division.index] // 2, strict=True))
 
-    def without_validation_part(label: int) -> Image.Image:
-        pixels = np.array(whole_photograph(label))
-        pixels[photos.rows("val", len(pixels))[0] :] = 0
-        return Image.fromarray(pixels)
+    def part_alone(label: int) -> Image.Image:
+        photograph = whole_photograph(label)
+        part = photos.region(split, photos.SIDES[sides[label]], *photograph.size)
+        black = Image.new("L", photograph.size)
+        black.paste(photograph.crop(part), part)
+        return black
 
-    monkeypatch.setattr(photos, "luminance", without_validation_part)
-    np.testing.assert_array_equal(before, crops(some_photos()))
+    monkeypatch.setattr(photos, "luminance", part_alone)
+    drawn = [crop.pixels for crop in photos.load(dataset).images.at(division.index.tolist())]
+    np.testing.assert_array_equal(drawn, images_of(tmp_path, split, seed))
 
 
 def test_photographs_are_balanced_and_their_groups_stay_apart(tmp_path: Path) -> None:
     manifest = run(some_photos(train=110, val=45), tmp_path)
     assert len(manifest["classes"]) == 20
-    for split in ("train", "val"):
+    for split, seed in product(get_args(SplitName), range(3)):
         counts = manifest["counts"][split].values()
         assert max(counts) - min(counts) <= 1
-        labels, groups = (np.load(tmp_path / f"{split}_{part}.npy") for part in ("labels", "groups"))
+        division = Division.open(tmp_path, split, seed)
+        groups, labels = division.groups.tolist(), division.labels.tolist()
         assert len(set(zip(groups, labels, strict=True))) == len(set(groups))  # no group has two photographs
-
-
-def test_the_seed_changes_every_crop() -> None:
-    one, two = (crops(some_photos(seed=seed)) for seed in (0, 1))
-    assert (one != two).any(axis=(1, 2, 3)).all()
+        np.testing.assert_array_equal(labels, np.arange(len(labels)) % 20)
 
 
 def test_colour_does_not_tell_the_photograph() -> None:
     dataset = some_photos(train=3000, val=2000)
-    train, val = crops(dataset, "train"), crops(dataset, "val")
+    train, val = crops(dataset, part=0), crops(dataset, part=1)
 
     def accuracy(features: Callable[[NDArray[np.uint8]], NDArray[np.float64]]) -> float:
         classifier = make_pipeline(StandardScaler(), LogisticRegression())
@@ -390,23 +409,23 @@ def test_a_tree_with_train_and_val_is_taken_as_it_is(tmp_path: Path) -> None:
     manifest = run(some_folder(tree), tmp_path / "out")
     assert manifest["classes"] == ["cat", "dog"]
     assert manifest["counts"] == {"train": {"cat": 4, "dog": 3}, "val": {"cat": 2, "dog": 2}}
-    assert manifest["groups"] == {"train": 7, "val": 4}
-    images = np.load(tmp_path / "out" / "train.npy")
-    np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 1, 2, 255, 0, 1, 2])  # by class, then by path
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "train_labels.npy"), [0, 0, 0, 0, 1, 1, 1])
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "train_groups.npy"), range(7))
+    np.testing.assert_array_equal(
+        images_of(tmp_path / "out", "train")[:, 0, 0, 0],
+        [0, 1, 2, 255, 0, 1, 2],  # by class, then by path
+    )
+    for seed in range(3):
+        division = Division.open(tmp_path / "out", "train", seed)
+        np.testing.assert_array_equal(division.labels, [0, 0, 0, 0, 1, 1, 1])
+        np.testing.assert_array_equal(division.groups, range(7))
 
 
 def test_one_tree_is_split_within_each_class(tmp_path: Path) -> None:
     tree = class_tree(tmp_path / "tree", {"many": 20, "two": 2})
     manifest = run(some_folder(tree, val_fraction=0.25), tmp_path / "out")
     assert manifest["counts"] == {"train": {"many": 15, "two": 1}, "val": {"many": 5, "two": 1}}
-
-    def validation(seed: int) -> tuple[str, ...]:
-        return tuple(folder.load(some_folder(tree, val_fraction=0.25, seed=seed)).splits["val"].names)
-
-    assert validation(0) == validation(0)
-    assert validation(0) != validation(1)
+    for seed in range(5):
+        labels = Division.open(tmp_path / "out", "val", seed).labels
+        assert np.bincount(labels).tolist() == [5, 1]
 
 
 def test_a_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,11 +565,11 @@ def test_a_few_broken_images_are_left_out_and_reported(tmp_path: Path) -> None:
         "train/dog/0006.png": "OSError: image file is truncated",
     }
     assert manifest["counts"]["train"] == {"cat": 149, "dog": 148}
-    images = np.load(tmp_path / "out" / "train.npy", mmap_mode="r")
+    images, division = images_of(tmp_path / "out", "train"), Division.open(tmp_path / "out", "train", seed=0)
     kept = {"cat": [i for i in range(150) if i != 3], "dog": [i for i in range(150) if i not in (5, 6)]}
     np.testing.assert_array_equal(images[:, 0, 0, 0], kept["cat"] + kept["dog"])
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "train_labels.npy"), [0] * 149 + [1] * 148)
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "train_groups.npy"), range(297))
+    np.testing.assert_array_equal(division.labels, [0] * 149 + [1] * 148)
+    np.testing.assert_array_equal(division.groups, range(297))
     assert str(tmp_path) not in json.dumps(manifest | {"lineage": None})
 
 

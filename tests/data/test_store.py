@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,19 +54,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         TokenizerStage(fitting=Fitting(patches=100)), seed=0, revision=1, dataset=one / "dataset", out=one / "tokenizer"
     )
     shutil.copytree(one, other, dirs_exist_ok=True)
-    for split in ("train", "val"):
-        path = other / "dataset" / f"{split}.npy"
-        np.save(path, Split.open(one / "dataset", split)[:])
-        save_row_checksums(path)
+    path = other / "dataset/images.npy"
+    whole = replace(Split.open(one / "dataset", "train"), index=np.arange(len(np.load(path))))
+    np.save(path, whole[:])
+    save_row_checksums(path)
     return one, other
 
 
 def test_images_are_scaled_to_the_size_that_networks_see(folders: tuple[Path, Path]) -> None:
     folder = folders[0] / "dataset"
     assert read_json(folder / "manifest.json")["size"] == SIDE
-    stored = np.load(folder / "train.npy")
-    assert stored.shape == (40, 3, STORED, STORED)
     split = Split.open(folder, "train")
+    stored = np.load(folder / "images.npy")[split.index]
+    assert stored.shape == (40, 3, STORED, STORED)
     seen, labels = split.batch(np.array([7, 2]), torch.device("cpu"))
     for image, number in zip(seen, (7, 2), strict=True):
         picture = Image.fromarray(stored[number].transpose(1, 2, 0)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from manifests import images_of
 from PIL import Image
 from scipy.io import savemat
 
+from ldae.data.division import Division
 from ldae.data.sources.tars import DEVKIT, TRAIN, VAL, load
 from ldae.runtime.files import read_json
 from ldae.stages.prepare import prepare
@@ -68,11 +70,11 @@ def test_every_image_has_the_label_of_its_class(workers: int, folder: Path, tmp_
     assert manifest["classes"] == ["n01", "n02", "n03"]
     assert manifest["counts"]["train"] == {"n01": 3, "n02": 3, "n03": 3}
     for split, num in (("train", 9), ("val", 4)):
-        images, labels = np.load(out / f"{split}.npy"), np.load(out / f"{split}_labels.npy")
+        images, labels = images_of(out, split), Division.open(out, split, seed=0).labels
         assert images.shape == (num, 3, 32, 32)
         seen = images.mean((2, 3)).argmax(1)  # red, green and blue are the classes in order
         np.testing.assert_array_equal(seen, labels)
-    assert np.load(out / "val_labels.npy").tolist() == [2, 0, 0, 1]
+    assert Division.open(out, "val", seed=0).labels.tolist() == [2, 0, 0, 1]
 
 
 @pytest.mark.parametrize("name", [TRAIN, VAL, DEVKIT])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from manifests import write_manifest
+from manifests import write_manifest, write_numbers
 from safetensors.numpy import save_file
 
 from ldae.readers.claims import ClaimsRecord, write_claims
@@ -97,10 +97,11 @@ class MadeUp:
 
     def _shared(self) -> None:
         study = self.study
-        groups = self.save("dataset/val_groups.npy", groups=np.arange(NUM) // 4)
         classes = list("abcde")
-        self.save("dataset/train.npy", images=self.rng.integers(256, size=(20, 3, 64, 64)).astype(np.uint8))
-        self.save("dataset/train_labels.npy", labels=np.arange(20) // 4)
+        labels = np.concatenate([np.arange(20) // 4, np.arange(NUM) % 5])
+        groups = np.concatenate([np.arange(20), 20 + np.arange(NUM) // 4])
+        sums = write_numbers(self.folder / "dataset", train=20, labels=labels, groups=groups)
+        self.save("dataset/images.npy", images=self.rng.integers(256, size=(20, 3, 64, 64)).astype(np.uint8))
         write_manifest(
             self.folder / "dataset",
             size=64,
@@ -109,7 +110,7 @@ class MadeUp:
             lineage=self.lineage("dataset"),
             broken=({"path": "a/broken.jpg", "reason": "is empty"},),
             left_out=LeftOut(endings={".gif": 2, ".txt": 1}, hidden=1),
-            sha256=checksums(groups),
+            sha256=sums,
         )
         for seed in study.file.seeds:
             place = f"pixels/seed{seed}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from manifests import write_manifest
+from manifests import write_images, write_manifest
 from rows import images
 from torch import Tensor, nn
 
@@ -67,15 +67,11 @@ def folder() -> Path:
 def dataset() -> Path:
     """Prepared images of 32 pixels, kept at 40."""
     out = folder() / "dataset"
-    out.mkdir()
-    for split, num in (("train", 96), ("val", 60)):
-        pictures = images(num + 7, 40)[7 * (split == "val") :][:num].numpy()
-        np.save(out / f"{split}.npy", pictures)
-        np.save(out / f"{split}_labels.npy", np.arange(num) % 7 % CLASSES)
-        np.save(out / f"{split}_groups.npy", np.arange(num) // 4)
-        save_row_checksums(out / f"{split}.npy")
-    sums = checksums(*(out / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")))
-    write_manifest(out, lineage={"dataset": {"revision": 1, "spec": {}}}, sha256=sums)
+    nums = {"train": 96, "val": 60}
+    pictures = [images(num + 7, 40)[7 * (split == "val") :][:num].numpy() for split, num in nums.items()]
+    labels = np.concatenate([np.arange(num) % 7 % CLASSES for num in nums.values()])
+    numbers = {"train": nums["train"], "labels": labels, "groups": np.arange(len(labels)) // 4}
+    write_manifest(out, sha256=write_images(out, np.concatenate(pictures), **numbers))
     return out
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from unittest import mock
 
 import numpy as np
@@ -36,6 +36,7 @@ from small_inputs import (
 )
 from torch import Tensor
 
+from ldae.data.division import Division, SplitName
 from ldae.measures.attentive import AttentiveHeads
 from ldae.measures.knn import KNN
 from ldae.measures.linear import Heads
@@ -130,8 +131,10 @@ def dataset_numbers(source: Dataset) -> Numbers:
     out = folder() / "prepared" / source.source
     prepare(DatasetStage(dataset=source), revision=1, out=out, workers=1)
     numbers: Numbers = {}
-    for split in ("train", "val"):
-        pixels, labels, groups = (np.load(out / f"{split}{part}.npy") for part in ("", "_labels", "_groups"))
+    pool = np.load(out / "images.npy")
+    for split in get_args(SplitName):
+        division = Division.open(out, split, seed=0)
+        pixels, labels, groups = pool[division.index], division.labels, division.groups
         numbers |= summary(f"{split} pixels", pixels)
         numbers |= summary(f"{split} differences", np.diff(pixels.astype(float), axis=-1))
         numbers |= summary(f"{split} labels", labels) | summary(f"{split} groups", groups)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from forked import Forked, forked
 from graph import Graph as Project
@@ -196,10 +197,11 @@ def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:
 
 def test_the_images_in_tar_files_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = of_pictures(tmp_path, f"{{source: imagenet, path: {tmp_path}, size: 64}}")
-    splits: Any = {split: SimpleNamespace(labels=range(num)) for split, num in (("train", 7), ("val", 3))}
+    parts = np.repeat([0, 1], [7, 3])
+    images: Any = SimpleNamespace(labels=parts)
     for name in (tars.TRAIN, tars.VAL, tars.DEVKIT):
         (tmp_path / name).touch()
-    monkeypatch.setattr(tars, "load", lambda dataset: Source(("a", "b"), splits))
+    monkeypatch.setattr(tars, "load", lambda dataset: Source(("a", "b"), images, parts))
     assert size_of(State(Graph(study)), None)[0] == DataSize(7, 3, 2)
     for name, size in IMAGENET_BYTES.items():
         os.truncate(tmp_path / name, size)  # which takes no room on the disk

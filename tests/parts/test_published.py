@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from graph import Graph
+from manifests import images_of
 from rows import ROOT, fit
 from safetensors.torch import save_file
 from test_network import PublishedDiT, shaken
@@ -127,7 +128,7 @@ def adopted_mae(prepared: Path, folder: Path, weights: PublishedWeights) -> Path
 
 
 def pictures(prepared: Path) -> Tensor:
-    return to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")[:4]))
+    return to_float(torch.from_numpy(images_of(prepared / "dataset", "val")[:4]))
 
 
 @pytest.mark.parametrize("nested", ["", "ema", "model"])

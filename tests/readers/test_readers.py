@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import pytest
-from manifests import write_manifest
+from manifests import write_manifest, write_numbers
 
 from ldae.readers.claims import paper_value, write_claims
 from ldae.readers.figures import FIGURES, Inputs, write_figure
@@ -52,9 +52,7 @@ SHARES = {"first": 0.4, "second": 0.5, "third": 0.42}  # of the images that each
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "dataset").mkdir()
-    np.save(tmp_path / "dataset/val_groups.npy", np.arange(NUM) // 4)
-    sums = checksums(tmp_path / "dataset/val_groups.npy")
+    sums = write_numbers(tmp_path / "dataset", train=0, labels=np.arange(NUM) % 5, groups=np.arange(NUM) // 4)
     write_manifest(tmp_path / "dataset", classes="abcde", sha256=sums)
     for row, share in SHARES.items():
         for seed in (0, 1, 2):

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from made_up import MadeUp
-from manifests import write_manifest
+from manifests import write_images, write_manifest
 from PIL import Image
 from rows import ROOT
 
@@ -405,10 +405,9 @@ def test_own_images_are_described_by_their_classes(made: MadeUp, tmp_path: Path)
     classes = ["Katzen & Hunde", "grass 草", "<b>"]
     counts = {"train": dict(zip(classes, (8, 2, 2), strict=True)), "val": dict(zip(classes, (4, 1, 1), strict=True))}
     dataset = tmp_path / "dataset"
-    dataset.mkdir()
-    np.save(dataset / "train.npy", np.zeros((12, 3, 128, 128), np.uint8))
-    np.save(dataset / "train_labels.npy", np.array([0] * 8 + [1] * 2 + [2] * 2))
-    write_manifest(dataset, size=128, classes=classes, counts=counts)
+    labels = np.repeat([0, 1, 2], [8, 2, 2])
+    sums = write_images(dataset, np.zeros((12, 3, 128, 128), np.uint8), train=12, labels=labels, groups=np.arange(12))
+    manifest = write_manifest(dataset, size=128, classes=classes, counts=counts, sha256=sums)
     definition = page_definition(Graph(made.study), "main")
     settings = definition.settings | {"dataset": {"source": "folder", "path": "/data/my pictures", "size": 128}}
     definition = definition.model_copy(update={"settings": settings, "records": ()})
@@ -417,7 +416,7 @@ def test_own_images_are_described_by_their_classes(made: MadeUp, tmp_path: Path)
     assert "The images of “my pictures” in 3 classes: 12 for training and 6 for validation, cut to 128 × 128" in text
     assert "Guessing is right in 33.3 %, always naming the most frequent class in 66.7 %." in text
     assert "false on purpose" not in text and "Left out" not in text
-    tiles = contact_sheet(dataset, write_manifest(tmp_path, classes=classes, counts=counts))
+    tiles = contact_sheet(dataset, manifest)
     assert [(tile.name, tile.num, len(tile.images)) for tile in tiles] == [
         ("Katzen & Hunde", 8, 5),  # for training
         ("grass 草", 2, 2),
@@ -427,10 +426,9 @@ def test_own_images_are_described_by_their_classes(made: MadeUp, tmp_path: Path)
 
 def test_of_many_classes_some_are_shown_and_the_others_counted(tmp_path: Path) -> None:
     classes = [f"n{number:04}" for number in range(1000)]
-    np.save(tmp_path / "train.npy", np.zeros((1000, 3, 8, 8), np.uint8))
-    np.save(tmp_path / "train_labels.npy", np.arange(1000))
-    counts = {split: dict.fromkeys(classes, 1) for split in ("train", "val")}
-    tiles = contact_sheet(tmp_path, write_manifest(tmp_path, classes=classes, counts=counts))
+    numbers = np.arange(1000)
+    sums = write_images(tmp_path, np.zeros((1000, 3, 8, 8), np.uint8), train=1000, labels=numbers, groups=numbers)
+    tiles = contact_sheet(tmp_path, write_manifest(tmp_path, classes=classes, images=1, sha256=sums))
     assert len(tiles) == 24
     assert (tiles[0].name, tiles[-1].name) == ("n0000", "n0999")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from manifests import images_of
 
 from ldae.data.prepared import Split
 from ldae.parts.loading import open_run
@@ -158,4 +159,4 @@ def test_a_damaged_run_leaves_no_probe(prepared: Path, trained: Path, tmp_path: 
 def test_a_split_is_read_through_its_checksums(prepared: Path) -> None:
     split = Split.open(prepared / "dataset", "val")
     images, _ = split.batch(np.arange(24), torch.device("cpu"))
-    np.testing.assert_array_equal(images, np.load(prepared / "dataset/val.npy"))
+    np.testing.assert_array_equal(images, images_of(prepared / "dataset", "val"))

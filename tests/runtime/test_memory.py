@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from manifests import write_manifest
+from manifests import write_manifest, write_numbers
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
@@ -25,8 +25,7 @@ import ldae.stages.prepare as prepare_module
 from ldae.data.sources import Picture, Source
 from ldae.measures.extraction import Encoders
 from ldae.measures.protocol import evaluate
-from ldae.runtime.arrays import checksums_path
-from ldae.runtime.files import checksums
+from ldae.runtime.arrays import checksums_path, row_checksums
 from ldae.stages.fit_tokenizer import fit_tokenizer
 from ldae.stages.prepare import prepare
 from ldae.stages.pretrain import pretrain
@@ -92,11 +91,11 @@ class Grey:
 def test_preparing_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stage(num: int) -> None:
         monkeypatch.setattr(
-            prepare_module.opening, "open_source", lambda _: Source(("a", "b"), {"train": Grey(num), "val": Grey(100)})
+            prepare_module.opening, "open_source", lambda _: Source(("a", "b"), Grey(num), np.zeros(num, np.int64))
         )
         dataset = Photos(source="photos", size=SIDE, train=num, val=100)
         prepare(DatasetStage(dataset=dataset), revision=1, out=tmp_path / str(num), workers=1)
-        assert len(np.load(tmp_path / str(num) / "train.npy", mmap_mode="r")) == num
+        assert len(np.load(tmp_path / str(num) / "images.npy", mmap_mode="r")) == num
 
     assert growth(stage) < 0.1
 
@@ -107,16 +106,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     made = {}
     for num in (FEW // 4, FEW, MANY):
         folder = made[num] = tmp_path_factory.mktemp(str(num))
-        for split, count in (("train", num), ("val", 100)):
-            images = open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(count, 3, SIDE, SIDE))
-            images[:100, :, 0] = np.arange(100, dtype=np.uint8)[:, None, None]
-            sums = np.zeros(count, np.uint64)
-            sums[:100] = images[:100].reshape(100, -1).view(np.uint64).sum(1, dtype=np.uint64)
-            np.save(checksums_path(folder / f"{split}.npy"), sums)
-            np.save(folder / f"{split}_labels.npy", np.arange(count) % 2)
-            np.save(folder / f"{split}_groups.npy", np.arange(count))
-        files = [folder / f"{split}_{what}.npy" for split in ("train", "val") for what in ("labels", "groups")]
-        write_manifest(folder, size=SIDE, classes=("a", "b"), sha256=checksums(*files))
+        path, count, few = folder / "images.npy", num + 100, np.arange(100)
+        images = open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, 3, SIDE, SIDE))
+        sums = np.zeros(count, np.uint64)
+        for part in (few, num + few):
+            images[part, :, 0] = few.astype(np.uint8)[:, None, None]
+            sums[part] = row_checksums(images[part])
+        np.save(checksums_path(path), sums)
+        numbers = write_numbers(folder, train=num, labels=np.arange(count) % 2, groups=np.arange(count))
+        write_manifest(folder, size=SIDE, classes=("a", "b"), sha256=numbers)
         if num == FEW // 4:
             fit_tokenizer(
                 TokenizerStage(fitting=Fitting(patches=800)), seed=0, revision=1, dataset=folder, out=folder / "pca"
@@ -161,6 +159,6 @@ def test_probing(mode: str, folders: dict[int, Path]) -> None:
 
 def test_holding_the_images_would_be_seen(folders: dict[int, Path]) -> None:
     def hold(num: int) -> None:
-        assert torch.from_numpy(np.load(folders[num] / "train.npy")).float().mean() >= 0
+        assert torch.from_numpy(np.load(folders[num] / "images.npy")).float().mean() >= 0
 
     assert growth(hold) > 0.9

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from comparison import equal
 from forked import Forked
+from manifests import images_of
 from torch import Tensor
 
 from ldae.data.prepared import to_float
@@ -167,7 +168,7 @@ def test_a_baseline_trained_by_several_is_the_one_trained_by_one(method: str, pr
 
     def features(folder: Path) -> Tensor:
         """Less their mean, which MoCo's batch norm takes away: nothing says what it should be."""
-        images = to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")))
+        images = to_float(torch.from_numpy(images_of(prepared / "dataset", "val")))
         encoded = open_baseline(folder / "out", 32)(images).mean(1)
         return encoded - encoded.mean(0)
 

@@ -136,7 +136,7 @@ def test_images_that_do_not_fit_are_told_and_the_earlier_ones_stay(disk: Disk, t
     photos(disk.path / "dataset", train=100)
     before = contents(disk.path / "dataset")
     disk.leave(100_000)
-    with refused("train.npy", "No space left on device"):
+    with refused("images.npy", "No space left on device"):
         photos(disk.path / "dataset")
     assert {name: contents(disk.path / "dataset").get(name) for name in before} == before
     assert shutil.disk_usage(disk.path).free > 50_000  # what was got of it has been given back
@@ -268,7 +268,7 @@ def test_nothing_is_begun_in_a_folder_that_cannot_be_written(
     spec = '{"dataset":{"source":"photos","size":16,"train":20,"val":20}}'
     with disk.read_only():
         said = told("prepare", "--spec", spec, "--out", str(disk.path / "dataset"))
-        assert f"Read-only file system: '{disk.path}/dataset/.train.npy.journal'" in said
+        assert f"Read-only file system: '{disk.path}/dataset/.images.npy.journal'" in said
         with refused("Read-only file system", f"{disk.path}/resume/lock"):
             train(prepared, disk.path)
         with refused("Read-only file system", f"{disk.path}/out/model.safetensors"):
@@ -324,10 +324,11 @@ def test_a_finished_training_whose_file_has_changed_is_trained_again(
 @pytest.mark.parametrize(
     "file",
     [
-        "dataset/train.npy",
-        "dataset/train_labels.npy",
-        "dataset/train_groups.npy",
-        "dataset/train_checksums.npy",
+        "dataset/images.npy",
+        "dataset/labels.npy",
+        "dataset/groups.npy",
+        "dataset/parts.npy",
+        "dataset/images_checksums.npy",
         "dataset/manifest.json",
         "pca/tokenizer.safetensors",
         "pca/tokenizer.json",
@@ -340,7 +341,7 @@ def test_training_names_a_file_that_has_changed(file: str, whole: str, prepared:
         path.write_bytes(path.read_bytes()[:-9])
     else:
         flipped(path, path.stat().st_size // 2)
-    blamed = "train.npy" if file.endswith(("train.npy", "checksums.npy")) and whole == "flip" else path.name
+    blamed = "images.npy" if "images" in file and whole == "flip" else path.name
     with refused(blamed, "delete"):
         train(copy, tmp_path)
     assert not (tmp_path / "out").exists()

@@ -7,18 +7,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import timm
 import torch
+from manifests import images_of
 from PIL import Image
 from rows import FITTED, ROOT, SIZE, TRAINING, VARIANTS, denoiser, fit, images
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldae import cli, load
+from ldae.data.division import Division, SplitName
 from ldae.data.prepared import to_float
 from ldae.parts.denoiser import Denoiser
 from ldae.parts.folding import Folded, fold
@@ -70,16 +72,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 torch.set_num_threads(1)
-folder, dataset = sys.argv[1:3]
+folder = sys.argv[1]
 model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 features, labels = {}, {}
 with torch.inference_mode():
     for split in ("train", "val"):
-        pictures = np.load(f"{dataset}/{split}.npy")
+        pictures = np.load(f"{folder}/{split}.npy")
         images = torch.stack([prepare(Image.fromarray(picture.transpose(1, 2, 0))) for picture in pictures])
         features[split] = torch.cat([model(batch) for batch in images.split(256)]).numpy()
-        labels[split] = np.load(f"{dataset}/{split}_labels.npy")
+        labels[split] = np.load(f"{folder}/{split}_labels.npy")
 np.save(f"{folder}/features.npy", features["val"])
 classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 print(classifier.fit(features["train"], labels["train"]).score(features["val"], labels["val"]))
@@ -88,7 +90,10 @@ print(classifier.fit(features["train"], labels["train"]).score(features["val"], 
 
 def used_by_timm_alone(folder: Path, dataset: Path) -> float:
     """The accuracy of logistic regression on the exported encoder's features, in a process without `ldae`."""
-    command = [sys.executable, "-I", "-c", USE, str(folder), str(dataset)]
+    for split in get_args(SplitName):
+        np.save(folder / f"{split}.npy", images_of(dataset, split))
+        np.save(folder / f"{split}_labels.npy", Division.open(dataset, split, 0).labels)
+    command = [sys.executable, "-I", "-c", USE, str(folder)]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     return float(said.stdout)
@@ -176,7 +181,7 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pictures(finished: Path) -> Tensor:
-    return torch.from_numpy(np.load(finished / "dataset/val.npy"))
+    return torch.from_numpy(images_of(finished / "dataset", "val"))
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -311,7 +316,7 @@ def test_timm_alone_reaches_the_probes_accuracy(tmp_path: Path) -> None:
     theirs = used_by_timm_alone(tmp_path / "encoder", dataset)
     found = read_json(results / "probe/ldae/seed0/probe.json")["blocks"]["0"]["linear"]
     assert found["low"] <= theirs <= found["high"]
-    own = load(model).encode(torch.from_numpy(np.load(dataset / "val.npy"))).cpu().numpy()
+    own = load(model).encode(torch.from_numpy(images_of(dataset, "val"))).cpu().numpy()
     np.testing.assert_allclose(np.load(tmp_path / "encoder/features.npy"), own, rtol=1e-5, atol=1e-5)
     assert f"| {100 * found['value']:.1f} % (95 % interval" in (tmp_path / "encoder/README.md").read_text()
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifests import images_of
 
 import ldae.measures.extraction as extraction
 import ldae.measures.protocol as protocol
@@ -175,7 +176,7 @@ def test_blocks_probed_in_one_pass_give_what_each_gives_alone(prepared: Path, tr
 
 def test_noise_on_the_input_is_that_of_its_time_and_the_same_every_time(prepared: Path, trained: Path) -> None:
     manifest, device = Manifest.read(prepared / "dataset/manifest.json"), torch.device("cpu")
-    images = to_float(torch.from_numpy(np.load(prepared / "dataset/val.npy")))
+    images = to_float(torch.from_numpy(images_of(prepared / "dataset", "val")))
 
     def latents(time: int, *, noisy: bool) -> torch.Tensor:
         stage = ProbeStage(probing=PROBING, time=time, noisy=noisy)
@@ -199,7 +200,7 @@ def test_validation_never_chooses_the_rate(prepared: Path) -> None:
         class Shifted(type(data.val)):  # type: ignore[misc]
             pass
 
-        val = Shifted(data.val.images, (data.val.labels + shift) % 3, data.val.groups, data.val.size)
+        val = Shifted(**{**vars(data.val), "labels": (data.val.labels + shift) % 3})
         shifted = Data(data.train, val, 3, data.held_out, data.device)
         result = evaluate(RAW, shifted, PROBING, seed=0, title="raw")["raw"]["linear"]
         chosen.append((result.rate, result.held_out))

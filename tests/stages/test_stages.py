@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifests import images_of
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -147,7 +148,7 @@ def test_cached_latents_are_those_of_both_flips_and_standardised_by_the_data(wor
     assert cached.dtype == np.float16
     fitted = {name: torch.from_numpy(array) for name, array in load_file(folder / "tokenizer.safetensors").items()}
     tokenizer = ConvTokenizer(fitted, dim=16, scale="dimension")
-    images = torch.from_numpy(np.load(workshop.dataset / "train.npy")).float() / 127.5 - 1
+    images = torch.from_numpy(images_of(workshop.dataset, "train")).float() / 127.5 - 1
     with torch.no_grad():
         both = torch.stack([tokenizer.raw(images), tokenizer.raw(images.flip(-1))], dim=1)
     torch.testing.assert_close(torch.from_numpy(cached).float(), both, rtol=2e-3, atol=2e-3)
@@ -286,7 +287,7 @@ def test_samples_are_judged_with_an_error_and_a_name(
 def test_true_images_are_nearer_to_themselves_than_noise(workshop: Workshop, tmp_path: Path) -> None:
     stage, resnet = JudgeStage(judging=Judging()), workshop.classifier("resnet")
     reference(stage, revision=1, dataset=workshop.dataset, out=tmp_path / "reference", judge=resnet)
-    train = np.load(workshop.dataset / "train.npy")
+    train = images_of(workshop.dataset, "train")
     noise = np.random.default_rng(0).integers(256, size=train.shape).astype(np.uint8)
     distances = []
     for name, images in (("true", train), ("noise", noise)):

@@ -82,11 +82,11 @@ def test_of_a_manifest_the_images_count_and_not_where_they_came_from() -> None:
         "counts": {},
         "size": 64,
         "classes": ["a"],
-        "sha256": {"train_checksums.npy": "1"},
+        "sha256": {"images_checksums.npy": "1"},
         "sources": {"files": 3},
     }
     assert content(about) == content(about | {"sources": {"files": 4}, "pillow": "13"})
-    assert content(about) != content(about | {"sha256": {"train_checksums.npy": "2"}})
+    assert content(about) != content(about | {"sha256": {"images_checksums.npy": "2"}})
 
 
 def test_why_gathers_jobs_by_their_reason_and_counts_views(finished: Graph, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from graph import Graph
 from PIL import Image
 
+from ldae.data.division import Division
+
 pytestmark = pytest.mark.graph
 
 CLASSES = ("apple", "brick wall", "çay", "dog", "zebra")  # as people name their folders
@@ -39,7 +41,7 @@ def test_a_folder_of_pictures_goes_from_nothing_to_a_table_by_one_small_file(tmp
     assert all(label in table for label in ("patch-wise PCA baseline", "+ predict clean data", "single noise level"))
     manifest = json.loads((results / "dataset/manifest.json").read_text())
     assert manifest["classes"] == sorted(CLASSES)
-    labels = {split: np.load(results / f"dataset/{split}_labels.npy") for split in ("train", "val")}
+    labels = {split: Division.open(results / "dataset", split, seed=0).labels for split in ("train", "val")}
     assert sum(len(part) for part in labels.values()) == IMAGES * len(CLASSES)
     assert np.bincount(labels["val"]).tolist() == [IMAGES // 5] * len(CLASSES)
     graph.edit("scales/mine.yaml", "my pictures", "mt pictures")

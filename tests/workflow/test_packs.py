@@ -107,7 +107,9 @@ def test_of_merged_seeds_only_views_are_written_and_a_new_row_runs_alone(
     whole, other = project(tmp_path / "whole"), project(tmp_path / "other")
     assert run(whole, stand_in, "all", *SEEDS).status == 0
     assert len(merged(other, *packs).written) > 12
-    assert not list(other.folder.rglob("*.safetensors")) and not (other.folder / RESULTS / "dataset/train.npy").exists()
+    assert (
+        not list(other.folder.rglob("*.safetensors")) and not (other.folder / RESULTS / "dataset/images.npy").exists()
+    )
     assert jobs_of_why(other, *SEEDS) == VIEWS
     done = run(other, stand_in, "all", *SEEDS)
     assert (done.status, done.ran) == (0, Counter(VIEWS)), done.said
@@ -281,10 +283,10 @@ def test_results_that_were_computed_from_other_ones_are_refused(packs: list[Path
     other = project(tmp_path)
     merged(other, packs[0])
     record = other.folder / RESULTS / "dataset/manifest.json"
-    (other.folder / RESULTS / "dataset/val_groups.npy").unlink()
+    (other.folder / RESULTS / "dataset/groups.npy").unlink()
     for path in (other.folder / RESULTS).glob("*/*/*/*.json"):
         path.unlink()
-    changed = read_json(record)["sha256"] | {"train_checksums.npy": "other"}
+    changed = read_json(record)["sha256"] | {"images_checksums.npy": "other"}
     write_json(record, read_json(record) | {"sha256": changed})
     before = snapshot(other.folder / RESULTS)
     with pytest.raises(ValueError, match=r"dataset/manifest\.json: is there already"):

@@ -372,11 +372,11 @@ def test_another_training_under_the_same_probe_is_noticed(finished: Graph, stand
 @pytest.mark.parametrize(
     ("file", "left_by"),
     [
-        ("dataset/val_groups.npy", {"dataset"}),
+        ("dataset/groups.npy", {"dataset"}),
         ("probe/pca/seed0/correct.npz", {"probe/pca/seed0"}),
         ("pretrain/pca/seed0/history.csv", {"pretrain/pca/seed0", "tables/cost", "tables/cost_all"}),
         ("pretrain/pca/seed0/model.safetensors", set()),
-        ("dataset/train.npy", set()),
+        ("dataset/images.npy", set()),
     ],
 )
 def test_a_view_that_is_written_again_finds_all_that_it_opens(
@@ -417,7 +417,7 @@ def test_a_seed_that_the_study_does_not_name_is_compared_with_its_inputs_too(
     (graph.folder / probe).write_text("{")
     assert run(graph, stand_in, str(probe)).ran == Counter(["probe/pca/seed7"])
     manifest = graph.folder / RESULTS / "dataset/manifest.json"
-    write_json(manifest, read_json(manifest) | {"sha256": {"train_checksums.npy": "other"}})
+    write_json(manifest, read_json(manifest) | {"sha256": {"images_checksums.npy": "other"}})
     assert run(graph, stand_in, str(probe)).ran == Counter(whole)
 
 

@@ -1,4 +1,4 @@
-"""The interface of image sources: class names and two splits, decoded slice by slice."""
+"""The interface of image sources: class names and one pool of images, decoded slice by slice."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class Source(NamedTuple):
     """An opened data set."""
 
     classes: tuple[str, ...]  # in the order of their labels
-    splits: dict[str, Images]  # `train` and `val`
+    images: Images
+    parts: NDArray[np.int64]  # (P,) what each image may be used for, see `ldae.data.division`
+    val_fraction: float | None = None  # of undivided images
     listing: Listing | None = None  # the files that are read
     left_out: UnusedFiles = UnusedFiles()

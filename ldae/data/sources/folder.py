@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldae.data.sources import Images, Source
+from ldae.data.division import UNDIVIDED
+from ldae.data.sources import Source
 from ldae.data.sources.listing import Listing
 from ldae.data.sources.pixels import ImageFiles
 from ldae.data.sources.tree import Entry, Tree, printable
@@ -22,23 +23,24 @@ Classes = dict[str, list[Entry]]  # a class -> its images, sorted by their paths
 
 
 def load(dataset: Folder) -> Source:
-    """Lists the images of both splits; a `ValueError` says in one line what is wrong with the folder or the scale."""
+    """Lists all images; a `ValueError` says in one line what is wrong with the folder or the scale."""
     tree = Tree(Path(dataset.path).expanduser())
     try:
         folders = _split_folders(tree, dataset)
-        splits = _existing_splits(tree, folders) if folders else _random_splits(tree, dataset)
+        splits = _existing_splits(tree, folders) if folders else {UNDIVIDED: _undivided(tree)}
     except ValueError as error:
         raise ValueError(printable(str(error))) from None
-    entries = [entry for split in ("train", "val") for files in splits[split].values() for entry in files]
-    images = {split: _images(tree.root, dataset, classes) for split, classes in splits.items()}
-    return Source(tuple(splits["train"]), images, Listing.of(entries, tree.folders), tree.left_out)
-
-
-def _images(root: Path, dataset: Folder, classes: Classes) -> Images:
-    """All files of a split, by class and then by path."""
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
-    paths = tuple(file.path for files in classes.values() for file in files)
-    return ImageFiles(root, dataset.stored, paths, labels, white=dataset.white)
+    (names, *_) = splits.values()
+    files = [  # of the whole pool, by part, then by class and path
+        (part, label, file)
+        for part, classes in splits.items()
+        for label, files_of_class in enumerate(classes.values())
+        for file in files_of_class
+    ]
+    parts, labels = (np.array([file[column] for file in files], dtype=np.int64) for column in (0, 1))
+    entries = [entry for _, _, entry in files]
+    images = ImageFiles(tree.root, dataset.stored, tuple(entry.path for entry in entries), labels, white=dataset.white)
+    return Source(tuple(names), images, parts, dataset.val_fraction, Listing.of(entries, tree.folders), tree.left_out)
 
 
 def check(dataset: Folder) -> None:
@@ -49,8 +51,8 @@ def check(dataset: Folder) -> None:
         raise ValueError(printable(str(error))) from None
 
 
-def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
-    """The folders of the two splits, or None for class folders; a `ValueError` says what is missing or ambiguous."""
+def _split_folders(tree: Tree, dataset: Folder) -> tuple[str, str] | None:
+    """The two folders of splits, or None for class folders; a `ValueError` if one is missing or ambiguous."""
     root, val, divides = tree.root, dataset.val, dataset.val_fraction is not None
     if not root.is_dir():
         raise ValueError(f"{root}: is not a folder; write where the images are as dataset.path in the scale file")
@@ -83,36 +85,30 @@ def _split_folders(tree: Tree, dataset: Folder) -> dict[str, str] | None:
             f"{root}: has {train[0]}/ and {validation[0]}/ already; remove dataset.val_fraction from the scale file"
         )
     tree.left_out.folders += [name for name in names if name not in (train[0], validation[0])]
-    return {"train": train[0], "val": validation[0]}
+    return train[0], validation[0]
 
 
-def _existing_splits(tree: Tree, folders: dict[str, str]) -> dict[str, Classes]:
-    """The splits of a tree that has split folders."""
-    train, val = folders["train"], folders["val"]
-    splits = {split: _classes(tree, folder) for split, folder in folders.items()}
-    names = {split: classes.keys() for split, classes in splits.items()}
-    if names["train"] != names["val"]:
+def _existing_splits(tree: Tree, folders: tuple[str, str]) -> dict[int, Classes]:
+    """The training and the validation part of a tree that has folders for them."""
+    train, val = folders
+    parts = {part: _classes(tree, folder) for part, folder in enumerate(folders)}
+    in_train, in_val = (classes.keys() for classes in parts.values())
+    if in_train != in_val:
         raise ValueError(
             f"{tree.root}: {train}/ and {val}/ must have the same class folders; "
-            f"only in {train}/: {_few(names['train'] - names['val'])}; "
-            f"only in {val}/: {_few(names['val'] - names['train'])}"
+            f"only in {train}/: {_few(in_train - in_val)}; only in {val}/: {_few(in_val - in_train)}"
         )
-    return splits
+    return parts
 
 
-def _random_splits(tree: Tree, dataset: Folder) -> dict[str, Classes]:
-    """Splits one tree: a random share of each class, at least one image and never all, is held out for validation."""
+def _undivided(tree: Tree) -> Classes:
+    """The classes of a tree that replications divide."""
     classes = _classes(tree, "")
     _refuse_splits(tree.root, classes)
-    splits: dict[str, Classes] = {"train": {}, "val": {}}
-    for label, (name, files) in enumerate(classes.items()):
+    for name, files in classes.items():
         if len(files) < 2:
             raise ValueError(f"{tree.root / name}: has a single image; to split a class takes two at least")
-        num_val = min(max(round((dataset.val_fraction or 0.0) * len(files)), 1), len(files) - 1)
-        validation = set(np.random.default_rng([dataset.seed, label]).permutation(len(files))[:num_val].tolist())
-        splits["train"][name] = [file for i, file in enumerate(files) if i not in validation]
-        splits["val"][name] = [file for i, file in enumerate(files) if i in validation]
-    return splits
+    return classes
 
 
 def _refuse_splits(root: Path, classes: Classes) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ldae.data.division import Pool
 from ldae.data.sources import Source, folder, photos, tars
 from ldae.data.sources.listing import MOST_BYTES, UNKNOWN, UNREADABLE, Listing, file_digest, read_listing
 from ldae.data.sources.tree import printable
@@ -21,7 +22,7 @@ MANY = 50_000  # with more files, files are checked only if a folder has changed
 
 
 def open_source(dataset: Dataset) -> Source:
-    """Lists the images of both splits; a `ValueError` says in one line why that is not possible."""
+    """Lists all images; a `ValueError` says in one line why that is not possible."""
     if isinstance(dataset, Photos):
         return photos.load(dataset)
     return folder.load(dataset) if isinstance(dataset, Folder) else tars.load(dataset)
@@ -47,14 +48,24 @@ def problem(dataset: Dataset) -> str | None:
 
 
 def count(dataset: Dataset) -> tuple[int, int, int]:
-    """The numbers of training images, validation images and classes; errors as in `open_source`."""
+    """The numbers of training images, validation images and classes; errors as in `open_source`.
+
+    Copies and broken images, which only reading the files reveals, count like others.
+    """
     if dataset.source == "imagenet":
         tars.check(dataset)
         root = Path(dataset.path).expanduser()
         if all((root / name).stat().st_size == size for name, size in IMAGENET_BYTES.items()):
             return IMAGENET  # to list them takes minutes
     source = open_source(dataset)
-    return len(source.splits["train"].labels), len(source.splits["val"].labels), len(source.classes)
+    train, val = sizes(source)
+    return train, val, len(source.classes)
+
+
+def sizes(source: Source) -> tuple[int, int]:
+    """The numbers of training and validation images of each replication, if no image is broken or a copy."""
+    pool = Pool(source.images.labels, np.arange(len(source.parts)), source.parts, source.val_fraction)
+    return len(pool.places("train", 0)), len(pool.places("val", 0))
 
 
 def identity(files: Listing | None) -> str:

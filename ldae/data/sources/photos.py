@@ -1,7 +1,8 @@
 """The built-in data set: random crops of twenty photographs that ship inside three Python packages.
 
-The photograph is the class. Training crops come from its upper part and validation crops from its lower part, so they
-share no pixel. Colour and brightness are random, so only structure identifies the class.
+The photograph is the class. Each replication holds out one side of each photograph: validation crops come from there,
+training crops from the rest, so they share no pixel. The pool has the crops for all four sides. Colour and brightness
+are random, so only structure identifies the class.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldae.data.sources import Images, Picture, Source
+from ldae.data.sources import Picture, Source
 from ldae.runtime.files import sha256
 from ldae.study.scale import Photos
 
@@ -32,8 +33,10 @@ FILES = {  # package -> folder, files
 }
 # (package, file) in the order of the labels:
 PHOTOGRAPHS = [(package, f"{folder}/{name}") for package, (folder, names) in FILES.items() for name in names.split()]
-TRAIN_PERCENT = 70  # of a photograph's height
-SIDES = (48, 96)  # of a window, in pixels of the photograph
+Side = Literal["bottom", "top", "left", "right"]
+SIDES: tuple[Side, ...] = ("bottom", "top", "left", "right")  # each of which can be held out
+TRAIN_PERCENT = 70  # of a photograph's height or width
+LENGTHS = (48, 96)  # the smallest and the largest window's, in pixels of the photograph
 CELL = 80  # side of a cell, in pixels of the photograph; windows centred in one cell form a group
 FLAT = 3.0  # standard deviation of a window's luminance (0..255) below which it is sky or backdrop, not structure
 TRIES = 30  # windows drawn in search of one that is not flat
@@ -43,12 +46,10 @@ def load(dataset: Photos) -> Source:
     """Opens the photographs; a `ValueError` names one that is missing."""
     for label in range(len(PHOTOGRAPHS)):
         locate(label)
-    counts = {"train": dataset.train, "val": dataset.val}
-    splits: dict[str, Images] = {
-        name: Crops(name, dataset.stored, (dataset.seed, index), range(count))
-        for index, (name, count) in enumerate(counts.items())
-    }
-    return Source(tuple(Path(file).stem for _, file in PHOTOGRAPHS), splits)
+    sides, splits = np.arange(len(SIDES)), np.repeat([0, 1], [dataset.train, dataset.val])
+    crops = Crops(dataset.stored, dataset.train, range(splits.size * sides.size))
+    parts = 2 * sides + splits[:, None]
+    return Source(tuple(Path(file).stem for _, file in PHOTOGRAPHS), crops, parts.ravel())
 
 
 def locate(label: int) -> Path:
@@ -88,19 +89,24 @@ class Window(NamedTuple):
     bottom: int
 
 
-def rows(split: str, height: int) -> tuple[int, int]:
-    """The rows start..stop of a photograph that a split may use."""
-    cut = height * TRAIN_PERCENT // 100
-    return (0, cut) if split == "train" else (cut, height)
+def region(split: str, side: Side, width: int, height: int) -> Window:
+    """The part of a photograph, with this side held out, that a split may use."""
+    length = height if side in ("bottom", "top") else width
+    cut = length * TRAIN_PERCENT // 100
+    train, val = (0, cut), (cut, length)
+    if side in ("top", "left"):
+        train, val = (length - cut, length), (0, length - cut)
+    start, stop = train if split == "train" else val
+    return Window(0, start, width, stop) if side in ("bottom", "top") else Window(start, 0, stop, height)
 
 
-def draw_window(split: str, width: int, height: int, rng: np.random.Generator) -> Window:
-    """A window of random side and position inside a split's part of a photograph."""
-    start, stop = rows(split, height)
-    smallest, largest = (min(side, width, stop - start) for side in SIDES)
-    side = int(rng.integers(smallest, largest + 1))
-    left, top = int(rng.integers(width - side + 1)), int(rng.integers(start, stop - side + 1))
-    return Window(left, top, left + side, top + side)
+def draw_window(part: Window, rng: np.random.Generator) -> Window:
+    """A square window of random size and position inside a part of a photograph."""
+    smallest, largest = (min(length, part.right - part.left, part.bottom - part.top) for length in LENGTHS)
+    length = int(rng.integers(smallest, largest + 1))
+    left = int(rng.integers(part.left, part.right - length + 1))
+    top = int(rng.integers(part.top, part.bottom - length + 1))
+    return Window(left, top, left + length, top + length)
 
 
 def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -118,18 +124,22 @@ def recolour(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Crops:
-    """Random crops of one split, cycling through the photographs; each is drawn from its own randomness."""
+    """Random crops, cycling through the photographs; each is drawn from its own randomness.
 
-    split: str
+    First come those for training, then those for validation. Four crops in a row are of the same photograph, one for
+    each side that can be held out, so that the n-th image of a replication always has the same label.
+    """
+
     size: int
-    seed: tuple[int, int]
+    train: int  # images for training of a replication
     indices: Sequence[int]
     names = ()  # crops are not files
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The photograph of each crop (N,)."""
-        return np.array(self.indices, dtype=np.int64) % len(PHOTOGRAPHS)
+        numbers = np.array(self.indices, dtype=np.int64) // len(SIDES)
+        return np.where(numbers < self.train, numbers, numbers - self.train) % len(PHOTOGRAPHS)
 
     def at(self, places: Sequence[int], white: float | None = None) -> Crops:
         """The crops at some positions; their white is fixed."""
@@ -139,10 +149,14 @@ class Crops:
         return map(self._draw, self.indices)
 
     def _draw(self, index: int) -> Picture:
-        label = index % len(PHOTOGRAPHS)
-        rng, photograph = np.random.default_rng([*self.seed, index]), luminance(label)
+        number, side = divmod(index, len(SIDES))
+        split = "train" if number < self.train else "val"
+        number -= 0 if split == "train" else self.train
+        label = number % len(PHOTOGRAPHS)
+        rng, photograph = np.random.default_rng([side, split == "val", number]), luminance(label)
+        part = region(split, SIDES[side], *photograph.size)
         for _ in range(TRIES):  # until a window is not flat
-            window = draw_window(self.split, *photograph.size, rng)
+            window = draw_window(part, rng)
             piece = photograph.crop(window)  # `resize(box=...)` would read beyond the window
             if np.asarray(piece).std() >= FLAT:
                 break

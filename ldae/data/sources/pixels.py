@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ LEAST = 0.01  # of the largest value: how far below black rounding and resizing 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files of one split, in a folder or inside a tar file; each image is independent of the others."""
+    """Image files in a folder, or inside tar files in a folder; each image is independent of the others."""
 
-    root: Path  # the folder or the tar file
+    root: Path
     size: int
     names: tuple[str, ...]  # relative to a folder
     labels: NDArray[np.int64]  # (N,)
-    in_tar: NDArray[np.int64] | None = None  # (N, 2) offset and size of each image in a tar file
+    tars: tuple[str, ...] = ()  # names of tar files
+    in_tar: NDArray[np.int64] | None = None  # (N, 3) the number of each image's tar file, and its offset and size there
     white: float | None = None
 
     def at(self, places: Sequence[int], white: float | None = None) -> ImageFiles:
@@ -47,10 +49,11 @@ class ImageFiles:
         if self.in_tar is None:
             yield from map(self._from_file, self.names)
             return
-        with self.root.open("rb") as file:
-            for offset, size in self.in_tar:
-                file.seek(offset)
-                yield draw(file.read(size), self.size, self.white)
+        with ExitStack() as stack:
+            files = [stack.enter_context((self.root / name).open("rb")) for name in self.tars]
+            for number, offset, size in self.in_tar:
+                files[number].seek(offset)
+                yield draw(files[number].read(size), self.size, self.white)
 
     def _from_file(self, name: str) -> Picture:
         path = self.root / name

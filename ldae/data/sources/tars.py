@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldae.data.sources import Images, Source
+from ldae.data.sources import Source
 from ldae.data.sources.listing import MOST_BYTES, UNKNOWN, Listing, file_digest
 from ldae.data.sources.pixels import ImageFiles
 from ldae.data.sources.tree import Entry
@@ -55,23 +55,23 @@ def load(dataset: ImageNet) -> Source:
     truth = validation_labels(root / DEVKIT, names)
     if len(val) != len(truth):
         raise ValueError(f"{root / VAL}: holds {len(val)} images, and {DEVKIT} has labels for {len(truth)}")
-    splits: dict[str, Images] = {
-        "train": _images(root / TRAIN, dataset.stored, train),
-        "val": _images(root / VAL, dataset.stored, list(zip(val, truth, strict=True))),
-    }
+    found = [member for member, _ in train] + val
+    parts = np.repeat([0, 1], [len(train), len(val)])
+    places = np.array([(member.offset, member.size) for member in found], dtype=np.int64)
+    pool = ImageFiles(
+        root,
+        dataset.stored,
+        tuple(member.name for member in found),
+        np.array([label for _, label in train] + truth, dtype=np.int64),
+        tars=(TRAIN, VAL),
+        in_tar=np.column_stack([parts, places]),
+    )
     files = listing(dataset)
     digests = [
         file_digest(root / name) if size <= MOST_BYTES else UNKNOWN
         for name, size in zip(files.names, files.sizes, strict=True)
     ]
-    return Source(names, splits, replace(files, digests=np.array(digests, dtype=np.uint64)))
-
-
-def _images(archive: Path, size: int, labelled: list[tuple[Member, int]]) -> ImageFiles:
-    """All images of a split."""
-    places = np.array([(member.offset, member.size) for member, _ in labelled], dtype=np.int64).reshape(-1, 2)
-    labels = np.array([label for _, label in labelled], dtype=np.int64)
-    return ImageFiles(archive, size, tuple(member.name for member, _ in labelled), labels, in_tar=places)
+    return Source(names, pool, parts, listing=replace(files, digests=np.array(digests, dtype=np.uint64)))
 
 
 def listing(dataset: ImageNet) -> Listing:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldae.data.division import Division
 from ldae.runtime.arrays import open_array
 from ldae.study.results import Manifest
 
@@ -28,16 +29,19 @@ class Tile(NamedTuple):
 
 
 def contact_sheet(folder: Path, manifest: Manifest) -> list[Tile]:
-    """The first training images of each class, or of some classes spread over all; none if the images are absent."""
-    files = [folder / name for name in ("train.npy", "train_labels.npy")]
-    if not all(path.is_file() for path in files):
+    """The first training images of each class, or of some classes spread over all; none if the images are absent.
+
+    The training images are those of seed 0.
+    """
+    pool = folder / "images.npy"
+    if not pool.is_file():
         return []
-    images, labels = (open_array(path, mapped=True) for path in files)
+    images, division = open_array(pool, mapped=True), Division.open(folder, "train", 0)
     classes = manifest.classes
     shown = np.unique(np.linspace(0, len(classes) - 1, min(CLASSES, len(classes))).round().astype(int))
     tiles = []
     for label in shown.tolist():
-        places = np.flatnonzero(labels == label)[: max(1, IMAGES // len(shown))]
+        places = division.index[division.labels == label][: max(1, IMAGES // len(shown))]
         num = manifest.counts["train"].get(classes[label], 0)
         tiles.append(Tile(classes[label], num, [_encoded(images[place]) for place in places]))
     return tiles
