@@ -47,7 +47,7 @@ def main() -> None:
         counts = {"train": {"a": STORED}}
         manifest = Manifest(source="photos", size=SIDE, classes=("a",), counts=counts, lineage=lineage, sha256=sums)
         manifest.write(folder / "manifest.json")
-        split = Split.open(folder, "train")
+        split = Split.open(folder, "train", seed=0)
         device = torch.device("cpu")
         randomness = Randomness(device, 0)
 

@@ -30,7 +30,7 @@ class Split:
     size: int  # S, at most S'
 
     @classmethod
-    def open(cls, folder: Path, name: SplitName, seed: int = 0) -> Split:
+    def open(cls, folder: Path, name: SplitName, seed: int) -> Split:
         """Opens the split `train` or `val` of a replication in a prepared folder without reading its images."""
         division, size = Division.open(folder, name, seed), Manifest.read(folder / "manifest.json").size
         images, labels = CheckedRows(folder / "images.npy"), torch.from_numpy(division.labels)

@@ -220,7 +220,7 @@ def test_a_probe_takes_the_centres_of_the_training_images_from_the_cache(
     workshop: Workshop, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:
     model, tokenizer = labelled
-    train, centre = Split.open(workshop.dataset, "train"), Crop(None, 0, torch.device("cpu"))
+    train, centre = Split.open(workshop.dataset, "train", seed=0), Crop(None, 0, torch.device("cpu"))
     fitted = {name: torch.from_numpy(array) for name, array in load_file(tokenizer / "tokenizer.safetensors").items()}
     cached, images = (
         windows(source, np.arange(3, 11), centre, Randomness(centre.device, 0), position=0)
