@@ -181,9 +181,10 @@ def rows(study: Study) -> list[str]:
 
 
 def _scales(**_: object) -> list[str]:
+    from ldae.study.scale_file import scale_names
     from ldae.study.study import project_of
 
     try:
-        return sorted(path.stem for path in (project_of(Path.cwd()) / "scales").glob("*.yaml"))
+        return scale_names(project_of(Path.cwd()) / "scales")
     except ValueError:
         return []

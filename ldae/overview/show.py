@@ -18,6 +18,7 @@ from ldae.overview.state import State
 from ldae.study.checking import StudyError, nearest
 from ldae.study.file import Sweep
 from ldae.study.graph import COMMON, PAGES, Graph, Job
+from ldae.study.rates import rate_in_words
 from ldae.study.record import digest, leaves
 from ldae.study.results import ProbeRecord
 from ldae.study.spec import Spec
@@ -101,8 +102,9 @@ def row_in_full(study: Study, root: Path, name: str) -> list[RenderableType]:
     facts = [f"from {row.parent}" if row.parent is not None else "from the defaults"]
     facts += [f"in the paper {value:g} ({key})" for key, value in row.paper.model_dump(exclude_none=True).items()]
     if not study.is_published(name):
-        training = study.scale.training_of(study.variants[name].spec)
+        training = study.scale.training_of(row.spec, study.factors[name].value)
         facts.append(f"{training.batch} images a step at a peak rate of {training.peak_rate:.3g}")
+        facts.append(rate_in_words(study, name))
     if study.runs[name] != name:
         facts.append(f"shares the training of {study.runs[name]}; only the probed features differ")
     config = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ldae.study.base import Config
 from ldae.study.file import Claim, DimensionFigure, Paper, SchedulesFigure, Target
 from ldae.study.measures import MeasureName
+from ldae.study.rates import rate_in_words
 from ldae.study.record import digest
 from ldae.study.rows import Point
 from ldae.study.spec import Spec
@@ -103,6 +104,7 @@ class PageRow(RowDefinition):
     spec: dict[str, Any]
     records: Records
     tokenizer: str | None = None  # None for a method without one
+    rate: str | None = None  # the rate of its training in words; None for published weights
 
 
 class PageDefinition(ViewDefinition):
@@ -224,6 +226,7 @@ def _page_row(graph: Graph, row: RowDefinition) -> PageRow:
         spec=variant.spec.model_dump(exclude_defaults=True),
         records=_records(graph, (job for job in graph.jobs_of([row.name]) if "row" in job.key)),
         tokenizer=variant.spec.tokenizer.name if study.is_denoiser(row.name) else None,
+        rate=None if study.is_published(row.name) else rate_in_words(study, row.name),
     )
 
 

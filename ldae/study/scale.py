@@ -235,12 +235,12 @@ class Scale(Config):
     judging: Judging = Judging()
     resources: Resources = Resources()
 
-    def training_of(self, row: Spec) -> Training:
-        """The recipe by which a row is pretrained, with what the row itself changes.
+    def training_of(self, row: Spec, factor: float = 1.0) -> Training:
+        """The recipe by which a row is pretrained, with what the row itself changes and its factor on the rate.
 
         Raises a `ValueError` for a batch that is not a whole number.
         """
-        return row.recipe.applied(self.recipe_for(row.method.name))
+        return row.recipe.applied(self.recipe_for(row.method.name), factor)
 
     def recipe_for(self, method: str) -> Training:
         """The recipe of a method that pretrains; one that the scale does not give has the denoisers' keys."""

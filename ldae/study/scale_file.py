@@ -22,6 +22,11 @@ OF_A_ROW = {  # keys of the scale's recipes, and the key by which a row changes 
 }
 
 
+def scale_names(folder: Path) -> list[str]:
+    """The scales in a folder; the files of rates beside them are none."""
+    return sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.endswith(".rates"))
+
+
 def read_scale(folder: Path, name: str) -> Scale:
     """A scale by name: its file in `folder`, key by key on top of the scales that it is `from`.
 
@@ -31,8 +36,8 @@ def read_scale(folder: Path, name: str) -> Scale:
     files: list[dict[str, Any]] = []
     base: Any = name
     while base is not None:
-        if base in names or not (folder / f"{base}.yaml").is_file():
-            known = sorted({path.stem for path in folder.glob("*.yaml")} - set(names))
+        if base in names or str(base) not in scale_names(folder):
+            known = [other for other in scale_names(folder) if other not in names]
             hint = f"{nearest(str(base), known)}; known: {listed(known)}"
             if not names:
                 raise StudyError(f"scale: {name!r} has no file {folder.name}/{name}.yaml{hint}")

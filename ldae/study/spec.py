@@ -32,6 +32,7 @@ class Tokenizer(Config):
     # diffusion does; `dimension` gives each of them unit variance, which for PCA is whitening. docs/deviations.md has
     # what both gave. `published` multiplies by 0.18215, as is done with the latents of Stable Diffusion's VAE.
     scale: Literal["global", "dimension", "published"] = "global"
+    rate: Multiple = 1.0  # of a trained tokenizer, as a multiple of its tuned rate
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -45,6 +46,8 @@ class Tokenizer(Config):
                 )
             if self.scale == "published":
                 raise ValueError(f"tokenizer.scale: 'published' needs tokenizer.kind {possible}, found {self.kind!r}")
+            if self.rate != 1:
+                raise ValueError(f"tokenizer.rate: {self.kind!r} has none; it needs tokenizer.kind {possible}")
         return self
 
     @property
@@ -60,7 +63,13 @@ class Tokenizer(Config):
     @property
     def name(self) -> str:
         """The name of the fit that this tokenizer needs: one PCA serves every `dim`, and a fit serves each `scale`."""
-        return self.kind if self.traits.one_fit else "-".join([self.kind, str(self.dim), *self.losses])
+        rate = [f"rate{self.rate!r}".removesuffix(".0")] if self.rate != 1 else []
+        return self.kind if self.traits.one_fit else "-".join([self.kind, str(self.dim), *self.losses, *rate])
+
+    @property
+    def at_scale_rate(self) -> Tokenizer:
+        """The same tokenizer without a `rate` of its own."""
+        return self.model_copy(update={"rate": 1.0})
 
 
 class Noise(Config):
@@ -124,16 +133,17 @@ class Recipe(Config):
     batch: Multiple = 1.0
     weight_decay: Annotated[float, Field(ge=0)] | None = None  # None: what the scale says
 
-    def applied(self, training: Training) -> Training:
+    def applied(self, training: Training, factor: float = 1.0) -> Training:
         """The scale's recipe with this row's rate, batch and weight decay.
 
-        `length` is applied by `ldae.stages.pretrain`, because it also shortens the warm-up.
+        `factor` is the row's tuned factor on the scale's rate, which `rate` multiplies. `length` is applied by
+        `ldae.stages.pretrain`, because it also shortens the warm-up.
 
         Raises a `ValueError` for a batch that is not a whole number.
         """
         changes: dict[str, Any] = {}
-        if self.rate != 1:
-            changes["rate"] = self.rate * training.rate
+        if factor * self.rate != 1:
+            changes["rate"] = factor * self.rate * training.rate
         if self.batch != 1:
             batch = self.batch * training.batch
             if abs(batch - round(batch)) > 1e-6 * batch or batch < 0.5:

@@ -100,8 +100,8 @@ class ConvolutionalStage(StageSpec):
 AnyTokenizerStage = TokenizerStage | ConvolutionalStage
 
 
-def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> AnyTokenizerStage:
-    """The fit that a row's tokenizer needs."""
+def tokenizer_stage(tokenizer: Tokenizer, scale: Scale, factor: float = 1.0) -> AnyTokenizerStage:
+    """The fit that a row's tokenizer needs; `factor` is that of a trained one on the scale's rate."""
     shared = "tokenizer" in scale.shared
     if tokenizer.traits.trained:
         losses = {"perceptual": tokenizer.perceptual, "adversarial": tokenizer.adversarial}
@@ -109,7 +109,10 @@ def tokenizer_stage(tokenizer: Tokenizer, scale: Scale) -> AnyTokenizerStage:
         unused = [] if stage.is_published else ["published"]
         unused += [] if stage.perceptual else ["perceptual", "perceptual_weight", "lpips"]
         unused += [] if stage.adversarial else ["adversarial_weight", "adversarial_start", "discriminator_width"]
-        return stage.model_copy(update={"convolutional": scale.convolutional.without(unused)})
+        recipe = scale.convolutional.without(unused)
+        if factor * tokenizer.rate != 1 and not stage.is_published:
+            recipe = recipe.model_copy(update={"rate": factor * tokenizer.rate * recipe.rate})
+        return stage.model_copy(update={"convolutional": recipe})
     return TokenizerStage(
         kind=tokenizer.kind,
         patch=tokenizer.traits.patch(tokenizer.dim),
@@ -173,18 +176,19 @@ class BaselineStage(Baselines, StageSpec):
 PretrainingStage = PretrainStage | AdoptStage | BaselineStage
 
 
-def pretraining_stage(row: Spec, scale: Scale) -> PretrainingStage:
-    """The pretraining of a row by its method, or its published weights."""
+def pretraining_stage(row: Spec, scale: Scale, factor: float = 1.0) -> PretrainingStage:
+    """The pretraining of a row by its method, or its published weights; `factor` is that on the scale's rate."""
     size, weights = scale.size_of(row), row.method.weights
     if not row.method.traits.denoises:
-        own = {"weights": weights} if weights is not None else {row.method.name: scale.training_of(row)}
+        own = {"weights": weights} if weights is not None else {row.method.name: scale.training_of(row, factor)}
         return BaselineStage.model_validate({"size": size, **own})
     parts: dict[str, Any] = {part: getattr(row, part) for part in ("tokenizer", "noise", "network", "objective")}
     if weights is not None:  # which have a size of their own
         parts["network"] = row.network.model_copy(update={"size": Network().size})
         return AdoptStage.model_validate({**parts, "size": size, "weights": weights})
     recipe = Recipe(crop=row.recipe.crop, length=row.recipe.length)
-    return PretrainStage.model_validate({**parts, "size": size, "recipe": recipe, "training": scale.training_of(row)})
+    training = scale.training_of(row, factor)
+    return PretrainStage.model_validate({**parts, "size": size, "recipe": recipe, "training": training})
 
 
 class PixelsStage(StageSpec):

@@ -17,9 +17,10 @@ import yaml
 from ldae.study.checking import StudyError, alternatives, check_folder_name, checked, listed, nearest, read_yaml
 from ldae.study.file import Claim, DimensionFigure, Figure, RowsFigure, StudyFile, Table, Target
 from ldae.study.measures import DEFAULT_MEASURES, ordered
+from ldae.study.rates import Factor, Rates, check_rates, factors, rates_path, read_rates
 from ldae.study.rows import Point, Variant, resolve
 from ldae.study.scale import Part, Scale
-from ldae.study.scale_file import not_of_a_study, read_scale
+from ldae.study.scale_file import not_of_a_study, read_scale, scale_names
 from ldae.study.spec import Features, Spec
 from ldae.study.stage_specs import (
     AnyTokenizerStage,
@@ -47,6 +48,7 @@ class Study:
     variants: dict[str, Variant]
     sweeps: dict[str, list[Point]]
     name: str | None = None  # of another study than the folder's own
+    rates: Rates = Rates()
 
     @classmethod
     def load(cls, root: Path, overrides: Mapping[str, Any]) -> Study:
@@ -78,12 +80,14 @@ class Study:
                     f"{path.name}: {view!r} names a table and a figure; rename one, because both are targets"
                 )
         scale = read_scale(root / "scales", file.scale)
-        study = cls(file, file.scale, scale, *resolve(file, scale, path.name), other)
+        rates = rates_path(root / "scales", file.scale, other)
+        study = cls(file, file.scale, scale, *resolve(file, scale, path.name), other, read_rates(rates))
         for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
             for view, definition in views.items():
                 _check_names(study, definition, f"{path.name}: {kind}.{view}")
         _check_seeds(study, path.name)
-        if other is not None and (root / "scales" / f"{other}.yaml").is_file():
+        check_rates(study, rates)
+        if other is not None and other in scale_names(root / "scales"):
             raise StudyError(
                 f"{path}: a scale is called {other!r} too, and results/{other} is its folder; rename the study"
             )
@@ -184,11 +188,17 @@ class Study:
     def tokenizers(self) -> dict[str, AnyTokenizerStage]:
         """The tokenizers to fit, by name."""
         rows = [v.spec.tokenizer for v in self.variants.values() if v.spec.method.traits.denoises]
-        return {tokenizer.name: tokenizer_stage(tokenizer, self.scale) for tokenizer in rows}
+        rates = self.rates
+        return {each.name: tokenizer_stage(each, self.scale, rates.of_tokenizer(each)) for each in rows}
+
+    @cached_property
+    def factors(self) -> dict[str, Factor]:
+        """The factor of each variant on the scale's rate."""
+        return factors(self.rates, self.variants, self.runs)
 
     def pretraining(self, row: str) -> PretrainingStage:
         """What the pretraining of a row depends on."""
-        return pretraining_stage(self.variants[row].spec, self.scale)
+        return pretraining_stage(self.variants[row].spec, self.scale, self.factors[row].value)
 
     def untrained_features(self, row: str) -> UntrainedFeatures:
         """What the probed features of a row's untrained network depend on."""
