@@ -6,6 +6,7 @@ repeated.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 from ldae.overview.pack import Pack, read_pack, with_seeds
 from ldae.overview.state import State
 from ldae.runtime.files import parse_json, sha256, write_bytes
+from ldae.runtime.locking import SILENT_SECONDS, read_holder
 from ldae.study.graph import Graph, Job
 from ldae.study.record import content, differences
 from ldae.study.study import Study
@@ -77,6 +79,7 @@ def merge(study: Study, root: Path, packs: Iterable[Path]) -> Merged:
         else:
             raise ValueError(_conflict(result, about))
     _check_together(graph, here, merged)
+    _check_idle(graph, merged)
     for result in merged.known:
         _write_files(result)
     for result in merged.written:
@@ -172,6 +175,14 @@ def _check_together(graph: Graph, here: State, merged: Merged) -> None:
         is_current = not job.is_view and here.record_of(job) is not None and here.outdated(job) is None
         if is_current and job not in written and (reason := after.outdated(job)):
             raise ValueError(f"{job.record}: would be outdated by the merge: {reason}; {NOTHING}")
+
+
+def _check_idle(graph: Graph, merged: Merged) -> None:
+    """Refuses a result whose training is running here, with a `ValueError`."""
+    for result in merged.written:
+        holder = read_holder(graph.results / "resume" / result.job.place / "lock")
+        if holder is not None and not holder.has_ended and time.time() - holder.heartbeat < SILENT_SECONDS:
+            raise ValueError(f"{result.job.title}: is being computed on {holder.host}; stop it first; {NOTHING}")
 
 
 def _replace(result: Incoming) -> None:

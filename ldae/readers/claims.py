@@ -11,6 +11,7 @@ import pandas as pd
 from ldae.measures.intervals import LEVEL
 from ldae.readers.estimand import contents, estimand
 from ldae.readers.layout import Part, Whisker
+from ldae.readers.machines import devices_of
 from ldae.readers.ranks import spearman
 from ldae.readers.results import Results
 from ldae.readers.verdicts import FAILS, HOLDS, LEARNT, NOT_TESTED, UNDECIDED, ClaimFinding, judge
@@ -87,7 +88,7 @@ def write_claims(definition: ClaimsDefinition, results: Results, *, out: Path) -
     for row in definition.rows:  # a row may stand here twice, by its name and as a point of a sweep
         papers[row.name] = papers.get(row.name, Paper()).model_copy(update=row.paper.model_dump(exclude_none=True))
     judged = _judged(definition, results, papers)
-    notes = _notes(judged, definition)
+    notes = (*_notes(judged, definition), *devices_of(results.rows.values()))
     frame = pd.DataFrame(
         {
             "claim": claim.text,

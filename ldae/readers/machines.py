@@ -1,4 +1,4 @@
-"""Which devices computed the numbers of a table, where they are several; no torch."""
+"""Which devices computed the numbers of a view, where they are several; no torch."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ from collections.abc import Iterable, Sequence
 from ldae.readers.results import RowResult
 
 
-def devices_of(rows: Iterable[RowResult]) -> str:
-    """A note on the devices of rows, with the seeds that each probed; empty if all have the same one.
+def devices_of(rows: Iterable[RowResult]) -> list[str]:
+    """A note on the devices of rows, with the seeds that each probed; none if all have the same one.
 
     A host's name may be private, so it is not shown.
     """
     rows = list(rows)
-    found: dict[str, dict[str, list[int]]] = {}  # the seeds of each row, by device and by the row's label
-    for row in rows:
-        for seed, device in zip(row.seeds, row.devices, strict=True):
-            found.setdefault(device, {}).setdefault(row.label, []).append(seed)
+    found = dict.fromkeys(device for row in rows for device in row.devices)
     if len(found) < 2:
-        return ""
-    texts = [f"{device or 'an unknown device'} ({_seeds_by_row(seeds, len(rows))})" for device, seeds in found.items()]
-    return f"Computed on {len(texts)} kinds of devices: {'; '.join(texts)}."
+        return []
+    texts = [f"{device or 'an unknown device'} ({_seeds_of(device, rows)})" for device in found]
+    return [f"Computed on {len(texts)} kinds of devices: {'; '.join(texts)}."]
 
 
-def _seeds_by_row(seeds: dict[str, list[int]], rows: int) -> str:
-    """The seeds of rows in words; the labels of rows are left out if all `rows` of the table have the same seeds."""
+def _seeds_of(device: str, rows: Sequence[RowResult]) -> str:
+    """The seeds that a device has probed, in words; with the labels of rows, if it has not probed all rows of them."""
+    own = {
+        row.name: {seed for seed, other in zip(row.seeds, row.devices, strict=True) if other == device} for row in rows
+    }
+    every = set[int]().union(*own.values())
+    if all(own[row.name] == every & set(row.seeds) for row in rows):
+        return _ranges(every)
     labels: dict[str, list[str]] = {}
-    for label, numbers in seeds.items():
-        labels.setdefault(_ranges(numbers), []).append(label)
-    if len(labels) == 1 and len(seeds) == rows:
-        return next(iter(labels))
-    return ", ".join(
-        f"{numbers} of {' and '.join(f'“{label}”' for label in of_rows)}" for numbers, of_rows in labels.items()
-    )
+    for row in rows:
+        if own[row.name]:
+            labels.setdefault(_ranges(own[row.name]), []).append(f"“{row.label}”")
+    return ", ".join(f"{seeds} of {' and '.join(of_rows)}" for seeds, of_rows in labels.items())
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def _ranges(numbers: set[int]) -> str:
     """Seeds in words, e.g. `seeds 0-3 and 7`."""
-    ordered = sorted(numbers)
-    starts = [n for n in ordered if n - 1 not in ordered]
-    ends = [n for n in ordered if n + 1 not in ordered]
+    starts = sorted(n for n in numbers if n - 1 not in numbers)
+    ends = sorted(n for n in numbers if n + 1 not in numbers)
     parts = [str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True)]
-    return f"seed{'s' * (len(ordered) > 1)} {' and '.join(parts)}"
+    return f"seed{'s' * (len(numbers) > 1)} {' and '.join(parts)}"

@@ -63,8 +63,7 @@ def write_table(definition: TableDefinition, results: Results, *, tokenizers: Se
     notes += table.notes
     perceptual = dict.fromkeys(fit.perceptual for fit in fits if fit.perceptual is not None)
     notes += [Note(text=PERCEPTUAL[network]) for network in perceptual]
-    if devices := devices_of(results.rows.values()):
-        notes.append(Note(text=devices))
+    notes += [Note(text=text) for text in devices_of(results.rows.values())]
     layout = table.model_copy(update={"title": definition.title, "notes": tuple(notes), "rows": tuple(rows)})
     layout.write(out)
     return layout

@@ -35,8 +35,8 @@ PACKAGE = Path(__file__).parent.parent
 # The code of views is cheap to run again, so its bytes are part of what a view is made from.
 NUMBERS = ("readers/results.py", "measures/intervals.py", "data/division.py")
 VERDICTS = ("readers/claims.py", "readers/verdicts.py", "readers/ranks.py", "measures/power.py")
-WORDS = ("readers/layout.py", "readers/estimand.py")
-TABLES = ("readers/tables.py", "readers/machines.py", *WORDS)
+WORDS = ("readers/layout.py", "readers/machines.py", "readers/estimand.py")
+TABLES = ("readers/tables.py", *WORDS)
 CODE = {
     "table": (*TABLES, *NUMBERS),
     "figure": ("readers/figures/*.py", "study/schedules.py", *NUMBERS),
@@ -45,6 +45,7 @@ CODE = {
     "report": ("readers/report/*.*", *TABLES, *VERDICTS, *NUMBERS),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
+SHOWS_DEVICES = ("table", "claims")  # these name the devices of probes
 
 
 def lineage(stage: str, spec: Config, revision: int | str, *inputs: Lineage) -> Lineage:
@@ -259,7 +260,7 @@ def digest_read(about: dict[str, Any], *, stage: str) -> str:
     """A digest of what a job of a stage reads of a result, from its record."""
     if stage in SHOWS_PROVENANCE:
         return digest(about)
-    if stage == "table" and "blocks" in about:  # a table names the devices of its probes
+    if stage in SHOWS_DEVICES and "blocks" in about:
         return digest([content(about), about.get("provenance", {}).get("device")])
     return content(about)
 

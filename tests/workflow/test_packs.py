@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import zipfile
 from collections import Counter
@@ -21,6 +23,7 @@ from ldae.overview.plan import plan
 from ldae.overview.state import State
 from ldae.overview.status import status
 from ldae.runtime.files import parse_json, read_json, record_text, write_json
+from ldae.runtime.process import started_seconds
 from ldae.study.graph import Graph as Jobs
 from ldae.study.study import Study
 
@@ -279,6 +282,18 @@ def test_a_result_that_differs_is_never_replaced(packs: list[Path], tmp_path: Pa
     assert snapshot(other.folder / RESULTS) == before
 
 
+def test_a_result_that_is_being_computed_here_is_not_merged(packs: list[Path], tmp_path: Path) -> None:
+    other = project(tmp_path)
+    lock = other.folder / RESULTS / "resume/pretrain/pca/seed0/lock"
+    lock.parent.mkdir(parents=True)
+    about = {"host": os.uname().nodename, "pid": os.getpid(), "started": started_seconds(), "locks": None}
+    lock.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"pretrain pca, seed 0: is being computed on .*; nothing was merged"):
+        merged(other, *packs)
+    lock.unlink()
+    assert merged(other, *packs).written
+
+
 def test_results_that_were_computed_from_other_ones_are_refused(packs: list[Path], tmp_path: Path) -> None:
     other = project(tmp_path)
     merged(other, packs[0])
@@ -399,12 +414,14 @@ def test_the_commands_say_what_they_did_in_a_line_each(packs: list[Path], tmp_pa
     source, other = copy_of(Graph(packs[0].parent / "machine0"), tmp_path / "a"), project(tmp_path / "b")
     packed = forked("pack", "results/smoke", "--seed", "0", folder=source.folder)
     path = source.folder / RESULTS / "packs/seed0.zip"
-    assert packed.stdout.startswith("results/smoke/packs/seed0.zip: 10 results of seed 0"), packed.stderr
+    with zipfile.ZipFile(path) as file:
+        number = sum(name.endswith(".json") for name in file.namelist()) - 1  # the header is none
+    assert packed.stdout.startswith(f"results/smoke/packs/seed0.zip: {number} results of seed 0"), packed.stderr
     assert path.read_bytes() == packs[0].read_bytes()
     said = forked("merge", str(path), folder=other.folder).stdout
-    assert said.startswith("10 results merged into results/smoke (9 of seed 0)")
+    assert said == f"{number} results merged into results/smoke ({number - 1} of seed 0)\n"  # and the images
     said = forked("merge", str(path), folder=other.folder).stdout
-    assert said == "0 results merged into results/smoke\n10 were there already\n"
+    assert said == f"0 results merged into results/smoke\n{number} were there already\n"
     failed = forked("pack", "results/laptop", "--seed", "0", "--scale", "smoke", folder=source.folder)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert "results/laptop: is not the results folder of this study at scale smoke" in failed.stderr
