@@ -73,52 +73,40 @@ def width(full: int, small: int) -> dict[str, Any]:
     return {"sizes": {"B": {"width": small}, "half-L": {"width": full}, "L": {"width": full}}}
 
 
-LONGER = {"convolutional": {"steps": 240}, "baselines": {"moco_v3": {"steps": 376}}}  # twice as long as today
+def longer(factor: int) -> dict[str, Any]:
+    """Convolutional tokenizers and MoCo v3, which gain least today, train longer than today by a factor."""
+    return {"convolutional": {"steps": 120 * factor}, "baselines": {"moco_v3": {"steps": 188 * factor}}}
+
+
 SMALL_96 = {"dataset": {"size": 96, "train": 6000, "val": 3000}}  # as many pixels as 13,500 images of today's size
-RECIPES = (  # fine-tuning stays as it is, if nothing else is said
+RECIPES = (  # fine-tuning stays as it is
     Recipe("today", "the laptop scale as it is", {}),
-    Recipe("steps_650", "as many steps as 40 minutes allow", steps(650)),
-    Recipe(
-        "steps_750",
-        "more steps, paid by fine-tuning's, which no claim is about",
-        merged(steps(750), {"finetuning": {"steps": 350}}),
-    ),
-    Recipe("narrow", "a narrower network leaves time for twice the steps", merged(steps(1000), width(48, 36))),
-    Recipe("batch_64", "twice the batch: less noise in each of half as many steps", steps(250, batch=64)),
-    Recipe("batch_16", "half the batch: at this budget, the number of steps may limit", steps(750, batch=16)),
-    Recipe("batch_16_long", "half the batch, with as many images as today", steps(1000, batch=16)),
-    Recipe("batch_8", "still more steps, with the smallest batch", steps(1250, batch=8)),
-    Recipe("width_80", "a wider network in fewer steps", merged(steps(400), width(80, 60))),
-    Recipe(
-        "width_96",
-        "a still wider network in still fewer steps, also of fine-tuning",
-        merged(merged(steps(250), width(96, 72)), {"finetuning": {"steps": 700}}),
-    ),
+    Recipe("steps_1000", "twice the steps", steps(1000)),
+    Recipe("steps_1000_longer", "and so the tokenizers and MoCo v3", merged(steps(1000), longer(2))),
+    Recipe("narrow", "a narrower network leaves time for 3 times the steps", merged(steps(1500), width(48, 36))),
+    Recipe("narrow_longer", "the same with longer tokenizers", merged(merged(steps(1300), width(48, 36)), longer(2))),
+    Recipe("batch_64", "twice the batch: less noise in each step", steps(550, batch=64)),
+    Recipe("batch_16", "half the batch, as many images as today: steps may be what is missing", steps(1000, batch=16)),
+    Recipe("batch_16_long", "half the batch, in three times as many steps", steps(1500, batch=16)),
+    Recipe("batch_16_longer", "the same with longer tokenizers", merged(steps(1300, batch=16), longer(2))),
+    Recipe("width_80", "a wider network", merged(steps(750), width(80, 60))),
+    Recipe("width_96", "a still wider network", merged(steps(550), width(96, 72))),
     Recipe(
         "pixels_96",
         "36 tokens make a harder task; a narrow network, fewer images and shorter tokenizers pay for them",
-        merged(merged(steps(350), width(48, 36)), {**SMALL_96, "convolutional": {"steps": 60}}),
+        merged(merged(steps(600), width(48, 36)), {**SMALL_96, "convolutional": {"steps": 100}}),
     ),
     Recipe(
         "pixels_96_batch_16",
         "36 tokens, with half the batch for more steps",
-        merged(merged(steps(550, batch=16), width(48, 36)), {**SMALL_96, "convolutional": {"steps": 60}}),
+        merged(merged(steps(900, batch=16), width(48, 36)), {**SMALL_96, "convolutional": {"steps": 100}}),
     ),
-    Recipe("longer", "convolutional tokenizers and MoCo v3, which gain least today, train twice as long", LONGER),
-    Recipe(
-        "batch_16_longer",
-        "these twice as long, and half the batch for other rows",
-        merged(steps(750, batch=16), LONGER),
-    ),
-    Recipe(
-        "narrow_longer",
-        "these twice as long, and a narrower network in more steps",
-        merged(merged(steps(850), width(48, 36)), LONGER),
-    ),
+    Recipe("longer", "tokenizers and MoCo v3 twice as long, other rows as today", longer(2)),
+    Recipe("longer_4", "tokenizers and MoCo v3 four times as long, other rows as today", longer(4)),
     Recipe(
         "views_1",
-        "heads of the probe learn from random crops, not from the centre; fewer steps of fine-tuning pay for it",
-        {"probing": {"views": 1}, "finetuning": {"steps": 800}},
+        "the probe's heads learn from random crops, not from the centre",
+        merged(steps(750), {"probing": {"views": 1}}),
     ),
 )
 NAMES = tuple(recipe.name for recipe in RECIPES)
@@ -283,14 +271,13 @@ def main() -> None:
         parser.error(f"--folder: {folder} lies in a repository; give one outside")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("recipes: stopped"))  # with the Snakemake that it waits for
     project = Project(folder, arguments.base)
-    laptop = Study.load(ROOT, {"scale": "laptop", "seeds": [0]})
-    clocks = {target: Clock(laptop, target) for target in LIMITS}
+    clock = Clock(Study.load(ROOT, {"scale": "laptop", "seeds": [0]}))
     minutes = {
-        recipe.name: {target: round(clock.minutes(project.whole(recipe)), 1) for target, clock in clocks.items()}
+        recipe.name: {target: round(clock.minutes(project.whole(recipe), target), 1) for target in LIMITS}
         for recipe in RECIPES
     }
     if arguments.plan:
-        print(plan(project, clocks["main"], minutes))
+        print(plan(project, clock, minutes))
         return
     earlier = json.loads(arguments.out.read_text())["recipes"] if arguments.out.exists() else {}
     finished = {
