@@ -21,7 +21,7 @@ class Encoders(NamedTuple):
     """The encoders that a probe compares, and the first step that they share."""
 
     prepare: Callable[[Tensor, Randomness], Tensor]  # images (n, 3, S, S), or cached latents, to the networks' input
-    encode: Callable[[Tensor], Iterable[tuple[str, Tensor]]]  # to names, e.g. "random/0", and tokens (n, T, F)
+    encode: Callable[[Tensor], Iterable[tuple[str, Tensor]]]  # to names, e.g. "-1" of a block, and tokens (n, T, F)
 
 
 class Crop(NamedTuple):
