@@ -20,14 +20,14 @@ BROKEN_PIPE = 141  # the exit status that shells report after SIGPIPE, e.g. in `
 
 def parser() -> Root:
     """The parser of the whole command line."""
-    from ldae.commands import models, packs, parsing, stages, study, views
+    from ldae.commands import models, packs, parsing, stages, study, tuning, views
 
     root = parsing.Root(
         "ldae",
         description="Asks about the l-DAE study in config.yaml, runs it, and uses its trained encoders.",
         epilog="`ldae <command> --help` shows the options and examples of a command. README.md introduces the study.",
     )
-    for group in (study, packs, models, parsing, stages, views):
+    for group in (study, tuning, packs, models, parsing, stages, views):
         group.add(root)
     return root
 

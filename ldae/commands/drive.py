@@ -17,14 +17,22 @@ from pathlib import Path
 def main() -> None:
     """Runs Snakemake and prints its results.
 
-    The first argument is a request as JSON: the `names` of rows and other targets, and the study's settings that the
-    command line overrides (`overrides`). The other arguments are passed to Snakemake.
+    The first argument is a request as JSON: the `names` of rows and other targets, the study's settings that the
+    command line overrides (`overrides`), and the words of the `ldae` command that follows instead of the results
+    (`again`); that one also follows if trainings of the `targets` have diverged and nothing else has failed. The other
+    arguments are passed to Snakemake.
     """
-    request, started = json.loads(sys.argv[1]), time.time()
+    request, started, environment = json.loads(sys.argv[1]), time.time(), dict(os.environ)
     sys.argv = ["snakemake", *sys.argv[2:]]
     try:
         status = _snakemake()
         if "--dry-run" not in sys.argv:
+            if request["again"]:
+                if _has_ended(request["targets"], request["overrides"], since=started):
+                    sys.stdout.flush()
+                    command = [sys.executable, "-m", "ldae.cli", *request["again"]]
+                    os.execve(sys.executable, command, environment)  # without what Snakemake has set for its jobs
+                status = status or 1
             _print_results(request["names"], request["overrides"], since=started if status else None)
     except KeyboardInterrupt:  # before Snakemake installs its handlers, or while it ends
         sys.exit("ldae: interrupted")
@@ -42,6 +50,14 @@ def _snakemake() -> int:
             print(ended.code, file=sys.stderr)
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
+
+
+def _has_ended(records: list[str], overrides: dict[str, str], *, since: float) -> bool:
+    """Whether a run that started at a time has left nothing to do but trainings that have diverged."""
+    from ldae.readers.tuning import has_ended
+    from ldae.study.study import Study
+
+    return has_ended(Study.load(Path(), overrides), Path(), records, since=since)
 
 
 def _print_results(names: list[str], overrides: dict[str, str], *, since: float | None) -> None:

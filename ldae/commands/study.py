@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from ldae.commands.parsing import Root, add_scale_and_study, completed, overrides, rows
+from ldae.commands.parsing import Parser, Root, add_scale_and_study, completed, overrides, rows
 
 if TYPE_CHECKING:
     from ldae.study.study import Study
@@ -74,9 +75,7 @@ def add(root: Root) -> None:
         action=_run,
     )
     completed(run.add_argument("names", nargs="+", metavar="NAME", help="rows, sweeps or targets"), _targets)
-    run.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
-    run.add_argument("--profile", metavar="NAME", help="a Snakemake profile, e.g. slurm, instead of --cores")
-    run.add_argument("-n", "--dry-run", action="store_true", help="only show what would run")
+    add_run_options(run)
     plan = command(
         "plan",
         "estimate what targets cost: jobs, FLOPs, hours and disk space, before anything runs",
@@ -115,6 +114,13 @@ def add(root: Root) -> None:
     for of_study in (listing, show, diff, run, plan, status, why, power):
         add_scale_and_study(of_study)
         of_study.add_argument("--seeds", type=_seeds, metavar="LIST", help="seeds, e.g. 0,1,2 (default: the study's)")
+
+
+def add_run_options(command: Parser) -> None:
+    """Adds the options of a command that runs Snakemake."""
+    command.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
+    command.add_argument("--profile", metavar="NAME", help="a Snakemake profile, e.g. slurm, instead of --cores")
+    command.add_argument("-n", "--dry-run", action="store_true", help="only show what would run")
 
 
 def _seeds(text: str) -> str:
@@ -177,18 +183,39 @@ def _track(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Replaces this process by `drive`, which runs Snakemake and prints the results at the end."""
+    """Runs Snakemake and prints the results at the end."""
     from ldae.overview.show import results_for
 
+    study = load_study(arguments)
+    settings = {"scale": study.scale_name} | overrides(arguments)  # a profile may set another scale
+    run_snakemake(arguments, results_for(study, arguments.names), settings, names=arguments.names)
+
+
+def run_snakemake(
+    arguments: argparse.Namespace,
+    targets: list[str],
+    settings: dict[str, str],
+    *,
+    names: list[str],
+    options: Sequence[str] = (),
+    again: Sequence[str] = (),
+) -> NoReturn:
+    """Replaces this process by `drive`, which runs Snakemake.
+
+    Args:
+        arguments: of the command, with the options of `add_run_options`.
+        targets: of Snakemake.
+        settings: of the study, which the command line overrides.
+        names: of the rows and other targets whose results, or failed jobs, are printed at the end.
+        options: more words for Snakemake.
+        again: the words of the `ldae` command that follows a run, instead of the results.
+    """
     where = ["--profile", arguments.profile] if arguments.profile else ["--cores", str(arguments.cores or "all")]
     dry = ["--dry-run"] if arguments.dry_run else []
-    study = load_study(arguments)
-    targets = results_for(study, arguments.names)
-    settings = {"scale": study.scale_name} | overrides(arguments)  # a profile may set another scale
     config = ["--config", *(f"{key}={value}" for key, value in settings.items())]
-    request = json.dumps({"names": arguments.names, "overrides": settings})
+    request = json.dumps({"names": names, "overrides": settings, "targets": targets, "again": list(again)})
     sys.stdout.flush()
-    snakemake = ["--show-failed-logs", *where, *dry, *targets, *config]
+    snakemake = ["--show-failed-logs", *options, *where, *dry, *targets, *config]
     os.execv(sys.executable, [sys.executable, "-m", "ldae.commands.drive", request, *snakemake])
 
 

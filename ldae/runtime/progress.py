@@ -12,6 +12,7 @@ LINE_SECONDS = 10.0
 REDRAW_SECONDS = 0.2  # on a terminal
 CLEAR = "\r\x1b[K"  # a terminal's current line
 RESUMABLE = "start it again to continue"  # the last words of a stage that stopped on request
+DIVERGED = "training has diverged"  # in the message of one whose loss is not finite
 _muted = False
 
 

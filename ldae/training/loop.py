@@ -27,7 +27,7 @@ from ldae.runtime import ranks
 from ldae.runtime.device import device_name, pick_device
 from ldae.runtime.files import atomic_write, path_in_errors, write_text
 from ldae.runtime.locking import HEARTBEAT_SECONDS, heartbeat, sole_holder
-from ldae.runtime.progress import log, progress
+from ldae.runtime.progress import DIVERGED, log, progress
 from ldae.runtime.randomness import Randomness, Stream, stream
 from ldae.runtime.stopping import Stopped, stopping
 from ldae.study.recipes import Training
@@ -104,7 +104,7 @@ class TrainingRun:
             text = ", ".join(f"{name} {value}" for name, value in zip(metrics, means, strict=True))
             raise ValueError(
                 f"{self.title}: {text} between steps {self.step - self.log_every} and {self.step}: "
-                "training has diverged; lower the rate: recipe.rate of the row, or the scale's"
+                f"{DIVERGED}; lower the rate: recipe.rate of the row, or the scale's"
             )
         first = len(self.history)
         if not first:
