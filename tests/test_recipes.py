@@ -23,6 +23,7 @@ from PIL import Image
 from ldae.cli import parser
 from ldae.study.file import StudyFile
 from ldae.study.graph import Graph
+from ldae.study.rates import Rates
 from ldae.study.scale import Scale
 from ldae.study.study import Study
 
@@ -30,7 +31,7 @@ SUM = "a" * 64  # for a checksum that the reader fills in
 VAE = f"convolutional: {{published: {{path: vae.safetensors, sha256: {SUM}}}}}"
 KINDS = {"", "bash", "yaml", "python", "text", "diff"}  # tests/workflow/test_ablations.py applies diffs
 SAFE = ("list", "show", "diff", "plan", "status", "why", "compare", "export", "denoise")  # run as they stand
-PARSED = ("run", "track", "completion")  # `run` and Snakemake's own commands are dry runs, see below
+PARSED = ("run", "tune", "track", "completion")  # `run` and Snakemake's own commands are dry runs, see below
 OTHERS = {"cd", "conda", "tensorboard"}  # programs that are not this project's
 
 
@@ -48,7 +49,10 @@ def is_of_a_scale(values: dict[str, Any]) -> bool:
 BLOCKS = [block for block in blocks() if block.reason is None]
 CONFIGURATION = {block.place: filled(block.text) for block in BLOCKS if block.kind == "yaml"}
 OF_SCALES = {place: values for place, values in CONFIGURATION.items() if is_of_a_scale(values)}
-OF_STUDIES = {place: values for place, values in CONFIGURATION.items() if not is_of_a_scale(values)}
+OF_RATES = {place: values for place, values in CONFIGURATION.items() if set(values) <= set(Rates.model_fields)}
+OF_STUDIES = {
+    place: values for place, values in CONFIGURATION.items() if not is_of_a_scale(values) and place not in OF_RATES
+}
 COMMANDS = commands()
 OF_SNAKEMAKE = {place: words for place, words in COMMANDS.items() if words[0] == "snakemake"}
 OF_LDAE = {
@@ -136,6 +140,12 @@ def test_each_block_is_of_a_kind_that_is_tested() -> None:
 def test_what_a_document_shows_of_a_scale_loads(values: dict[str, Any], root: Path) -> None:
     (root / "scales/mine.yaml").write_text(yaml.safe_dump({"from": "laptop"} | values))
     Study.load(root, {"scale": "mine"})
+
+
+@pytest.mark.parametrize("values", OF_RATES.values(), ids=OF_RATES)
+def test_what_a_document_shows_of_tuned_rates_loads(values: dict[str, Any], root: Path) -> None:
+    (root / "scales/laptop.rates.yaml").write_text(yaml.safe_dump(values))
+    assert set(Study.load(root, {}).rates.rows) == set(values["rows"])
 
 
 def test_what_the_documents_show_of_a_study_loads(root: Path) -> None:
