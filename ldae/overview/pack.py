@@ -123,6 +123,8 @@ def read_pack(path: Path) -> Pack:
     try:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
+            if int.from_bytes(path.read_bytes()[-12:-10], "little") != len(members):  # zipfile does not compare them
+                raise ValueError("its list of files is incomplete")
             twice = [name for name, count in Counter(member.filename for member in members).items() if count > 1]
             if twice:
                 raise ValueError(f"contains {twice[0]} twice")
