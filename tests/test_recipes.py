@@ -31,7 +31,7 @@ SUM = "a" * 64  # for a checksum that the reader fills in
 VAE = f"convolutional: {{published: {{path: vae.safetensors, sha256: {SUM}}}}}"
 KINDS = {"", "bash", "yaml", "python", "text", "diff"}  # tests/workflow/test_ablations.py applies diffs
 SAFE = ("list", "show", "diff", "plan", "status", "why", "compare", "export", "denoise")  # run as they stand
-PARSED = ("run", "tune", "track", "completion")  # `run` and Snakemake's own commands are dry runs, see below
+PARSED = ("run", "tune", "track", "completion", "pack", "merge", "power")  # `run` and Snakemake's own commands are dry runs, see below
 OTHERS = {"cd", "conda", "tensorboard"}  # programs that are not this project's
 
 
@@ -204,7 +204,8 @@ def test_other_commands_name_files_and_targets_that_there_are() -> None:
         if program == "make":
             assert set(arguments) <= targets, place
         elif program in ("python", "pytest"):
-            assert (ROOT / arguments[0]).exists(), place
+            named = f"{arguments[1].replace('.', '/')}.py" if arguments[0] == "-m" else arguments[0]
+            assert (ROOT / named).exists(), place
         elif program == "source":
             assert arguments == [".venv/bin/activate"], place
         elif "ldae" in words[:2]:

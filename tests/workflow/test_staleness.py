@@ -70,7 +70,7 @@ EDITS = {
     ),
     "probing": Edit("scales/smoke.yaml", "epochs: 5", "epochs: 6", PROBES | VIEWS),
     "machine": Edit("scales/smoke.yaml", "mem_mb: 1500", "mem_mb: 1600", set()),
-    "revision": Edit("config.yaml", "probe: 3,", "probe: 9,", PROBES | VIEWS),
+    "revision": Edit("config.yaml", "probe: 4,", "probe: 9,", PROBES | VIEWS),
     "images": Edit(
         "scales/smoke.yaml",
         "train: 400",
