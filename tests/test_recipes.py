@@ -31,7 +31,8 @@ SUM = "a" * 64  # for a checksum that the reader fills in
 VAE = f"convolutional: {{published: {{path: vae.safetensors, sha256: {SUM}}}}}"
 KINDS = {"", "bash", "yaml", "python", "text", "diff"}  # tests/workflow/test_ablations.py applies diffs
 SAFE = ("list", "show", "diff", "plan", "status", "why", "compare", "export", "denoise")  # run as they stand
-PARSED = ("run", "tune", "track", "completion", "pack", "merge", "power")  # `run` and Snakemake's own commands are dry runs, see below
+# parsed alone; `run` and Snakemake's own commands are dry runs, see below
+PARSED = ("run", "tune", "track", "completion", "pack", "merge", "power")
 OTHERS = {"cd", "conda", "tensorboard"}  # programs that are not this project's
 
 

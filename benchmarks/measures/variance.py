@@ -180,8 +180,9 @@ def summary(found: dict[Cell, dict[str, Measured]]) -> dict[str, Any]:
         "what": (
             "Components of variance, in points^2, of an accuracy and of the paired difference of two rows, from a "
             f"nested design: {SPLITS} splits, {TOKENIZERS} tokenizers of each, {NETWORKS} networks of each tokenizer. "
-            "`images`: the sampling of validation images, by a bootstrap over groups; `splits`: what else differs "
-            "between splits."
+            "`images`: the sampling of validation images, by a bootstrap over groups; `splits`: what else "
+            "differs between splits. Negative estimates count as zero. `s`: the standard deviation between "
+            "replications, in points."
         ),
         "accuracy": _mean(rows),
         "difference": _mean(pairs),
@@ -196,10 +197,16 @@ def summary(found: dict[Cell, dict[str, Measured]]) -> dict[str, Any]:
 
 
 def _parts(cells: list[Measured]) -> dict[str, float]:
-    """The components of an accuracy or a difference, with the sampling of images apart from the splits."""
+    """The components of an accuracy or a difference, and the standard deviation between independent replications, `s`.
+
+    The sampling of validation images is apart from what else differs between splits. A component whose estimate is
+    negative counts as zero; `s` comes from the estimates as they are.
+    """
     parts = components(_nested([cell.trained for cell in cells]))
+    s = float(np.sqrt(max(0.0, sum(parts.values()))))
     images = float(np.mean([cell.draws.var(ddof=1) for cell in cells]))
-    return parts | {"splits": parts["splits"] - images, "images": images}
+    whole = parts | {"splits": parts["splits"] - images, "images": images}
+    return {name: round(max(0.0, part), 3) for name, part in whole.items()} | {"s": round(s, 3)}
 
 
 def _nested(values: list[float]) -> NDArray[np.float64]:

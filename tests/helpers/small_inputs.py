@@ -189,7 +189,7 @@ def samples() -> Path:
     out.mkdir()
     pictures = images(120).flip(-1).float().sub(128).mul(1.2).add(120).clamp(0, 255).byte()
     np.save(out / "samples.npy", pictures.numpy())
-    made = read_json(denoiser("dit") / "run.json")["lineage"]
+    made = read_json(denoiser("dit") / "run.json")["lineage"] | {"sample": {"revision": 1, "spec": {}}}
     write_json(
         out / "samples.json", {"row": "dit", "seed": 0, "lineage": made, "sha256": checksums(out / "samples.npy")}
     )

@@ -374,7 +374,7 @@ def test_a_word_of_another_file_is_answered_with_its_place(
         ("seeds: [0]", "seeds: [0, 0]", ["seeds", "twice"]),
         ("seeds: [0]", "seeds: [0\n", ["line"]),
         ("seeds: [0]", "seeds: [0]\nseeds: [1]", ["line 5", "'seeds'", "twice"]),
-        ("pretrain: 2", "pretrain: 0", ["revisions.pretrain", "0", "1"]),
+        ("pretrain: 3", "pretrain: 0", ["revisions.pretrain", "0", "1"]),
         ("scale: smoke", "scale: smok", ["'smok'", "did you mean 'smoke'", "laptop"]),
         ("tables:", "tabels:", ["'tabels'", "did you mean 'tables'"]),
     ],
@@ -387,7 +387,7 @@ def test_a_mistake_in_the_study_is_told_by_name(root: Path, old: str, new: str, 
 
 
 def test_a_mistake_of_the_whole_study_is_told_beside_a_command_line(root: Path) -> None:
-    edit(root, "config.yaml", "pretrain: 2, ", "")
+    edit(root, "config.yaml", "pretrain: 3, ", "")
     assert "config.yaml: revisions: has no pretrain" in mistake(root, scale="smoke")
 
 

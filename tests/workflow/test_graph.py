@@ -150,7 +150,7 @@ def test_editing_what_a_job_asks_of_the_machine_reruns_nothing(edited: Graph) ->
 
 
 def test_raising_a_revision_reruns_its_stage_and_what_follows(edited: Graph) -> None:
-    edited.edit("config.yaml", "probe: 3,", "probe: 4,")
+    edited.edit("config.yaml", "probe: 4,", "probe: 5,")
     assert edited.planned() == {"probe": ROWS, "probe_pixels": 1, "table": 1, "figure": 1, "cost_table": 1, "page": 1}
 
 

@@ -327,7 +327,7 @@ def test_an_outdated_result_is_replaced_with_all_its_files(packs: list[Path], st
     ("edit", "message"),
     [
         (("scales/smoke.yaml", "steps: 40", "steps: 41"), r"pretrain: training\.steps 40 -> 41 \(pack -> study\)"),
-        (("config.yaml", "probe: 3,", "probe: 4,"), r"probe: revision 3 -> 4 \(pack -> study\)"),
+        (("config.yaml", "probe: 4,", "probe: 5,"), r"probe: revision 4 -> 5 \(pack -> study\)"),
         (("config.yaml", "  pca:\n", "  base:\n"), "'pretrain/pca/seed0/.*', which no job of this study writes"),
     ],
 )
