@@ -271,13 +271,14 @@ def main() -> None:
         parser.error(f"--folder: {folder} lies in a repository; give one outside")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("recipes: stopped"))  # with the Snakemake that it waits for
     project = Project(folder, arguments.base)
-    clock = Clock(Study.load(ROOT, {"scale": "laptop", "seeds": [0]}))
+    laptop = Study.load(ROOT, {"scale": "laptop", "seeds": [0]})
+    clocks = {target: Clock(laptop, target) for target in LIMITS}
     minutes = {
-        recipe.name: {target: round(clock.minutes(project.whole(recipe), target), 1) for target in LIMITS}
+        recipe.name: {target: round(clock.minutes(project.whole(recipe)), 1) for target, clock in clocks.items()}
         for recipe in RECIPES
     }
     if arguments.plan:
-        print(plan(project, clock, minutes))
+        print(plan(project, clocks["main"], minutes))
         return
     earlier = json.loads(arguments.out.read_text())["recipes"] if arguments.out.exists() else {}
     finished = {
