@@ -1,4 +1,7 @@
-"""`ldae tune`: finds the learning rate of each row, a run of Snakemake at a time."""
+"""`ldae tune`: finds the learning rate of each row, a run of Snakemake at a time.
+
+It is a command and no target, because Snakemake plans a run before it starts, and here results decide what comes next.
+"""
 
 from __future__ import annotations
 

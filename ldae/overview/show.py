@@ -180,6 +180,8 @@ def scale_settings(study: Study, name: str) -> dict[str, Any]:
     if study.variants[name].fid:
         parts |= {"sampling": scale.sampling, "judging": scale.judging}
     settings = {part: settings.model_dump() for part, settings in parts.items()}
+    if (factor := study.factors[name].value) != 1:
+        settings["training"]["factor"] = factor
     return {key: value for key, value in leaves(settings) if value is not None}
 
 

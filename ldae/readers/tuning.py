@@ -238,6 +238,8 @@ def _table(now: Progress) -> str:
         cells = [_cell(found.scores, factor, chosen=factor == chosen) for factor in factors]
         margin = "" if lead is None else f"{lead:.2f}" + ("" if error is None else f" ± {error:.2f}")
         notes = f"at the edge after {EXTENSIONS} more factors" if found.at_edge else ""
+        if all(scores is None for scores in found.scores.values()):
+            notes = "training diverges at each of them; lower the scale's rate"
         lines.append([subject.name, *cells, f"{chosen:g}", margin, notes])
     headers = ["", *(f"x {factor:g}" for factor in factors), "factor", "lead over x 1", "note"]
     about = (

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from ldae.study.base import Config
 from ldae.study.checking import StudyError, checked, listed, nearest, read_yaml
 from ldae.study.rows import Variant
-from ldae.study.spec import Multiple, Tokenizer
+from ldae.study.spec import Multiple, Spec, Tokenizer
 
 if TYPE_CHECKING:
     from ldae.study.study import Study
@@ -92,11 +92,16 @@ def factors(rates: Rates, variants: Mapping[str, Variant], runs: Mapping[str, st
             found[name] = found[runs[name]]
         elif name in rates.rows:
             found[name] = Factor(rates.rows[name].factor, name)
-        elif parent is not None and parent.spec.method.name == variant.spec.method.name:
+        elif parent is not None and _inherits(variant.spec, parent.spec):
             found[name] = found[parent.name]
         else:
             found[name] = Factor(1.0, None)
     return found
+
+
+def _inherits(row: Spec, parent: Spec) -> bool:
+    """Whether a row has its parent's factor: if it is trained, and by the same method."""
+    return row.method.weights is None and row.method.name == parent.method.name
 
 
 def rate_in_words(study: Study, row: str) -> str:

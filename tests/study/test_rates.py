@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from rows import ROOT
 
+from ldae.overview.show import scale_settings
 from ldae.overview.state import State
 from ldae.study.checking import StudyError
+from ldae.study.definitions import page_definition
 from ldae.study.graph import Graph
 from ldae.study.rates import rate_in_words
 from ldae.study.scale_file import scale_names
 from ldae.study.stage_specs import BaselineStage, ConvolutionalStage, PretrainStage
 from ldae.study.study import Study
+from ldae.study.tuning import subjects
 
 
 @pytest.fixture
@@ -64,6 +67,24 @@ def test_a_row_without_an_entry_has_the_factor_of_its_nearest_ancestor_with_one(
     assert rate_in_words(study, "ldae") == "2 x the scale's rate, tuned"
     assert rate_in_words(study, "longer") == "2 x the scale's rate, not tuned: the factor of ldae"
     assert rate_in_words(study, "mae_b") == "the scale's rate, not tuned"
+    page = page_definition(Graph(study), "main", "all")
+    assert {row.name: row.rate for row in page.rows}["ldae"] == rate_in_words(study, "ldae")
+    assert scale_settings(study, "ldae")["training.factor"] == 2
+    assert "training.factor" not in scale_settings(study, "mae_b")
+
+
+def test_published_weights_have_no_rate(project: Path) -> None:
+    study = (project / "config.yaml").read_text()
+    weights = "{path: mae.pth, sha256: " + "a" * 64 + ", width: 768, heads: 12, blocks: 12}"
+    row = f"\n  published: {{from: mae_b, label: mae, set: {{method.weights: {weights}}}}}\n\nsweeps:"
+    (project / "config.yaml").write_text(study.replace("\nsweeps:", row, 1))
+    loaded = tuned(project, "rows: {mae_b: 2}")
+    assert (loaded.factors["mae_b"].value, loaded.factors["published"].value) == (2, 1)
+    assert "training.factor" not in scale_settings(loaded, "published")
+    with pytest.raises(StudyError, match="rows.published: takes published weights and is not trained"):
+        tuned(project, "rows: {published: 2}")
+    with pytest.raises(StudyError, match="'published' takes published weights"):
+        subjects(loaded, ["published"])
 
 
 def test_a_factor_of_a_tokenizer_is_by_the_name_of_its_fit(project: Path) -> None:
