@@ -123,3 +123,27 @@ def test_every_kind_has_a_module_of_its_name(kind: str, traits: TokenizerKind) -
     module = module_of(kind)
     assert callable(module.build)
     assert traits.trained or callable(module.fit)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(1, 1000), scale=st.sampled_from(["dimension", "global"]))
+def test_all_components_are_pixels_up_to_a_rotation_with_one_scale_alone(
+    fitted: dict[str, Tensor], seed: int, scale: str
+) -> None:
+    """With one scale, a row on 768 components and one on pixels differ in nothing that a rotation keeps.
+
+    These are inner products of latents, their spectrum, and the directions of pixels that noise on latents is
+    strongest in. Unit variance per dimension changes each of them.
+    """
+    every = pixel.fit(patches_of(pictures(num=500)).split(300))
+    components = tokenizers.build(Tokenizer(dim=768, scale=scale), fitted)
+    pixels = tokenizers.build(Tokenizer(kind="pixel", dim=768, scale=scale), every)
+    images = pictures(40, seed=seed)
+    codes = [tokenizer.encode(images).flatten(0, 1).double() for tokenizer in (components, pixels)]
+    inner = [code @ code.T / 768 for code in codes]
+    noise = torch.randn(40, 4, 768, generator=torch.Generator().manual_seed(seed))
+    spectra = [torch.linalg.svdvals(code)[:20] / len(code) ** 0.5 for code in codes]
+    on_images = [tokenizer.decode(noise) - tokenizer.decode(0 * noise) for tokenizer in (components, pixels)]
+    pairs = [inner, spectra, [torch.linalg.svdvals(each.flatten(1))[:3] for each in on_images]]
+    alike = [torch.allclose(first.double(), second.double(), rtol=0.01, atol=0.01) for first, second in pairs]
+    assert alike == [scale == "global"] * 3
