@@ -57,6 +57,7 @@ wildcard_constraints:
     architecture=one_of(study.scale.classifiers),
     table=one_of(study.file.tables),
     figure=one_of(study.file.figures),
+    variation=one_of(study.variations),
     cost=one_of(cost for cost, _ in PAGES.values()),
     page=one_of(PAGES),
 

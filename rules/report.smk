@@ -103,6 +103,35 @@ if study.file.claims:
             "ldae claims {params.options} > {log} 2>&1"
 
 
+rule variation:
+    input:
+        inputs_of_view("tables/claims_{0}"),
+    output:
+        update(
+            report(
+                "<results>/tables/claims_{variation}.md",
+                caption="../workflow/report/claims.rst",
+                category="Claims",
+            )
+        ),
+        update("<results>/tables/claims_{variation}.csv"),
+        update("<results>/tables/claims_{variation}.json"),
+    log:
+        "<logs>/tables/claims_{variation}.log",
+    benchmark:
+        "<benchmarks>/tables/claims_{variation}.tsv"
+    priority: AT_ONCE
+    localrule: True
+    conda:
+        "../environment.yml"
+    params:
+        options=options_of_view("tables/claims_{0}"),
+    message:
+        "judging the paper's claims under {wildcards.variation}"
+    shell:
+        "ldae variation {params.options} > {log} 2>&1"
+
+
 rule cost_table:
     input:
         inputs_of_view("tables/{0}"),

@@ -225,4 +225,5 @@ def _claims(study: Study) -> list[str]:
 
 def _targets(study: Study) -> list[str]:
     common = ["main", "all", "all_tables", "all_figures", "report", "report_main", "claims"]
+    common += [f"claims_{name}" for name in study.variations]
     return [*common, *study.file.tables, *study.file.figures, *study.sweeps, *study.variants]

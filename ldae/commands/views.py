@@ -32,9 +32,14 @@ FILES = {
 
 def add(root: Root) -> None:
     """Adds all of them."""
-    actions = {"table": _write_table, "figure": _write_figure, "claims": _write_claims}
-    for name, action in actions.items():
-        view = root.command(GROUP, name, f"write {'the ' if name == 'claims' else 'a '}{name} from results")
+    actions = {
+        "table": (_write_table, "write a table from results"),
+        "figure": (_write_figure, "write a figure from results"),
+        "claims": (_write_claims, "write the claims from results"),
+        "variation": (_write_variation, "write the claims under a variation from results"),
+    }
+    for name, (action, about) in actions.items():
+        view = root.command(GROUP, name, about)
         view.set_defaults(action=action)
         view.add_argument("--definition", type=json.loads, required=True, metavar="JSON", help="its rows and labels")
         for option, what in FILES.items():
@@ -75,6 +80,17 @@ def _write_claims(arguments: argparse.Namespace) -> None:
     record, results = _record("claims", definition, arguments), _results(definition, arguments)
     judgement = write_claims(definition, results, out=arguments.out)
     record.write(arguments.out, ("md", "csv"), judgement=judgement)
+
+
+def _write_variation(arguments: argparse.Namespace) -> None:
+    from ldae.readers.variations import write_variation
+    from ldae.study.definitions import VariationDefinition
+
+    imports.mark()
+    definition = VariationDefinition.model_validate(arguments.definition)
+    record, results = _record("variation", definition, arguments), _results(definition, arguments)
+    judged = write_variation(definition, results, out=arguments.out)
+    record.write(arguments.out, ("md", "csv"), judged=judged)
 
 
 def _write_figure(arguments: argparse.Namespace) -> None:
@@ -124,12 +140,13 @@ def _write_cost(arguments: argparse.Namespace) -> None:
 
 
 def _write_page(arguments: argparse.Namespace) -> None:
-    from ldae.readers.report import write_page
+    from ldae.readers.report import varied, write_page
     from ldae.study.definitions import PageDefinition
     from ldae.study.record import ViewRecord
 
     imports.mark()
     definition = PageDefinition.model_validate(arguments.definition)
-    record = ViewRecord("report", definition, places=arguments.inputs, results=arguments.results)
+    shown = [f"tables/claims_{name}" for name in varied(definition, arguments.results)]
+    record = ViewRecord("report", definition, places=[*arguments.inputs, *shown], results=arguments.results)
     write_page(definition, results=arguments.results, cost=arguments.cost, out=arguments.out)
     record.write(arguments.out, ("html",))

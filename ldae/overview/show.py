@@ -65,6 +65,10 @@ def listing(study: Study) -> list[RenderableType]:
     ]
     if claims := study.file.claims:
         targets.append((_name("claims"), "table", "all", f"verdicts on {len(claims)} statements of the paper"))
+    for name, variation in study.file.variations.items():
+        number = len(study.claims_under(name))
+        text = re.sub(r"\{value[^}]*\}", "…", variation.text)
+        targets.append((_name(f"claims_{name}"), "table", part_of[variation.target], f"{number} of them: {text}"))
     for page, (_, contents) in PAGES.items():
         parts = [name for name in ("main", "all") if set(contents) <= set(COMMON[name])]
         targets.append((_name(page), "page", ", ".join(parts), "All of it on one page"))

@@ -107,7 +107,12 @@ class State:
             return f"{job.stage}: is the result of {other}"
         if changes := differences(about.get("lineage", {}), job.lineage):
             return changes[0] if len(changes) == 1 else f"{changes[0]} (and {len(changes) - 1} more)"
-        if other := self._other_input(job, about.get("inputs", {})):
+        recorded = about.get("inputs", {})
+        for view in job.shows:
+            found = self.matching_record(view)
+            if recorded.get(view.place) != (digest_read(found, stage=job.stage) if found else None):
+                return f"{job.stage}: does not show {view.title} as it is now"
+        if other := self._other_input(job, recorded):
             return f"{job.stage}: was computed from another {other} than the present one"
         dataset = self.graph.study.scale.dataset
         if job.stage == "dataset" and (changed := difference(dataset, about, prepared=job.record.parent)):

@@ -84,7 +84,7 @@ def _rows(graph: Graph, rows: list[str]) -> Iterator[str]:
 def _target(graph: Graph, name: str) -> Iterator[str]:
     """The first table of a target in full, and the paths of its files; of the common targets, the path of the page."""
     jobs = graph.jobs_for([name])
-    tables = [job for job in jobs if job.stage in ("table", "claims", "cost")]
+    tables = [job for job in jobs if job.stage in ("table", "claims", "variation", "cost")]
     if tables and (len(jobs) == 1 or name in ("main", "all")):
         yield tables[0].files[0].read_text(encoding="utf-8").rstrip()
         yield ""

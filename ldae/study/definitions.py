@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ldae.study.base import Config
-from ldae.study.file import Claim, DimensionFigure, Paper, SchedulesFigure, Target
+from ldae.study.file import Claim, DimensionFigure, Paper, SchedulesFigure, Target, VariationFigure
 from ldae.study.measures import MeasureName
 from ldae.study.rates import rate_in_words
 from ldae.study.record import digest
@@ -71,6 +71,32 @@ class TableDefinition(ViewDefinition):
     series: tuple[SeriesDefinition, ...] | None = None  # None for a table with a line for each row
 
 
+class ClaimDefinition(Claim):
+    """A claim of the paper by its name."""
+
+    name: str
+    rows: tuple[str, ...]
+    points: tuple[tuple[str, Any], ...] = ()  # the rows of the sweep `peak` with their values
+
+
+class SettingDefinition(Config):
+    """A variation at one value of its key, or as a whole if it has none."""
+
+    value: Any = None
+    text: str
+    rows: dict[str, str]  # for each row, the row that has the further change
+
+
+class VariationDefinition(ViewDefinition):
+    """Claims that are also judged where all rows have a further change."""
+
+    name: str
+    key: str | None  # the key that has several values
+    base: Any = None  # its value in all rows without the further change; None where they differ
+    settings: tuple[SettingDefinition, ...]
+    claims: tuple[ClaimDefinition, ...]
+
+
 class FigureDefinition(ViewDefinition):
     """A figure; what its kind does not show is empty, and on a page it has no rows of its own."""
 
@@ -80,14 +106,7 @@ class FigureDefinition(ViewDefinition):
     series: tuple[SeriesDefinition, ...] = ()
     filters: tuple[FilterDefinition, ...] = ()
     schedules: dict[str, str] = {}  # noise schedules by label
-
-
-class ClaimDefinition(Claim):
-    """A claim of the paper by its name."""
-
-    name: str
-    rows: tuple[str, ...]
-    points: tuple[tuple[str, Any], ...] = ()  # the rows of the sweep `peak` with their values
+    variation: VariationDefinition | None = None  # without rows of its own
 
 
 class ClaimsDefinition(ViewDefinition):
@@ -118,6 +137,7 @@ class PageDefinition(ViewDefinition):
     tables: tuple[TableDefinition, ...]
     figures: tuple[FigureDefinition, ...]
     claims: tuple[ClaimDefinition, ...]
+    variations: dict[str, str] = {}  # under which the claims may have been judged too, with the lineage digests
 
 
 class CostDefinition(Config):
@@ -160,6 +180,8 @@ def figure_definition(graph: Graph, name: str) -> FigureDefinition:
         tokenizers = {label: graph.study.variants[row].spec.tokenizer for label, row in figure.filters.items()}
         more["filters"] = [{"label": label, "tokenizer": t.name, "dim": t.dim} for label, t in tokenizers.items()]
         more["series"] = _series(graph, figure.series)
+    elif isinstance(figure, VariationFigure):
+        more["variation"] = variation_definition(graph, figure.variation).model_copy(update={"rows": ()})
     return FigureDefinition(
         **dict(describe(graph, figure.names)), name=name, title=figure.title, kind=figure.kind, **more
     )
@@ -169,6 +191,21 @@ def claims_definition(graph: Graph) -> ClaimsDefinition:
     """The paper's claims and their rows."""
     names = dict.fromkeys(name for claim in graph.study.file.claims.values() for name in claim.names)
     return ClaimsDefinition(**dict(describe(graph, names)), claims=_claims(graph))
+
+
+def variation_definition(graph: Graph, name: str) -> VariationDefinition:
+    """The claims under a variation of the study."""
+    study, settings = graph.study, graph.study.variations[name]
+    key, covered = study.file.variations[name].key, study.claims_under(name)
+    values = [study.variants[row].spec.value(key) for row in settings[0].rows] if key is not None else [None]
+    return VariationDefinition(
+        **dict(describe(graph, [name])),
+        name=name,
+        key=key,
+        base=values[0] if all(value == values[0] for value in values) else None,
+        settings=tuple(SettingDefinition(value=one.value, text=one.text, rows=one.rows) for one in settings),
+        claims=tuple(claim for claim in _claims(graph) if claim.name in covered),
+    )
 
 
 def page_definition(graph: Graph, *targets: Target) -> PageDefinition:
@@ -192,6 +229,7 @@ def page_definition(graph: Graph, *targets: Target) -> PageDefinition:
         tables=tuple(table.model_copy(update={"rows": ()}) for table in tables),
         figures=tuple(figure.model_copy(update={"rows": ()}) for figure in figures),
         claims=_claims(graph) if "all" in targets else (),
+        variations={name: _digest(graph, f"tables/claims_{name}") for name in study.variations if "all" in targets},
     )
 
 

@@ -73,6 +73,28 @@ class Sweep(Config):
     seeds: Seeds | None = None  # of its rows; a row that also stands alone under its own name has its own
 
 
+class Variation(Config):
+    """Some rows, each with the same further change, under which the claims that need no other row are judged too."""
+
+    text: Annotated[str, Field(min_length=1)]  # what follows the label of each row
+    rows: Rows  # and sweeps
+    set: dict[str, Any] = {}  # on top of each row; a key that has no effect on a row is left out for that row
+    over: Annotated[dict[str, list[Any]], Field(max_length=1)] = {}  # a key with several values; none for one change
+    seeds: Seeds | None = None  # of the rows that it adds; None: all of the study's
+    target: Target = "none"  # of its table of claims
+
+    @model_validator(mode="after")
+    def _changes(self) -> Self:
+        if not self.set and not any(self.over.values()):
+            raise ValueError("set: says what changes, and so does over; give at least one of the two")
+        return self
+
+    @property
+    def key(self) -> str | None:
+        """The key that has several values."""
+        return next(iter(self.over), None)
+
+
 class View(Config):
     """A table or a figure."""
 
@@ -119,6 +141,18 @@ class RowsFigure(View):
     rows: Rows
 
 
+class VariationFigure(View):
+    """The claims under a variation, each against the values of its key."""
+
+    kind: Literal["variation"]
+    variation: str
+
+    @property
+    def names(self) -> list[str]:
+        """The variation, which stands for all its rows."""
+        return [self.variation]
+
+
 class SchedulesFigure(View):
     """The noise schedules, which need no results."""
 
@@ -133,7 +167,7 @@ class SchedulesFigure(View):
         return self
 
 
-Figure = Annotated[DimensionFigure | RowsFigure | SchedulesFigure, Field(discriminator="kind")]
+Figure = Annotated[DimensionFigure | RowsFigure | VariationFigure | SchedulesFigure, Field(discriminator="kind")]
 
 
 class Claim(Config):
@@ -176,6 +210,7 @@ class StudyFile(Config):
     revisions: dict[Annotated[str, word(REVISIONS)], Annotated[int, Field(ge=1)]]
     variants: Annotated[dict[Name, Row], Field(min_length=1)]
     sweeps: dict[Name, Sweep] = {}
+    variations: dict[Name, Variation] = {}
     tables: dict[Name, Table] = {}
     figures: dict[Name, Figure] = {}
     claims: dict[Name, Claim] = {}

@@ -16,7 +16,7 @@ from typing import Any
 from ldae.study import definitions
 from ldae.study.base import Config
 from ldae.study.checking import StudyError, listed, nearest
-from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target
+from ldae.study.file import DimensionFigure, Figure, SchedulesFigure, Target, VariationFigure
 from ldae.study.record import Lineage, digest, lineage, place_of, view_lineage
 from ldae.study.stages import STAGES, Key, Stage
 from ldae.study.study import Study
@@ -46,6 +46,7 @@ ENDINGS = {  # the files of a view, beside its record
     "table": ("md", "csv", "tex"),
     "figure": ("png", "svg", "csv"),
     "claims": ("md", "csv"),
+    "variation": ("md", "csv"),
     "cost": ("md", "csv"),
     "report": ("html",),
 }
@@ -58,7 +59,7 @@ Reads = Mapping["Job", tuple[Path, ...]]  # jobs, and the files of each that ano
 class Job:
     """One job of the graph."""
 
-    stage: str  # its key in `revisions`; "table", "figure", "claims", "cost" or "report" for a view
+    stage: str  # its key in `revisions`; "table", "figure", "claims", "variation", "cost" or "report" for a view
     own: str  # its key in lineages
     name: str  # for a reader, e.g. "pca, seed 0"
     place: str  # where its result lies in the results folder, e.g. "pretrain/pca/seed0"
@@ -70,6 +71,7 @@ class Job:
     entry: Stage | None = None  # None for a view, which is cheap and runs whenever one of its inputs does
     key: Key = field(default_factory=dict)
     is_view: bool = False
+    shows: tuple[Job, ...] = ()  # views that a page shows if they have been written, without asking for them
 
     @property
     def title(self) -> str:
@@ -158,7 +160,8 @@ class Graph:
             elif places := [place for place in (f"tables/{target}", f"figures/{target}", target) if place in self.jobs]:
                 jobs.append(self.jobs[places[0]])
             else:
-                views = [*study.file.tables, *study.file.figures, *(["claims"] if study.file.claims else [])]
+                claims = ["claims", *(f"claims_{name}" for name in study.variations)] if study.file.claims else []
+                views = [*study.file.tables, *study.file.figures, *claims]
                 known = [*COMMON, *PAGES, *views, "cost", "cost_all", *study.variants, *study.sweeps]
                 raise StudyError(
                     f"{target!r} is not a target or row{nearest(target, known)}; targets: {listed(COMMON)}, ..."
@@ -211,6 +214,9 @@ class Graph:
             self._add_view("figure", name, f"figures/{name}", definitions.figure_definition(self, name))
         if study.file.claims:
             self._add_view("claims", "claims", "tables/claims", definitions.claims_definition(self))
+        for name in study.variations:
+            place = f"tables/claims_{name}"
+            self._add_view("variation", f"claims_{name}", place, definitions.variation_definition(self, name))
         for cost, targets in PAGES.values():
             views = [self.jobs[place] for place in self._views_in(targets)]
             needed = self._with_inputs([*views, *self._results_of(study.rows_on_page(*targets))])
@@ -224,15 +230,25 @@ class Graph:
             places = [*self._views_in(targets), f"tables/{cost}", *common]
             jobs = dict.fromkeys([*(self.jobs[place] for place in places), *self.jobs_of(rows)])
             on_page = {job: self._page_files(job) for job in jobs}
-            self._add_view("report", page, page, definitions.page_definition(self, *targets), on_page)
+            about = definitions.page_definition(self, *targets)
+            shows = tuple(self.jobs[f"tables/claims_{name}"] for name in about.variations)
+            self._add_view("report", page, page, about, on_page, shows)
 
-    def _add_view(self, stage: str, name: str, place: str, definition: Config, reads: Reads | None = None) -> None:
+    def _add_view(
+        self,
+        stage: str,
+        name: str,
+        place: str,
+        definition: Config,
+        reads: Reads | None = None,
+        shows: tuple[Job, ...] = (),
+    ) -> None:
         """A table, a figure, the claims or a page; what the first three read follows from their place."""
         base, reads = self.results / place, reads if reads is not None else self._view_files(place)
         record, *files = (base.with_suffix(f".{ending}") for ending in ("json", *ENDINGS[stage]))
         inputs = {job.place: job for job in reads}
         made_from = view_lineage(stage, definition)
-        job = Job(stage, stage, name, place, record, tuple(files), made_from, inputs, reads, is_view=True)
+        job = Job(stage, stage, name, place, record, tuple(files), made_from, inputs, reads, is_view=True, shows=shows)
         self.jobs[place] = job
 
     def _view_files(self, place: str) -> dict[Job, tuple[Path, ...]]:
@@ -257,6 +273,8 @@ class Graph:
         study, file = self.study, self.study.file
         if kind == "figures":
             return self._figure_files(file.figures[name])
+        if place in (f"tables/claims_{variation}" for variation in study.variations):
+            return self._varied(name.removeprefix("claims_"))
         if name == "claims":
             return self._accuracies(claim_name for claim in file.claims.values() for claim_name in claim.names)
         table = file.tables[name]
@@ -288,11 +306,18 @@ class Graph:
             first = {name: self._fits([name], study.seeds_of(figure_rows))[0] for name in fits}
             tokenizers = [job.record.with_suffix(".safetensors") for job in first.values()]
             return self._accuracies(figure.names) | {"tokenizers": tokenizers}
+        if isinstance(figure, VariationFigure):
+            return self._varied(figure.variation)
         if figure.kind == "trajectory":
             return self._accuracies(figure.names)
         runs = dict.fromkeys(study.runs[row] for row in study.rows(figure.names))
         option, folder, file = FIRST_SEED[figure.kind]
         return {option: [self.results / f"{folder}/{run}/seed{study.first_seed(run)}/{file}" for run in runs]}
+
+    def _varied(self, variation: str) -> dict[str, list[Path]]:
+        """The results behind the claims under a variation; samples only where a claim is about ranks."""
+        claims = (self.study.file.claims[name] for name in self.study.claims_under(variation))
+        return self._accuracies([variation], distances=any(claim.rank is not None for claim in claims))
 
     def _accuracies(self, names: Iterable[str], *, distances: bool = True) -> dict[str, list[Path]]:
         """The probes behind rows and sweeps, and the distances of their samples, for every seed."""
@@ -320,7 +345,9 @@ class Graph:
         file = self.study.file
         places = [f"tables/{name}" for name, table in file.tables.items() if tables and table.target in targets]
         places += [f"figures/{name}" for name, figure in file.figures.items() if figures and figure.target in targets]
-        return [*places, "tables/claims"] if tables and file.claims and "all" in targets else places
+        places += ["tables/claims"] if tables and file.claims and "all" in targets else []
+        variations = file.variations.items() if tables else ()
+        return [*places, *(f"tables/claims_{name}" for name, each in variations if each.target in targets)]
 
     def views_of(self, target: str) -> list[str]:
         """The places of what a common target comprises."""

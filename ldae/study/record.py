@@ -39,10 +39,11 @@ WORDS = ("readers/layout.py", "readers/machines.py", "readers/estimand.py")
 TABLES = ("readers/tables.py", *WORDS)
 CODE = {
     "table": (*TABLES, *NUMBERS),
-    "figure": ("readers/figures/*.py", "study/schedules.py", *NUMBERS),
+    "figure": ("readers/figures/*.py", "study/schedules.py", "readers/variations.py", *VERDICTS, *WORDS, *NUMBERS),
     "claims": (*VERDICTS, *WORDS, *NUMBERS),
+    "variation": ("readers/variations.py", *VERDICTS, *WORDS, *NUMBERS),
     "cost": (*TABLES, *NUMBERS),
-    "report": ("readers/report/*.*", *TABLES, *VERDICTS, *NUMBERS),
+    "report": ("readers/report/*.*", "readers/variations.py", *TABLES, *VERDICTS, *NUMBERS),
 }
 SHOWS_PROVENANCE = ("cost", "report")  # these also show when, where and how long jobs ran
 SHOWS_DEVICES = ("table", "claims")  # these name the devices of probes

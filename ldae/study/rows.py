@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
 
 from ldae.study.checking import StudyError, first_mistake, listed, nearest
-from ldae.study.file import Paper, StudyFile
+from ldae.study.file import Paper, StudyFile, Variation
 from ldae.study.scale import Scale
 from ldae.study.scale_file import not_of_a_row
 from ldae.study.schedules import sampleable
@@ -39,11 +41,31 @@ class Point:
     value: Any = None
 
 
-def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Variant], dict[str, list[Point]]]:
-    """Every run by name, and every sweep's runs: a point that equals a named row is that row and trains once.
+@dataclass(frozen=True)
+class Setting:
+    """A variation at one value of its key, or as a whole if it has none."""
+
+    value: Any
+    text: str
+    rows: dict[str, str]  # for each row, the name of the row that has the further change
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a study."""
+
+    variants: dict[str, Variant]  # by name
+    sweeps: dict[str, list[Point]]
+    variations: dict[str, list[Setting]]
+
+
+def resolve(file: StudyFile, scale: Scale, where: str) -> Rows:
+    """Every run by name, every sweep's runs, and every variation's.
+
+    A point of a sweep, or a row of a variation, that equals a named row is that row and trains once.
 
     A sweep's points that probe a block which the scale's networks lack are left out. Raises a `StudyError` for any
-    mistake in a row or a sweep of the file `where`.
+    mistake in a row, a sweep or a variation of the file `where`.
     """
     variants: dict[str, Variant] = {}
     names: dict[Spec, str] = {}
@@ -85,7 +107,7 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
             spec = _changed(parent.spec, sweep.set | {key: value}, scale, place)
             if not _has_block(spec, scale):
                 continue
-            plain, label = _plain(spec, scale), _labelled(sweep.label, value, place)
+            plain, label = _plain(spec, scale), _labelled(sweep.label, value, f"{place}.label")
             paper = Paper(**{measure: numbers[index] for measure, numbers in sweep.paper.items()})
             point = names.setdefault(plain, _point_name(name, value))
             if point not in variants:
@@ -96,7 +118,68 @@ def resolve(file: StudyFile, scale: Scale, where: str) -> tuple[dict[str, Varian
                     f"{place}: value {value!r} would be named {point!r}, the name of another row; rename one of them"
                 )
             sweeps[name].append(Point(point, label, paper, value))
-    return variants, sweeps
+    rows = Rows(variants, sweeps, {})
+    for name, variation in file.variations.items():
+        ranks = [set(claim.rank) for claim in file.claims.values() if claim.rank]
+        place = f"{where}: variations.{name}"
+        rows.variations[name] = list(_settings(rows, names, scale, name, variation, ranks, place))
+    return rows
+
+
+def _settings(
+    rows: Rows,
+    names: dict[Spec, str],
+    scale: Scale,
+    name: str,
+    variation: Variation,
+    ranks: list[set[str]],
+    place: str,
+) -> Iterable[Setting]:
+    """The settings of a variation, whose new rows join `rows` and `names`.
+
+    Those that a claim about ranks names, of which `ranks` has the rows, are sampled from.
+    """
+    variants, sweeps, key = rows.variants, rows.sweeps, variation.key
+    known = [*variants, *sweeps]
+    if name in known:
+        raise StudyError(f"{place}: a row or sweep has this name already; rename one of them")
+    if unknown := next((row for row in variation.rows if row not in known), None):
+        raise StudyError(f"{place}.rows: no row or sweep {unknown!r}{nearest(unknown, known)}; known: {listed(known)}")
+    named = ([point.variant for point in sweeps[row]] if row in sweeps else [row] for row in variation.rows)
+    bases = dict.fromkeys(chain.from_iterable(named))
+    ranked = {row for rank in ranks if bases.keys() >= rank for row in rank}
+    for value in variation.over[key] if key is not None else [None]:
+        further = variation.set | ({key: value} if key is not None else {})
+        text = variation.text if key is None else _labelled(variation.text, value, f"{place}.text")
+        setting = Setting(value, text, {})
+        for base in bases:
+            row = variants[base]
+            spec = _varied(row.spec, further, scale, place)
+            plain, own = _plain(spec, scale), f"{base}_{name}"
+            if plain == _plain(row.spec, scale):
+                which = f"{key}: {value} leaves" if key is not None else "leaves"
+                raise StudyError(
+                    f"{place}: {which} row {base!r} as it is; take the row{' or the value' * bool(key)} out"
+                )
+            if not _has_block(spec, scale):
+                raise StudyError(f"{place}: row {base!r} has no block {spec.features.offset} from the encoder's last")
+            own = names.setdefault(plain, own if key is None else _point_name(own, value))
+            if own in sweeps or (own in variants and _plain(variants[own].spec, scale) != plain):
+                raise StudyError(f"{place}: row {base!r} would be named {own!r}, which is taken; rename the variation")
+            if own not in variants:
+                variant = Variant(own, f"{row.label}, {text}", base, spec, Paper(), finetune=False, fid=base in ranked)
+                variants[own] = _evaluated(variant, place)
+            setting.rows[base] = own
+        yield setting
+
+
+def _varied(spec: Spec, changes: dict[str, Any], scale: Scale, place: str) -> Spec:
+    """A row with changes, but for keys that have no effect on it."""
+    try:
+        changed = spec.changed(changes)
+    except (KeyError, ValueError):
+        return _changed(spec, changes, scale, place)  # which says what is wrong
+    return _changed(spec, {key: value for key, value in changes.items() if not changed.unused(key)}, scale, place)
 
 
 def _evaluated(variant: Variant, place: str) -> Variant:
@@ -146,11 +229,11 @@ def _has_block(spec: Spec, scale: Scale) -> bool:
 
 
 def _labelled(label: str, value: Any, place: str) -> str:
-    """A sweep's label with its value in the place of `{value}`."""
+    """A label at `place` with a value in the place of `{value}`."""
     try:
         return label.format(value=value)
     except (KeyError, IndexError, ValueError, AttributeError):
-        raise StudyError(f"{place}.label: {label!r} cannot take {value!r}; write e.g. 'd = {{value}}'") from None
+        raise StudyError(f"{place}: {label!r} cannot take {value!r}; write e.g. 'd = {{value}}'") from None
 
 
 def _point_name(sweep: str, value: Any) -> str:

@@ -269,9 +269,16 @@ class Spec(Config):
             fields[part][field] = value
         return Spec.model_validate(fields)
 
+    def value(self, key: str) -> Any:
+        """The value of a dotted key."""
+        part, _, field = key.partition(".")
+        return getattr(getattr(self, part), field)
+
     def unused(self, key: str) -> str | None:
         """Why a dotted key has no effect on this row; None where it has one."""
         method, part = self.method, key.partition(".")[0]
+        if key == "objective.units" and self.network.output == "latent":
+            return "network.output is 'latent', so that errors have the units of the latents"
         if method.weights is not None and (part == "recipe" or key == "network.size"):
             return "the row takes published weights and is not trained"
         if key == "noise.sigma" and method.traits.denoises and not self.noise.has_sigma:

@@ -14,11 +14,12 @@ from typing import Any
 
 import yaml
 
-from ldae.study.checking import StudyError, alternatives, check_folder_name, checked, listed, nearest, read_yaml
-from ldae.study.file import Claim, DimensionFigure, Figure, RowsFigure, StudyFile, Table, Target
+from ldae.study.checking import StudyError, check_folder_name, checked, listed, nearest, read_yaml
+from ldae.study.file import Figure, StudyFile, Table, Target
 from ldae.study.measures import DEFAULT_MEASURES, ordered
+from ldae.study.names import check_names
 from ldae.study.rates import Factor, Rates, check_rates, factors, rates_path, read_rates
-from ldae.study.rows import Point, Variant, resolve
+from ldae.study.rows import Point, Setting, Variant, resolve
 from ldae.study.scale import Part, Scale
 from ldae.study.scale_file import not_of_a_study, read_scale, scale_names
 from ldae.study.spec import Features, Spec
@@ -30,10 +31,10 @@ from ldae.study.stage_specs import (
     tokenizer_stage,
 )
 from ldae.study.stages import SHARED_SEED, STAGES
-from ldae.study.tokenizers import kinds_with
 
 # What the rules of the graph are called beside stages: tables and figures are targets too, each by its own name.
-TARGETS = "main all all_tables all_figures table figure claims cost_table page cost cost_all report report_main".split()
+VIEWS = "table figure claims variation cost_table page cost cost_all report report_main".split()
+TARGETS = ["main", "all", "all_tables", "all_figures", *VIEWS]
 RULES = [*STAGES, *TARGETS]
 OVERRIDES = ("scale", "seeds", "study")  # what a command line may say
 
@@ -47,6 +48,7 @@ class Study:
     scale: Scale
     variants: dict[str, Variant]
     sweeps: dict[str, list[Point]]
+    variations: dict[str, list[Setting]]
     name: str | None = None  # of another study than the folder's own
     rates: Rates = Rates()
 
@@ -80,11 +82,9 @@ class Study:
                     f"{path.name}: {view!r} names a table and a figure; rename one, because both are targets"
                 )
         scale = read_scale(root / "scales", file.scale)
-        rates = rates_path(root / "scales", file.scale, other)
-        study = cls(file, file.scale, scale, *resolve(file, scale, path.name), other, read_rates(rates))
-        for kind, views in (("tables", file.tables), ("figures", file.figures), ("claims", file.claims)):
-            for view, definition in views.items():
-                _check_names(study, definition, f"{path.name}: {kind}.{view}")
+        rates, rows = rates_path(root / "scales", file.scale, other), resolve(file, scale, path.name)
+        study = cls(file, file.scale, scale, rows.variants, rows.sweeps, rows.variations, other, read_rates(rates))
+        check_names(study, path.name)
         _check_seeds(study, path.name)
         check_rates(study, rates)
         if other is not None and other in scale_names(root / "scales"):
@@ -103,15 +103,34 @@ class Study:
         return list(dict.fromkeys(point.variant for name in names for point in self.points(name)))
 
     def points(self, name: str) -> list[Point]:
-        """The points of a sweep, or the one row of this name."""
+        """The points of a sweep, the rows of a variation beside those that it changes, or the one row of this name."""
         if name in self.sweeps:
             return self.sweeps[name]
-        variant = self.variants[name]
-        return [Point(name, variant.label, variant.paper)]
+        names = [name]
+        if name in self.variations:
+            settings = [setting.rows for setting in self.variations[name]]
+            names = [*settings[0], *(row for rows in settings for row in rows.values())]
+        variants = (self.variants[row] for row in names)
+        return [Point(variant.name, variant.label, variant.paper) for variant in variants]
+
+    @cached_property
+    def added(self) -> dict[str, list[str]]:
+        """The rows of each variation that are neither rows of the file nor points of its sweeps."""
+        others = {*self.file.variants, *(point.variant for points in self.sweeps.values() for point in points)}
+        return {name: [row for row in self.rows([name]) if row not in others] for name in self.variations}
+
+    def claims_under(self, variation: str) -> list[str]:
+        """The claims whose rows are all among those that a variation changes."""
+        bases = self.variations[variation][0].rows.keys()
+        return [name for name, claim in self.file.claims.items() if bases >= set(self.rows(claim.names))]
 
     @cached_property
     def seeds(self) -> dict[str, tuple[int, ...]]:
-        """The seeds of each variant: those of the study that its row or sweep lists, or else one of its tables."""
+        """The seeds of each variant: those of the study that its row or sweep lists, or else one of its tables.
+
+        A row of a variation alone has those that the variation lists; if the study has none of these, all of its seeds,
+        so that the other rows can be asked for at any seed.
+        """
         file = self.file
         own = {name: set(row.seeds) for name, row in file.variants.items() if row.seeds is not None}
         of_sweeps: dict[str, set[int]] = {}
@@ -123,6 +142,12 @@ class Study:
             for row in self.rows(table.names):
                 of_tables.setdefault(row, set()).update(file.seeds if table.seeds is None else table.seeds)
         lists = {name: own.get(name) or of_sweeps.get(name) or of_tables.get(name) for name in self.variants}
+        for name, variation in file.variations.items():
+            for row in self.added[name]:
+                if row not in of_tables:
+                    lists[row] = (lists[row] or set()) | (
+                        set(variation.seeds or ()) & set(file.seeds) or set(file.seeds)
+                    )
         return {
             name: tuple(seed for seed in file.seeds if numbers is None or seed in numbers)
             for name, numbers in lists.items()
@@ -231,6 +256,7 @@ class Study:
         """The rows behind the tables, figures and claims of these common targets, in the order of the study."""
         views: list[Table | Figure] = [*self.file.tables.values(), *self.file.figures.values()]
         names = [name for view in views if view.target in targets for name in view.names]
+        names += [name for name, variation in self.file.variations.items() if variation.target in targets]
         names += [name for claim in self.file.claims.values() for name in claim.names] if "all" in targets else []
         return sorted(self.rows(names), key=list(self.variants).index)
 
@@ -265,56 +291,3 @@ def _check_seeds(study: Study, where: str) -> None:
                 f"{where}: row {name!r}: seeds: none of its own or its tables' seeds is among the study's, "
                 f"{listed(map(str, study.file.seeds))}; add some to the study's seeds or to the row's"
             )
-
-
-def _check_names(study: Study, definition: Table | Figure | Claim, place: str) -> None:
-    """Raises a `StudyError` for a name that does not exist in a table, figure or claim, or for an unsuitable row."""
-    known = [*study.variants, *study.sweeps]
-    for name in [*definition.names, *getattr(definition, "filters", {}).values()]:
-        if name not in known:
-            raise StudyError(
-                f"{place}: there is no row or sweep {name!r}{nearest(name, known)}; known: {listed(known)}"
-            )
-    for name in (getattr(definition, "series", None) or {}).values():
-        if name not in study.sweeps:
-            raise StudyError(f"{place}.series: {name!r} is a row, not a sweep; sweeps: {listed(study.sweeps)}")
-    if isinstance(definition, Claim):
-        _check_claim(study, definition, place)
-    elif isinstance(definition, DimensionFigure):
-        for name in definition.filters.values():
-            if name not in study.variants or not study.variants[name].spec.tokenizer.traits.has_filters:
-                raise StudyError(
-                    f"{place}.filters: {name!r} has no filters; name a row of {alternatives(kinds_with('has_filters'))}"
-                )
-    elif isinstance(definition, RowsFigure):
-        _check_rows(study, definition, place)
-
-
-def _check_rows(study: Study, figure: RowsFigure, place: str) -> None:
-    for name in study.rows(figure.rows):
-        row = study.variants[name]
-        if figure.kind == "samples" and not row.fid:
-            raise StudyError(f"{place}: {name!r} has no samples; name rows with paper.fid or fid: true")
-        if figure.kind == "curves" and row.spec.method.weights is not None:
-            raise StudyError(f"{place}: {name!r} was not trained here and has no curve; name trained rows")
-        if figure.kind in ("noise", "denoising") and not row.spec.method.traits.denoises:
-            raise StudyError(f"{place}: {name!r} does not denoise; name a denoiser's row")
-
-
-def _check_claim(study: Study, claim: Claim, place: str) -> None:
-    variants, sweeps = study.variants, study.sweeps
-    for name in claim.sum or ():
-        if name not in variants:
-            raise StudyError(f"{place}.sum: {name!r} is a sweep; name single rows, e.g. {sweeps[name][0].variant!r}")
-    for name in claim.rank or ():
-        if name not in variants or not variants[name].fid:
-            raise StudyError(f"{place}.rank: {name!r} has no samples to judge; name rows with paper.fid or fid: true")
-    if claim.peak is not None:
-        if claim.peak not in sweeps:
-            raise StudyError(f"{place}.peak: {claim.peak!r} is a row, not a sweep; sweeps: {listed(sweeps)}")
-        (values,) = study.file.sweeps[claim.peak].over.values()  # also those whose block this scale's networks lack
-        for value in claim.among or ():
-            if value not in values:
-                raise StudyError(
-                    f"{place}.among: {claim.peak} has no value {value!r}; values: {listed(map(str, values))}"
-                )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ldae.study.checking import StudyError, nearest
 from ldae.study.rates import TUNING_SEEDS
+from ldae.study.spec import Spec
 from ldae.study.stage_specs import ConvolutionalStage
 from ldae.study.study import Study
 
@@ -43,8 +44,9 @@ class Subject(NamedTuple):
 def subjects(study: Study, names: Iterable[str] = ()) -> list[Subject]:
     """The tokenizers and the rows to tune, in this order.
 
-    By default these are all that are trained at the scale's rate; rows that share a training are tuned once. With
-    `names` of rows, sweeps and tokenizers it is those, and the tokenizers of these rows that have no factor yet.
+    By default these are all that are trained at the scale's rate, but for the rows that variations add; rows that share
+    a training are tuned once. With `names` of rows, sweeps, variations and tokenizers it is those, of a variation the
+    rows that it adds, and the tokenizers of these rows that have no factor yet.
 
     Raises:
         StudyError: for an unknown name, and for a row that is not trained here or has a rate of its own.
@@ -59,15 +61,17 @@ def subjects(study: Study, names: Iterable[str] = ()) -> list[Subject]:
     names = list(names)
     rows: list[str] = []
     for name in names:
-        if name in study.variants or name in study.sweeps:
-            rows += study.rows([name])
-            if obstacle := next(filter(None, map(lambda row: _obstacle(study, row), study.rows([name]))), None):
+        if name in study.variants or name in study.sweeps or name in study.variations:
+            named = study.added[name] if name in study.variations else study.rows([name])
+            rows += named
+            if obstacle := next(filter(None, map(lambda row: _obstacle(study, row), named)), None):
                 raise StudyError(obstacle)
         elif name not in first:
-            known = [*study.variants, *study.sweeps, *first]
-            raise StudyError(f"{name!r} is not a row, sweep or trained tokenizer{nearest(name, known)}")
+            known = [*study.variants, *study.sweeps, *study.variations, *first]
+            raise StudyError(f"{name!r} is not a row, sweep, variation or trained tokenizer{nearest(name, known)}")
+    added = {row for rows_of in study.added.values() for row in rows_of}
     if not names:
-        rows = [row for row in study.variants if _obstacle(study, row) is None]
+        rows = [row for row in study.variants if row not in added and _obstacle(study, row) is None]
     rows = list(dict.fromkeys(study.runs[row] for row in rows))
     used = {study.variants[row].spec.tokenizer.at_scale_rate.name for row in rows if study.is_denoiser(row)}
     wanted = {name for name in used if not names or name not in study.rates.tokenizers}.union(names)
@@ -108,6 +112,10 @@ def tuning_file(study: Study, ladders: Mapping[Subject, Sequence[float]], fits: 
         if name in needed:
             variants[name] = row.model_dump(by_alias=True, include={"parent", "label", "set"})
             needed.add(row.parent or "")
+    for name in (row for rows in study.added.values() for row in rows if row in needed):
+        variant = study.variants[name]  # which may change a point of a sweep, so it starts from the defaults
+        changes = {key: new for key, (_, new) in variant.spec.changes(Spec()).items()}
+        variants[name] = {"label": variant.label, "set": changes}
     sweeps = dict(reversed(sweeps.items()))
     for subject, factors in ladders.items():
         tokenizer = study.variants[subject.row].spec.tokenizer

@@ -310,7 +310,7 @@ def test_a_row_of_many_changes_makes_no_other_line_long_in_a_pipe(monkeypatch: p
 def test_a_narrow_terminal_is_kept_to() -> None:
     said = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal("list", COLUMNS="100"))
     assert max(map(len, said.replace("\r", "").splitlines())) <= 100
-    assert "image_output_dimension_whitened" in said  # the names are never broken
+    assert "claims_scaling" in said  # the names are never broken
 
 
 def completions(line: str, tmp_path: Path) -> set[str]:
@@ -330,7 +330,7 @@ def completions(line: str, tmp_path: Path) -> set[str]:
 def test_commands_options_rows_targets_and_scales_are_completed(tmp_path: Path) -> None:
     assert completions("ldae sta", tmp_path) == {"status"}
     assert completions("ldae list --sc", tmp_path) == {"--scale"}
-    assert completions("ldae show predict", tmp_path) == {"predict_clean"}
+    assert completions("ldae show no_lab", tmp_path) == {"no_labels"}
     assert completions("ldae show --study tests/study.yaml p", tmp_path) == {"pca", "predict_clean"}
     assert completions("ldae run figure5", tmp_path) == {"figure5"}
     assert completions("ldae plan --scale sm", tmp_path) == {"smoke"}

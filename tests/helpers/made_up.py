@@ -16,6 +16,7 @@ from ldae.readers.figures import Inputs, write_figure
 from ldae.readers.layout import TableRecord
 from ldae.readers.results import Results, collect
 from ldae.readers.tables import write_cost, write_table
+from ldae.readers.variations import VariationRecord, Varied, write_variation
 from ldae.runtime.files import checksums, write_json
 from ldae.study.definitions import (
     FigureDefinition,
@@ -23,6 +24,7 @@ from ldae.study.definitions import (
     claims_definition,
     figure_definition,
     table_definition,
+    variation_definition,
 )
 from ldae.study.graph import Graph
 from ldae.study.record import Lineage
@@ -192,7 +194,17 @@ class MadeUp:
         claims = claims_definition(self.graph)
         judgement = write_claims(claims, self._results(claims), out=tables / "claims")
         ClaimsRecord(lineage={}, judgement=judgement).write(tables / "claims.json")
+        for name in study.variations:
+            self.variation(name)
         return self.cost(self.records, tables / "cost_all")
+
+    def variation(self, name: str) -> Varied:
+        """Writes the claims under a variation; returns the same."""
+        definition, out = variation_definition(self.graph, name), self.folder / f"tables/claims_{name}"
+        judged = write_variation(definition, self._results(definition), out=out)
+        record = VariationRecord(lineage=self.graph.jobs[f"tables/claims_{name}"].lineage, judged=judged)
+        write_json(out.with_suffix(".json"), record.model_dump(mode="json", exclude_defaults=True))
+        return judged
 
     def cost(self, records: list[Path], out: Path) -> Path:
         """Writes the table of cost of some records; returns its record."""

@@ -625,7 +625,7 @@ def test_a_number_opens_the_row_that_made_it(browser: Browser, page: Path) -> No
 def test_training_curves_answer_the_pointer_and_the_keyboard(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
     browser.run("document.getElementById('plot').scrollIntoView({ block: 'center', behavior: 'instant' })")
-    assert browser.run("document.querySelectorAll('#plot .curve').length") == 7  # runs; two rows share one
+    assert browser.run("document.querySelectorAll('#plot .curve').length") == 8  # the first of nine runs
     left, top, width, height = browser.run(
         "(({ x, y, width, height }) => [x, y, width, height])(document.getElementById('plot').getBoundingClientRect())"
     )

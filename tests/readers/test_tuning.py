@@ -67,7 +67,8 @@ def test_every_training_of_the_study_is_tuned_once(scale: str) -> None:
     study = Study.load(ROOT, {"scale": scale})
     found = subjects(study)
     rows, tokenizers = ([subject.name for subject in found if subject.is_row == kind] for kind in (True, False))
-    assert rows == list(dict.fromkeys(study.runs.values()))
+    added = {row for of_variation in study.added.values() for row in of_variation}
+    assert rows == [run for run in dict.fromkeys(study.runs.values()) if run not in added]
     assert tokenizers == [name for name, stage in study.tokenizers.items() if stage.is_trained]
     assert [subject.is_row for subject in found] == [False] * len(tokenizers) + [True] * len(rows)
 
@@ -77,8 +78,18 @@ def test_named_rows_sweeps_and_tokenizers_are_tuned_with_what_they_stand_on() ->
     assert [subject.name for subject in subjects(study, ["conv_vae", "level"])][:2] == ["conv-16", "conv_vae"]
     assert [subject.name for subject in subjects(study, ["time_clean"])] == ["ldae"]  # whose training they share
     assert [subject.name for subject in subjects(study, ["conv-32"])] == ["conv-32"]
-    with pytest.raises(StudyError, match="'conv-33' is not a row, sweep or trained tokenizer"):
+    with pytest.raises(StudyError, match="'conv-33' is not a row, sweep, variation or trained tokenizer"):
         subjects(study, ["conv-33"])
+
+
+def test_the_rows_that_a_variation_adds_are_tuned_where_it_is_named(project: Path) -> None:
+    study = Study.load(project, {"scale": "smoke"})
+    assert [subject.name for subject in subjects(study, ["scaling"])] == study.added["scaling"]
+    now = progress(study, project, ["scaling"], since=None)
+    tuning = Study.load(project, {"study": str(now.file)})
+    for row in study.added["scaling"]:  # also those that change a point of a sweep
+        assert tuning.variants[row].spec == study.variants[row].spec
+        assert tuning.variants[f"{row}_rate2"].spec == study.variants[row].spec.changed({"recipe.rate": 2})
 
 
 def test_a_row_with_a_rate_of_its_own_is_not_tuned(project: Path) -> None:
@@ -168,7 +179,7 @@ def test_the_study_that_tries_the_factors_trains_each_row_at_each_of_them(scale:
     answer(project, tokenizers.file, tokenizers.left, lambda name, factor, seed: -abs(math.log2(factor) - 1))
     rows = progress(study, project, [], since=None)
     tuning = Study.load(project, {"study": str(rows.file)})
-    trained = list(dict.fromkeys(study.runs.values()))
+    trained = [subject.name for subject in subjects(study) if subject.is_row]
     assert len(rows.left) == len(trained) * len(FACTORS) * 2
     assert tuning.results == Path("results/tuning", scale) and tuning.file.seeds == [100, 101]
     assert not tuning.file.tables and not any(row.finetune or row.fid for row in tuning.variants.values())

@@ -46,10 +46,10 @@ def test_own_rows_and_scales_break_no_test(tmp_path: Path) -> None:
         if file.is_file() and file.name != ".git":
             shutil.copy(file, tmp_path)
     study = (tmp_path / "config.yaml").read_text()
-    for heading, text in (("\nsweeps:", ROWS), ("\ntables:", SWEEP), ("\nfigures:", TABLE)):
+    for heading, text in (("\nsweeps:", ROWS), ("\nvariations:", SWEEP), ("\nfigures:", TABLE)):
         assert study.count(heading) == 1
         study = study.replace(heading, f"{text.rstrip()}\n{heading}")
-    first_row = "rows: [pca, predict_clean, "  # of Table 3
+    first_row = "(the paper's Table 3)\"\n    rows: [pca, predict_clean, "
     assert study.count(first_row) == 1
     (tmp_path / "config.yaml").write_text(study.replace(first_row, f"{first_row}mine, "))
     (tmp_path / "scales/mine.yaml").write_text(SCALE)

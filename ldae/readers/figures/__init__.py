@@ -10,6 +10,7 @@ import ldae.readers.figures.style  # noqa: F401  before anything else imports Ma
 from ldae.readers.figures.plots import curves, denoising, dimension, noise, samples, schedules
 from ldae.readers.figures.style import Drawn, Inputs, own_style
 from ldae.readers.figures.trajectory import trajectory
+from ldae.readers.figures.variation import variation
 from ldae.runtime.files import atomic_write, write_text
 from ldae.study.definitions import FigureDefinition
 
@@ -20,7 +21,7 @@ __all__ = ["FIGURES", "Inputs", "write_figure"]
 
 DPI = 200
 FIGURES: dict[str, Callable[[FigureDefinition, Inputs], Drawn]] = {
-    f.__name__: f for f in (dimension, trajectory, schedules, curves, noise, denoising, samples)
+    f.__name__: f for f in (dimension, trajectory, schedules, curves, noise, denoising, samples, variation)
 }
 
 

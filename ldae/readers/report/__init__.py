@@ -21,10 +21,11 @@ from ldae.readers.layout import Layout, RowNumbers, TableRecord, typographic
 from ldae.readers.report import origins, words
 from ldae.readers.report.data import contact_sheet
 from ldae.readers.tables import explanation, outliers
-from ldae.runtime.files import write_text
+from ldae.readers.variations import VariationRecord, Varied
+from ldae.runtime.files import read_json, write_text
 from ldae.study.definitions import FigureDefinition, PageDefinition
 from ldae.study.measures import ordered
-from ldae.study.record import seconds_of
+from ldae.study.record import digest, seconds_of
 from ldae.study.results import Manifest
 
 TEMPLATES = Path(__file__).parent
@@ -111,6 +112,7 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         is_chain=all(parents.get(after) == before for before, after in pairwise(steps)),
         pictures=pictures,
         judgement=judgement,
+        dependence=words.dependence(varied(definition, results).values()),
         tables=tables,
         columns=explanation(ordered(measure for table in definition.tables for measure in table.columns)),
         rows=rows,
@@ -121,6 +123,20 @@ def write_page(definition: PageDefinition, *, results: Path, cost: Path, out: Pa
         settings=yaml.safe_dump(definition.settings, sort_keys=False, default_flow_style=None, width=100),
     )
     write_text(out, page)
+
+
+def varied(definition: PageDefinition, results: Path) -> dict[str, Varied]:
+    """The claims under each variation that has been judged as the study says now."""
+    found = {}
+    for name, lineage in definition.variations.items():
+        record = results / f"tables/claims_{name}.json"
+        try:
+            is_current = record.is_file() and digest(read_json(record).get("lineage")) == lineage
+        except ValueError:  # a damaged record counts as none
+            continue
+        if is_current:
+            found[name] = VariationRecord.read(record).judged
+    return found
 
 
 def _policy(script: str, style: str) -> str:

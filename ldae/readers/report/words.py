@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from ldae.readers.claims import JudgedClaim, Judgement
 from ldae.readers.layout import RowNumbers, interval
+from ldae.readers.variations import Varied
 from ldae.readers.verdicts import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 
 REASONS = {  # of verdicts whose claims are not listed
@@ -77,6 +78,17 @@ def cautions(rows: Sequence[RowNumbers], seeds: int) -> list[str]:
         said.append(
             "There is one seed, so the intervals leave out how much another would differ, and no claim can hold."
         )
+    return said
+
+
+def dependence(variations: Iterable[Varied]) -> dict[str, list[str]]:
+    """For each claim whose verdict differs under a variation, a sentence with all of its verdicts."""
+    said: dict[str, list[str]] = {}
+    for variation in variations:
+        for claim in variation.claims:
+            if claim.depends:
+                verdicts = [f"{one.verdict} ({one.text})" for one in (claim.base, *claim.varied)]
+                said.setdefault(claim.name, []).append(f"Depends on the {variation.name}: {'; '.join(verdicts)}.")
     return said
 
 
