@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from forked import forked
-from graph import RESULTS, ROOT, Graph
+from graph import RESULTS, ROOT, Graph, kill_group
 from stand_in import served
 from test_staleness import EDITS, copy_of, jobs_of_why, run, snapshot
 
@@ -207,6 +208,36 @@ def test_computed_seeds_of_two_folders_give_the_tables_of_one(tmp_path: Path) ->
         Path(f"pretrain/pca_d8/seed{seed}") for seed in (0, 1)
     }
     assert "Nothing to be done" in other.run(*targets, *SEEDS)
+
+
+@pytest.mark.faults
+def test_eight_seeds_that_two_folders_compute_between_kills_give_the_tables_of_one_run(tmp_path: Path) -> None:
+    targets = ("table3", "figure6", "claims")
+    whole, other = (Graph.fresh(tmp_path / name) for name in ("whole", "other"))
+    whole.run(*targets, "--config", "seeds=0-7")
+    found = []
+    for seeds in ("0-3", "4-7"):
+        graph = Graph.fresh(tmp_path / seeds)
+        for records in (5, 15, 25):  # of 37
+            process = graph.start(*targets, "--config", f"seeds={seeds}")
+            while graph.num_records < records:
+                assert process.poll() is None, graph.said.read_text()
+                time.sleep(0.02)
+            kill_group(process)
+            process.wait(timeout=60)
+        graph.run(*targets, "--config", f"seeds={seeds}")
+        study = Study.load(graph.folder, {"seeds": seeds})
+        for seed in study.file.seeds:
+            found.append(pack(study, graph.folder, seed=seed, out=tmp_path / f"seed{seed}.zip").path)
+    merge(Study.load(other.folder, {"seeds": "0-7"}), other.folder, found)
+    other.run(*targets, "--config", "seeds=0-7")
+    assert views_of(other) == views_of(whole)
+
+    added = {"tokenizer": 1, "probe_pixels": 1, "pretrain": 3, "probe_untrained": 1, "probe": 3}
+    views = {"table": 1, "figure": 1, "claims": 1, "table3": 1, "figure6": 1}
+    assert whole.planned(*targets, "--config", "seeds=0-8") == added | views
+    whole.run(*targets, "--config", "seeds=0-8")
+    assert "Nothing to be done" in whole.run(*targets, "--config", "seeds=0-8")
 
 
 def test_a_pack_of_merged_results_has_the_same_bytes(packs: list[Path], tmp_path: Path) -> None:
