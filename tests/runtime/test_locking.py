@@ -156,7 +156,7 @@ def test_a_second_snakemake_for_the_same_files_names_the_first(tmp_path: Path) -
     assert "--unlock" not in said and "LockException" not in said and "Traceback" not in said
     assert state(graph) == before
     locks = set((graph.folder / ".snakemake/locks").iterdir())
-    other = graph.start(str(RESULTS / "classifiers/vgg/seed0/weights.safetensors"))  # other files
+    other = graph.start(str(RESULTS / "pixels/seed0/probe.json"))  # other files
     assert other.wait(timeout=120) == 0, graph.said.read_text()
     assert set((graph.folder / ".snakemake/locks").iterdir()) == locks != set()
     os.killpg(first.pid, signal.SIGKILL)
