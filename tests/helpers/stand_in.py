@@ -24,6 +24,7 @@ from ldae.study.definitions import (
     FigureDefinition,
     PageDefinition,
     TableDefinition,
+    VariationDefinition,
 )
 from ldae.study.graph import ENDINGS
 from ldae.study.record import ViewRecord, common_lineage, digest, inputs_of, place_of
@@ -33,6 +34,7 @@ DEFINITIONS = {
     "table": TableDefinition,
     "figure": FigureDefinition,
     "claims": ClaimsDefinition,
+    "variation": VariationDefinition,
     "cost": CostDefinition,
     "report": PageDefinition,
 }
