@@ -26,8 +26,8 @@ LONGER = {"text": "{value} x the steps", "rows": ["pca", "predict_clean"], "over
 
 
 def load(folder: Path, variations: dict[str, Any], **changes: Any) -> Study:
-    (folder / "mine.yaml").write_text(yaml.safe_dump(STUDY | {"variations": variations} | changes, sort_keys=False))
-    return Study.load(ROOT, {"study": str(folder / "mine.yaml")})
+    (folder / "varied.yaml").write_text(yaml.safe_dump(STUDY | {"variations": variations} | changes, sort_keys=False))
+    return Study.load(ROOT, {"study": str(folder / "varied.yaml")})
 
 
 def test_each_row_has_the_further_change_and_its_own_name(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_mistake_in_a_variation_is_told_in_one_line(change: dict[str, Any], sa
         change, said = {"set": {}, "over": {"recipe.length": [2]}} | change, "variations.v.text: '{size}' cannot take 2"
     with pytest.raises(StudyError) as caught:
         load(tmp_path, {"v": WHITENED | change})
-    assert str(caught.value).startswith(f"mine.yaml: {said}")
+    assert str(caught.value).startswith(f"varied.yaml: {said}")
     assert len(str(caught.value).splitlines()) == 1
 
 
