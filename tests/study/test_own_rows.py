@@ -22,7 +22,7 @@ SWEEP = """
     from: pca
     label: whitened PCA, d = {value}
     set: {tokenizer.scale: dimension}
-    over: {tokenizer.dim: [8, 24]}
+    over: {tokenizer.dim: [24, 40]}
 """
 TABLE = """
   my_table: {title: "Mine", rows: [ldae, mine, mine_d], target: none}
