@@ -99,7 +99,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     """A copy of the project with a stage that measures the norms of weights."""
     copy = Graph.fresh(tmp_path_factory.mktemp("new_stage"))
     copy.edit("ldae/study/stages.py", ")\nSTAGES = {", ENTRY)
-    copy.edit("config.yaml", "denoise: 1}", "denoise: 1, norms: 1}")
+    copy.edit("config.yaml", "denoise: 2}", "denoise: 2, norms: 1}")
     for file, text in (
         ("ldae/study/stage_specs.py", SPEC),
         ("ldae/stages/norms.py", FUNCTION),
