@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ldae.runtime.arrays import open_array
 from ldae.runtime.files import verified
 from ldae.study.results import Manifest
+from ldae.study.stages import SHARED_SEED
 
 UNDIVIDED = -1
 STREAM = 2**31  # of the draws; the orders of training images, which have the numbers of epochs here, share none of them
@@ -96,6 +97,6 @@ class Division:
         )
         pool = Pool(labels, groups, parts, spec.get("dataset", {}).get("val_fraction"))
         is_shared = spec.get("shared", False)
-        index = pool.places(name, 0 if is_shared else seed)
+        index = pool.places(name, SHARED_SEED if is_shared else seed)
         groups = np.unique(pool.groups[index], return_inverse=True)[1]
         return cls(index, pool.labels[index], groups, pool.is_drawn and not is_shared)

@@ -14,7 +14,7 @@ from hashlib import sha256 as hash_of
 from pathlib import Path
 from typing import Any
 
-from ldae.overview.pack import Pack, read_pack, with_seeds
+from ldae.overview.pack import Pack, read_pack
 from ldae.overview.state import State
 from ldae.runtime.files import parse_json, sha256, write_bytes
 from ldae.runtime.locking import SILENT_SECONDS, read_holder
@@ -55,7 +55,7 @@ def merge(study: Study, root: Path, packs: Iterable[Path]) -> Merged:
     read = sorted(map(read_pack, packs), key=lambda each: each.header.seed)
     for each in read:
         _check_study(each, study)
-    graph = Graph(with_seeds(study, (each.header.seed for each in read)), root)
+    graph = Graph(study.with_seeds(each.header.seed for each in read), root)
     here, incoming = State(graph), dict[Job, Incoming]()
     for each in read:
         for result in _results_in(each, graph):

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,12 +65,6 @@ class Packed:
     pictures: int  # files of pictures that would have made the pack too large
 
 
-def with_seeds(study: Study, seeds: Iterable[int]) -> Study:
-    """The study with more seeds behind its own."""
-    every = list(dict.fromkeys([*study.file.seeds, *seeds]))
-    return replace(study, file=study.file.model_copy(update={"seeds": every}))
-
-
 def pack(study: Study, root: Path, *, seed: int, out: Path) -> Packed:
     """Writes a pack of the current results of a seed, with the results that they depend on.
 
@@ -83,7 +77,7 @@ def pack(study: Study, root: Path, *, seed: int, out: Path) -> Packed:
     Raises:
         ValueError: if there is no current result of the seed, or a file differs from its record.
     """
-    graph = Graph(with_seeds(study, [seed]), root)
+    graph = Graph(study.with_seeds([seed]), root)
     state, shown = State(graph), _shown_files(graph)
     views = [job for job in graph.jobs.values() if job.is_view]
     needed = {before for view in views for before in view.reads}
@@ -172,14 +166,8 @@ def _first(left_out: dict[Job, str]) -> str:
 
 def _jobs_of_seed(graph: Graph, seed: int) -> list[Job]:
     """The jobs of a seed, those that serve all seeds, and the inputs of both, in the order of the graph."""
-    left = [job for job in graph.jobs.values() if not job.is_view and job.key.get("seed", seed) == seed]
-    needed = set[Job]()
-    while left:
-        job = left.pop()
-        if job not in needed:
-            needed.add(job)
-            left += job.inputs.values()
-    return [job for job in graph.jobs.values() if job in needed]
+    jobs = graph.jobs.values()
+    return graph.with_inputs(job for job in jobs if not job.is_view and job.key.get("seed", seed) == seed)
 
 
 def _shown_files(graph: Graph) -> dict[Job, list[Path]]:

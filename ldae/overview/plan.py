@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
@@ -57,8 +57,7 @@ class Rates:
         self.resources, width = study.scale.resources, study.scale.sizes["half-L"].width
         self.card = next(card for card in CARDS if width <= card.width)
         names = (path.name.removeprefix("seed") for path in (root / study.results).glob("*/*/seed*"))
-        seeds = {int(name) for name in names if name.isdecimal()} | set(study.file.seeds)
-        graph = Graph(replace(study, file=study.file.model_copy(update={"seeds": sorted(seeds)})), root)
+        graph = Graph(study.with_seeds(sorted(int(name) for name in names if name.isdecimal())), root)
         state = State(graph)
         self.ran: list[tuple[str, float, float]] = []  # stage, FLOPs and seconds of each finished job
         for job in graph.jobs.values():

@@ -146,7 +146,7 @@ class Graph:
 
     def jobs_of(self, rows: Iterable[str]) -> list[Job]:
         """The jobs behind the numbers of rows, in the order of the graph; views and pictures are not among them."""
-        return self._with_inputs(self._results_of(rows))
+        return self.with_inputs(self._results_of(rows))
 
     def jobs_for(self, targets: Iterable[str]) -> list[Job]:
         """The jobs that rows, sweeps, views and common targets ask for; raises a `StudyError` for an unknown target."""
@@ -170,9 +170,10 @@ class Graph:
 
     def all_jobs_for(self, targets: Iterable[str]) -> list[Job]:
         """The same with all that they depend on, in the order of the graph; raises a `StudyError` likewise."""
-        return self._with_inputs(self.jobs_for(targets))
+        return self.with_inputs(self.jobs_for(targets))
 
-    def _with_inputs(self, jobs: Iterable[Job]) -> list[Job]:
+    def with_inputs(self, jobs: Iterable[Job]) -> list[Job]:
+        """Jobs with all that they depend on, in the order of the graph."""
         needed, left = set[Job](), list(jobs)
         while left:
             job = left.pop()
@@ -219,7 +220,7 @@ class Graph:
             self._add_view("variation", f"claims_{name}", place, definitions.variation_definition(self, name))
         for cost, targets in PAGES.values():
             views = [self.jobs[place] for place in self._views_in(targets)]
-            needed = self._with_inputs([*views, *self._results_of(study.rows_on_page(*targets))])
+            needed = self.with_inputs([*views, *self._results_of(study.rows_on_page(*targets))])
             added = {job: (job.record,) for job in needed if not job.is_view and job.stage != "dataset"}
             definition = definitions.CostDefinition(results=tuple(job.place for job in added))
             self._add_view("cost", cost, f"tables/{cost}", definition, added)

@@ -111,13 +111,14 @@ def content(about: dict[str, Any]) -> str:
     return digest({key: value for key, value in about.items() if key not in ("provenance", "inputs", "lineage")})
 
 
-def common_lineage(folders: dict[str, Path]) -> Lineage:
+def common_lineage(folders: dict[str, Path], *, seed: int | None = None) -> Lineage:
     """The lineages of the results that a job reads, as one; the folders are by the options that name them.
 
-    Raises a `ValueError` for results that do not belong together: made from different things, or one computed from
-    another result than the given one.
+    Raises a `ValueError` for results that do not belong together: made from different things, of other replications
+    than that of `seed` or of each other, or one computed from another result than the given one.
     """
     records = {option: read_json(folder / FOLDERS[option].record) for option, folder in folders.items()}
+    _check_seeds(folders, records, seed)
     merged: Lineage = {}
     origin: dict[str, Path] = {}
     for option, about in records.items():
@@ -136,17 +137,16 @@ def common_lineage(folders: dict[str, Path]) -> Lineage:
     return merged
 
 
-def _check_seeds(folders: dict[str, Path], seed: int | None) -> None:
+def _check_seeds(folders: dict[str, Path], records: dict[str, dict[str, Any]], seed: int | None) -> None:
     """Raises a `ValueError` for results of different replications; a shared part belongs to all of them."""
-    for option, folder in folders.items():
-        about = read_json(folder / FOLDERS[option].record)
+    for option, about in records.items():
         own = about.get("architecture", RECORDS[FOLDERS[option].record])
         if "seed" not in about or about["lineage"][own]["spec"].get("shared"):
             continue
         seed = about["seed"] if seed is None else seed
         if about["seed"] != seed:
             raise ValueError(
-                f"{folder}: is of seed {about['seed']}, and this job is of seed {seed}; run the graph again"
+                f"{folders[option]}: is of seed {about['seed']}, and this job is of seed {seed}; run the graph again"
             )
 
 
@@ -181,8 +181,7 @@ def origin_of(stage: str, spec: Config, options: Options) -> dict[str, Any]:
     Raises a `ValueError` for inputs that do not belong together.
     """
     folders = {name: folder for name, folder in options.items() if name in FOLDERS and isinstance(folder, Path)}
-    _check_seeds(folders, options.get("seed"))
-    made_from = lineage(stage, spec, options["revision"], common_lineage(folders))
+    made_from = lineage(stage, spec, options["revision"], common_lineage(folders, seed=options.get("seed")))
     return {"lineage": made_from, "inputs": inputs_of(**folders)}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,11 @@ class Study:
                 f"{path}: a scale is called {other!r} too, and results/{other} is its folder; rename the study"
             )
         return study
+
+    def with_seeds(self, seeds: Iterable[int]) -> Study:
+        """The study with more seeds behind its own."""
+        every = list(dict.fromkeys([*self.file.seeds, *seeds]))
+        return replace(self, file=self.file.model_copy(update={"seeds": every}))
 
     @property
     def results(self) -> Path:

@@ -110,6 +110,8 @@ def _stage(stage: Stage, options: dict[str, list[str]], out: Path, changed: str)
     about: dict[str, Any] = {"lineage": lineage, "inputs": inputs_of(**folders), "provenance": {"seconds": 5.0}}
     if "seed" in options:
         about |= {"seed": int(options["seed"][0])}
+    if "architecture" in spec:
+        about |= {"architecture": spec["architecture"]}
     if stage.name == "dataset":
         counts = {split: {"a": 100, "b": 100} for split in ("train", "val")}
         about |= {"source": "photos", "size": 64, "classes": ["a", "b"], "counts": counts}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
+import small_inputs
 import torch
 from manifests import write_manifest
 from rows import STUDY, fit, images
@@ -31,8 +29,8 @@ PICTURES = to_float(images(4))
 
 @cache
 def folder() -> Path:
-    path = Path(mkdtemp())
-    atexit.register(shutil.rmtree, path)
+    path = small_inputs.folder() / "untrained"
+    path.mkdir()
     return path
 
 
